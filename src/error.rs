@@ -1,0 +1,148 @@
+//! The one error of this crate.
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+/// A boxed error, as application code hands it to this crate.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Why an operation on sessions failed.
+///
+/// An opaque struct, so that further context can be added without a breaking change: match on
+/// [`kind`](Self::kind). `Display` says this error's own part, [`source`](StdError::source) the
+/// rest. Neither contains a token, a digest or a password.
+///
+/// It is cheap to clone, because one failed statement answers every request that waited for it.
+#[derive(Clone)]
+pub struct Error {
+    kind: ErrorKind,
+    context: &'static str,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// What kind of failure an [`Error`] is, for operators to tell apart.
+///
+/// Whatever the kind, a request whose session could not be looked up is answered with 503 and never
+/// as anonymous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting contradicts another one or cannot be used.
+    Configuration,
+    /// The service was closed.
+    Closed,
+    /// No connection to the database could be made, or it was lost.
+    Connection,
+    /// The deadline passed before there was an answer.
+    Deadline,
+    /// The application's pool had no connection to lend.
+    Pool,
+    /// Too many lookups were waiting already; this one was turned away at once.
+    Overloaded,
+    /// The server is in recovery: a replica, or a primary that was demoted.
+    Recovery,
+    /// The statement does not fit the database's tables: a column, a table or a right is missing.
+    Schema,
+    /// The database refused or failed the statement for another reason.
+    Statement,
+    /// A row could not be read: a column's value or type is not what was expected.
+    Row,
+    /// The store did not answer as [`SessionLookup`](crate::SessionLookup) demands.
+    Protocol,
+    /// The operating system's random generator failed.
+    Random,
+    /// The user does not exist or does not meet the condition for signing in.
+    UserRefused,
+    /// A failure of a store other than this crate's own.
+    Store,
+}
+
+impl Error {
+    /// An error of this kind, caused by `source`. For implementations of
+    /// [`SessionLookup`](crate::SessionLookup) and [`SessionStore`](crate::SessionStore).
+    pub fn new(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
+        Self {
+            kind,
+            context: kind.as_str(),
+            source: Some(Arc::from(source.into())),
+        }
+    }
+
+    pub(crate) const fn bare(kind: ErrorKind) -> Self {
+        Self {
+            kind,
+            context: kind.as_str(),
+            source: None,
+        }
+    }
+
+    /// Replaces the sentence that `Display` prints.
+    pub(crate) const fn saying(mut self, context: &'static str) -> Self {
+        self.context = context;
+        self
+    }
+
+    /// What kind of failure this is.
+    pub const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl ErrorKind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Configuration => "the settings cannot be used",
+            Self::Closed => "the session service is closed",
+            Self::Connection => "the database cannot be reached",
+            Self::Deadline => "the database did not answer within the deadline",
+            Self::Pool => "the pool had no connection to lend",
+            Self::Overloaded => "too many lookups are waiting",
+            Self::Recovery => "the database server is in recovery",
+            Self::Schema => "the statement does not fit the database's tables",
+            Self::Statement => "the database refused the statement",
+            Self::Row => "a row could not be read",
+            Self::Protocol => "the store did not answer as it must",
+            Self::Random => "the operating system's random generator failed",
+            Self::UserRefused => "the user cannot be signed in",
+            Self::Store => "the store failed",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.context)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.kind)
+            .field("context", &self.context)
+            .field("source", &self.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// Prints an error with its causes on one line, for log events.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn StdError);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(error) = next {
+            write!(f, ": {error}")?;
+            next = error.source();
+        }
+        Ok(())
+    }
+}

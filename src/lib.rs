@@ -1,0 +1,130 @@
+//! *Who is making this request?*
+//!
+//! A [`tower`](https://docs.rs/tower) layer reads the session cookie, asks the [`SessionService`],
+//! which turns the token into the user with **one joined PostgreSQL query**, and attaches the user to
+//! the request's extensions. It works under axum, hyper, tonic and every other tower server, because
+//! its HTTP half knows no framework.
+//!
+//! ```
+//! use axum::{Router, extract::State, http::HeaderMap, response::Redirect, routing::{get, post}};
+//! use tower_user_session::{
+//!     BoxError, CurrentUser, Error, LoadUserLayer, PgSessionStore, PgUser, RequireUserLayer,
+//!     SessionService, SignedIn, SignedOut, UserRow,
+//! };
+//!
+//! #[derive(Clone, Debug)]
+//! struct User {
+//!     id: i64,
+//!     email: String,
+//! }
+//!
+//! impl PgUser for User {
+//!     type Id = i64;
+//!     const COLUMNS: &'static str = "u.id, u.email"; // FROM is "users AS u" and KEY "u.id" by default
+//!
+//!     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+//!         Ok(User { id: row.get("id")?, email: row.get("email")? })
+//!     }
+//! }
+//!
+//! type Sessions = SessionService<PgSessionStore<User>>;
+//!
+//! fn app(pool: deadpool_postgres::Pool) -> Router {
+//!     let sessions = Sessions::new(PgSessionStore::new(pool));
+//!     Router::new()
+//!         .route("/account", get(account).layer(RequireUserLayer::<User>::new()))
+//!         .route("/sign-in", post(sign_in))
+//!         .route("/sign-out", post(sign_out))
+//!         .layer(LoadUserLayer::new(sessions.clone()))
+//!         .with_state(sessions)
+//! }
+//!
+//! async fn account(CurrentUser(user): CurrentUser<User>) -> String {
+//!     format!("Hello, {}", user.email)
+//! }
+//!
+//! async fn sign_in(
+//!     State(sessions): State<Sessions>,
+//!     headers: HeaderMap,
+//! ) -> Result<(SignedIn, Redirect), axum::http::StatusCode> {
+//!     let user_id = check_password().await?;
+//!     let signed_in = sessions.sign_in(user_id).request(&headers).await.map_err(unavailable)?;
+//!     Ok((signed_in, Redirect::to("/account")))
+//! }
+//!
+//! async fn sign_out(State(sessions): State<Sessions>, headers: HeaderMap) -> (SignedOut, Redirect) {
+//!     (sessions.sign_out(&headers).await, Redirect::to("/"))
+//! }
+//! # async fn check_password() -> Result<i64, axum::http::StatusCode> { Ok(7) }
+//! # fn unavailable(_: Error) -> axum::http::StatusCode { axum::http::StatusCode::SERVICE_UNAVAILABLE }
+//! ```
+//!
+//! Nothing here needs axum: elsewhere it is `request.extensions().get::<User>()` and
+//! `signed_in.write_to(response.headers_mut())`.
+//!
+//! # A request's way
+//!
+//! ```text
+//!              request
+//!                 │
+//!    LoadUser::call
+//!                 │  SessionCookie::read          raw bytes; exact name; no decoding, no allocation
+//!                 │     no cookie, or not a token ─────────────► inner service: no query
+//!                 ▼
+//!    SessionService                               digest = SHA-256(token)
+//!                 │  joins the batch that has not been sent yet
+//!                 ▼
+//!    SessionLookup::find                          one joined query for the whole batch, in a task of
+//!                 │                               its own; the answer comes back over a channel
+//!                 ▼
+//!    found          → user and CurrentSession into the extensions → inner service
+//!    not found      → anonymous (unknown, expired, revoked, disabled: one outcome) → inner service
+//!    could not know → 503 (gRPC 14); the inner service is never called
+//!                 ▼
+//!    RequireUser (where a route asks for it): no user → 401, gRPC 16
+//! ```
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `postgres` | yes | [`PgSessionStore`]: sessions in PostgreSQL |
+//! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`, on `axum-core` alone |
+//! | `test-util` | | [`MemorySessionStore`], and a signed-in request for an application's tests |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod load_user;
+pub mod require_user;
+
+mod cookie;
+mod error;
+#[cfg(feature = "axum")]
+mod extract;
+#[cfg(feature = "test-util")]
+mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod rejection;
+mod session;
+
+#[cfg(feature = "axum")]
+pub use self::extract::CurrentUser;
+#[cfg(feature = "test-util")]
+pub use self::memory::MemorySessionStore;
+#[cfg(feature = "postgres")]
+pub use self::postgres::{Check, Migrate, PgSessionStore, PgUser, UserRow};
+pub use self::{
+    cookie::{Presented, SessionCookie},
+    error::{BoxError, Error, ErrorKind},
+    load_user::{LoadUser, LoadUserLayer},
+    rejection::{DefaultResponseForRejection, Rejection, RejectionKind, ResponseForRejection},
+    require_user::{RequireUser, RequireUserLayer},
+    session::{
+        Counts, CurrentSession, DEFAULT_DEADLINE, Insertion, Lifetime, LiveSession, LookupAnswer,
+        NewSession, SessionId, SessionLookup, SessionService, SessionServiceBuilder, SessionStore,
+        SessionTimes, SessionToken, SignIn, SignOut, SignedIn, SignedOut, TokenDigest,
+    },
+};
+#[cfg(feature = "postgres")]
+pub use {deadpool_postgres, tokio_postgres};

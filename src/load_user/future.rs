@@ -1,0 +1,154 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::{
+    LiveSession, Rejection, ResponseForRejection, SessionLookup, SessionService,
+    cookie::vary_by_cookie,
+    rejection::reject,
+    session::{Answering, counters::Counter},
+};
+
+pin_project! {
+    /// Response future of [`LoadUser`](super::LoadUser).
+    pub struct ResponseFuture<S, L, R, B>
+    where
+        S: Service<Request<B>>,
+        L: SessionLookup,
+    {
+        #[pin]
+        state: State<S, L, R, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, L, R, B>
+    where
+        S: Service<Request<B>>,
+        L: SessionLookup,
+    {
+        LookingUp { lookup: Lookup<S, L, R, B> },
+        Inner { #[pin] future: S::Future, cache_headers: bool },
+    }
+}
+
+/// All that is needed once the answer is there.
+pub(super) struct Lookup<S, L: SessionLookup, R, B> {
+    pub(super) answer: Answering<L::User>,
+    pub(super) request: Option<Request<B>>,
+    pub(super) inner: S,
+    pub(super) sessions: SessionService<L>,
+    pub(super) cache_headers: bool,
+    pub(super) rejection: R,
+}
+
+impl<S, L, R, B> ResponseFuture<S, L, R, B>
+where
+    S: Service<Request<B>>,
+    L: SessionLookup,
+{
+    pub(super) const fn untouched(future: S::Future) -> Self {
+        Self {
+            state: State::Inner {
+                future,
+                cache_headers: false,
+            },
+        }
+    }
+
+    pub(super) const fn looking_up(lookup: Lookup<S, L, R, B>) -> Self {
+        Self {
+            state: State::LookingUp { lookup },
+        }
+    }
+}
+
+impl<S, L, R, B, ResBody> Future for ResponseFuture<S, L, R, B>
+where
+    S: Service<Request<B>, Response = Response<ResBody>>,
+    L: SessionLookup,
+    R: ResponseForRejection<ResBody>,
+{
+    type Output = Result<Response<ResBody>, S::Error>;
+
+    #[expect(
+        clippy::expect_used,
+        reason = "polling a completed future is the caller's defect"
+    )]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::LookingUp { lookup } => {
+                    let answer = ready!(Pin::new(&mut lookup.answer).poll(cx));
+                    let mut request = lookup
+                        .request
+                        .take()
+                        .expect("ResponseFuture polled after completion");
+                    let authenticated = match answer {
+                        Ok(Some(LiveSession { user, session })) => {
+                            request.extensions_mut().insert(user);
+                            request.extensions_mut().insert(session);
+                            lookup.sessions.count(Counter::Authenticated);
+                            true
+                        }
+                        Ok(None) => {
+                            lookup.sessions.count(Counter::Rejected);
+                            false
+                        }
+                        Err(error) => {
+                            lookup.sessions.report_unavailable(&error);
+                            let rejection = Rejection::unavailable(request.headers(), error);
+                            return Poll::Ready(Ok(reject(&mut lookup.rejection, rejection)));
+                        }
+                    };
+                    State::Inner {
+                        future: lookup.inner.call(request),
+                        cache_headers: authenticated && lookup.cache_headers,
+                    }
+                }
+                StateProj::Inner {
+                    future,
+                    cache_headers,
+                } => {
+                    let mut response = ready!(future.poll(cx))?;
+                    if *cache_headers {
+                        keep_private(&mut response);
+                    }
+                    return Poll::Ready(Ok(response));
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+/// Tells caches that a response is one person's. An upgraded connection is no response to cache.
+fn keep_private<B>(response: &mut Response<B>) {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let headers = response.headers_mut();
+    vary_by_cookie(headers);
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+impl<S, L, R, B> fmt::Debug for ResponseFuture<S, L, R, B>
+where
+    S: Service<Request<B>>,
+    L: SessionLookup,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,133 @@
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Method, Request, Response, Uri};
+use tower_service::Service;
+
+use super::{ResponseFuture, future::Lookup};
+use crate::{
+    CurrentSession, DefaultResponseForRejection, ResponseForRejection, SessionLookup,
+    SessionService, require_user,
+};
+
+/// Service that finds out who is making a request before it calls the inner one. See the
+/// [module's documentation](crate::load_user).
+pub struct LoadUser<S, L: SessionLookup, R = DefaultResponseForRejection> {
+    inner: S,
+    sessions: SessionService<L>,
+    settings: Settings<R>,
+}
+
+#[derive(Clone)]
+pub(super) struct Settings<R> {
+    pub(super) exempt: Option<Exempt>,
+    pub(super) cache_headers: bool,
+    pub(super) rejection: R,
+}
+
+#[derive(Clone)]
+pub(super) struct Exempt(pub(super) Arc<ExemptFn>);
+
+type ExemptFn = dyn Fn(&Method, &Uri) -> bool + Send + Sync;
+
+impl<S, L: SessionLookup, R> LoadUser<S, L, R> {
+    pub(super) const fn new(inner: S, sessions: SessionService<L>, settings: Settings<R>) -> Self {
+        Self {
+            inner,
+            sessions,
+            settings,
+        }
+    }
+
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, L, R, ReqBody, ResBody> Service<Request<ReqBody>> for LoadUser<S, L, R>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    L: SessionLookup,
+    R: ResponseForRejection<ResBody>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, L, R, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        require_user::LOAD_USER_RAN.set();
+        // Identity comes from the store alone, whatever stands outside.
+        let extensions = request.extensions_mut();
+        extensions.remove::<L::User>();
+        extensions.remove::<CurrentSession>();
+
+        let exempt = self.settings.exempt.as_ref();
+        if exempt.is_some_and(|exempt| exempt.0(request.method(), request.uri())) {
+            return ResponseFuture::untouched(self.inner.call(request));
+        }
+        let Some(token) = self.sessions.presented(request.headers()) else {
+            return ResponseFuture::untouched(self.inner.call(request));
+        };
+
+        let answer = self.sessions.ask(token.digest());
+        // The service that was polled ready is the one to call; its clone is not:
+        // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
+        let not_ready_inner = self.inner.clone();
+        let ready_inner = std::mem::replace(&mut self.inner, not_ready_inner);
+        ResponseFuture::looking_up(Lookup {
+            answer,
+            request: Some(request),
+            inner: ready_inner,
+            sessions: self.sessions.clone(),
+            cache_headers: self.settings.cache_headers,
+            rejection: self.settings.rejection.clone(),
+        })
+    }
+}
+
+impl<S: Clone, L: SessionLookup, R: Clone> Clone for LoadUser<S, L, R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            sessions: self.sessions.clone(),
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, L: SessionLookup, R> fmt::Debug for LoadUser<S, L, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadUser")
+            .field("inner", &self.inner)
+            .field("sessions", &self.sessions)
+            .field("settings", &self.settings)
+            .finish()
+    }
+}
+
+impl<R> fmt::Debug for Settings<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("exempt", &self.exempt.is_some())
+            .field("cache_headers", &self.cache_headers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,155 @@
+//! Connections: the lookups' own few, and those that writes borrow from the application's pool.
+//!
+//! The lookups' are opened by the application's pool manager, and so in its way and with its TLS, but they do
+//! not count against the pool, and their settings never come back to the application through it.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use deadpool::managed::Manager as _;
+use deadpool_postgres::{ClientWrapper, Object, Pool};
+use tokio_postgres::Statement;
+
+use super::failure;
+use crate::{Error, session::BATCHES_IN_FLIGHT};
+
+/// As many as there are lookups in flight at once.
+const KEPT: usize = BATCHES_IN_FLIGHT;
+
+/// One plan for every execution, made so that it stays good: a table that was tiny when the plan was
+/// made must not be read from end to end once it has grown, and a plan over an index that is all the
+/// same taken for expensive must not be compiled at length.
+const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
+                        SET enable_seqscan = off; \
+                        SET jit = off";
+
+pub(super) struct LookupConnections {
+    pool: Pool,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    connections: Vec<LookupConnection>,
+    closed: bool,
+}
+
+/// A connection with the lookup prepared on it. Dropped, it is closed: whatever was under way on it
+/// can reach nobody else. [`LookupConnections::keep`] is for one whose lookup has finished.
+pub(super) struct LookupConnection {
+    pub(super) client: ClientWrapper,
+    pub(super) find: Statement,
+    pool: Pool,
+}
+
+impl LookupConnections {
+    pub(super) fn new(pool: Pool) -> Self {
+        Self {
+            pool,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// A connection that was kept and has not been closed since, as far as can be told.
+    pub(super) fn kept(&self) -> Option<LookupConnection> {
+        loop {
+            // Not in the loop's head: that would keep the lock while a dead connection is dropped.
+            let connection = self.lock().connections.pop();
+            match connection {
+                Some(connection) if connection.client.is_closed() => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(super) async fn open(&self, find: &str) -> Result<LookupConnection, Error> {
+        let manager = self.pool.manager();
+        let client = manager.create().await.map_err(failure::connecting)?;
+        client
+            .batch_execute(SETTINGS)
+            .await
+            .map_err(failure::statement)?;
+        let find = client.prepare(find).await.map_err(failure::statement)?;
+        Ok(LookupConnection {
+            client,
+            find,
+            pool: self.pool.clone(),
+        })
+    }
+
+    /// Keeps the connection for the next lookup.
+    pub(super) fn keep(&self, connection: LookupConnection) {
+        let mut kept = self.lock();
+        if !kept.closed && kept.connections.len() < KEPT {
+            kept.connections.push(connection);
+        }
+    }
+
+    pub(super) fn close(&self) {
+        let mut kept = self.lock();
+        kept.closed = true;
+        kept.connections.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for LookupConnection {
+    fn drop(&mut self) {
+        // The manager remembers every connection it has made until it is told.
+        self.pool.manager().detach(&mut self.client);
+    }
+}
+
+impl fmt::Debug for LookupConnections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LookupConnections").finish_non_exhaustive()
+    }
+}
+
+/// A connection of the application's pool. Dropped before [`give_back`](Self::give_back), because
+/// whoever used it was cancelled or ran out of time, it is closed: the next borrower must not wait
+/// behind what is still under way on it.
+pub(super) struct Borrowed(Option<Object>);
+
+impl Borrowed {
+    pub(super) async fn from(pool: &Pool) -> Result<Self, Error> {
+        Ok(Self(Some(pool.get().await.map_err(failure::pool)?)))
+    }
+
+    pub(super) fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Deref for Borrowed {
+    type Target = Object;
+
+    #[expect(
+        clippy::expect_used,
+        reason = "only `give_back` and `drop` take it, and both end self"
+    )]
+    fn deref(&self) -> &Object {
+        self.0.as_ref().expect("the connection has been given back")
+    }
+}
+
+impl DerefMut for Borrowed {
+    #[expect(clippy::expect_used, reason = "as for `deref`")]
+    fn deref_mut(&mut self) -> &mut Object {
+        self.0.as_mut().expect("the connection has been given back")
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! From PostgreSQL's values to this crate's and back.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::BytesMut;
+use tokio_postgres::{
+    Row,
+    types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
+};
+
+use super::user::{PgUser, UserRow};
+use crate::{
+    BoxError, CurrentSession, Error, ErrorKind, LookupAnswer, SessionId, SessionTimes, TokenDigest,
+};
+
+/// The columns of `find.sql` before the user's.
+pub(super) const FIRST_USER_COLUMN: usize = 8;
+
+/// What one row of `find.sql` says.
+pub(super) struct FoundRow<U> {
+    pub(super) answer: LookupAnswer<U>,
+    pub(super) in_recovery: bool,
+}
+
+/// Reads a row of `find.sql`, by position. A user that cannot be read fails this digest alone.
+pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
+    let digest: TokenDigest = column(row, 0)?;
+    let in_recovery = column(row, 1)?;
+    let session = (|| match column::<Option<SessionId>>(row, 3)? {
+        Some(_) => current(row, 2).map(Some),
+        None => Ok(None),
+    })();
+    let answer = match session {
+        Ok(None) => LookupAnswer::absent(digest),
+        Ok(Some(session)) => match U::from_row(&UserRow::new(row)) {
+            Ok(user) => LookupAnswer::live(digest, user, session),
+            Err(error) => LookupAnswer::failed(digest, Error::new(ErrorKind::Row, error)),
+        },
+        Err(error) => LookupAnswer::failed(digest, error),
+    };
+    Ok(FoundRow {
+        answer,
+        in_recovery,
+    })
+}
+
+/// Reads `now, id, created_at, authenticated_at, last_seen_at, expires_at` from `first` on.
+pub(super) fn current(row: &Row, first: usize) -> Result<CurrentSession, Error> {
+    let time = |offset| column::<Timestamp>(row, first + offset).map(|time| time.0);
+    let times = SessionTimes {
+        now: time(0)?,
+        created_at: time(2)?,
+        authenticated_at: time(3)?,
+        last_seen_at: time(4)?,
+        expires_at: time(5)?,
+    };
+    Ok(CurrentSession::new(column(row, first + 1)?, times))
+}
+
+fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, Error> {
+    row.try_get(place)
+        .map_err(|error| Error::new(ErrorKind::Row, error))
+}
+
+/// A `timestamptz`. Unlike the driver's own conversion it refuses `infinity` and whatever else this
+/// machine's clock cannot say.
+struct Timestamp(SystemTime);
+
+impl FromSql<'_> for Timestamp {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, BoxError> {
+        /// From 1970, where Unix time begins, to 2000, where PostgreSQL's does.
+        const EPOCH: Duration = Duration::from_secs(946_684_800);
+        let micros = i64::from_be_bytes(raw.try_into()?);
+        let distance = Duration::from_micros(micros.unsigned_abs());
+        let epoch = SystemTime::UNIX_EPOCH + EPOCH;
+        let finite = micros != i64::MAX && micros != i64::MIN;
+        let time = if micros < 0 {
+            epoch.checked_sub(distance)
+        } else {
+            epoch.checked_add(distance)
+        };
+        time.filter(|_| finite)
+            .map(Self)
+            .ok_or_else(|| "the time is out of range".into())
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+}
+
+impl FromSql<'_> for TokenDigest {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, BoxError> {
+        Ok(Self::from_bytes(raw.try_into()?))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::BYTEA
+    }
+}
+
+impl ToSql for TokenDigest {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, BoxError> {
+        out.extend_from_slice(self.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::BYTEA
+    }
+
+    to_sql_checked!();
+}
+
+impl FromSql<'_> for SessionId {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, BoxError> {
+        Ok(Self::from_bytes(raw.try_into()?))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::UUID
+    }
+}
+
+impl ToSql for SessionId {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, BoxError> {
+        out.extend_from_slice(self.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::UUID
+    }
+
+    to_sql_checked!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_this_machine_cannot_say_are_refused() {
+        let read = |micros: i64| {
+            Timestamp::from_sql(&Type::TIMESTAMPTZ, &micros.to_be_bytes()).map(|time| time.0)
+        };
+        let at = |secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
+        assert_eq!(read(0).unwrap(), at(946_684_800));
+        assert_eq!(read(-946_684_800_000_000).unwrap(), at(0));
+        assert_eq!(read(1_000_000).unwrap(), at(946_684_801));
+        // PostgreSQL's infinity and -infinity.
+        assert!(read(i64::MAX).is_err());
+        assert!(read(i64::MIN).is_err());
+        assert!(Timestamp::from_sql(&Type::TIMESTAMPTZ, &[0; 7]).is_err());
+    }
+}

@@ -1,0 +1,61 @@
+//! What a failure of the driver or of the server means here.
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+use crate::{Error, ErrorKind};
+
+/// The kind of a failure while connecting: whatever the server says, there is no connection.
+pub(super) fn connecting(error: tokio_postgres::Error) -> Error {
+    Error::new(ErrorKind::Connection, error)
+}
+
+pub(super) fn pool(error: PoolError) -> Error {
+    match error {
+        PoolError::Backend(error) => connecting(error),
+        other => Error::new(ErrorKind::Pool, other),
+    }
+}
+
+/// The kind of a failure while a statement was prepared or ran.
+pub(super) fn statement(error: tokio_postgres::Error) -> Error {
+    Error::new(kind(&error), error)
+}
+
+fn kind(error: &tokio_postgres::Error) -> ErrorKind {
+    let Some(state) = error.code() else {
+        // No word from the server: the connection broke, or what came over it made no sense.
+        return ErrorKind::Connection;
+    };
+    match *state {
+        SqlState::READ_ONLY_SQL_TRANSACTION => ErrorKind::Recovery,
+        SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE => ErrorKind::Deadline,
+        // Undefined and ambiguous objects, wrong types, missing rights.
+        _ if state.code().starts_with("42") => ErrorKind::Schema,
+        // A value that cannot be computed or converted: one row's fault.
+        _ if state.code().starts_with("22") => ErrorKind::Row,
+        _ if ["08", "57", "53"]
+            .iter()
+            .any(|class| state.code().starts_with(class)) =>
+        {
+            ErrorKind::Connection
+        }
+        _ => ErrorKind::Statement,
+    }
+}
+
+/// Whether the same lookup may succeed on a connection that has just been opened: this one was lost,
+/// its server was demoted, or what was prepared on it no longer fits.
+pub(super) fn is_stale(error: &Error) -> bool {
+    let code = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<tokio_postgres::Error>())
+        .and_then(tokio_postgres::Error::code);
+    matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
+        || code.is_some_and(|code| {
+            [
+                SqlState::FEATURE_NOT_SUPPORTED,
+                SqlState::INVALID_SQL_STATEMENT_NAME,
+            ]
+            .contains(code)
+        })
+}

@@ -1,0 +1,35 @@
+-- Whose sessions are these? One row for every digest asked, live or not, in no promised order.
+--
+-- The user's part is a subquery of its own: the names in it are the application's tables' and never
+-- the sessions'. What decides is pg_catalog's, whatever the search_path says.
+SELECT asked.asked_digest, pg_catalog.pg_is_in_recovery(), pg_catalog.now(), live.*
+FROM pg_catalog.unnest(:digests::pg_catalog.bytea[]) AS asked (asked_digest)
+LEFT JOIN LATERAL (
+    SELECT live_session.live_session_id,
+           live_session.live_session_created_at,
+           live_session.live_session_authenticated_at,
+           live_session.live_session_last_seen_at,
+           live_session.live_session_expires_at,
+           live_user.*
+    FROM (
+        SELECT s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at
+        FROM :sessions AS s
+        WHERE s.token_digest OPERATOR(pg_catalog.=) asked.asked_digest
+          AND s.expires_at OPERATOR(pg_catalog.>) pg_catalog.now()
+          AND (:idle_seconds::pg_catalog.float8 IS NULL
+               OR s.last_seen_at OPERATOR(pg_catalog.>)
+                  (pg_catalog.now() OPERATOR(pg_catalog.-)
+                   pg_catalog.make_interval(secs => :idle_seconds)))
+        OFFSET 0
+    ) AS live_session (
+        live_session_id, live_session_user_id, live_session_created_at,
+        live_session_authenticated_at, live_session_last_seen_at, live_session_expires_at
+    )
+    CROSS JOIN LATERAL (
+        SELECT :columns
+        FROM :from
+        WHERE :key = live_session.live_session_user_id
+          AND (:condition)
+    ) AS live_user
+    OFFSET 0
+) AS live ON true

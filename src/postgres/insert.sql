@@ -1,0 +1,21 @@
+-- Begin a session, and end those that it replaces. Nothing happens unless the user exists and meets
+-- the application's condition. A digest that is taken fails the whole statement: nothing is ever
+-- updated here.
+WITH allowed_user AS MATERIALIZED (
+    SELECT DISTINCT :key AS allowed_user_id
+    FROM :from
+    WHERE :key = :user_id
+      AND (:condition)
+), replaced AS (
+    DELETE FROM :sessions AS s
+    USING allowed_user
+    WHERE s.token_digest OPERATOR(pg_catalog.=) ANY (:replaced::pg_catalog.bytea[])
+)
+INSERT INTO :sessions AS s (token_digest, user_id, expires_at, user_agent, ip)
+SELECT :digest,
+       allowed_user.allowed_user_id,
+       pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => :lifetime_seconds),
+       :user_agent,
+       :ip
+FROM allowed_user
+RETURNING pg_catalog.now(), s.id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at

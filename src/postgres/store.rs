@@ -1,0 +1,266 @@
+//! The store.
+
+use std::{fmt, marker::PhantomData};
+
+use deadpool_postgres::Pool;
+use tokio_postgres::error::SqlState;
+
+use super::{
+    check::{self, Check},
+    connections::{Borrowed, LookupConnection, LookupConnections},
+    decode, failure,
+    migrate::Migrate,
+    statements::{Statements, Table},
+    user::PgUser,
+};
+use crate::{
+    Error, ErrorKind, Insertion, Lifetime, LookupAnswer, NewSession, SessionLookup, SessionStore,
+    TokenDigest,
+};
+
+/// Sessions in PostgreSQL 14 or newer, joined to the application's users.
+///
+/// # Connections
+///
+/// Lookups have connections of their own, at most two: opened when first needed, by the manager of
+/// the application's pool and so in the application's way, but outside the pool's number, because
+/// they carry planner settings that must not reach other statements. A connection whose lookup did
+/// not finish is closed, never lent again. A lookup that met a connection which was lost, whose
+/// server was demoted, or whose prepared statement no longer fits the tables, is asked once more on
+/// a fresh one. Writes borrow from the pool and are never repeated.
+///
+/// A server in recovery (a replica, or a primary that was demoted) is refused, because it may not
+/// know yet who was signed out: [`ErrorKind::Recovery`].
+///
+/// # Privileges
+///
+/// `SELECT`, `INSERT` and `DELETE` on the sessions' table, and `SELECT` on what [`PgUser`] names.
+///
+/// # Example
+///
+/// ```no_run
+/// use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
+/// # use tower_user_session::{BoxError, PgUser, UserRow};
+/// use tower_user_session::{PgSessionStore, SessionService};
+/// # #[derive(Clone)]
+/// # struct User { id: i64 }
+/// # impl PgUser for User {
+/// #     type Id = i64;
+/// #     const COLUMNS: &'static str = "u.id";
+/// #     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> { Ok(User { id: row.get("id")? }) }
+/// # }
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = "postgres:///app?host=/run/postgresql".parse()?;
+/// let pool = Pool::builder(Manager::new(config, NoTls)).max_size(8).build()?;
+///
+/// let store = PgSessionStore::<User>::new(pool);
+/// store.migrate().await?;
+/// store.check().await?;
+/// let sessions = SessionService::new(store);
+/// # Ok(())
+/// # }
+/// ```
+pub struct PgSessionStore<U> {
+    pool: Pool,
+    table: Table,
+    lifetime: Lifetime,
+    recovery_allowed: bool,
+    statements: Statements,
+    lookups: LookupConnections,
+    user: PhantomData<fn() -> U>,
+}
+
+impl<U: PgUser> PgSessionStore<U> {
+    /// A store in the table `sessions`, found through the `search_path`. Connects to nothing yet.
+    pub fn new(pool: Pool) -> Self {
+        let table = Table {
+            schema: None,
+            name: "sessions".to_owned(),
+        };
+        Self {
+            lookups: LookupConnections::new(pool.clone()),
+            pool,
+            lifetime: Lifetime::default(),
+            recovery_allowed: false,
+            statements: Statements::new::<U>(&table),
+            table,
+            user: PhantomData,
+        }
+    }
+
+    /// Sets the name of the sessions' table, as it is, upper case and quotes included.
+    pub fn with_table(mut self, name: impl Into<String>) -> Self {
+        self.table.name = name.into();
+        self.statements = Statements::new::<U>(&self.table);
+        self
+    }
+
+    /// Sets the schema of the sessions' table. With it, the `search_path` has no say in where the
+    /// sessions are; name a schema in [`PgUser::FROM`] too, and it has no say in the users.
+    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
+        self.table.schema = Some(schema.into());
+        self.statements = Statements::new::<U>(&self.table);
+        self
+    }
+
+    /// Sets how long sessions live. By default [`Lifetime::default`].
+    pub fn with_lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// Looks sessions up on a server in recovery too. **A session that was ended on the primary is
+    /// live here until the replica has replayed that**, however far it lags behind.
+    pub fn with_stale_reads_from_a_replica(mut self) -> Self {
+        self.recovery_allowed = true;
+        self
+    }
+
+    /// Creates the sessions' table, or brings it up to date. See [`Migrate`].
+    pub fn migrate(&self) -> Migrate {
+        Migrate::new(self.pool.clone(), self.table.clone())
+    }
+
+    /// Checks, for an application's start-up, that the tables, columns and rights are there that
+    /// lookups and sign-ins need, and says what kind of server answers. It writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Schema`] when [`PgUser`] or the sessions' table does not fit, with a source that
+    /// names the column, table or right; [`ErrorKind::Recovery`] when the server is in recovery and
+    /// stale reads were not asked for; otherwise as for a lookup.
+    pub async fn check(&self) -> Result<Check, Error> {
+        let client = Borrowed::from(&self.pool).await?;
+        let check = check::run(&client, &self.statements).await;
+        client.give_back();
+        let check = check?;
+        if check.in_recovery() && !self.recovery_allowed {
+            return Err(Error::bare(ErrorKind::Recovery));
+        }
+        Ok(check)
+    }
+
+    /// The application's pool.
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    async fn find_on(
+        &self,
+        connection: LookupConnection,
+        digests: &[TokenDigest],
+    ) -> Result<Vec<LookupAnswer<U>>, Error> {
+        let idle = self.lifetime.idle_limit().map(|limit| limit.as_secs_f64());
+        let asked = connection
+            .client
+            .query(&connection.find, &[&digests, &idle])
+            .await;
+        let rows = match asked.map_err(failure::statement) {
+            Ok(rows) => rows,
+            Err(error) => {
+                // A value in a row was at fault, not the connection.
+                if error.kind() == ErrorKind::Row {
+                    self.lookups.keep(connection);
+                }
+                return Err(error);
+            }
+        };
+        let mut answers = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let found = decode::found(row)?;
+            if found.in_recovery && !self.recovery_allowed {
+                return Err(Error::bare(ErrorKind::Recovery));
+            }
+            answers.push(found.answer);
+        }
+        self.lookups.keep(connection);
+        Ok(answers)
+    }
+}
+
+impl<U: PgUser> SessionLookup for PgSessionStore<U> {
+    type User = U;
+
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<U>>, Error> {
+        if let Some(connection) = self.lookups.kept() {
+            match self.find_on(connection, digests).await {
+                Err(error) if failure::is_stale(&error) => {
+                    tracing::debug!(%error, "a lookup is asked again on a fresh connection");
+                }
+                outcome => return outcome,
+            }
+        }
+        let connection = self.lookups.open(&self.statements.find).await?;
+        self.find_on(connection, digests).await
+    }
+
+    async fn close(&self) {
+        self.lookups.close();
+    }
+}
+
+impl<U: PgUser> SessionStore for PgSessionStore<U> {
+    type UserId = U::Id;
+
+    fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    async fn insert(&self, new: NewSession<'_, U::Id>) -> Result<Insertion, Error> {
+        let client = Borrowed::from(&self.pool).await?;
+        let inserted = async {
+            let statement = client.prepare_cached(&self.statements.insert).await?;
+            let lifetime = new.lifetime.as_secs_f64();
+            client
+                .query_opt(
+                    &statement,
+                    &[
+                        &new.digest,
+                        new.user_id,
+                        &new.replaced,
+                        &lifetime,
+                        &new.user_agent,
+                        &new.ip,
+                    ],
+                )
+                .await
+        }
+        .await;
+        client.give_back();
+        match inserted {
+            Ok(Some(row)) => decode::current(&row, 0).map(Insertion::Done),
+            Ok(None) => Ok(Insertion::UserRefused),
+            // The digest is the only thing that is unique and chosen here.
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                Ok(Insertion::DigestTaken)
+            }
+            // The user was deleted at this moment.
+            Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
+                Ok(Insertion::UserRefused)
+            }
+            Err(error) => Err(failure::statement(error)),
+        }
+    }
+
+    async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
+        let client = Borrowed::from(&self.pool).await?;
+        let deleted = async {
+            let statement = client.prepare_cached(&self.statements.delete).await?;
+            client.execute(&statement, &[&digests]).await
+        }
+        .await;
+        client.give_back();
+        deleted.map_err(failure::statement)
+    }
+}
+
+impl<U> fmt::Debug for PgSessionStore<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgSessionStore")
+            .field("table", &self.table)
+            .field("lifetime", &self.lifetime)
+            .field("recovery_allowed", &self.recovery_allowed)
+            .finish_non_exhaustive()
+    }
+}

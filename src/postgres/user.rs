@@ -1,0 +1,132 @@
+//! What the store must know about the application's users, stated once.
+
+use tokio_postgres::{
+    Column, Row,
+    types::{FromSql, ToSql},
+};
+
+use super::decode::FIRST_USER_COLUMN;
+use crate::{BoxError, Error, ErrorKind};
+
+/// The application's user, as it stands in the application's own tables.
+///
+/// This is the one place that knows them. The constants are SQL of the application's own, put into
+/// the lookup's statement as they are: never build them from input.
+///
+/// ```
+/// use tower_user_session::{BoxError, PgUser, UserRow};
+///
+/// #[derive(Clone, Debug)]
+/// struct User {
+///     id: i64,
+///     email: String,
+/// }
+///
+/// impl PgUser for User {
+///     type Id = i64;
+///     const COLUMNS: &'static str = "u.id, u.email";
+///     const CONDITION: &'static str = "u.disabled_at IS NULL";
+///
+///     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+///         Ok(User { id: row.get("id")?, email: row.get("email")? })
+///     }
+/// }
+/// ```
+///
+/// # More than one table
+///
+/// The statement must yield **one row** for a user; a second one is an error, not an answer. What
+/// belongs to the user many times comes as an array:
+///
+/// ```
+/// # use tower_user_session::{BoxError, PgUser, UserRow};
+/// # #[derive(Clone)]
+/// # struct User { id: i64, roles: Vec<String> }
+/// impl PgUser for User {
+///     type Id = i64;
+///     const COLUMNS: &'static str = "u.id, ARRAY(
+///         SELECT r.name FROM user_roles AS r WHERE r.user_id = u.id ORDER BY r.name
+///     ) AS roles";
+///
+///     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+///         Ok(User { id: row.get("id")?, roles: row.get("roles")? })
+///     }
+/// }
+/// ```
+pub trait PgUser: Clone + Send + Sync + Sized + 'static {
+    /// The type of the users' key: `i32`, `i64`, `String`, `uuid::Uuid` (with `tokio-postgres`'s
+    /// feature `with-uuid-1`) and the like.
+    type Id: ToSql + Send + Sync + 'static;
+
+    /// What to select.
+    const COLUMNS: &'static str;
+    /// What to select it from: the users' table and whatever is joined to it.
+    const FROM: &'static str = "users AS u";
+    /// The users' key, which the sessions refer to.
+    const KEY: &'static str = "u.id";
+    /// What must hold for a user to be signed in, and to stay so. It is decided on every request, so
+    /// that a session of a disabled user is dead at once, and alive again if it has not ended when
+    /// the user is enabled.
+    const CONDITION: &'static str = "true";
+
+    /// Reads the user from a row.
+    ///
+    /// # Errors
+    ///
+    /// When the row is not as expected. The request is then answered with 503, never as anonymous,
+    /// and no other request is affected.
+    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError>;
+}
+
+/// A row as [`PgUser::from_row`] sees it: the columns of [`PgUser::COLUMNS`] and no others.
+pub struct UserRow<'a> {
+    row: &'a Row,
+}
+
+impl<'a> UserRow<'a> {
+    pub(super) const fn new(row: &'a Row) -> Self {
+        Self { row }
+    }
+
+    /// The value of a column.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Row`] when there is no such column, and when its value is not a `T`; the source
+    /// names the column.
+    pub fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T, Error> {
+        let ours = self.row.columns().iter().skip(FIRST_USER_COLUMN);
+        let place = ours
+            .enumerate()
+            .find(|(_, c)| c.name() == column)
+            .map(|(place, _)| place);
+        let place = place.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Row,
+                format!("PgUser::COLUMNS has no column \"{column}\""),
+            )
+        })?;
+        self.row
+            .try_get(FIRST_USER_COLUMN + place)
+            .map_err(|error| {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = cause.unwrap_or_else(|| error.to_string());
+                Error::new(
+                    ErrorKind::Row,
+                    format!("the user's column \"{column}\": {cause}"),
+                )
+            })
+    }
+}
+
+impl std::fmt::Debug for UserRow<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self
+            .row
+            .columns()
+            .iter()
+            .skip(FIRST_USER_COLUMN)
+            .map(Column::name);
+        f.debug_list().entries(names).finish()
+    }
+}

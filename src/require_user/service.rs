@@ -1,0 +1,112 @@
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::ResponseFuture;
+use crate::{DefaultResponseForRejection, Rejection, ResponseForRejection, rejection::reject};
+
+/// Service that turns a request away that nobody is signed in on. See the
+/// [module's documentation](crate::require_user).
+pub struct RequireUser<S, U, R = DefaultResponseForRejection> {
+    inner: S,
+    rejection: R,
+    user: PhantomData<fn() -> U>,
+}
+
+impl<S, U, R> RequireUser<S, U, R> {
+    pub(super) const fn new(inner: S, rejection: R) -> Self {
+        Self {
+            inner,
+            rejection,
+            user: PhantomData,
+        }
+    }
+
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, U, R, ReqBody, ResBody> Service<Request<ReqBody>> for RequireUser<S, U, R>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    U: Send + Sync + 'static,
+    R: ResponseForRejection<ResBody>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, ResBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if request.extensions().get::<U>().is_some() {
+            return ResponseFuture::inner(self.inner.call(request));
+        }
+        LOAD_USER_RAN.complain_once();
+        let rejection = Rejection::unauthenticated(request.headers());
+        ResponseFuture::rejected(reject(&mut self.rejection, rejection))
+    }
+}
+
+impl<S: Clone, U, R: Clone> Clone for RequireUser<S, U, R> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.rejection.clone())
+    }
+}
+
+impl<S: fmt::Debug, U, R> fmt::Debug for RequireUser<S, U, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequireUser")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether any `LoadUser` in this process has seen a request. A mark on each request would say more,
+/// but it would make every anonymous request allocate.
+pub(crate) static LOAD_USER_RAN: LoadUserRan = LoadUserRan {
+    ran: AtomicBool::new(false),
+    complained: AtomicBool::new(false),
+};
+
+pub(crate) struct LoadUserRan {
+    ran: AtomicBool,
+    complained: AtomicBool,
+}
+
+impl LoadUserRan {
+    pub(crate) fn set(&self) {
+        // Reading first keeps the cache line shared between processors.
+        if !self.ran.load(Relaxed) {
+            self.ran.store(true, Relaxed);
+        }
+    }
+
+    fn complain_once(&self) {
+        if !self.ran.load(Relaxed) && !self.complained.swap(true, Relaxed) {
+            tracing::error!(
+                "RequireUserLayer refuses everybody: no LoadUserLayer stands outside it"
+            );
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The session that a request came with.
+
+use std::time::{Duration, SystemTime};
+
+use super::SessionId;
+
+/// The session that a request came with, as the database saw it when it was looked up.
+///
+/// [`LoadUserLayer`](crate::LoadUserLayer) puts it into the request's extensions beside the user.
+/// Every time is the database's: no application clock takes part, so differences between them are
+/// right even where this machine's clock is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CurrentSession {
+    id: SessionId,
+    times: SessionTimes,
+}
+
+/// The times of a session, all by one clock: the store's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionTimes {
+    /// When the session began.
+    pub created_at: SystemTime,
+    /// When the person last proved who they are.
+    pub authenticated_at: SystemTime,
+    /// When the session was last written down as used. It lags behind by up to the touch interval.
+    pub last_seen_at: SystemTime,
+    /// When the session ends whatever happens.
+    pub expires_at: SystemTime,
+    /// The clock's reading when the store answered.
+    pub now: SystemTime,
+}
+
+impl CurrentSession {
+    /// A session as a store read it. For implementations of
+    /// [`SessionLookup`](crate::SessionLookup).
+    pub const fn new(id: SessionId, times: SessionTimes) -> Self {
+        Self { id, times }
+    }
+
+    /// The session's public name.
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The session's times, by the store's clock.
+    pub const fn times(&self) -> SessionTimes {
+        self.times
+    }
+
+    /// How long the session could still live when it was looked up.
+    pub fn remaining(&self) -> Duration {
+        since(self.times.expires_at, self.times.now)
+    }
+
+    /// How long ago the person last proved who they are, when the session was looked up.
+    pub fn since_authentication(&self) -> Duration {
+        since(self.times.now, self.times.authenticated_at)
+    }
+}
+
+/// Zero where `earlier` is the later one, as for a row that another transaction has just written.
+fn since(later: SystemTime, earlier: SystemTime) -> Duration {
+    later.duration_since(earlier).unwrap_or_default()
+}

@@ -1,0 +1,111 @@
+//! What the layer asks of a store.
+
+use std::{fmt, future::Future};
+
+use super::{CurrentSession, TokenDigest};
+use crate::Error;
+
+/// Digests in, live sessions out: all that [`LoadUserLayer`](crate::LoadUserLayer) needs of a store.
+///
+/// A service that has no database of its own, and asks another one who somebody is, implements this
+/// and nothing else.
+///
+/// # The outcomes
+///
+/// * **Live**: the session exists, neither of its limits has passed by the store's clock, and its
+///   user may be signed in.
+/// * **Absent**: anything else that could be found out. Unknown, expired, revoked and disabled are
+///   one outcome, and none of them is an error.
+/// * **Failed**: it could not be found out. This is never reported as absent.
+///
+/// # The contract
+///
+/// `find` is given at least one digest and no digest twice. It answers each of them exactly once, in
+/// any order: answers go to their callers by digest. Whoever does not answer a digest, or answers it
+/// twice, fails its callers; whoever answers a digest that was not asked fails the whole call.
+///
+/// The service calls `find` in a task of its own, bounded in number and by the deadline: a future
+/// that is dropped half-way must leave nothing behind that a later call could mistake for its own
+/// answer.
+pub trait SessionLookup: Send + Sync + 'static {
+    /// The application's user. Cloned once for each request that asked for the same session.
+    type User: Clone + Send + Sync + 'static;
+
+    /// Finds the live sessions of these digests.
+    ///
+    /// # Errors
+    ///
+    /// When nothing could be found out about any of them. What concerns one digest alone, such as a
+    /// row that cannot be read, is that digest's [`LookupAnswer::failed`].
+    fn find(
+        &self,
+        digests: &[TokenDigest],
+    ) -> impl Future<Output = Result<Vec<LookupAnswer<Self::User>>, Error>> + Send;
+
+    /// Gives up what the lookup holds open. Called once, by
+    /// [`SessionService::close`](crate::SessionService::close).
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// A session that is live, and whose it is.
+#[derive(Clone)]
+pub struct LiveSession<U> {
+    /// The application's user.
+    pub user: U,
+    /// The session.
+    pub session: CurrentSession,
+}
+
+impl<U> fmt::Debug for LiveSession<U> {
+    /// Leaves the user out: what it holds is the application's to print.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveSession")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to one digest.
+#[derive(Debug)]
+pub struct LookupAnswer<U> {
+    digest: TokenDigest,
+    outcome: Result<Option<LiveSession<U>>, Error>,
+}
+
+impl<U> LookupAnswer<U> {
+    /// The session is live.
+    pub const fn live(digest: TokenDigest, user: U, session: CurrentSession) -> Self {
+        Self {
+            digest,
+            outcome: Ok(Some(LiveSession { user, session })),
+        }
+    }
+
+    /// There is no such session, or it is over, or its user may not be signed in.
+    pub const fn absent(digest: TokenDigest) -> Self {
+        Self {
+            digest,
+            outcome: Ok(None),
+        }
+    }
+
+    /// It could not be found out for this digest.
+    pub const fn failed(digest: TokenDigest, error: Error) -> Self {
+        Self {
+            digest,
+            outcome: Err(error),
+        }
+    }
+
+    /// The digest that was asked.
+    pub const fn digest(&self) -> TokenDigest {
+        self.digest
+    }
+
+    /// What was found out.
+    pub fn into_outcome(self) -> Result<Option<LiveSession<U>>, Error> {
+        self.outcome
+    }
+}

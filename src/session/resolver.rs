@@ -1,0 +1,285 @@
+//! Sends batches of lookups to the store, each in a task of its own, and hands the answers to those
+//! who wait.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use smallvec::SmallVec;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, oneshot},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    LiveSession, LookupAnswer, SessionLookup, TokenDigest,
+    batch::{Admission, Batch, Limits, Queue, Waiters},
+    counters::{Counter, Counters},
+};
+use crate::{Error, ErrorKind};
+
+type Outcome<U> = Result<Option<LiveSession<U>>, Error>;
+type Waiting<U> = HashMap<TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>>;
+
+/// Two connections keep two processors busy, and more of them only share the same work.
+pub(crate) const BATCHES_IN_FLIGHT: usize = 2;
+/// Beyond this the planner takes the statement for one over many rows.
+const DIGESTS_IN_A_BATCH: usize = 128;
+/// Some tenths of a second of work: whoever comes after that waits in vain.
+const CALLERS_WAITING: usize = 16_384;
+
+pub(crate) struct Resolver<L: SessionLookup> {
+    pub(crate) lookup: L,
+    pub(crate) counters: Counters,
+    pub(crate) deadline: Duration,
+    state: Mutex<State<L::User>>,
+    idle: Notify,
+}
+
+struct State<U> {
+    queue: Queue<oneshot::Sender<Outcome<U>>>,
+    closed: bool,
+}
+
+impl<L: SessionLookup> Resolver<L> {
+    pub(crate) fn new(lookup: L, deadline: Duration) -> Self {
+        let limits = Limits {
+            in_flight: BATCHES_IN_FLIGHT,
+            digests: DIGESTS_IN_A_BATCH,
+            waiting: CALLERS_WAITING,
+            joinable: deadline / 4,
+        };
+        Self {
+            lookup,
+            counters: Counters::default(),
+            deadline,
+            state: Mutex::new(State {
+                queue: Queue::new(limits),
+                closed: false,
+            }),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Asks whose session this is. The question counts as asked when this returns.
+    pub(crate) fn ask(self: &Arc<Self>, digest: TokenDigest) -> Answering<L::User> {
+        self.counters.add(Counter::Lookups, 1);
+        // Needed for sending; asked for here, so that being called outside a runtime is an error
+        // and not a panic.
+        let Ok(runtime) = Handle::try_current() else {
+            let context = "a session can be looked up only inside a tokio runtime";
+            return Answering::failed(Error::bare(ErrorKind::Configuration).saying(context));
+        };
+        let (caller, answer) = oneshot::channel();
+        let mut state = self.state();
+        if state.closed {
+            return Answering::failed(Error::bare(ErrorKind::Closed));
+        }
+        let admission = state.queue.admit(digest, caller, Instant::now().into_std());
+        drop(state);
+        match admission {
+            Admission::Send(batch) => Flight::start(Arc::clone(self), batch, &runtime),
+            Admission::Waiting => {}
+            Admission::Overloaded(_) => {
+                return Answering::failed(Error::bare(ErrorKind::Overloaded));
+            }
+        }
+        Answering(Answer::Pending(answer))
+    }
+
+    /// Refuses what comes, and waits for what is under way.
+    pub(crate) async fn close(&self) {
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            {
+                let mut state = self.state();
+                state.closed = true;
+                if state.queue.is_idle() {
+                    break;
+                }
+            }
+            idle.await;
+        }
+        self.lookup.close().await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<L::User>> {
+        // Nothing panics while it is held, and if it did: every change is complete in one call.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(&self, batch: Batch<oneshot::Sender<Outcome<L::User>>>) {
+        let mut waiting = batch.waiting;
+        // Whoever has gone away need not be asked for.
+        waiting.retain(|_, callers| callers.iter().any(|caller| !caller.is_closed()));
+        if waiting.is_empty() {
+            return;
+        }
+        let digests: SmallVec<[TokenDigest; 4]> = waiting.keys().copied().collect();
+        let deadline = Instant::from_std(batch.opened + self.deadline);
+        match self.find(&digests, deadline).await {
+            Ok(answers) => deliver(waiting, answers),
+            // One row made the statement fail for all. Each is asked alone, once.
+            Err(error) if error.kind() == ErrorKind::Row && digests.len() > 1 => {
+                for (digest, callers) in waiting {
+                    let mut alone = Waiting::from([(digest, callers)]);
+                    match self.find(&[digest], deadline).await {
+                        Ok(answers) => deliver(alone, answers),
+                        Err(error) => fail(alone.drain(), &error),
+                    }
+                }
+            }
+            Err(error) => fail(waiting.drain(), &error),
+        }
+    }
+
+    async fn find(
+        &self,
+        digests: &[TokenDigest],
+        deadline: Instant,
+    ) -> Result<Vec<LookupAnswer<L::User>>, Error> {
+        self.counters.add(Counter::Statements, 1);
+        timeout_at(deadline, self.lookup.find(digests))
+            .await
+            .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))
+    }
+}
+
+/// Hands each answer to those who asked for exactly its digest.
+fn deliver<U: Clone>(mut waiting: Waiting<U>, answers: Vec<LookupAnswer<U>>) {
+    let strange = |context| Error::bare(ErrorKind::Protocol).saying(context);
+    if answers
+        .iter()
+        .any(|answer| !waiting.contains_key(&answer.digest()))
+    {
+        // Whoever answers what was not asked may be answering somebody else's question.
+        let error = strange("the store answered for a token that nobody asked about");
+        return fail(waiting.drain(), &error);
+    }
+    let mut outcomes: HashMap<TokenDigest, Outcome<U>> = HashMap::with_capacity(answers.len());
+    for answer in answers {
+        let digest = answer.digest();
+        let twice = || Err(strange("the store answered twice for one token"));
+        outcomes
+            .entry(digest)
+            .and_modify(|outcome| *outcome = twice())
+            .or_insert_with(|| answer.into_outcome());
+    }
+    for (digest, callers) in waiting.drain() {
+        let outcome = outcomes
+            .remove(&digest)
+            .unwrap_or_else(|| Err(strange("the store did not answer for a token")));
+        send(callers, outcome);
+    }
+}
+
+fn fail<U: Clone>(
+    waiting: impl Iterator<Item = (TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>)>,
+    error: &Error,
+) {
+    for (_, callers) in waiting {
+        send(callers, Err(error.clone()));
+    }
+}
+
+fn send<U: Clone>(callers: Waiters<oneshot::Sender<Outcome<U>>>, outcome: Outcome<U>) {
+    let mut callers = callers.into_iter();
+    let Some(last) = callers.next_back() else {
+        return;
+    };
+    for caller in callers {
+        // Whoever does not wait any more has no use for it.
+        let _ = caller.send(outcome.clone());
+    }
+    let _ = last.send(outcome);
+}
+
+/// The task that sends one batch after the other, until none is left.
+///
+/// It exists before the task is spawned, so that its `Drop` puts the queue in order however the task
+/// ends: when the store panics, and when the runtime shuts down before the task was polled once.
+struct Flight<L: SessionLookup> {
+    resolver: Arc<Resolver<L>>,
+    landed: bool,
+}
+
+impl<L: SessionLookup> Flight<L> {
+    fn start(
+        resolver: Arc<Resolver<L>>,
+        batch: Batch<oneshot::Sender<Outcome<L::User>>>,
+        runtime: &Handle,
+    ) {
+        let flight = Self {
+            resolver,
+            landed: false,
+        };
+        runtime.spawn(async move {
+            let mut flight = flight;
+            let mut next = Some(batch);
+            while let Some(batch) = next {
+                flight.resolver.answer(batch).await;
+                next = flight.resolver.state().queue.returned();
+            }
+            flight.landed = true;
+            flight.resolver.idle.notify_waiters();
+        });
+    }
+}
+
+impl<L: SessionLookup> Drop for Flight<L> {
+    fn drop(&mut self) {
+        if self.landed {
+            return;
+        }
+        let mut state = self.resolver.state();
+        if let (true, Ok(runtime)) = (std::thread::panicking(), Handle::try_current()) {
+            // The store panicked: its callers see their channel closed, the others go on.
+            if let Some(batch) = state.queue.returned() {
+                drop(state);
+                return Self::start(Arc::clone(&self.resolver), batch, &runtime);
+            }
+        } else {
+            // The runtime is shutting down. Callers on another one see their channel closed.
+            let abandoned = state.queue.abandon();
+            drop(state);
+            drop(abandoned);
+        }
+        self.resolver.idle.notify_waiters();
+    }
+}
+
+/// The answer to a question that was asked. Dropping it disturbs nobody else.
+pub(crate) struct Answering<U>(Answer<U>);
+
+enum Answer<U> {
+    Pending(oneshot::Receiver<Outcome<U>>),
+    Failed(Option<Error>),
+}
+
+impl<U> Answering<U> {
+    const fn failed(error: Error) -> Self {
+        Self(Answer::Failed(Some(error)))
+    }
+}
+
+impl<U> Future for Answering<U> {
+    type Output = Outcome<U>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match &mut self.0 {
+            Answer::Pending(answer) => ready!(Pin::new(answer).poll(cx)).unwrap_or_else(|_| {
+                let context = "the lookup ended without an answer";
+                Err(Error::bare(ErrorKind::Store).saying(context))
+            }),
+            Answer::Failed(error) => Err(error.take().unwrap_or(Error::bare(ErrorKind::Store))),
+        })
+    }
+}

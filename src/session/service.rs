@@ -1,0 +1,267 @@
+//! The domain service: everything an application does with sessions.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::HeaderMap;
+
+use super::{
+    Counts, LiveSession, SessionLookup, SessionStore, SessionToken, SignIn, SignOut, TokenDigest,
+    counters::Counter,
+    notice::Notice,
+    resolver::{Answering, Resolver},
+};
+use crate::{
+    Error, ErrorKind,
+    cookie::{Presented, SessionCookie},
+    error::Chain,
+};
+
+/// How long a lookup, a sign-in or a sign-out may take, unless the application says otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Turns a token into the user, begins sessions and ends them. Not a `tower::Service`:
+/// [`LoadUserLayer`](crate::LoadUserLayer) is what stands in a tower stack, and it holds one of
+/// these.
+///
+/// Cheap to clone; clones are one service. Building one needs no runtime; looking a session up needs
+/// the tokio runtime, and an error says so where there is none.
+///
+/// # Lookups
+///
+/// While nothing is in flight, a lookup goes to the store at once and alone. While it is busy,
+/// lookups gather and go together when it returns: under load many requests share one statement. A
+/// lookup runs in a task of its own: dropping a call disturbs nobody who waits for the same answer. No lookup is ever answered from
+/// a question that was sent before it was asked, so a session that was ended is dead for every
+/// request that starts after the ending call returned, in any process.
+///
+/// | bound | value |
+/// |---|---|
+/// | deadline, from asking to the answer, waiting included | 2 s |
+/// | questions in flight | 2 |
+/// | tokens in one question | 128 |
+/// | lookups waiting, beyond which they fail at once | 16,384 |
+///
+/// # Example
+///
+/// With the store for tests, which needs no server:
+///
+/// ```
+/// use http::HeaderMap;
+/// use tower_user_session::{MemorySessionStore, SessionService};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_user_session::Error> {
+/// let store = MemorySessionStore::new();
+/// store.add_user(7, "Ada");
+/// let sessions = SessionService::new(store);
+///
+/// let signed_in = sessions.sign_in(7).await?;
+/// assert_eq!(sessions.user(signed_in.token()).await?, Some("Ada"));
+/// # Ok(())
+/// # }
+/// ```
+pub struct SessionService<L: SessionLookup> {
+    shared: Arc<Shared<L>>,
+}
+
+struct Shared<L: SessionLookup> {
+    resolver: Arc<Resolver<L>>,
+    cookie: SessionCookie,
+    rejected: Notice,
+    unavailable: Notice,
+}
+
+/// Settings of a [`SessionService`] that is about to be built.
+#[derive(Debug)]
+#[must_use]
+pub struct SessionServiceBuilder<L> {
+    lookup: L,
+    cookie: SessionCookie,
+    deadline: Duration,
+}
+
+impl<L: SessionLookup> SessionService<L> {
+    /// A service over this store, with every default.
+    pub fn new(store: L) -> Self {
+        Self::assemble(store, SessionCookie::default(), DEFAULT_DEADLINE)
+    }
+
+    /// A service over this store, with settings of one's own.
+    pub fn builder(store: L) -> SessionServiceBuilder<L> {
+        SessionServiceBuilder {
+            lookup: store,
+            cookie: SessionCookie::default(),
+            deadline: DEFAULT_DEADLINE,
+        }
+    }
+
+    fn assemble(store: L, cookie: SessionCookie, deadline: Duration) -> Self {
+        let shared = Shared {
+            resolver: Arc::new(Resolver::new(store, deadline)),
+            cookie,
+            rejected: Notice::default(),
+            unavailable: Notice::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The user whose session this token is of, if it is live.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be found out. Dropping the future abandons the question.
+    pub async fn user(&self, token: &SessionToken) -> Result<Option<L::User>, Error> {
+        Ok(self.resolve(token).await?.map(|live| live.user))
+    }
+
+    /// The session that this token is of and its user, if it is live.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be found out. Dropping the future abandons the question.
+    pub async fn resolve(
+        &self,
+        token: &SessionToken,
+    ) -> Result<Option<LiveSession<L::User>>, Error> {
+        self.ask(token.digest()).await
+    }
+
+    /// Like [`resolve`](Self::resolve), for the side of a remote resolver that has the database: it
+    /// is given digests by services that keep the tokens to themselves.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be found out. Dropping the future abandons the question.
+    pub async fn resolve_digest(
+        &self,
+        digest: TokenDigest,
+    ) -> Result<Option<LiveSession<L::User>>, Error> {
+        self.ask(digest).await
+    }
+
+    /// Refuses new lookups from now on, waits for those under way and gives up what the store holds
+    /// open. Later lookups fail with [`ErrorKind::Closed`]; signing out still works.
+    pub async fn close(&self) {
+        self.shared.resolver.close().await;
+    }
+
+    /// How often what happened.
+    pub fn counts(&self) -> Counts {
+        self.shared.resolver.counters.read()
+    }
+
+    /// The cookie that this service reads and writes.
+    pub fn cookie(&self) -> &SessionCookie {
+        &self.shared.cookie
+    }
+
+    /// The store.
+    pub fn store(&self) -> &L {
+        &self.shared.resolver.lookup
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.shared.resolver.deadline
+    }
+
+    pub(crate) fn ask(&self, digest: TokenDigest) -> Answering<L::User> {
+        self.shared.resolver.ask(digest)
+    }
+
+    /// What the request presents, counted; a rejected cookie is also a security event.
+    pub(crate) fn presented(&self, headers: &HeaderMap) -> Option<SessionToken> {
+        let presented = self.shared.cookie.read(headers);
+        match presented {
+            Presented::Token(token) => return Some(token),
+            Presented::Nothing => self.count(Counter::Anonymous),
+            Presented::Malformed => self.reject("malformed"),
+            Presented::Ambiguous => self.reject("ambiguous"),
+        }
+        None
+    }
+
+    pub(crate) fn count(&self, counter: Counter) {
+        self.shared.resolver.counters.add(counter, 1);
+    }
+
+    fn reject(&self, reason: &'static str) {
+        self.count(Counter::Rejected);
+        if let Some(requests) = self.shared.rejected.count() {
+            tracing::warn!(reason, requests, "session cookies were rejected");
+        }
+    }
+
+    pub(crate) fn report_unavailable(&self, error: &Error) {
+        self.count(Counter::Unavailable);
+        if let Some(requests) = self.shared.unavailable.count() {
+            tracing::error!(error = %Chain(error), requests, "sessions could not be looked up");
+        }
+    }
+}
+
+impl<S: SessionStore> SessionService<S> {
+    /// Begins a session for this user, once the application has made sure who they are.
+    ///
+    /// The token is always new; nothing is adopted from the client. See [`SignIn`] for what else can
+    /// be said before it is awaited.
+    pub fn sign_in(&self, user_id: S::UserId) -> SignIn<S> {
+        SignIn::new(self.clone(), user_id)
+    }
+
+    /// Ends whatever sessions this request presents. It needs no lookup before it, so that a route
+    /// for signing out can be exempt from the layer. See [`SignOut`].
+    pub fn sign_out(&self, headers: &HeaderMap) -> SignOut<S> {
+        SignOut::new(self.clone(), headers)
+    }
+}
+
+impl<L: SessionLookup> SessionServiceBuilder<L> {
+    /// The session cookie's name and attributes.
+    pub fn cookie(mut self, cookie: SessionCookie) -> Self {
+        self.cookie = cookie;
+        self
+    }
+
+    /// How long a lookup may take, waiting, connecting and asking together; likewise a sign-in and a
+    /// sign-out. By default [`DEFAULT_DEADLINE`].
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The service.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] unless the deadline lies between a millisecond and a minute.
+    pub fn build(self) -> Result<SessionService<L>, Error> {
+        if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.deadline) {
+            let context = "the deadline must lie between a millisecond and a minute";
+            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+        }
+        Ok(SessionService::assemble(
+            self.lookup,
+            self.cookie,
+            self.deadline,
+        ))
+    }
+}
+
+impl<L: SessionLookup> Clone for SessionService<L> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<L: SessionLookup> fmt::Debug for SessionService<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionService")
+            .field("cookie", self.cookie())
+            .field("deadline", &self.deadline())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,235 @@
+//! Beginning a session.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    net::IpAddr,
+    pin::Pin,
+    time::Duration,
+};
+
+use http::{HeaderMap, header};
+use tokio::time::timeout;
+
+use super::{
+    CurrentSession, Insertion, Lifetime, NewSession, SessionService, SessionStore, SessionToken,
+    TokenDigest,
+};
+use crate::{Error, ErrorKind, SessionCookie};
+
+/// What is kept of a `User-Agent` header.
+const LONGEST_USER_AGENT: usize = 256;
+/// Two tokens never collide. Should a broken generator repeat itself, it is asked so often.
+const ATTEMPTS: usize = 3;
+
+/// A sign-in that is about to happen: say what else is known, then await it.
+///
+/// In one atomic step it begins the new session and ends the one that the request came with. A user
+/// who does not exist, or does not meet the store's condition (disabled, say), is not signed in:
+/// [`ErrorKind::UserRefused`].
+///
+/// # Cancellation
+///
+/// Dropped before it is awaited, nothing happens. Dropped while it runs, the step may or may not
+/// have taken effect; if it has, there is a session whose token nobody holds.
+#[must_use = "nobody is signed in until this is awaited"]
+pub struct SignIn<S: SessionStore> {
+    sessions: SessionService<S>,
+    user_id: S::UserId,
+    replaced: Vec<TokenDigest>,
+    user_agent: Option<String>,
+    ip: Option<IpAddr>,
+    lifetime: Lifetime,
+    shorter: Option<Duration>,
+    remembered: bool,
+}
+
+impl<S: SessionStore> SignIn<S> {
+    pub(super) fn new(sessions: SessionService<S>, user_id: S::UserId) -> Self {
+        Self {
+            user_id,
+            replaced: Vec::new(),
+            user_agent: None,
+            ip: None,
+            lifetime: sessions.store().lifetime(),
+            shorter: None,
+            remembered: false,
+            sessions,
+        }
+    }
+
+    /// The request that asks to sign in. The session it came with ends in the same step, whosever it
+    /// was, and what its client calls itself is kept for the list of devices: at most 256 bytes,
+    /// without control characters.
+    pub fn request(mut self, headers: &HeaderMap) -> Self {
+        self.replaced = digests(self.sessions.cookie(), headers);
+        self.user_agent = headers.get(header::USER_AGENT).and_then(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let printable = text.chars().filter(|c| !c.is_control());
+            let mut bounded = String::new();
+            for c in printable {
+                if bounded.len() + c.len_utf8() > LONGEST_USER_AGENT {
+                    break;
+                }
+                bounded.push(c);
+            }
+            (!bounded.is_empty()).then_some(bounded)
+        });
+        self
+    }
+
+    /// Where the request came from, for the list of devices. The library reads no header for it: only
+    /// the application knows which proxies it trusts.
+    pub const fn ip(mut self, ip: IpAddr) -> Self {
+        self.ip = Some(ip);
+        self
+    }
+
+    /// Whether the person asked to be remembered when the browser is closed. By default not: the
+    /// cookie then has no `Max-Age`, and the browser forgets it when it ends its own session. The
+    /// server's limits hold in either case.
+    pub const fn remember(mut self, remembered: bool) -> Self {
+        self.remembered = remembered;
+        self
+    }
+
+    /// A shorter life for this one session than the store's absolute limit. A longer one has no
+    /// effect.
+    pub const fn at_most(mut self, lifetime: Duration) -> Self {
+        self.shorter = Some(lifetime);
+        self
+    }
+
+    async fn run(
+        self,
+        mut generate: impl FnMut() -> Result<SessionToken, Error> + Send,
+    ) -> Result<SignedIn, Error> {
+        for _ in 0..ATTEMPTS {
+            let token = generate()?;
+            let mut new = NewSession::new(token.digest(), &self.user_id, self.life()?);
+            new.replaced = &self.replaced;
+            new.user_agent = self.user_agent.as_deref();
+            new.ip = self.ip;
+            let insertion = timeout(self.sessions.deadline(), self.sessions.store().insert(new));
+            match insertion
+                .await
+                .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))?
+            {
+                Insertion::Done(session) => {
+                    tracing::info!(session = %session.id(), "signed in");
+                    let cookie = self.sessions.cookie().clone();
+                    return Ok(SignedIn {
+                        cookie,
+                        token,
+                        session,
+                        remembered: self.remembered,
+                    });
+                }
+                Insertion::UserRefused => return Err(Error::bare(ErrorKind::UserRefused)),
+                Insertion::DigestTaken => {
+                    tracing::error!("a new session token collided with an existing one");
+                }
+            }
+        }
+        Err(Error::bare(ErrorKind::Random).saying("the random generator repeats itself"))
+    }
+
+    fn life(&self) -> Result<Duration, Error> {
+        let Some(shorter) = self.shorter else {
+            return Ok(self.lifetime.absolute_limit());
+        };
+        if shorter < Lifetime::SHORTEST {
+            let context = "a session must live for at least one second";
+            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+        }
+        Ok(shorter.min(self.lifetime.absolute_limit()))
+    }
+}
+
+/// The digests of all that a request presents.
+pub(super) fn digests(cookie: &SessionCookie, headers: &HeaderMap) -> Vec<TokenDigest> {
+    let mut digests: Vec<_> = cookie.tokens(headers).map(|token| token.digest()).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}
+
+impl<S: SessionStore> IntoFuture for SignIn<S> {
+    type Output = Result<SignedIn, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run(SessionToken::generate))
+    }
+}
+
+impl<S: SessionStore> fmt::Debug for SignIn<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignIn").finish_non_exhaustive()
+    }
+}
+
+/// A session that has begun. Its cookie must still reach the client.
+///
+/// With axum it is part of a response (feature `axum`); elsewhere [`write_to`](Self::write_to)
+/// writes it. Do not sign in on a response with status 304: a cache merges its headers into what it
+/// has stored (RFC 9111 §4.3.4).
+#[derive(Debug)]
+#[must_use = "the client is not signed in until its cookie is written to the response"]
+pub struct SignedIn {
+    cookie: SessionCookie,
+    token: SessionToken,
+    session: CurrentSession,
+    remembered: bool,
+}
+
+impl SignedIn {
+    /// Writes `Set-Cookie`, `Cache-Control: no-store` and `Vary: Cookie`: whoever stored such a
+    /// response would hand one person's session to another.
+    ///
+    /// Replaces an earlier `Set-Cookie` of the same name, and whatever `Cache-Control` there was.
+    pub fn write_to(&self, headers: &mut HeaderMap) {
+        self.cookie
+            .set(headers, &self.token, &self.session, self.remembered);
+    }
+
+    /// The session that has begun.
+    pub const fn session(&self) -> CurrentSession {
+        self.session
+    }
+
+    /// The new token, for clients without cookies.
+    pub const fn token(&self) -> &SessionToken {
+        &self.token
+    }
+}
+
+#[cfg(all(test, feature = "test-util"))]
+mod tests {
+    use super::*;
+    use crate::MemorySessionStore;
+
+    /// B04: a generator that repeats itself never touches an existing session; it ends in an error.
+    #[tokio::test]
+    async fn a_digest_that_is_taken_is_drawn_again_and_then_given_up() {
+        let sessions = SessionService::new(MemorySessionStore::new());
+        sessions.store().add_user(1, "Ada");
+        sessions.store().add_user(2, "Eve");
+        let same = SessionToken::parse(&[b'A'; SessionToken::CHARACTERS]);
+        let repeat = || SessionToken::parse(&[b'A'; SessionToken::CHARACTERS]);
+        let _ = sessions
+            .sign_in(1)
+            .run(|| Ok(repeat().unwrap()))
+            .await
+            .unwrap();
+
+        let mut drawn = 0;
+        let generate = || {
+            drawn += 1;
+            Ok(repeat().unwrap())
+        };
+        let error = sessions.sign_in(2).run(generate).await.unwrap_err();
+        assert_eq!((error.kind(), drawn), (ErrorKind::Random, ATTEMPTS));
+        assert_eq!(sessions.user(&same.unwrap()).await.unwrap(), Some("Ada"));
+    }
+}

@@ -1,0 +1,261 @@
+//! The client's secret, and the only form of it that a store ever sees.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use rand::{TryRng, rngs::SysRng};
+use sha2::{Digest as _, Sha256};
+
+use crate::{Error, ErrorKind};
+
+/// The secret that a client holds: 32 bytes from the operating system's generator.
+///
+/// Its text is base64url without padding (RFC 4648 §5), 43 characters. 256 bits are twice what OWASP
+/// ASVS 5.0 asks for (7.2.3) and four times NIST SP 800-63B-4 §5.1.
+///
+/// It has no `Display`, `Serialize`, `PartialEq` or `Hash`, and its `Debug` prints no part of it:
+/// nothing compares, stores or logs a token by accident. [`expose`](Self::expose) is the one way
+/// out.
+///
+/// # Known answers
+///
+/// For readers in other languages: decode the 43 characters, hash the 32 bytes with SHA-256.
+///
+/// | 32 bytes | token | digest (hex) |
+/// |---|---|---|
+/// | `00` × 32 | `AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA` | `66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925` |
+/// | `00 01 … 1f` | `AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8` | `630dcd2966c4336691125448bbb25b4ff412a49c732db2c8abc1b8581bd710dd` |
+/// | `ff` × 32 | `__________________________________________8` | `af9613760f72635fbdb44a5a0a63c39f12af30f950a6ee5c971be188e89c4051` |
+///
+/// ```
+/// use tower_user_session::SessionToken;
+///
+/// let token = SessionToken::parse(b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8").unwrap();
+/// assert_eq!(token.digest().as_bytes()[..4], [0x63, 0x0d, 0xcd, 0x29]);
+/// assert_eq!(token.expose(), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8");
+/// ```
+pub struct SessionToken([u8; Self::BYTES]);
+
+impl SessionToken {
+    const BYTES: usize = 32;
+    /// The length of a token's text.
+    pub const CHARACTERS: usize = 43;
+
+    /// A new token from the operating system's generator.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Random`] when the generator fails. There is no other source to fall back to.
+    pub fn generate() -> Result<Self, Error> {
+        Self::generate_from(&mut SysRng)
+    }
+
+    fn generate_from<R: TryRng>(rng: &mut R) -> Result<Self, Error>
+    where
+        R::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let mut bytes = [0; Self::BYTES];
+        rng.try_fill_bytes(&mut bytes)
+            .map_err(|error| Error::new(ErrorKind::Random, error))?;
+        // A generator that fills in nothing is broken in the one way that can be seen.
+        if bytes == [0; Self::BYTES] {
+            return Err(Error::bare(ErrorKind::Random));
+        }
+        Ok(Self(bytes))
+    }
+
+    /// Reads a token's text: exactly 43 canonical characters, or `None`.
+    ///
+    /// Every other spelling is refused: padding, white space, quotes, percent sequences, the other
+    /// base64 alphabet, and a last character whose unused bits are not zero.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() != Self::CHARACTERS {
+            return None;
+        }
+        // The decoder asks for room for a whole last group.
+        let mut bytes = [0; Self::BYTES + 1];
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        bytes[..length].try_into().ok().map(Self)
+    }
+
+    /// What a store keeps of this token.
+    pub fn digest(&self) -> TokenDigest {
+        TokenDigest(Sha256::digest(self.0).into())
+    }
+
+    /// The token's text, for the client's eyes only: in a cookie, or once in the answer to a client
+    /// that has no cookies.
+    pub fn expose(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+}
+
+impl fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionToken(..)")
+    }
+}
+
+/// SHA-256 of a token's 32 bytes: what a store keeps, and all it accepts.
+///
+/// A leaked table of digests signs nobody in, and looking a digest up leaks nothing about a token
+/// through timing. A plain hash is enough for a secret of 256 random bits (OWASP ASVS 5.0, 6.5.2 by
+/// analogy). `Debug` prints no part of it, because a driver that logs its parameters would print
+/// it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// A digest from its 32 bytes, as a store or a remote resolver received them.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenDigest(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn hex(digest: TokenDigest) -> String {
+        use std::fmt::Write as _;
+        digest
+            .as_bytes()
+            .iter()
+            .fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
+    }
+
+    /// B09
+    #[test]
+    fn known_answers() {
+        let counting: [u8; 32] = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        for (bytes, text, digest) in [
+            (
+                [0; 32],
+                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+                "66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925",
+            ),
+            (
+                counting,
+                "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+                "630dcd2966c4336691125448bbb25b4ff412a49c732db2c8abc1b8581bd710dd",
+            ),
+            (
+                [0xff; 32],
+                "__________________________________________8",
+                "af9613760f72635fbdb44a5a0a63c39f12af30f950a6ee5c971be188e89c4051",
+            ),
+        ] {
+            assert_eq!(SessionToken(bytes).expose(), text);
+            assert_eq!(
+                hex(SessionToken::parse(text.as_bytes()).unwrap().digest()),
+                digest
+            );
+        }
+    }
+
+    /// A19: one value, one spelling. The last character carries four bits; its other two must be 0.
+    #[test]
+    fn only_the_canonical_spelling_is_read() {
+        let token = SessionToken::generate().unwrap().expose();
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        for byte in 0..=u8::MAX {
+            let mut last = token.clone().into_bytes();
+            last[42] = byte;
+            let place = alphabet.iter().position(|&c| c == byte);
+            let canonical = place.is_some_and(|place| place % 4 == 0);
+            assert_eq!(
+                SessionToken::parse(&last).is_some(),
+                canonical,
+                "last byte {byte:#x}"
+            );
+
+            let mut middle = token.clone().into_bytes();
+            middle[20] = byte;
+            assert_eq!(
+                SessionToken::parse(&middle).is_some(),
+                place.is_some(),
+                "byte {byte:#x}"
+            );
+        }
+        for length in (0..=64).chain([4096, 65_536]) {
+            let text = vec![b'A'; length];
+            assert_eq!(
+                SessionToken::parse(&text).is_some(),
+                length == 43,
+                "length {length}"
+            );
+        }
+    }
+
+    /// B02, B03: a million tokens are distinct, and each of the 256 bits is set half of the time.
+    #[test]
+    fn tokens_are_random() {
+        let mut seen = HashSet::new();
+        let mut ones = [0_u32; 256];
+        let samples = 100_000_u32;
+        for n in 0..1_000_000_u32 {
+            let token = SessionToken::generate().unwrap();
+            if n < samples {
+                for (bit, count) in ones.iter_mut().enumerate() {
+                    *count += u32::from(token.0[bit / 8] >> (bit % 8) & 1);
+                }
+            }
+            assert!(seen.insert(token.0));
+        }
+        assert_eq!(SessionToken::generate().unwrap().expose().len(), 43);
+        // Five standard deviations of a binomial distribution: 5 * sqrt(n) / 2.
+        let bound = 5.0 * f64::from(samples).sqrt() / 2.0;
+        for (bit, count) in ones.iter().enumerate() {
+            let off = (f64::from(*count) - f64::from(samples) / 2.0).abs();
+            assert!(off < bound, "bit {bit} is set {count} times in {samples}");
+        }
+    }
+
+    /// B01, B04: no token comes of a generator that fails or fills in nothing.
+    #[test]
+    fn a_broken_generator_yields_no_token() {
+        struct Broken(Result<(), std::fmt::Error>);
+        impl TryRng for Broken {
+            type Error = std::fmt::Error;
+            fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+                self.0.map(|()| 0)
+            }
+            fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+                self.0.map(|()| 0)
+            }
+            fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Self::Error> {
+                self.0
+            }
+        }
+        for broken in [Ok(()), Err(std::fmt::Error)] {
+            let error = SessionToken::generate_from(&mut Broken(broken)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Random);
+        }
+    }
+
+    /// I01
+    #[test]
+    fn neither_prints_itself() {
+        let token = SessionToken([7; 32]);
+        assert_eq!(
+            format!("{token:?} {:#?}", token.digest()),
+            "SessionToken(..) TokenDigest(..)"
+        );
+    }
+}

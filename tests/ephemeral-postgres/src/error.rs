@@ -1,0 +1,132 @@
+use std::process::Output;
+use std::{error, fmt, io};
+
+use crate::Source;
+
+/// Why there is no server, or why it could not be used. Its text says what was tried and, where
+/// that helps, what to install.
+pub struct Error(Box<Kind>);
+
+pub(crate) enum Kind {
+    /// None of the sources led to a server; empty where there was nothing to try.
+    NoServer {
+        forced: Option<String>,
+        attempts: Vec<(Source, Error)>,
+    },
+    /// The variable does not hold a connection string.
+    BadUrl {
+        variable: &'static str,
+        source: tokio_postgres::Error,
+    },
+    /// The server is not one that this value started for itself.
+    NotPrivate,
+    /// The operating system refused something.
+    System { doing: String, source: io::Error },
+    /// One of PostgreSQL's programs failed.
+    Program { name: &'static str, said: String },
+    /// The server did not do in time what it was told to.
+    TooSlow { doing: &'static str, log: String },
+    /// As root, with nobody to run as.
+    NobodyToRunAs,
+    /// A statement or a connection failed.
+    Sql {
+        doing: String,
+        source: tokio_postgres::Error,
+    },
+}
+
+impl From<Kind> for Error {
+    fn from(kind: Kind) -> Self {
+        Self(Box::new(kind))
+    }
+}
+
+impl Error {
+    /// For `map_err`.
+    pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            Kind::System {
+                doing: doing.into(),
+                source,
+            }
+            .into()
+        }
+    }
+
+    /// For `map_err`.
+    pub(crate) fn sql(doing: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        move |source| {
+            Kind::Sql {
+                doing: doing.into(),
+                source,
+            }
+            .into()
+        }
+    }
+
+    pub(crate) fn program(name: &'static str, output: &Output) -> Self {
+        let [out, err] =
+            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        Kind::Program {
+            name,
+            said: format!("{}: {out}{err}", output.status),
+        }
+        .into()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Kind::NoServer { forced, attempts } => {
+                f.write_str("there is no PostgreSQL to run against")?;
+                if let Some(forced) = forced {
+                    write!(f, ", with EPHEMERAL_POSTGRES={forced}")?;
+                }
+                if attempts.is_empty() {
+                    f.write_str(": none was found")?;
+                }
+                for (source, error) in attempts {
+                    write!(f, "\n  {source}: {error:?}")?;
+                }
+                f.write_str(
+                    "\nInstall one (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf install postgresql-server; \
+                     macOS: brew install postgresql@17), or name a running one in DATABASE_URL (examples) or \
+                     TEST_DATABASE_URL (tests).",
+                )
+            }
+            Kind::BadUrl { variable, .. } => write!(f, "{variable} is not a PostgreSQL connection string"),
+            Kind::NotPrivate => f.write_str("only a private server can be stopped and restarted"),
+            Kind::System { doing, .. } | Kind::Sql { doing, .. } => write!(f, "cannot {doing}"),
+            Kind::Program { name, said } => write!(f, "{name} failed, {}", said.trim_end()),
+            Kind::TooSlow { doing, log } => write!(f, "the server did not {doing} in time; its log:\n{log}"),
+            Kind::NobodyToRunAs => {
+                f.write_str("PostgreSQL refuses to run as root, and /etc/passwd has neither `postgres` nor `nobody`")
+            }
+        }
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match &*self.0 {
+            Kind::BadUrl { source, .. } | Kind::Sql { source, .. } => Some(source),
+            Kind::System { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// The text and its causes, because this is what `fn main() -> Result<…>` and `unwrap` show to a
+/// newcomer.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

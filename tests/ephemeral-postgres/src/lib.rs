@@ -1,0 +1,58 @@
+//! A throw-away PostgreSQL for the examples and the tests of this workspace: nobody has to install,
+//! configure or clean up anything.
+//!
+//! # Where the server comes from
+//!
+//! The first of these that there is:
+//!
+//! 1. the server that `DATABASE_URL` names, for examples; tests look at `TEST_DATABASE_URL` only,
+//!    so that they never touch a development database. The role there needs `CREATEDB`, and every
+//!    test drops its database again;
+//! 2. an installed PostgreSQL, found on `PATH`, through `pg_config --bindir` or in the usual
+//!    folders. It is not the server that the system may be running: its programs start a private
+//!    one;
+//! 3. the PostgreSQL 17.5 that comes with the crates, unless the feature `bundled` is switched off.
+//!    It has no contrib modules, no ICU, no TLS, and its timers never fire: `statement_timeout`,
+//!    `lock_timeout`, `idle_in_transaction_session_timeout` and deadlock detection do nothing. See
+//!    [`Server::is_bundled`].
+//!
+//! `EPHEMERAL_POSTGRES` forces one: `installed`, `bundled`, or the folder that holds `postgres` and
+//! `initdb`.
+//!
+//! # A private server
+//!
+//! It lives in a folder of its own that only its user can enter, on a Unix socket, and trades
+//! durability for speed: it survives a crash of its processes, not one of the machine. Since
+//! PostgreSQL refuses to run as root, it then runs as `postgres` or `nobody`.
+//!
+//! It leaves nothing behind, whether the process returns, panics, exits, is interrupted or killed:
+//! a shell waits at the other end of a pipe, and when the pipe closes, stops the server and removes
+//! the folder.
+//!
+//! # A database for each test
+//!
+//! [`TestDatabase`] is a copy of a template that the migrations ran on once. Advisory locks and
+//! notifications stay inside a database; roles and `pg_stat_statements` are shared by all of them.
+
+#![forbid(unsafe_code)]
+
+#[cfg(not(unix))]
+compile_error!("ephemeral-postgres needs Unix sockets and a Unix shell; on Windows, use WSL");
+
+mod cluster;
+mod database;
+mod error;
+mod folder;
+mod installed;
+mod server;
+mod skip;
+mod source;
+mod url;
+mod watchdog;
+
+pub use cluster::StopMode;
+pub use database::TestDatabase;
+pub use error::Error;
+pub use server::Server;
+pub use skip::skip;
+pub use source::Source;

@@ -1,0 +1,206 @@
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use tokio::sync::Mutex;
+use tokio_postgres::Config;
+
+use crate::cluster::{Cluster, StopMode};
+use crate::error::{Error, Kind};
+use crate::folder::Folder;
+use crate::skip::say_aloud;
+use crate::source::{self, Source};
+use crate::url;
+
+/// A PostgreSQL to run against.
+///
+/// A private one stops, and its folder goes, when this is dropped and whatever else happens to the
+/// process.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    /// Names the same as `config`.
+    url: String,
+    source: Source,
+    cluster: Option<Cluster>,
+    /// Used by all tests of this process.
+    shared: bool,
+    /// The database that a text of SQL was run in, for [`crate::TestDatabase`].
+    pub(crate) templates: Mutex<HashMap<String, String>>,
+}
+
+impl Server {
+    /// The server for examples: the one that `DATABASE_URL` names, else a private one. Blocks until
+    /// it takes connections, half a second or a little more for a private one.
+    ///
+    /// # Errors
+    ///
+    /// If `DATABASE_URL` is not a connection string, or if no PostgreSQL was found that starts.
+    /// Whether the server that `DATABASE_URL` names can be reached is for the first connection to
+    /// find out.
+    pub fn for_examples() -> Result<Self, Error> {
+        Self::find("DATABASE_URL")
+    }
+
+    /// The server that all tests of this process share, started at first use: the one that
+    /// `TEST_DATABASE_URL` names, else a private one. Blocks; in asynchronous code use
+    /// [`TestDatabase`](crate::TestDatabase) or `spawn_blocking`.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Server::for_examples`] would fail.
+    pub fn for_tests() -> &'static Self {
+        static SERVER: OnceLock<Result<Server, Error>> = OnceLock::new();
+        let server = SERVER.get_or_init(|| {
+            Ok(Self {
+                shared: true,
+                ..Self::find("TEST_DATABASE_URL")?
+            })
+        });
+        server.as_ref().unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// A private server with additional settings, as `("log_statement", "all")`. No variable names
+    /// it, and nobody else uses it. Blocks until it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// If no PostgreSQL was found that starts with these settings.
+    pub fn start_private(settings: &[(&str, &str)]) -> Result<Self, Error> {
+        let forced = source::forced();
+        let mut attempts = Vec::new();
+        for source in source::candidates(forced.as_deref()) {
+            match Self::start(&source, settings) {
+                Ok(server) => {
+                    for (source, error) in attempts {
+                        say_aloud(&format!(
+                            "{source} does not start, another one does: {error:?}"
+                        ));
+                    }
+                    return Ok(server);
+                }
+                Err(error) => attempts.push((source, error)),
+            }
+        }
+        Err(Kind::NoServer { forced, attempts }.into())
+    }
+
+    fn find(variable: &'static str) -> Result<Self, Error> {
+        match source::read(variable) {
+            Some(url) if source::forced().is_none() => {
+                let config = url
+                    .parse()
+                    .map_err(|source| Kind::BadUrl { variable, source })?;
+                Ok(Self::new(config, url, Source::Url, None))
+            }
+            _ => Self::start_private(&[]),
+        }
+    }
+
+    fn start(source: &Source, settings: &[(&str, &str)]) -> Result<Self, Error> {
+        let bin = source.bin_dir().ok_or(Kind::NotPrivate)?;
+        let folder = Folder::create(matches!(source, Source::Bundled(_)))?;
+        let cluster = Cluster::start(bin, folder, settings)?;
+        let mut config = Config::new();
+        config
+            .host_path(&cluster.folder.path)
+            .port(cluster.port())
+            .user("postgres")
+            .dbname("postgres");
+        let url = url::of_socket(&cluster.folder.path, cluster.port());
+        Ok(Self::new(config, url, source.clone(), Some(cluster)))
+    }
+
+    fn new(config: Config, url: String, source: Source, cluster: Option<Cluster>) -> Self {
+        Self {
+            config,
+            url,
+            source,
+            cluster,
+            shared: false,
+            templates: Mutex::default(),
+        }
+    }
+
+    /// How to connect: as a superuser to the database `postgres`, or as the variable says.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    /// The same as a connection string, for `psql` and other programs.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where the server came from.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Whether it is the bundled one, which lacks contrib modules, ICU, TLS and everything that a
+    /// timer drives: statement, lock and idle timeouts and the detection of deadlocks, which then
+    /// last for ever.
+    #[must_use]
+    pub fn is_bundled(&self) -> bool {
+        matches!(self.source, Source::Bundled(_))
+    }
+
+    /// The folder with `postgres` and, if installed, `psql`, `pg_basebackup` and so on; `None` for
+    /// a server from a variable. The bundled one has `postgres` and `initdb` only.
+    #[must_use]
+    pub fn bin_dir(&self) -> Option<&Path> {
+        self.source.bin_dir()
+    }
+
+    /// A private server's folder: its socket, `data` and `log`.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        self.cluster
+            .as_ref()
+            .map(|cluster| cluster.folder.path.as_path())
+    }
+
+    /// What a private server has written to its log so far; empty for another.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.cluster.as_ref().map(Cluster::log).unwrap_or_default()
+    }
+
+    /// The process of a private server, its postmaster, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.cluster.as_ref()?.pid()
+    }
+
+    /// Stops a private server and keeps its data for [`Server::restart`]. Does nothing if it is
+    /// stopped already. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// If this is not a server of the caller's own ([`Server::start_private`],
+    /// [`Server::for_examples`]), or if it does not stop within a minute.
+    pub fn stop(&self, mode: StopMode) -> Result<(), Error> {
+        self.own()?.stop(mode)
+    }
+
+    /// Starts a private server again, on the same data and the same socket, with the same settings;
+    /// a running one is stopped first ([`StopMode::Fast`]). Also after its process was killed.
+    /// Blocks until it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Server::stop`], or if it does not start again.
+    pub fn restart(&self) -> Result<(), Error> {
+        self.own()?.restart()
+    }
+
+    fn own(&self) -> Result<&Cluster, Error> {
+        self.cluster
+            .as_ref()
+            .filter(|_| !self.shared)
+            .ok_or_else(|| Kind::NotPrivate.into())
+    }
+}

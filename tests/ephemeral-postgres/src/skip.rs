@@ -1,0 +1,33 @@
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+/// Says aloud that a test is skipped: the line `SKIPPED <test>: <reason>` on the standard error of
+/// the process, once for each test and reason. It returns, so that the caller can.
+///
+/// It does not use `eprintln!`, which the test harness captures and shows for failed tests only.
+///
+/// ```
+/// # fn main() {
+/// # let is_bundled = true;
+/// if is_bundled {
+///     return ephemeral_postgres::skip("statement_timeout", "the bundled PostgreSQL has no timers");
+/// }
+/// # }
+/// ```
+pub fn skip(test: &str, reason: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let line = format!("SKIPPED {test}: {reason}");
+    if SAID
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(line.clone())
+    {
+        say_aloud(&line);
+    }
+}
+
+/// One whole line, at once. Nowhere to say it is no reason to fail.
+pub(crate) fn say_aloud(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}

@@ -1,0 +1,35 @@
+# Ends what was started in the folder $1, and removes it, when the process at the other end of the pipe has ended.
+# That process writes the id of everything that it starts there, one a line.
+trap '' HUP INT TERM
+folder=$1
+started=
+while read -r id; do started=$id; done
+
+# A process that has ended but was not waited for has no command line, and one that got the same id does not name the folder.
+runs() {
+  if [ -r /proc/self/cmdline ]; then
+    tr '\0' '\n' <"/proc/$1/cmdline" | grep -qF -- "$folder/"
+  else
+    ps -ww -o command= -p "$1" | grep -qF -- "$folder/"
+  fi
+} 2>/dev/null
+
+# The second differs where something else started the server again.
+for id in $started $(head -n 1 "$folder/data/postmaster.pid" 2>/dev/null); do
+  tries=0
+  while runs "$id"; do
+    # To the group, because initdb works through children. For the server this is the immediate shutdown.
+    [ $tries -eq 0 ] && kill -s QUIT -- "-$id" "$id"
+    [ $tries -eq 100 ] && kill -s KILL -- "-$id" "$id"
+    [ $tries -eq 200 ] && break
+    tries=$((tries + 1))
+    sleep 0.05
+  done 2>/dev/null
+done
+
+# Again while one of their children is still writing.
+tries=0
+until rm -rf -- "$folder" 2>/dev/null || [ $tries -eq 100 ]; do
+  tries=$((tries + 1))
+  sleep 0.05
+done

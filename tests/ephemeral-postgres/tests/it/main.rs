@@ -1,0 +1,3 @@
+//! What the crate promises, with every source that this machine has.
+
+mod behaviour;
