@@ -17,6 +17,7 @@ pub struct Error {
     kind: ErrorKind,
     context: &'static str,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    outcome_unknown: bool,
 }
 
 /// What kind of failure an [`Error`] is, for operators to tell apart.
@@ -52,6 +53,10 @@ pub enum ErrorKind {
     Random,
     /// The user does not exist or does not meet the condition for signing in.
     UserRefused,
+    /// The user has as many sessions as the limit allows.
+    TooManySessions,
+    /// There is no live session of this user to confirm.
+    NoSession,
     /// A failure of a store other than this crate's own.
     Store,
 }
@@ -81,6 +86,17 @@ impl Error {
         self
     }
 
+    pub(crate) const fn with_outcome_unknown(mut self) -> Self {
+        self.outcome_unknown = true;
+        self
+    }
+
+    /// Whether what was asked for may have happened all the same: the connection was lost, or the
+    /// deadline passed, after the statement had been sent. Where this is `false`, nothing happened.
+    pub const fn is_outcome_unknown(&self) -> bool {
+        self.outcome_unknown
+    }
+
     /// What kind of failure this is.
     pub const fn kind(&self) -> ErrorKind {
         self.kind
@@ -103,6 +119,8 @@ impl ErrorKind {
             Self::Protocol => "the store did not answer as it must",
             Self::Random => "the operating system's random generator failed",
             Self::UserRefused => "the user cannot be signed in",
+            Self::TooManySessions => "the user has as many sessions as the limit allows",
+            Self::NoSession => "there is no live session of this user",
             Self::Store => "the store failed",
         }
     }
@@ -120,6 +138,7 @@ impl fmt::Debug for Error {
             .field("kind", &self.kind)
             .field("context", &self.context)
             .field("source", &self.source)
+            .field("outcome_unknown", &self.outcome_unknown)
             .finish()
     }
 }

@@ -1,8 +1,12 @@
 //! What the layer asks of a store.
 
-use std::{fmt, future::Future};
+use std::{
+    fmt,
+    future::Future,
+    time::{Duration, SystemTime},
+};
 
-use super::{CurrentSession, TokenDigest};
+use super::{CurrentSession, SessionId, TokenDigest};
 use crate::Error;
 
 /// Digests in, live sessions out: all that [`LoadUserLayer`](crate::LoadUserLayer) needs of a store.
@@ -41,6 +45,27 @@ pub trait SessionLookup: Send + Sync + 'static {
         &self,
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Vec<LookupAnswer<Self::User>>, Error>> + Send;
+
+    /// How long after a session was written down as used it is written down again, or `None` where
+    /// that is not this lookup's to write, as with a remote resolver.
+    fn touch_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Writes down that these sessions were used, each at the time given, which is the store's own.
+    /// Where the last such time lies less than an interval before it, or the session has ended,
+    /// nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be written. It is not tried again.
+    fn touch(
+        &self,
+        sessions: &[(SessionId, SystemTime)],
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = sessions;
+        async { Ok(()) }
+    }
 
     /// Gives up what the lookup holds open. Called once, by
     /// [`SessionService::close`](crate::SessionService::close).

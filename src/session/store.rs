@@ -1,53 +1,124 @@
 //! What a database must do besides looking sessions up.
 
-use std::{future::Future, net::IpAddr, time::Duration};
+use std::{
+    future::Future,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
-use super::{CurrentSession, Lifetime, SessionLookup, TokenDigest};
+use super::{CurrentSession, Lifetime, SessionId, SessionLookup, TokenDigest};
 use crate::Error;
 
 /// A place where sessions are kept.
 ///
 /// The one clock that decides anything is the store's. No method ever changes the session of a
-/// digest that is taken, and none brings an ended session back.
+/// digest that is taken, except [`rotate`](Self::rotate), and none brings an ended session back.
+///
+/// An error means that nothing happened, unless
+/// [`Error::is_outcome_unknown`] says that this cannot be told.
 pub trait SessionStore: SessionLookup {
     /// The key of the application's users.
     type UserId: Send + Sync + 'static;
+    /// What a sign-in can demand of its user beyond what the store always demands. `()` where there
+    /// is nothing to say.
+    type Condition: Default + Send + Sync + 'static;
 
     /// How long this store's sessions live.
     fn lifetime(&self) -> Lifetime;
 
-    /// Begins a session, and ends the ones it replaces, in one atomic step.
-    ///
-    /// Nothing changes unless the outcome is [`Insertion::Done`]. Where an error's kind leaves open
-    /// whether the step took effect ([`Deadline`](crate::ErrorKind::Deadline),
-    /// [`Connection`](crate::ErrorKind::Connection)), it may have: then a session exists whose token
-    /// nobody holds.
+    /// Begins a session, and ends the ones it replaces, in one atomic step. Nothing changes unless
+    /// the outcome is [`Insertion::Done`].
     fn insert(
         &self,
-        session: NewSession<'_, Self::UserId>,
-    ) -> impl Future<Output = Result<Insertion, Error>> + Send;
+        session: NewSession<'_, Self>,
+    ) -> impl Future<Output = Result<Insertion, Error>> + Send
+    where
+        Self: Sized;
+
+    /// Gives a live session of this user a new digest in place of the one of these that is its own,
+    /// and takes down that its person has just proved who they are, in one atomic step.
+    fn rotate(
+        &self,
+        user_id: &Self::UserId,
+        old: &[TokenDigest],
+        new: TokenDigest,
+    ) -> impl Future<Output = Result<Rotation, Error>> + Send;
 
     /// Ends the sessions of these digests and says how many there were. A digest without a session
     /// is no error.
     fn delete(&self, digests: &[TokenDigest]) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// The live sessions of a user, the one that was used last first.
+    fn list(
+        &self,
+        user_id: &Self::UserId,
+    ) -> impl Future<Output = Result<Vec<Device>, Error>> + Send;
+
+    /// Ends sessions of one user, and says how many. Once it has returned, there is none left of
+    /// those it was to end, also of those that were beginning meanwhile.
+    fn revoke(
+        &self,
+        user_id: &Self::UserId,
+        which: Revocation,
+    ) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// Ends every session of everybody, and says how many.
+    fn revoke_everyone(&self) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// Deletes one bounded batch of sessions that are over, from `place` on, and says where to go on.
+    /// `None` for the place means the beginning, in the answer the end.
+    fn clean_up(
+        &self,
+        place: Option<u64>,
+    ) -> impl Future<Output = Result<(u64, Option<u64>), Error>> + Send;
 }
 
 /// A session that is to begin.
-#[derive(Debug)]
 #[non_exhaustive]
-pub struct NewSession<'a, I> {
+pub struct NewSession<'a, S: SessionStore> {
     /// The new token's digest.
     pub digest: TokenDigest,
     /// Whose session it is.
-    pub user_id: &'a I,
+    pub user_id: &'a S::UserId,
+    /// What must be true of the user, in the same atomic step.
+    pub condition: &'a S::Condition,
     /// The sessions that end with it, usually the one the request came with.
     pub replaced: &'a [TokenDigest],
     /// How long it lives at most.
     pub lifetime: Duration,
+    /// Whether the person asked to be remembered.
+    pub remembered: bool,
     /// What the client calls itself, already bounded.
     pub user_agent: Option<&'a str>,
     /// Where the request came from.
     pub ip: Option<IpAddr>,
+}
+
+impl<'a, S: SessionStore> NewSession<'a, S> {
+    /// A session that replaces none and says nothing about the client.
+    pub const fn new(
+        digest: TokenDigest,
+        user_id: &'a S::UserId,
+        condition: &'a S::Condition,
+        lifetime: Duration,
+    ) -> Self {
+        Self {
+            digest,
+            user_id,
+            condition,
+            replaced: &[],
+            lifetime,
+            remembered: false,
+            user_agent: None,
+            ip: None,
+        }
+    }
+}
+
+impl<S: SessionStore> std::fmt::Debug for NewSession<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewSession").field("lifetime", &self.lifetime).finish_non_exhaustive()
+    }
 }
 
 /// The outcome of [`SessionStore::insert`].
@@ -58,20 +129,76 @@ pub enum Insertion {
     Done(CurrentSession),
     /// There is a session with this digest already. It is untouched.
     DigestTaken,
-    /// The user does not exist or does not meet the condition for signing in.
+    /// The user does not exist or does not meet a condition for signing in.
     UserRefused,
+    /// The user has as many sessions as the limit allows.
+    TooManySessions,
 }
 
-impl<'a, I> NewSession<'a, I> {
-    /// A session that replaces none and says nothing about the client.
-    pub const fn new(digest: TokenDigest, user_id: &'a I, lifetime: Duration) -> Self {
+/// The outcome of [`SessionStore::rotate`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Rotation {
+    /// The session has the new digest, and whether its person asked to be remembered.
+    Done(CurrentSession, bool),
+    /// There is a session with the new digest already. Nothing has changed.
+    DigestTaken,
+    /// None of the old digests is of a live session of this user.
+    NoSession,
+}
+
+/// Which of a user's sessions [`SessionStore::revoke`] ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Revocation {
+    /// This one, if it is the user's.
+    One(SessionId),
+    /// All but this one.
+    AllBut(SessionId),
+    /// All of them.
+    All,
+}
+
+/// One of a user's live sessions, as the person sees it in a list of devices. Nothing in it signs
+/// anybody in.
+///
+/// What the client calls itself came from the client: escape it where it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Device {
+    /// The session's public name, for revoking it.
+    pub id: SessionId,
+    /// When the session began.
+    pub created_at: SystemTime,
+    /// When the person last proved who they are.
+    pub authenticated_at: SystemTime,
+    /// When the session was last written down as used.
+    pub last_seen_at: SystemTime,
+    /// When it ends whatever happens.
+    pub expires_at: SystemTime,
+    /// What the client called itself at sign-in.
+    pub user_agent: Option<String>,
+    /// Where the sign-in came from.
+    pub ip: Option<IpAddr>,
+}
+
+impl Device {
+    /// A session that a store found in this state. Says nothing about the client.
+    pub const fn new(session: &CurrentSession) -> Self {
+        let times = session.times();
         Self {
-            digest,
-            user_id,
-            replaced: &[],
-            lifetime,
+            id: session.id(),
+            created_at: times.created_at,
+            authenticated_at: times.authenticated_at,
+            last_seen_at: times.last_seen_at,
+            expires_at: times.expires_at,
             user_agent: None,
             ip: None,
         }
+    }
+
+    /// Whether this is the session that a request came with.
+    pub fn is(&self, session: &CurrentSession) -> bool {
+        self.id == session.id()
     }
 }

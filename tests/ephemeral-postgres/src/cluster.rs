@@ -1,36 +1,17 @@
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use crate::error::{Error, Kind};
 use crate::folder::Folder;
-use crate::watchdog::Watchdog;
+use crate::program;
+use crate::settings::Settings;
 
 /// Generous, because a machine can be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-const SETTINGS: [(&str, &str); 10] = [
-    ("listen_addresses", ""),
-    ("max_connections", "200"),
-    ("wal_level", "replica"),
-    ("max_wal_senders", "10"),
-    ("max_wal_size", "256MB"),
-    // What was written survives a crash of the server all the same, as long as the machine stays
-    // up.
-    ("fsync", "off"),
-    ("full_page_writes", "off"),
-    // The bundled server makes a full fsync of each of these hints, even with fsync off.
-    ("backend_flush_after", "0"),
-    ("bgwriter_flush_after", "0"),
-    ("checkpoint_flush_after", "0"),
-];
-
-/// Where the modules lie, seen from the programs: Debian and the PostgreSQL project; Homebrew;
-/// Fedora.
-const MODULES: [&str; 3] = ["../lib", "../lib/postgresql", "../lib64/pgsql"];
 
 /// How a server is told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,35 +23,23 @@ pub enum StopMode {
     Immediate,
 }
 
-/// A private server: its folder, its process and what looks after both.
+/// A private server: its folder and its process.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) folder: Folder,
+    pub(crate) settings: Settings,
     bin: PathBuf,
-    settings: Vec<(String, String)>,
-    watchdog: Watchdog,
     /// `None` while it is stopped.
     postmaster: Mutex<Option<Child>>,
 }
 
 impl Cluster {
     /// Creates and starts one.
-    pub(crate) fn start(
-        bin: &Path,
-        folder: Folder,
-        settings: &[(&str, &str)],
-    ) -> Result<Self, Error> {
-        let watchdog = Watchdog::over(&folder.path)?;
-        let preload = [("shared_preload_libraries", "pg_stat_statements")];
-        let preload = preload.iter().filter(|(_, module)| has_module(bin, module));
-        let settings = SETTINGS.iter().chain(preload).chain(settings);
+    pub(crate) fn start(bin: &Path, folder: Folder, settings: Settings) -> Result<Self, Error> {
         let cluster = Self {
             folder,
+            settings,
             bin: bin.into(),
-            settings: settings
-                .map(|&(name, value)| (name.into(), value.into()))
-                .collect(),
-            watchdog,
             postmaster: Mutex::new(None),
         };
         cluster.init()?;
@@ -78,15 +47,14 @@ impl Cluster {
         Ok(cluster)
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        let port = self.settings.iter().rfind(|(name, _)| name == "port");
-        port.and_then(|(_, port)| port.parse().ok()).unwrap_or(5432)
-    }
-
     pub(crate) fn pid(&self) -> Option<u32> {
         let mut postmaster = self.postmaster();
         let postmaster = postmaster.as_mut()?;
         matches!(postmaster.try_wait(), Ok(None)).then(|| postmaster.id())
+    }
+
+    pub(crate) fn log(&self) -> String {
+        read(&self.folder.log())
     }
 
     pub(crate) fn stop(&self, mode: StopMode) -> Result<(), Error> {
@@ -96,8 +64,7 @@ impl Cluster {
     pub(crate) fn restart(&self) -> Result<(), Error> {
         let mut postmaster = self.postmaster();
         let ended = self.stop_locked(&mut postmaster, StopMode::Fast)?;
-        // A killed one leaves its children behind for a moment, and nothing starts before they have
-        // gone.
+        // A killed one leaves its children behind for a moment, and none starts beside them.
         let killed = ended.is_some_and(|status| status.signal().is_some());
         let deadline = Instant::now() + Duration::from_secs(10);
         *postmaster = Some(loop {
@@ -118,59 +85,41 @@ impl Cluster {
     }
 
     fn init(&self) -> Result<(), Error> {
-        let initdb = self
-            .command("initdb")
+        let log = self.folder.path.join("initdb.log");
+        let status = program::command(&self.bin.join("initdb"), &self.folder, &log)?
             .args([
                 "--no-sync",
                 "--auth=trust",
                 "--username=postgres",
                 "--encoding=UTF8",
-                "--locale=C",
             ])
-            .args(["--wal-segsize=1", "-D"])
+            .args(["--locale=C", "--wal-segsize=1", "-D"])
             .arg(self.folder.data())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
+            .status()
             .map_err(Error::system("start initdb"))?;
-        self.watchdog.watch(&initdb)?;
-        let output = initdb
-            .wait_with_output()
-            .map_err(Error::system("wait for initdb"))?;
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(Error::program("initdb", &output))
+        if status.success() {
+            return Ok(());
         }
+        Err(Kind::Program {
+            name: "initdb",
+            status,
+            log: read(&log),
+        }
+        .into())
     }
 
     /// Starts the server and waits until it takes connections.
     fn spawn(&self) -> Result<Child, Error> {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.log());
-        let log = log
-            .and_then(|log| Ok((log.try_clone()?, log)))
-            .map_err(Error::system("write the server's log"))?;
-        let mut command = self.command("postgres");
-        command
+        let log = self.folder.log();
+        let mut postmaster = program::command(&self.bin.join("postgres"), &self.folder, &log)?
             .arg("-D")
             .arg(self.folder.data())
             .arg("-k")
-            .arg(&self.folder.path);
-        for (name, value) in &self.settings {
-            command.arg("-c").arg(format!("{name}={value}"));
-        }
-        let mut postmaster = command
-            .stdout(log.0)
-            .stderr(log.1)
+            .arg(&self.folder.path)
+            .args(self.settings.arguments())
             .spawn()
             .map_err(Error::system("start postgres"))?;
-        let result = self
-            .watchdog
-            .watch(&postmaster)
-            .and_then(|()| self.wait_until_ready(&mut postmaster));
+        let result = self.wait_until_ready(&mut postmaster);
         if result.is_err() {
             let _ = postmaster.kill();
             let _ = postmaster.wait();
@@ -182,21 +131,18 @@ impl Cluster {
         let pid = postmaster.id().to_string();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Its first line is the process (another one, after a crash), its eighth the state.
-            let state =
-                fs::read_to_string(self.folder.data().join("postmaster.pid")).unwrap_or_default();
-            let mut lines = state.lines().map(str::trim);
+            // Its first line is the process (after a crash still another), its eighth the state.
+            let file = fs::read_to_string(self.folder.data().join("postmaster.pid"));
+            let file = file.unwrap_or_default();
+            let mut lines = file.lines().map(str::trim);
             if lines.next() == Some(&pid) && lines.nth(6) == Some("ready") {
                 return Ok(());
             }
-            if let Some(status) = postmaster
-                .try_wait()
-                .map_err(Error::system("wait for postgres"))?
-            {
-                let said = format!("{status}:\n{}", self.log());
+            if let Some(status) = ended(postmaster)? {
                 return Err(Kind::Program {
                     name: "postgres",
-                    said,
+                    status,
+                    log: self.log(),
                 }
                 .into());
             }
@@ -224,8 +170,8 @@ impl Cluster {
             StopMode::Fast => "INT",
             StopMode::Immediate => "QUIT",
         };
-        // It is our child and was not waited for, so the id is its own even if it has ended.
-        let kill = Command::new("/bin/sh")
+        // Even if it has ended, nothing else has its id as long as we have not waited for it.
+        Command::new("/bin/sh")
             .args([
                 "-c",
                 "kill -s \"$1\" \"$2\"",
@@ -234,14 +180,11 @@ impl Cluster {
                 &child.id().to_string(),
             ])
             .stderr(Stdio::null())
-            .status();
-        kill.map_err(Error::system("start /bin/sh"))?;
+            .status()
+            .map_err(Error::system("start /bin/sh"))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = child
-                .try_wait()
-                .map_err(Error::system("wait for postgres"))?
-            {
+            if let Some(status) = ended(child)? {
                 *postmaster = None;
                 return Ok(Some(status));
             }
@@ -255,42 +198,11 @@ impl Cluster {
             thread::sleep(Duration::from_millis(5));
         }
     }
-
-    pub(crate) fn log(&self) -> String {
-        fs::read(self.folder.log())
-            .map(|log| String::from_utf8_lossy(&log).into_owned())
-            .unwrap_or_default()
-    }
-
-    /// One of PostgreSQL's programs, undisturbed by the settings of whoever started this process.
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
-        for (name, _) in env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("PG")
-                || text.starts_with("LC_")
-                || text == "LANG"
-                || text == "LANGUAGE"
-            {
-                command.env_remove(&name);
-            }
-        }
-        command
-            .env("LC_ALL", "C")
-            .env("TZ", "UTC")
-            .current_dir(&self.folder.path)
-            .stdin(Stdio::null());
-        command.process_group(0); // out of reach of the terminal's Ctrl-C
-        if let Some(account) = self.folder.account {
-            command.uid(account.uid).gid(account.gid); // which also leaves root's other groups
-        }
-        command
-    }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.watchdog.finish();
+        self.folder.watchdog.finish();
         let postmaster = self
             .postmaster
             .get_mut()
@@ -302,11 +214,13 @@ impl Drop for Cluster {
     }
 }
 
-fn has_module(bin: &Path, module: &str) -> bool {
-    let files = ["so", "dylib"].map(|suffix| format!("{module}.{suffix}"));
-    MODULES.iter().any(|folder| {
-        files
-            .iter()
-            .any(|file| bin.join(folder).join(file).is_file())
-    })
+fn ended(postmaster: &mut Child) -> Result<Option<ExitStatus>, Error> {
+    postmaster
+        .try_wait()
+        .map_err(Error::system("wait for postgres"))
+}
+
+fn read(log: &Path) -> String {
+    let log = fs::read(log).unwrap_or_default();
+    String::from_utf8_lossy(&log).into_owned()
 }

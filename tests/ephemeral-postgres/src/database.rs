@@ -1,11 +1,11 @@
 use std::panic;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{process, thread};
+use std::time::Duration;
+use std::{fmt, thread};
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
+use crate::name::new_name;
 use crate::{Error, Server, Source, url};
 
 /// A database of its own for one test.
@@ -13,7 +13,6 @@ use crate::{Error, Server, Source, url};
 /// On a private server it is a copy of a template that the setup ran in once, and goes when the
 /// server goes. On a server from a variable, the setup runs in each, so that no template stays
 /// behind, and the database is dropped with this value.
-#[derive(Debug)]
 pub struct TestDatabase {
     name: String,
     config: Config,
@@ -44,10 +43,11 @@ impl TestDatabase {
     /// If the server cannot be reached, the role may not create databases, or the setup fails.
     pub async fn create_on(server: &Server, setup_sql: &str) -> Result<Self, Error> {
         let admin = connect(&server.config()).await?;
-        let mut database = Self::named(new_name("test"), server);
+        let mut database = Self::named(new_name("test_"), server);
         if *server.source() == Source::Url {
-            create(&admin, &database.name, "template1").await?;
+            // Before it exists, in case the caller gives up half-way.
             database.drop_through = Some(server.config());
+            create(&admin, &database.name, "template1").await?;
             set_up(&database.config, setup_sql).await?;
         } else {
             let template = template(server, &admin, setup_sql).await?;
@@ -98,6 +98,15 @@ impl TestDatabase {
     }
 }
 
+/// Without the connection string, which may hold a password.
+impl fmt::Debug for TestDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestDatabase")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let Some(config) = self.drop_through.take() else {
@@ -128,7 +137,7 @@ async fn template(server: &Server, admin: &Client, setup_sql: &str) -> Result<St
     if let Some(name) = templates.get(setup_sql) {
         return Ok(name.clone());
     }
-    let name = new_name("template");
+    let name = new_name("template_");
     create(admin, &name, "template1").await?;
     let mut config = server.config();
     set_up(config.dbname(&name), setup_sql).await?;
@@ -174,15 +183,4 @@ async fn connect(config: &Config) -> Result<Client, Error> {
         .map_err(Error::sql("connect to PostgreSQL"))?;
     tokio::spawn(connection);
     Ok(client)
-}
-
-/// A name that no other process uses, on this machine or, for a server from a variable, on another.
-fn new_name(prefix: &str) -> String {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos();
-    format!("{prefix}_{:x}_{now:x}_{number}", process::id())
 }

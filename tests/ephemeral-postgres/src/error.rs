@@ -1,4 +1,4 @@
-use std::process::Output;
+use std::process::ExitStatus;
 use std::{error, fmt, io};
 
 use crate::Source;
@@ -23,7 +23,11 @@ pub(crate) enum Kind {
     /// The operating system refused something.
     System { doing: String, source: io::Error },
     /// One of PostgreSQL's programs failed.
-    Program { name: &'static str, said: String },
+    Program {
+        name: &'static str,
+        status: ExitStatus,
+        log: String,
+    },
     /// The server did not do in time what it was told to.
     TooSlow { doing: &'static str, log: String },
     /// As root, with nobody to run as.
@@ -63,16 +67,6 @@ impl Error {
             .into()
         }
     }
-
-    pub(crate) fn program(name: &'static str, output: &Output) -> Self {
-        let [out, err] =
-            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-        Kind::Program {
-            name,
-            said: format!("{}: {out}{err}", output.status),
-        }
-        .into()
-    }
 }
 
 impl fmt::Display for Error {
@@ -89,16 +83,22 @@ impl fmt::Display for Error {
                 for (source, error) in attempts {
                     write!(f, "\n  {source}: {error:?}")?;
                 }
+                if forced.is_some() {
+                    f.write_str("\nUnset EPHEMERAL_POSTGRES, so that any source will do.")?;
+                }
                 f.write_str(
-                    "\nInstall one (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf install postgresql-server; \
-                     macOS: brew install postgresql@17), or name a running one in DATABASE_URL (examples) or \
-                     TEST_DATABASE_URL (tests).",
+                    "\nInstall one (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf install \
+                     postgresql-server; macOS: brew install postgresql@17), or name a running one \
+                     in DATABASE_URL (examples) or TEST_DATABASE_URL (tests).",
                 )
             }
             Kind::BadUrl { variable, .. } => write!(f, "{variable} is not a PostgreSQL connection string"),
             Kind::NotPrivate => f.write_str("only a private server can be stopped and restarted"),
             Kind::System { doing, .. } | Kind::Sql { doing, .. } => write!(f, "cannot {doing}"),
-            Kind::Program { name, said } => write!(f, "{name} failed, {}", said.trim_end()),
+            Kind::Program { name, status, log } => {
+                write!(f, "{name} failed ({status}):
+{}", log.trim_end())
+            }
             Kind::TooSlow { doing, log } => write!(f, "the server did not {doing} in time; its log:\n{log}"),
             Kind::NobodyToRunAs => {
                 f.write_str("PostgreSQL refuses to run as root, and /etc/passwd has neither `postgres` nor `nobody`")

@@ -1,20 +1,23 @@
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::{env, fs, io, process};
+use std::{env, fs};
 
 use crate::error::{Error, Kind};
+use crate::name::new_name;
+use crate::watchdog::Watchdog;
 
 /// An address of a Unix socket holds 103 bytes on macOS, 107 on Linux. This leaves room for the
 /// folder's own name (up to 37) and for `/.s.PGSQL.65535`.
 const LONGEST_PARENT: usize = 50;
 
-/// A private server's folder. Only the account that the server runs as can enter it.
+/// A private server's folder. Only the account that the server runs as can enter it. Dropping it
+/// stops what runs there and removes it.
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
     /// `None`: this process's own.
     pub(crate) account: Option<Account>,
+    pub(crate) watchdog: Watchdog,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,27 +29,22 @@ pub(crate) struct Account {
 impl Folder {
     /// Creates one. The bundled server runs as root, an installed one does not.
     pub(crate) fn create(runs_as_root: bool) -> Result<Self, Error> {
-        let path = new_folder().map_err(Error::system("create a temporary folder"))?;
-        let prepare = || {
-            // Who owns what we create is who we are.
-            let uid = fs::metadata(&path)
-                .map_err(Error::system("look at the temporary folder"))?
-                .uid();
-            if uid != 0 || runs_as_root {
-                return Ok(None);
-            }
-            let account = unprivileged()?;
-            chown(&path, Some(account.uid), Some(account.gid))
-                .map_err(Error::system("give the temporary folder away"))?;
-            Ok(Some(account))
+        let path = parent().join(new_name("ephemeral-postgres-"));
+        let watchdog = Watchdog::over_new(&path)?;
+        let mut folder = Self {
+            path,
+            account: None,
+            watchdog,
         };
-        match prepare() {
-            Ok(account) => Ok(Self { path, account }),
-            Err(error) => {
-                let _ = fs::remove_dir(&path);
-                Err(error)
-            }
+        // Who owns what we create is who we are.
+        let metadata = fs::metadata(&folder.path).map_err(Error::system("look at its folder"))?;
+        if metadata.uid() == 0 && !runs_as_root {
+            let account = unprivileged()?;
+            chown(&folder.path, Some(account.uid), Some(account.gid))
+                .map_err(Error::system("give its folder to another account"))?;
+            folder.account = Some(account);
         }
+        Ok(folder)
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -55,21 +53,6 @@ impl Folder {
 
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("log")
-    }
-}
-
-fn new_folder() -> io::Result<PathBuf> {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let parent = parent();
-    loop {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("ephemeral-postgres-{}-{number}", process::id()));
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(path),
-            // Another container's process may have our id and share the folder.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

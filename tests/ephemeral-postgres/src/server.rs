@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -8,6 +9,7 @@ use tokio_postgres::Config;
 use crate::cluster::{Cluster, StopMode};
 use crate::error::{Error, Kind};
 use crate::folder::Folder;
+use crate::settings::Settings;
 use crate::skip::say_aloud;
 use crate::source::{self, Source};
 use crate::url;
@@ -16,7 +18,6 @@ use crate::url;
 ///
 /// A private one stops, and its folder goes, when this is dropped and whatever else happens to the
 /// process.
-#[derive(Debug)]
 pub struct Server {
     config: Config,
     /// Names the same as `config`.
@@ -100,14 +101,14 @@ impl Server {
     fn start(source: &Source, settings: &[(&str, &str)]) -> Result<Self, Error> {
         let bin = source.bin_dir().ok_or(Kind::NotPrivate)?;
         let folder = Folder::create(matches!(source, Source::Bundled(_)))?;
-        let cluster = Cluster::start(bin, folder, settings)?;
+        let cluster = Cluster::start(bin, folder, Settings::new(bin, settings))?;
         let mut config = Config::new();
         config
             .host_path(&cluster.folder.path)
-            .port(cluster.port())
+            .port(cluster.settings.port())
             .user("postgres")
             .dbname("postgres");
-        let url = url::of_socket(&cluster.folder.path, cluster.port());
+        let url = url::of_socket(&cluster.folder.path, cluster.settings.port());
         Ok(Self::new(config, url, source.clone(), Some(cluster)))
     }
 
@@ -202,5 +203,16 @@ impl Server {
             .as_ref()
             .filter(|_| !self.shared)
             .ok_or_else(|| Kind::NotPrivate.into())
+    }
+}
+
+/// Without the connection string, which may hold a password.
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("source", &self.source)
+            .field("config", &self.config)
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
     }
 }

@@ -26,6 +26,13 @@ impl fmt::Display for Source {
 }
 
 impl Source {
+    /// What a private server can be started from on this machine, best first. `EPHEMERAL_POSTGRES`
+    /// has its say.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        candidates(forced().as_deref())
+    }
+
     /// Where the programs are.
     pub(crate) fn bin_dir(&self) -> Option<&Path> {
         match self {

@@ -1,12 +1,13 @@
-use std::io::Write;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use crate::Error;
 
-/// A shell that outlives this process, if only by a moment: when the pipe to it closes, however
-/// that comes about, it stops what runs in the folder and removes the folder.
+/// A shell that outlives this process, if only by a moment: when the pipe to it closes, however that
+/// comes about, it stops what runs in the folder and removes the folder.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     shell: Child,
@@ -15,7 +16,8 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    pub(crate) fn over(folder: &Path) -> Result<Self, Error> {
+    /// Creates the folder, so that there is no moment at which nobody watches over it.
+    pub(crate) fn over_new(folder: &Path) -> Result<Self, Error> {
         let mut shell = Command::new("/bin/sh")
             .args([
                 "-c",
@@ -25,26 +27,47 @@ impl Watchdog {
             .arg(folder)
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .process_group(0) // out of reach of the terminal's Ctrl-C
             .spawn()
             .map_err(Error::system("start /bin/sh"))?;
         let pipe = shell.stdin.take();
-        Ok(Self { shell, pipe })
+        let answer = shell.stdout.take();
+        let watchdog = Self { shell, pipe };
+        let mut said = String::new();
+        let read = answer.map_or(Ok(0), |mut answer| answer.read_to_string(&mut said));
+        read.and_then(|_| {
+            if said.is_empty() {
+                Ok(())
+            } else {
+                Err(io::Error::other(said))
+            }
+        })
+        .map_err(Error::system("create a temporary folder"))?;
+        Ok(watchdog)
     }
 
-    /// Tells it of a process that was started in the folder. It keeps the latest in mind.
-    pub(crate) fn watch(&self, process: &Child) -> Result<(), Error> {
-        let Some(mut pipe) = self.pipe.as_ref() else {
-            return Ok(());
-        };
-        writeln!(pipe, "{}", process.id()).map_err(Error::system("reach the watchdog"))
+    /// Where it reads the ids of the processes that run in the folder, one a line.
+    pub(crate) fn pipe(&self) -> Result<OwnedFd, Error> {
+        let pipe = self
+            .pipe
+            .as_ref()
+            .map(|pipe| pipe.as_fd().try_clone_to_owned());
+        let closed = || Err(io::ErrorKind::BrokenPipe.into());
+        pipe.unwrap_or_else(closed)
+            .map_err(Error::system("reach the watchdog"))
     }
 
     /// Lets it do its work now, and waits for it.
     pub(crate) fn finish(&mut self) {
         self.pipe = None;
         let _ = self.shell.wait();
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

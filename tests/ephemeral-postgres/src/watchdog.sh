@@ -1,7 +1,9 @@
-# Ends what was started in the folder $1, and removes it, when the process at the other end of the pipe has ended.
-# That process writes the id of everything that it starts there, one a line.
-trap '' HUP INT TERM
+# Creates the folder $1. When the process at the other end of the pipe has ended, ends what runs in the folder and removes it.
+# Everything that starts there first writes its id into the pipe, one a line.
+trap '' HUP INT PIPE TERM
 folder=$1
+mkdir -m 700 -- "$folder" 2>&1 || exit 1
+exec >/dev/null # which is the answer: all went well if nothing was said
 started=
 while read -r id; do started=$id; done
 
