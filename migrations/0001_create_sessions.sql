@@ -52,6 +52,8 @@ BEGIN
             last_seen_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(last_seen_at)),
             -- The absolute limit, set once.
             expires_at timestamptz NOT NULL CHECK (isfinite(expires_at)),
+            -- Whether the person asked to be remembered when the browser is closed.
+            remembered boolean NOT NULL DEFAULT false,
             user_agent text CHECK (octet_length(user_agent) <= 1024),
             ip inet
         ) WITH (fillfactor = 85)

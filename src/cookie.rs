@@ -248,7 +248,7 @@ impl SessionCookie {
         self.remove_earlier(headers);
         headers.append(header::SET_COOKIE, value);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        vary_by_cookie(headers);
+        vary_by(headers, "cookie");
     }
 
     /// A response must not set one cookie twice (RFC 6265bis §4.1.1).
@@ -272,16 +272,16 @@ impl SessionCookie {
     }
 }
 
-/// Adds `Cookie` to `Vary`, unless it is there or `*` is.
-pub(crate) fn vary_by_cookie(headers: &mut HeaderMap) {
+/// Adds a header's name, in lower case, to `Vary`, unless it is there or `*` is.
+pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static str) {
     let named = headers.get_all(header::VARY).iter().any(|value| {
         value.as_bytes().split(|&byte| byte == b',').any(|field| {
             let field = field.trim_ascii();
-            field == b"*" || field.eq_ignore_ascii_case(b"cookie")
+            field == b"*" || field.eq_ignore_ascii_case(name.as_bytes())
         })
     });
     if !named {
-        headers.append(header::VARY, HeaderValue::from_static("cookie"));
+        headers.append(header::VARY, HeaderValue::from_static(name));
     }
 }
 

@@ -66,9 +66,8 @@ impl Error {
     /// [`SessionLookup`](crate::SessionLookup) and [`SessionStore`](crate::SessionStore).
     pub fn new(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
         Self {
-            kind,
-            context: kind.as_str(),
             source: Some(Arc::from(source.into())),
+            ..Self::bare(kind)
         }
     }
 
@@ -77,6 +76,7 @@ impl Error {
             kind,
             context: kind.as_str(),
             source: None,
+            outcome_unknown: false,
         }
     }
 

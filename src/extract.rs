@@ -8,7 +8,7 @@ use axum_core::{
 };
 use http::request::Parts;
 
-use crate::{CurrentSession, Rejection, SignedIn, SignedOut};
+use crate::{CurrentSession, Rejection, RejectionKind, SignedIn, SignedOut};
 
 /// Extractor of the user that [`LoadUserLayer`](crate::LoadUserLayer) attached.
 ///
@@ -52,7 +52,7 @@ where
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         extension(parts)
             .map(Self)
-            .ok_or_else(|| Rejection::unauthenticated(&parts.headers))
+            .ok_or_else(|| Rejection::new(RejectionKind::Unauthenticated, &parts.headers))
     }
 }
 
@@ -72,7 +72,8 @@ impl<S: Sync> FromRequestParts<S> for CurrentSession {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        extension(parts).ok_or_else(|| Rejection::unauthenticated(&parts.headers))
+        extension(parts)
+            .ok_or_else(|| Rejection::new(RejectionKind::Unauthenticated, &parts.headers))
     }
 }
 

@@ -113,17 +113,18 @@ pub use self::extract::CurrentUser;
 #[cfg(feature = "test-util")]
 pub use self::memory::MemorySessionStore;
 #[cfg(feature = "postgres")]
-pub use self::postgres::{Check, Migrate, PgSessionStore, PgUser, UserRow};
+pub use self::postgres::{Check, Demands, Migrate, PgSessionStore, PgUser, UserRow};
 pub use self::{
     cookie::{Presented, SessionCookie},
     error::{BoxError, Error, ErrorKind},
     load_user::{LoadUser, LoadUserLayer},
     rejection::{DefaultResponseForRejection, Rejection, RejectionKind, ResponseForRejection},
-    require_user::{RequireUser, RequireUserLayer},
+    require_user::{RequireUser, RequireUserLayer, ReturnTo},
     session::{
-        Counts, CurrentSession, DEFAULT_DEADLINE, Insertion, Lifetime, LiveSession, LookupAnswer,
-        NewSession, SessionId, SessionLookup, SessionService, SessionServiceBuilder, SessionStore,
-        SessionTimes, SessionToken, SignIn, SignOut, SignedIn, SignedOut, TokenDigest,
+        Confirm, Counts, CurrentSession, DEFAULT_DEADLINE, Device, Insertion, Lifetime,
+        LiveSession, LookupAnswer, NewSession, Revocation, Rotation, SessionId, SessionLimit,
+        SessionLookup, SessionService, SessionServiceBuilder, SessionStore, SessionTimes,
+        SessionToken, SignIn, SignOut, SignedIn, SignedOut, TokenDigest,
     },
 };
 #[cfg(feature = "postgres")]

@@ -12,8 +12,9 @@ use std::{
 use http::HeaderValue;
 
 use crate::{
-    CurrentSession, Error, ErrorKind, Insertion, Lifetime, LookupAnswer, NewSession, SessionId,
-    SessionLookup, SessionService, SessionStore, SessionTimes, TokenDigest,
+    CurrentSession, Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer, NewSession,
+    Revocation, Rotation, SessionId, SessionLimit, SessionLookup, SessionService, SessionStore,
+    SessionTimes, TokenDigest,
 };
 
 /// A [`SessionStore`] in memory, for an application's own tests.
@@ -40,6 +41,7 @@ use crate::{
 /// ```
 pub struct MemorySessionStore<I, U> {
     lifetime: Lifetime,
+    limit: Option<SessionLimit>,
     state: Mutex<State<I, U>>,
 }
 
@@ -53,9 +55,30 @@ struct State<I, U> {
 
 struct Row<I> {
     user_id: I,
-    id: SessionId,
-    created_at: SystemTime,
-    expires_at: SystemTime,
+    remembered: bool,
+    device: Device,
+}
+
+impl<I> Row<I> {
+    fn is_live(&self, now: SystemTime, lifetime: Lifetime) -> bool {
+        let idle = now
+            .duration_since(self.device.last_seen_at)
+            .unwrap_or_default();
+        self.device.expires_at > now && lifetime.idle_limit().is_none_or(|limit| idle < limit)
+    }
+
+    fn current(&self, now: SystemTime) -> CurrentSession {
+        CurrentSession::new(
+            self.device.id,
+            SessionTimes {
+                created_at: self.device.created_at,
+                authenticated_at: self.device.authenticated_at,
+                last_seen_at: self.device.last_seen_at,
+                expires_at: self.device.expires_at,
+                now,
+            },
+        )
+    }
 }
 
 impl<I, U> Default for MemorySessionStore<I, U> {
@@ -69,6 +92,7 @@ impl<I, U> Default for MemorySessionStore<I, U> {
         };
         Self {
             lifetime: Lifetime::default(),
+            limit: None,
             state: Mutex::new(state),
         }
     }
@@ -83,6 +107,12 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
     /// Sets how long sessions live.
     pub fn with_lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
+        self
+    }
+
+    /// Sets how many sessions a user may have at the same time.
+    pub fn with_session_limit(mut self, limit: SessionLimit) -> Self {
+        self.limit = Some(limit);
         self
     }
 
@@ -139,28 +169,19 @@ impl<I: Clone + Eq + Hash, U: Clone> State<I, U> {
         self.users.get(id).filter(|_| !self.disabled.contains(id))
     }
 
-    fn find(&self, digest: TokenDigest) -> LookupAnswer<U> {
-        let live = self
-            .sessions
-            .get(&digest)
-            .filter(|row| row.expires_at > self.now);
-        match live.and_then(|row| Some((row, self.allowed(&row.user_id)?))) {
-            Some((row, user)) => LookupAnswer::live(digest, user.clone(), self.current(row)),
-            None => LookupAnswer::absent(digest),
-        }
+    fn live_sessions_of(&self, id: &I, lifetime: Lifetime) -> Vec<TokenDigest> {
+        let of_user = |row: &Row<I>| row.user_id == *id && row.is_live(self.now, lifetime);
+        self.sessions
+            .iter()
+            .filter(|(_, row)| of_user(row))
+            .map(|(digest, _)| *digest)
+            .collect()
     }
 
-    fn current(&self, row: &Row<I>) -> CurrentSession {
-        CurrentSession::new(
-            row.id,
-            SessionTimes {
-                created_at: row.created_at,
-                authenticated_at: row.created_at,
-                last_seen_at: row.created_at,
-                expires_at: row.expires_at,
-                now: self.now,
-            },
-        )
+    fn end_where(&mut self, ends: impl Fn(&Row<I>) -> bool) -> u64 {
+        let before = self.sessions.len();
+        self.sessions.retain(|_, row| !ends(row));
+        (before - self.sessions.len()) as u64
     }
 }
 
@@ -173,7 +194,39 @@ where
 
     async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<U>>, Error> {
         let state = self.working()?;
-        Ok(digests.iter().map(|digest| state.find(*digest)).collect())
+        let now = state.now;
+        let find = |digest: &TokenDigest| {
+            let live = state
+                .sessions
+                .get(digest)
+                .filter(|row| row.is_live(now, self.lifetime));
+            match live.and_then(|row| Some((row, state.allowed(&row.user_id)?))) {
+                Some((row, user)) => LookupAnswer::live(*digest, user.clone(), row.current(now)),
+                None => LookupAnswer::absent(*digest),
+            }
+        };
+        Ok(digests.iter().map(find).collect())
+    }
+
+    fn touch_interval(&self) -> Option<Duration> {
+        Some(self.lifetime.touch_interval())
+    }
+
+    async fn touch(&self, sessions: &[(SessionId, SystemTime)]) -> Result<(), Error> {
+        let mut state = self.working()?;
+        let now = state.now;
+        for row in state
+            .sessions
+            .values_mut()
+            .filter(|row| row.is_live(now, self.lifetime))
+        {
+            for (_, used_at) in sessions.iter().filter(|(id, _)| *id == row.device.id) {
+                if *used_at >= row.device.last_seen_at + self.lifetime.touch_interval() {
+                    row.device.last_seen_at = *used_at;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -183,12 +236,13 @@ where
     U: Clone + Send + Sync + 'static,
 {
     type UserId = I;
+    type Condition = ();
 
     fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
-    async fn insert(&self, new: NewSession<'_, I>) -> Result<Insertion, Error> {
+    async fn insert(&self, new: NewSession<'_, Self>) -> Result<Insertion, Error> {
         let mut state = self.working()?;
         if state.allowed(new.user_id).is_none() {
             return Ok(Insertion::UserRefused);
@@ -196,19 +250,69 @@ where
         if state.sessions.contains_key(&new.digest) {
             return Ok(Insertion::DigestTaken);
         }
+        let mut others = state.live_sessions_of(new.user_id, self.lifetime);
+        others.retain(|digest| !new.replaced.contains(digest));
+        others.sort_by_key(|digest| state.sessions[digest].device.created_at);
+        if let Some(limit) = self.limit {
+            let surplus = (others.len() + 1).saturating_sub(limit.sessions as usize);
+            if surplus > 0 && !limit.ends_oldest {
+                return Ok(Insertion::TooManySessions);
+            }
+            for digest in &others[..surplus] {
+                state.sessions.remove(digest);
+            }
+        }
         for digest in new.replaced {
             state.sessions.remove(digest);
         }
         let now = state.now;
+        let times = SessionTimes {
+            created_at: now,
+            authenticated_at: now,
+            last_seen_at: now,
+            expires_at: now + new.lifetime,
+            now,
+        };
+        let session = CurrentSession::new(random_id()?, times);
+        let mut device = Device::new(&session);
+        device.user_agent = new.user_agent.map(str::to_owned);
+        device.ip = new.ip;
         let row = Row {
             user_id: new.user_id.clone(),
-            id: random_id()?,
-            created_at: now,
-            expires_at: now + new.lifetime,
+            remembered: new.remembered,
+            device,
         };
-        let session = state.current(&row);
         state.sessions.insert(new.digest, row);
         Ok(Insertion::Done(session))
+    }
+
+    async fn rotate(
+        &self,
+        user_id: &I,
+        old: &[TokenDigest],
+        new: TokenDigest,
+    ) -> Result<Rotation, Error> {
+        let mut state = self.working()?;
+        if state.sessions.contains_key(&new) {
+            return Ok(Rotation::DigestTaken);
+        }
+        let live = state.live_sessions_of(user_id, self.lifetime);
+        let confirmed = old.iter().find(|digest| live.contains(digest));
+        let allowed = state.allowed(user_id).is_some();
+        let now = state.now;
+        match confirmed
+            .filter(|_| allowed)
+            .and_then(|digest| state.sessions.remove(digest))
+        {
+            None => Ok(Rotation::NoSession),
+            Some(mut row) => {
+                row.device.authenticated_at = now;
+                row.device.last_seen_at = now;
+                let done = Rotation::Done(row.current(now), row.remembered);
+                state.sessions.insert(new, row);
+                Ok(done)
+            }
+        }
     }
 
     async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
@@ -217,6 +321,43 @@ where
             .iter()
             .filter(|digest| state.sessions.remove(digest).is_some());
         Ok(ended.count() as u64)
+    }
+
+    async fn list(&self, user_id: &I) -> Result<Vec<Device>, Error> {
+        let state = self.working()?;
+        let live = state.live_sessions_of(user_id, self.lifetime);
+        let mut devices: Vec<_> = live
+            .iter()
+            .map(|digest| state.sessions[digest].device.clone())
+            .collect();
+        devices.sort_by_key(|device| {
+            std::cmp::Reverse((device.last_seen_at, device.created_at, device.id))
+        });
+        Ok(devices)
+    }
+
+    async fn revoke(&self, user_id: &I, which: Revocation) -> Result<u64, Error> {
+        Ok(self.working()?.end_where(|row| {
+            row.user_id == *user_id
+                && match which {
+                    Revocation::One(id) => row.device.id == id,
+                    Revocation::AllBut(id) => row.device.id != id,
+                    Revocation::All => true,
+                }
+        }))
+    }
+
+    async fn revoke_everyone(&self) -> Result<u64, Error> {
+        Ok(self.working()?.end_where(|_| true))
+    }
+
+    async fn clean_up(&self, _: Option<u64>) -> Result<(u64, Option<u64>), Error> {
+        let mut state = self.working()?;
+        let now = state.now;
+        Ok((
+            state.end_where(|row| !row.is_live(now, self.lifetime)),
+            None,
+        ))
     }
 }
 

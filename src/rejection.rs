@@ -13,6 +13,7 @@ use crate::Error;
 pub struct Rejection {
     kind: RejectionKind,
     grpc: Option<HeaderValue>,
+    redirect: Option<HeaderValue>,
     error: Option<Error>,
 }
 
@@ -24,23 +25,32 @@ pub enum RejectionKind {
     Unauthenticated,
     /// It could not be found out whether there is one: 503, gRPC status 14.
     Unavailable,
+    /// The user is not allowed to do this: 403, gRPC status 7.
+    Forbidden,
+    /// The person must prove again who they are: 401, gRPC status 16.
+    ProofTooOld,
 }
 
 impl Rejection {
-    pub(crate) fn unauthenticated(request: &HeaderMap) -> Self {
+    pub(crate) fn new(kind: RejectionKind, request: &HeaderMap) -> Self {
         Self {
-            kind: RejectionKind::Unauthenticated,
+            kind,
             grpc: grpc(request),
+            redirect: None,
             error: None,
         }
     }
 
     pub(crate) fn unavailable(request: &HeaderMap, error: Error) -> Self {
         Self {
-            kind: RejectionKind::Unavailable,
-            grpc: grpc(request),
             error: Some(error),
+            ..Self::new(RejectionKind::Unavailable, request)
         }
+    }
+
+    pub(crate) fn redirecting_to(mut self, page: Option<HeaderValue>) -> Self {
+        self.redirect = page;
+        self
     }
 
     /// What kind of rejection it is.
@@ -58,14 +68,24 @@ impl Rejection {
         self.grpc.is_some()
     }
 
+    /// Where the browser is to go instead, for a page that a person opened.
+    pub const fn redirect(&self) -> Option<&HeaderValue> {
+        self.redirect.as_ref()
+    }
+
     /// The response that the layers give unless the application says otherwise: an empty body with
     /// the kind's status and `Cache-Control: no-store`.
     ///
-    /// A 401 carries `WWW-Authenticate` (RFC 9110 §15.5.2). A gRPC request is answered with status
+    /// With a [`redirect`](Self::redirect) it is a 303 to there. A 401 carries `WWW-Authenticate`
+    /// (RFC 9110 §15.5.2 and §11.6.1; for a proof that is too old with the error code of RFC 9470
+    /// §3). A gRPC request is answered with status
     /// 200 and a "trailers-only" response: the kind's gRPC status in the headers.
     pub fn response<B: Default>(&self) -> Response<B> {
         let (status, grpc_status) = match self.kind {
-            RejectionKind::Unauthenticated => (StatusCode::UNAUTHORIZED, "16"),
+            RejectionKind::Unauthenticated | RejectionKind::ProofTooOld => {
+                (StatusCode::UNAUTHORIZED, "16")
+            }
+            RejectionKind::Forbidden => (StatusCode::FORBIDDEN, "7"),
             RejectionKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "14"),
         };
         let mut response = Response::new(B::default());
@@ -76,8 +96,23 @@ impl Rejection {
             headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
             return response;
         }
-        if self.kind == RejectionKind::Unauthenticated {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Cookie"));
+        if let Some(page) = &self.redirect {
+            headers.insert(header::LOCATION, page.clone());
+            *response.status_mut() = StatusCode::SEE_OTHER;
+            return response;
+        }
+        let challenge = match self.kind {
+            RejectionKind::Unauthenticated => Some("Cookie"),
+            RejectionKind::ProofTooOld => {
+                Some(r#"Cookie error="insufficient_user_authentication""#)
+            }
+            RejectionKind::Unavailable | RejectionKind::Forbidden => None,
+        };
+        if let Some(challenge) = challenge {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
         }
         *response.status_mut() = status;
         response
@@ -88,6 +123,8 @@ impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             RejectionKind::Unauthenticated => "nobody is signed in",
+            RejectionKind::Forbidden => "the user is not allowed to do this",
+            RejectionKind::ProofTooOld => "the person must prove again who they are",
             RejectionKind::Unavailable => "it could not be found out who is signed in",
         })
     }

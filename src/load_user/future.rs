@@ -11,9 +11,8 @@ use tower_service::Service;
 
 use crate::{
     LiveSession, Rejection, ResponseForRejection, SessionLookup, SessionService,
-    cookie::vary_by_cookie,
     rejection::reject,
-    session::{Answering, counters::Counter},
+    session::{Answering, Credentials, counters::Counter},
 };
 
 pin_project! {
@@ -36,7 +35,7 @@ pin_project! {
         L: SessionLookup,
     {
         LookingUp { lookup: Lookup<S, L, R, B> },
-        Inner { #[pin] future: S::Future, cache_headers: bool },
+        Inner { #[pin] future: S::Future, keep_private: Option<SessionService<L>> },
     }
 }
 
@@ -59,7 +58,7 @@ where
         Self {
             state: State::Inner {
                 future,
-                cache_headers: false,
+                keep_private: None,
             },
         }
     }
@@ -112,16 +111,17 @@ where
                     };
                     State::Inner {
                         future: lookup.inner.call(request),
-                        cache_headers: authenticated && lookup.cache_headers,
+                        keep_private: (authenticated && lookup.cache_headers)
+                            .then(|| lookup.sessions.clone()),
                     }
                 }
                 StateProj::Inner {
                     future,
-                    cache_headers,
+                    keep_private,
                 } => {
                     let mut response = ready!(future.poll(cx))?;
-                    if *cache_headers {
-                        keep_private(&mut response);
+                    if let Some(sessions) = keep_private {
+                        set_private(&mut response, sessions.credentials());
                     }
                     return Poll::Ready(Ok(response));
                 }
@@ -132,12 +132,12 @@ where
 }
 
 /// Tells caches that a response is one person's. An upgraded connection is no response to cache.
-fn keep_private<B>(response: &mut Response<B>) {
+fn set_private<B>(response: &mut Response<B>, credentials: &Credentials) {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
     let headers = response.headers_mut();
-    vary_by_cookie(headers);
+    credentials.vary(headers);
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }

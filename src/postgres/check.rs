@@ -48,14 +48,12 @@ pub(super) async fn run(client: &Object, statements: &Statements) -> Result<Chec
         .query(&find, &[&&NOBODY[..], &None::<f64>])
         .await
         .map_err(failure::statement)?;
-    client
-        .prepare(&statements.insert)
-        .await
-        .map_err(failure::statement)?;
-    client
-        .prepare(&statements.delete)
-        .await
-        .map_err(failure::statement)?;
+    for statement in statements.all() {
+        client
+            .prepare(statement)
+            .await
+            .map_err(failure::statement)?;
+    }
     let row = client
         .query_one(
             "SELECT pg_catalog.current_setting('server_version'),

@@ -57,7 +57,7 @@ pub(super) fn current(row: &Row, first: usize) -> Result<CurrentSession, Error> 
     Ok(CurrentSession::new(column(row, first + 1)?, times))
 }
 
-fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, Error> {
+pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, Error> {
     row.try_get(place)
         .map_err(|error| Error::new(ErrorKind::Row, error))
 }

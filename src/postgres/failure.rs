@@ -22,6 +22,18 @@ pub(super) fn statement(error: tokio_postgres::Error) -> Error {
     Error::new(kind(&error), error)
 }
 
+/// Like [`statement`], for one that changes something: where the server did not say that it failed, it
+/// may have succeeded.
+pub(super) fn write(error: tokio_postgres::Error) -> Error {
+    let refused = error.code().is_some();
+    let error = statement(error);
+    if refused {
+        error
+    } else {
+        error.with_outcome_unknown()
+    }
+}
+
 fn kind(error: &tokio_postgres::Error) -> ErrorKind {
     let Some(state) = error.code() else {
         // No word from the server: the connection broke, or what came over it made no sense.

@@ -15,11 +15,7 @@ LEFT JOIN LATERAL (
         SELECT s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at
         FROM :sessions AS s
         WHERE s.token_digest OPERATOR(pg_catalog.=) asked.asked_digest
-          AND s.expires_at OPERATOR(pg_catalog.>) pg_catalog.now()
-          AND (:idle_seconds::pg_catalog.float8 IS NULL
-               OR s.last_seen_at OPERATOR(pg_catalog.>)
-                  (pg_catalog.now() OPERATOR(pg_catalog.-)
-                   pg_catalog.make_interval(secs => :idle_seconds)))
+          AND :live
         OFFSET 0
     ) AS live_session (
         live_session_id, live_session_user_id, live_session_created_at,

@@ -6,15 +6,17 @@ WITH allowed_user AS MATERIALIZED (
     FROM :from
     WHERE :key = :user_id
       AND (:condition)
+      :demands
 ), replaced AS (
     DELETE FROM :sessions AS s
     USING allowed_user
     WHERE s.token_digest OPERATOR(pg_catalog.=) ANY (:replaced::pg_catalog.bytea[])
 )
-INSERT INTO :sessions AS s (token_digest, user_id, expires_at, user_agent, ip)
+INSERT INTO :sessions AS s (token_digest, user_id, expires_at, remembered, user_agent, ip)
 SELECT :digest,
        allowed_user.allowed_user_id,
        pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => :lifetime_seconds),
+       :remembered,
        :user_agent,
        :ip
 FROM allowed_user

@@ -7,11 +7,14 @@ mod failure;
 mod migrate;
 mod statements;
 mod store;
+mod transaction;
 mod user;
+mod writes;
 
 pub use self::{
     check::Check,
     migrate::Migrate,
     store::PgSessionStore,
+    transaction::Demands,
     user::{PgUser, UserRow},
 };

@@ -4,10 +4,6 @@ use std::fmt::Write as _;
 
 use super::user::PgUser;
 
-const FIND: &str = include_str!("find.sql");
-const INSERT: &str = include_str!("insert.sql");
-const DELETE: &str = include_str!("delete.sql");
-
 /// Where the sessions are.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
@@ -26,78 +22,136 @@ impl Table {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct Statements {
-    pub(super) find: String,
-    pub(super) insert: String,
-    pub(super) delete: String,
+macro_rules! statements {
+    ($($name:ident: $file:literal, $parameters:expr;)*) => {
+        /// Each statement's text, ready to be prepared. Its parameters come in the order given here.
+        #[derive(Debug)]
+        pub(super) struct Statements {
+            $(pub(super) $name: String,)*
+        }
+
+        impl Statements {
+            pub(super) fn new<U: PgUser>(table: &Table) -> Self {
+                let filler = Filler::new::<U>(table);
+                Self { $($name: filler.fill(include_str!($file), &$parameters),)* }
+            }
+
+            /// Every statement, for checking that all of them fit the database.
+            pub(super) fn all(&self) -> impl Iterator<Item = &str> {
+                [$(&*self.$name,)*].into_iter()
+            }
+        }
+
+        #[cfg(test)]
+        const FILES: &[&str] = &[$(include_str!($file),)*];
+    };
 }
 
-impl Statements {
-    pub(super) fn new<U: PgUser>(table: &Table) -> Self {
-        let sessions = table.to_sql();
-        let text = |name: &str| match name {
-            "sessions" => Some(&*sessions),
-            "columns" => Some(U::COLUMNS),
-            "from" => Some(U::FROM),
-            "key" => Some(U::KEY),
-            "condition" => Some(U::CONDITION),
-            _ => None,
-        };
+statements! {
+    find: "find.sql", ["digests", "idle_seconds"];
+    insert: "insert.sql", [
+        "digest", "user_id", "replaced", "lifetime_seconds", "remembered", "user_agent", "ip"
+    ];
+    lock: "lock.sql", ["user_id", "table_name"];
+    count: "count.sql", ["user_id", "replaced", "idle_seconds"];
+    end_oldest: "end_oldest.sql", ["user_id", "kept", "idle_seconds", "others"];
+    rotate: "rotate.sql", ["digest", "user_id", "replaced", "idle_seconds"];
+    delete: "delete.sql", ["digests"];
+    list: "list.sql", ["user_id", "idle_seconds"];
+    revoke: "revoke.sql", ["user_id", "only", "except"];
+    revoke_everyone: "revoke_everyone.sql", [];
+    touch: "touch.sql", ["ids", "times", "interval_seconds", "idle_seconds"];
+    clean_up: "clean_up.sql", ["page", "next_page", "table_name", "idle_seconds"];
+}
+
+/// How many parameters `insert.sql` has before those of [`with_demands`].
+pub(super) const INSERT_PARAMETERS: usize = 7;
+
+/// `insert.sql` with what must be true of the user's row besides: columns that must still have a
+/// value, as parameters after the others.
+pub(super) fn with_demands(insert: &str, columns: &[&str]) -> String {
+    let mut demands = String::new();
+    for (n, column) in columns.iter().enumerate() {
+        let place = INSERT_PARAMETERS + 1 + n;
+        // Writing to a string does not fail.
+        let _ = writeln!(demands, "AND ({column}) IS NOT DISTINCT FROM ${place}");
+    }
+    insert.replace(NO_DEMANDS, &demands)
+}
+
+/// Where the demands go; a comment, so that the statement without any is whole.
+const NO_DEMANDS: &str = "/* and nothing else */";
+
+struct Filler {
+    sessions: String,
+    live: String,
+    columns: &'static str,
+    from: &'static str,
+    key: &'static str,
+    condition: &'static str,
+}
+
+impl Filler {
+    fn new<U: PgUser>(table: &Table) -> Self {
         Self {
-            find: fill(FIND, &["digests", "idle_seconds"], text),
-            insert: fill(
-                INSERT,
-                &[
-                    "digest",
-                    "user_id",
-                    "replaced",
-                    "lifetime_seconds",
-                    "user_agent",
-                    "ip",
-                ],
-                text,
-            ),
-            delete: fill(DELETE, &["digests"], text),
+            sessions: table.to_sql(),
+            live: without_comments(include_str!("live.sql")),
+            columns: U::COLUMNS,
+            from: U::FROM,
+            key: U::KEY,
+            condition: U::CONDITION,
+        }
+    }
+
+    /// Replaces `:name`, as psql's variables are written, by a text or by the parameter's number.
+    /// What the application put in is not read again, and `::type` is left alone.
+    fn fill(&self, sql: &str, parameters: &[&str]) -> String {
+        // Ours, and with names of its own.
+        let sql = without_comments(sql).replace(":live", &self.live);
+        let mut filled = String::with_capacity(2 * sql.len());
+        let mut rest = &*sql;
+        while let Some(colon) = rest.find(':') {
+            filled.push_str(&rest[..colon]);
+            rest = &rest[colon + 1..];
+            if let Some(cast) = rest.strip_prefix(':') {
+                filled.push_str("::");
+                rest = cast;
+                continue;
+            }
+            let end = rest
+                .find(|c: char| !c.is_ascii_lowercase() && c != '_')
+                .unwrap_or(rest.len());
+            let (name, after) = rest.split_at(end);
+            rest = after;
+            if let Some(place) = parameters.iter().position(|parameter| *parameter == name) {
+                // Writing to a string does not fail.
+                let _ = write!(filled, "${}", place + 1);
+            } else {
+                filled.push_str(self.text(name));
+            }
+        }
+        filled.push_str(rest);
+        filled
+    }
+
+    fn text(&self, name: &str) -> &str {
+        match name {
+            "sessions" => &self.sessions,
+            "columns" => self.columns,
+            "from" => self.from,
+            "key" => self.key,
+            "condition" => self.condition,
+            "demands" => NO_DEMANDS,
+            _ => "",
         }
     }
 }
 
-/// Replaces `:name`, as psql's variables are written, by a text or by the parameter's number. What
-/// was put in is not read again, and `::type` is left alone.
-fn fill<'a>(sql: &str, parameters: &[&str], text: impl Fn(&str) -> Option<&'a str>) -> String {
-    let mut filled = String::with_capacity(2 * sql.len());
-    let code: String = sql
-        .lines()
-        .filter(|line| !line.starts_with("--"))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    let mut rest = &*code;
-    while let Some(colon) = rest.find(':') {
-        filled.push_str(&rest[..colon]);
-        rest = &rest[colon + 1..];
-        if let Some(cast) = rest.strip_prefix(':') {
-            filled.push_str("::");
-            rest = cast;
-            continue;
-        }
-        let end = rest
-            .find(|c: char| !c.is_ascii_lowercase() && c != '_')
-            .unwrap_or(rest.len());
-        let (name, after) = rest.split_at(end);
-        rest = after;
-        if let Some(place) = parameters.iter().position(|parameter| *parameter == name) {
-            // Writing to a string does not fail.
-            let _ = write!(filled, "${}", place + 1);
-        } else if let Some(text) = text(name) {
-            filled.push_str(text);
-        } else {
-            filled.push(':');
-            filled.push_str(name);
-        }
-    }
-    filled.push_str(rest);
-    filled
+fn without_comments(sql: &str) -> String {
+    sql.lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .flat_map(|l| [l, "\n"])
+        .collect()
 }
 
 #[cfg(test)]
@@ -129,16 +183,73 @@ mod tests {
         );
         assert!(statements.find.contains("SELECT ':key', u.a::text\n"));
         assert!(statements.find.contains("unnest($1::pg_catalog.bytea[])"));
-        for sql in [&statements.find, &statements.insert, &statements.delete] {
-            let left = sql.replace("::", "").replace("':key'", "");
-            assert!(!left.contains(':'), "a name was left in {sql}");
+    }
+
+    #[test]
+    fn every_name_in_a_statement_is_known() {
+        let known = [
+            "sessions",
+            "columns",
+            "from",
+            "key",
+            "condition",
+            "demands",
+            "live",
+        ];
+        let parameters = [
+            "digest",
+            "digests",
+            "user_id",
+            "replaced",
+            "lifetime_seconds",
+            "remembered",
+            "user_agent",
+            "ip",
+            "idle_seconds",
+            "others",
+            "kept",
+            "only",
+            "except",
+            "ids",
+            "times",
+            "interval_seconds",
+            "page",
+            "next_page",
+            "table_name",
+        ];
+        for sql in FILES {
+            for piece in without_comments(sql).replace("::", " ").split(':').skip(1) {
+                let name: String = piece
+                    .chars()
+                    .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                    .collect();
+                assert!(
+                    known.contains(&&*name) || parameters.contains(&&*name),
+                    "{name} in {sql}"
+                );
+            }
         }
     }
 
-    /// D19: no statement changes what is there.
+    #[test]
+    fn demands_come_after_the_other_parameters() {
+        let table = Table {
+            schema: None,
+            name: "sessions".to_owned(),
+        };
+        let insert = Statements::new::<User>(&table).insert;
+        assert!(insert.contains(&format!("${INSERT_PARAMETERS}")));
+        assert!(!insert.contains(&format!("${}", INSERT_PARAMETERS + 1)));
+        let insert = with_demands(&insert, &["u.a", "u.b"]);
+        assert!(
+            insert.contains("AND (u.a) IS NOT DISTINCT FROM $8\nAND (u.b) IS NOT DISTINCT FROM $9")
+        );
+    }
+
+    /// D19: no statement changes a session that another one may have begun.
     #[test]
     fn nothing_upserts() {
-        for sql in [FIND, INSERT, DELETE] {
+        for sql in FILES {
             assert!(!sql.to_uppercase().contains("ON CONFLICT"));
         }
     }

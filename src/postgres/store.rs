@@ -1,9 +1,12 @@
 //! The store.
 
-use std::{fmt, marker::PhantomData};
+use std::{
+    fmt,
+    marker::PhantomData,
+    time::{Duration, SystemTime},
+};
 
 use deadpool_postgres::Pool;
-use tokio_postgres::error::SqlState;
 
 use super::{
     check::{self, Check},
@@ -14,8 +17,7 @@ use super::{
     user::PgUser,
 };
 use crate::{
-    Error, ErrorKind, Insertion, Lifetime, LookupAnswer, NewSession, SessionLookup, SessionStore,
-    TokenDigest,
+    Error, ErrorKind, Lifetime, LookupAnswer, SessionId, SessionLimit, SessionLookup, TokenDigest,
 };
 
 /// Sessions in PostgreSQL 14 or newer, joined to the application's users.
@@ -34,7 +36,7 @@ use crate::{
 ///
 /// # Privileges
 ///
-/// `SELECT`, `INSERT` and `DELETE` on the sessions' table, and `SELECT` on what [`PgUser`] names.
+/// `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the sessions' table, and `SELECT` on what [`PgUser`] names.
 ///
 /// # Example
 ///
@@ -63,10 +65,11 @@ use crate::{
 /// ```
 pub struct PgSessionStore<U> {
     pool: Pool,
-    table: Table,
-    lifetime: Lifetime,
+    pub(super) table: Table,
+    pub(super) lifetime: Lifetime,
+    pub(super) limit: Option<SessionLimit>,
     recovery_allowed: bool,
-    statements: Statements,
+    pub(super) statements: Statements,
     lookups: LookupConnections,
     user: PhantomData<fn() -> U>,
 }
@@ -82,6 +85,7 @@ impl<U: PgUser> PgSessionStore<U> {
             lookups: LookupConnections::new(pool.clone()),
             pool,
             lifetime: Lifetime::default(),
+            limit: None,
             recovery_allowed: false,
             statements: Statements::new::<U>(&table),
             table,
@@ -107,6 +111,12 @@ impl<U: PgUser> PgSessionStore<U> {
     /// Sets how long sessions live. By default [`Lifetime::default`].
     pub fn with_lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
+        self
+    }
+
+    /// Sets how many sessions a user may have at the same time. By default there is no limit.
+    pub fn with_session_limit(mut self, limit: SessionLimit) -> Self {
+        self.limit = Some(limit);
         self
     }
 
@@ -146,12 +156,16 @@ impl<U: PgUser> PgSessionStore<U> {
         &self.pool
     }
 
+    pub(super) fn idle_seconds(&self) -> Option<f64> {
+        self.lifetime.idle_limit().map(|limit| limit.as_secs_f64())
+    }
+
     async fn find_on(
         &self,
         connection: LookupConnection,
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupAnswer<U>>, Error> {
-        let idle = self.lifetime.idle_limit().map(|limit| limit.as_secs_f64());
+        let idle = self.idle_seconds();
         let asked = connection
             .client
             .query(&connection.find, &[&digests, &idle])
@@ -195,63 +209,27 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
         self.find_on(connection, digests).await
     }
 
-    async fn close(&self) {
-        self.lookups.close();
-    }
-}
-
-impl<U: PgUser> SessionStore for PgSessionStore<U> {
-    type UserId = U::Id;
-
-    fn lifetime(&self) -> Lifetime {
-        self.lifetime
+    fn touch_interval(&self) -> Option<Duration> {
+        Some(self.lifetime.touch_interval())
     }
 
-    async fn insert(&self, new: NewSession<'_, U::Id>) -> Result<Insertion, Error> {
+    async fn touch(&self, sessions: &[(SessionId, SystemTime)]) -> Result<(), Error> {
+        let (ids, times): (Vec<_>, Vec<_>) = sessions.iter().copied().unzip();
+        let interval = self.lifetime.touch_interval().as_secs_f64();
         let client = Borrowed::from(&self.pool).await?;
-        let inserted = async {
-            let statement = client.prepare_cached(&self.statements.insert).await?;
-            let lifetime = new.lifetime.as_secs_f64();
+        let touched = async {
+            let statement = client.prepare_cached(&self.statements.touch).await?;
             client
-                .query_opt(
-                    &statement,
-                    &[
-                        &new.digest,
-                        new.user_id,
-                        &new.replaced,
-                        &lifetime,
-                        &new.user_agent,
-                        &new.ip,
-                    ],
-                )
+                .execute(&statement, &[&ids, &times, &interval, &self.idle_seconds()])
                 .await
         }
         .await;
         client.give_back();
-        match inserted {
-            Ok(Some(row)) => decode::current(&row, 0).map(Insertion::Done),
-            Ok(None) => Ok(Insertion::UserRefused),
-            // The digest is the only thing that is unique and chosen here.
-            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-                Ok(Insertion::DigestTaken)
-            }
-            // The user was deleted at this moment.
-            Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
-                Ok(Insertion::UserRefused)
-            }
-            Err(error) => Err(failure::statement(error)),
-        }
+        touched.map(drop).map_err(failure::statement)
     }
 
-    async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
-        let client = Borrowed::from(&self.pool).await?;
-        let deleted = async {
-            let statement = client.prepare_cached(&self.statements.delete).await?;
-            client.execute(&statement, &[&digests]).await
-        }
-        .await;
-        client.give_back();
-        deleted.map_err(failure::statement)
+    async fn close(&self) {
+        self.lookups.close();
     }
 }
 

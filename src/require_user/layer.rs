@@ -1,8 +1,8 @@
-use std::{fmt, marker::PhantomData};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
-use super::RequireUser;
+use super::{RequireUser, guard::Guard};
 use crate::DefaultResponseForRejection;
 
 /// Layer that applies [`RequireUser`]. See the [module's documentation](crate::require_user).
@@ -10,26 +10,61 @@ use crate::DefaultResponseForRejection;
 /// `U` is the application's user type, the same as that of the `LoadUserLayer` outside.
 #[must_use]
 pub struct RequireUserLayer<U, R = DefaultResponseForRejection> {
+    guard: Guard<U>,
     rejection: R,
-    user: PhantomData<fn() -> U>,
 }
 
 impl<U> RequireUserLayer<U> {
     /// A layer that demands a user.
     pub const fn new() -> Self {
         Self {
+            guard: Guard::new(),
             rejection: DefaultResponseForRejection,
-            user: PhantomData,
         }
     }
 }
 
 impl<U, R> RequireUserLayer<U, R> {
+    /// Lets only those users through for whom `allowed` says `true`: 403, gRPC status 7, to others.
+    pub fn allow_if(mut self, allowed: impl Fn(&U) -> bool + Send + Sync + 'static) -> Self {
+        self.guard.condition = Some(Arc::new(allowed));
+        self
+    }
+
+    /// Demands that the person has proved who they are at most this long ago, by the store's clock:
+    /// 401, gRPC status 16, where they have not. For routes that change what protects the account
+    /// (OWASP ASVS 5.0, 7.5.1). [`SessionService::confirm`](crate::SessionService::confirm) renews
+    /// the proof.
+    pub const fn proof_not_older_than(mut self, age: Duration) -> Self {
+        self.guard.proof = Some(age);
+        self
+    }
+
+    /// Sends a person who opens a page without being signed in to this page of the site, with 303
+    /// and where they were going in the parameter `next`: read it with [`ReturnTo::parse`].
+    ///
+    /// Only the opening of a page is answered so: `GET` or `HEAD` with `Sec-Fetch-Mode: navigate`,
+    /// or where the browser does not say, one that accepts `text/html`. Everything else gets the
+    /// 401: a script that follows a redirect would take the sign-in page for its answer.
+    ///
+    /// [`ReturnTo::parse`]: crate::ReturnTo::parse
+    pub const fn sign_in_page(mut self, page: &'static str) -> Self {
+        self.guard.sign_in_page = Some(page);
+        self
+    }
+
+    /// Like [`sign_in_page`](Self::sign_in_page), for a person whose proof is too old: the page that
+    /// asks for the password again.
+    pub const fn confirm_page(mut self, page: &'static str) -> Self {
+        self.guard.confirm_page = Some(page);
+        self
+    }
+
     /// Builds the response to whoever is turned away in another way.
     pub fn rejection_response<T>(self, response: T) -> RequireUserLayer<U, T> {
         RequireUserLayer {
+            guard: self.guard,
             rejection: response,
-            user: PhantomData,
         }
     }
 }
@@ -44,15 +79,15 @@ impl<S, U, R: Clone> Layer<S> for RequireUserLayer<U, R> {
     type Service = RequireUser<S, U, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequireUser::new(inner, self.rejection.clone())
+        RequireUser::new(inner, self.guard.clone(), self.rejection.clone())
     }
 }
 
 impl<U, R: Clone> Clone for RequireUserLayer<U, R> {
     fn clone(&self) -> Self {
         Self {
+            guard: self.guard.clone(),
             rejection: self.rejection.clone(),
-            user: PhantomData,
         }
     }
 }

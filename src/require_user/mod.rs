@@ -7,6 +7,11 @@
 //! **Without a `LoadUserLayer` outside, everybody is refused.** If no such layer has seen a request
 //! in this process, the first refusal logs an error that says so.
 //!
+//! It can ask for more: a [condition](RequireUserLayer::allow_if) on the user (403, gRPC status 7),
+//! and a [proof of who they are](RequireUserLayer::proof_not_older_than) that is not too old (401,
+//! gRPC status 16). And it can [send a person to the sign-in page](RequireUserLayer::sign_in_page)
+//! where a script or another program gets the 401.
+//!
 //! A CORS preflight (`OPTIONS`) never carries a cookie: put the CORS layer outside this one, so that
 //! it answers first.
 //!
@@ -42,8 +47,12 @@
 //! ```
 
 mod future;
+mod guard;
 mod layer;
+mod return_to;
 mod service;
 
-pub use self::{future::ResponseFuture, layer::RequireUserLayer, service::RequireUser};
+pub use self::{
+    future::ResponseFuture, layer::RequireUserLayer, return_to::ReturnTo, service::RequireUser,
+};
 pub(crate) use service::LOAD_USER_RAN;

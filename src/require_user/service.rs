@@ -1,6 +1,5 @@
 use std::{
     fmt,
-    marker::PhantomData,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::{Context, Poll},
 };
@@ -8,23 +7,23 @@ use std::{
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::ResponseFuture;
-use crate::{DefaultResponseForRejection, Rejection, ResponseForRejection, rejection::reject};
+use super::{ResponseFuture, guard::Guard};
+use crate::{DefaultResponseForRejection, ResponseForRejection, rejection::reject};
 
 /// Service that turns a request away that nobody is signed in on. See the
 /// [module's documentation](crate::require_user).
 pub struct RequireUser<S, U, R = DefaultResponseForRejection> {
     inner: S,
+    guard: Guard<U>,
     rejection: R,
-    user: PhantomData<fn() -> U>,
 }
 
 impl<S, U, R> RequireUser<S, U, R> {
-    pub(super) const fn new(inner: S, rejection: R) -> Self {
+    pub(super) const fn new(inner: S, guard: Guard<U>, rejection: R) -> Self {
         Self {
             inner,
+            guard,
             rejection,
-            user: PhantomData,
         }
     }
 
@@ -59,18 +58,21 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        if request.extensions().get::<U>().is_some() {
+        let Some(rejection) = self.guard.refusal(&request) else {
             return ResponseFuture::inner(self.inner.call(request));
-        }
+        };
         LOAD_USER_RAN.complain_once();
-        let rejection = Rejection::unauthenticated(request.headers());
         ResponseFuture::rejected(reject(&mut self.rejection, rejection))
     }
 }
 
 impl<S: Clone, U, R: Clone> Clone for RequireUser<S, U, R> {
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.rejection.clone())
+        Self::new(
+            self.inner.clone(),
+            self.guard.clone(),
+            self.rejection.clone(),
+        )
     }
 }
 

@@ -52,7 +52,10 @@ impl Lifetime {
             Some(idle) => Some(Duration::from_secs(idle)),
             None => None,
         };
-        Self { absolute: Duration::from_secs(absolute), idle }
+        Self {
+            absolute: Duration::from_secs(absolute),
+            idle,
+        }
     }
 
     /// Sessions that end this long after they began, however much they are used.
@@ -62,7 +65,10 @@ impl Lifetime {
     /// [`ErrorKind::Configuration`] unless `absolute` lies between [`SHORTEST`](Self::SHORTEST) and
     /// [`LONGEST`](Self::LONGEST).
     pub fn absolute(absolute: Duration) -> Result<Self, Error> {
-        Ok(Self { absolute: bounded(absolute)?, idle: None })
+        Ok(Self {
+            absolute: bounded(absolute)?,
+            idle: None,
+        })
     }
 
     /// Ends sessions also when they have not been used for this long.
@@ -76,7 +82,10 @@ impl Lifetime {
             let context = "the idle limit must be shorter than the absolute one";
             return Err(Error::bare(ErrorKind::Configuration).saying(context));
         }
-        Ok(Self { idle: Some(idle), ..self })
+        Ok(Self {
+            idle: Some(idle),
+            ..self
+        })
     }
 
     /// Authentication assurance level 1: 30 days, and no idle limit.
@@ -127,7 +136,10 @@ mod tests {
     #[test]
     fn the_presets_are_those_of_nist_sp_800_63b_4() {
         let hours = |lifetime: Lifetime| {
-            (lifetime.absolute_limit().as_secs(), lifetime.idle_limit().map(|idle| idle.as_secs()))
+            (
+                lifetime.absolute_limit().as_secs(),
+                lifetime.idle_limit().map(|idle| idle.as_secs()),
+            )
         };
         assert_eq!(hours(Lifetime::nist_aal1()), (2_592_000, None));
         assert_eq!(hours(Lifetime::nist_aal2()), (86_400, Some(3_600)));
@@ -149,6 +161,9 @@ mod tests {
         }
         let lifetime = lifetime.with_idle(hour - second).unwrap();
         assert_eq!(lifetime.touch_interval(), Duration::from_secs(MINUTE));
-        assert_eq!(lifetime.with_idle(second).unwrap().touch_interval(), second / 10);
+        assert_eq!(
+            lifetime.with_idle(second).unwrap().touch_interval(),
+            second / 10
+        );
     }
 }

@@ -37,6 +37,9 @@ impl SessionLimit {
             let context = "the limit of sessions must be at least 1";
             return Err(Error::bare(ErrorKind::Configuration).saying(context));
         }
-        Ok(Self { sessions, ends_oldest })
+        Ok(Self {
+            sessions,
+            ends_oldest,
+        })
     }
 }

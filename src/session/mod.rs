@@ -1,10 +1,15 @@
 //! The domain: tokens, sessions, what a store must answer, and the service over it.
 
 mod batch;
+mod clean_up;
+mod confirm;
 pub(crate) mod counters;
+mod credentials;
 mod current;
+mod devices;
 mod id;
 mod lifetime;
+mod limit;
 mod lookup;
 mod notice;
 mod resolver;
@@ -13,19 +18,22 @@ mod sign_in;
 mod sign_out;
 mod store;
 mod token;
+mod touch;
 
-pub(crate) use self::resolver::Answering;
 #[cfg(feature = "postgres")]
 pub(crate) use self::resolver::BATCHES_IN_FLIGHT;
 pub use self::{
+    confirm::Confirm,
     counters::Counts,
     current::{CurrentSession, SessionTimes},
     id::SessionId,
     lifetime::Lifetime,
+    limit::SessionLimit,
     lookup::{LiveSession, LookupAnswer, SessionLookup},
     service::{DEFAULT_DEADLINE, SessionService, SessionServiceBuilder},
     sign_in::{SignIn, SignedIn},
     sign_out::{SignOut, SignedOut},
-    store::{Insertion, NewSession, SessionStore},
+    store::{Device, Insertion, NewSession, Revocation, Rotation, SessionStore},
     token::{SessionToken, TokenDigest},
 };
+pub(crate) use self::{credentials::Credentials, resolver::Answering};

@@ -21,6 +21,7 @@ use super::{
     LiveSession, LookupAnswer, SessionLookup, TokenDigest,
     batch::{Admission, Batch, Limits, Queue, Waiters},
     counters::{Counter, Counters},
+    touch::Toucher,
 };
 use crate::{Error, ErrorKind};
 
@@ -38,6 +39,7 @@ pub(crate) struct Resolver<L: SessionLookup> {
     pub(crate) lookup: L,
     pub(crate) counters: Counters,
     pub(crate) deadline: Duration,
+    pub(super) toucher: Toucher,
     state: Mutex<State<L::User>>,
     idle: Notify,
 }
@@ -59,6 +61,7 @@ impl<L: SessionLookup> Resolver<L> {
             lookup,
             counters: Counters::default(),
             deadline,
+            toucher: Toucher::default(),
             state: Mutex::new(State {
                 queue: Queue::new(limits),
                 closed: false,
@@ -108,6 +111,7 @@ impl<L: SessionLookup> Resolver<L> {
             }
             idle.await;
         }
+        self.toucher.flush().await;
         self.lookup.close().await;
     }
 
@@ -116,7 +120,7 @@ impl<L: SessionLookup> Resolver<L> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(&self, batch: Batch<oneshot::Sender<Outcome<L::User>>>) {
+    async fn answer(self: &Arc<Self>, batch: Batch<oneshot::Sender<Outcome<L::User>>>) {
         let mut waiting = batch.waiting;
         // Whoever has gone away need not be asked for.
         waiting.retain(|_, callers| callers.iter().any(|caller| !caller.is_closed()));
@@ -126,18 +130,54 @@ impl<L: SessionLookup> Resolver<L> {
         let digests: SmallVec<[TokenDigest; 4]> = waiting.keys().copied().collect();
         let deadline = Instant::from_std(batch.opened + self.deadline);
         match self.find(&digests, deadline).await {
-            Ok(answers) => deliver(waiting, answers),
+            Ok(answers) => self.deliver(waiting, answers),
             // One row made the statement fail for all. Each is asked alone, once.
             Err(error) if error.kind() == ErrorKind::Row && digests.len() > 1 => {
                 for (digest, callers) in waiting {
                     let mut alone = Waiting::from([(digest, callers)]);
                     match self.find(&[digest], deadline).await {
-                        Ok(answers) => deliver(alone, answers),
+                        Ok(answers) => self.deliver(alone, answers),
                         Err(error) => fail(alone.drain(), &error),
                     }
                 }
             }
             Err(error) => fail(waiting.drain(), &error),
+        }
+    }
+
+    /// Hands each answer to those who asked for exactly its digest.
+    fn deliver(
+        self: &Arc<Self>,
+        mut waiting: Waiting<L::User>,
+        answers: Vec<LookupAnswer<L::User>>,
+    ) {
+        let strange = |context| Error::bare(ErrorKind::Protocol).saying(context);
+        if answers
+            .iter()
+            .any(|answer| !waiting.contains_key(&answer.digest()))
+        {
+            // Whoever answers what was not asked may be answering somebody else's question.
+            let error = strange("the store answered for a token that nobody asked about");
+            return fail(waiting.drain(), &error);
+        }
+        let mut outcomes: HashMap<TokenDigest, Outcome<L::User>> =
+            HashMap::with_capacity(answers.len());
+        for answer in answers {
+            let digest = answer.digest();
+            let twice = || Err(strange("the store answered twice for one token"));
+            outcomes
+                .entry(digest)
+                .and_modify(|outcome| *outcome = twice())
+                .or_insert_with(|| answer.into_outcome());
+        }
+        for (digest, callers) in waiting.drain() {
+            let outcome = outcomes
+                .remove(&digest)
+                .unwrap_or_else(|| Err(strange("the store did not answer for a token")));
+            if let Ok(Some(live)) = &outcome {
+                Toucher::used(self, &live.session);
+            }
+            send(callers, outcome);
         }
     }
 
@@ -150,34 +190,6 @@ impl<L: SessionLookup> Resolver<L> {
         timeout_at(deadline, self.lookup.find(digests))
             .await
             .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))
-    }
-}
-
-/// Hands each answer to those who asked for exactly its digest.
-fn deliver<U: Clone>(mut waiting: Waiting<U>, answers: Vec<LookupAnswer<U>>) {
-    let strange = |context| Error::bare(ErrorKind::Protocol).saying(context);
-    if answers
-        .iter()
-        .any(|answer| !waiting.contains_key(&answer.digest()))
-    {
-        // Whoever answers what was not asked may be answering somebody else's question.
-        let error = strange("the store answered for a token that nobody asked about");
-        return fail(waiting.drain(), &error);
-    }
-    let mut outcomes: HashMap<TokenDigest, Outcome<U>> = HashMap::with_capacity(answers.len());
-    for answer in answers {
-        let digest = answer.digest();
-        let twice = || Err(strange("the store answered twice for one token"));
-        outcomes
-            .entry(digest)
-            .and_modify(|outcome| *outcome = twice())
-            .or_insert_with(|| answer.into_outcome());
-    }
-    for (digest, callers) in waiting.drain() {
-        let outcome = outcomes
-            .remove(&digest)
-            .unwrap_or_else(|| Err(strange("the store did not answer for a token")));
-        send(callers, outcome);
     }
 }
 

@@ -5,8 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::HeaderMap;
 
 use super::{
-    Counts, LiveSession, SessionLookup, SessionStore, SessionToken, SignIn, SignOut, TokenDigest,
+    Confirm, Counts, LiveSession, SessionLookup, SessionStore, SessionToken, SignIn, SignOut,
+    TokenDigest,
     counters::Counter,
+    credentials::Credentials,
     notice::Notice,
     resolver::{Answering, Resolver},
 };
@@ -66,7 +68,7 @@ pub struct SessionService<L: SessionLookup> {
 
 struct Shared<L: SessionLookup> {
     resolver: Arc<Resolver<L>>,
-    cookie: SessionCookie,
+    credentials: Credentials,
     rejected: Notice,
     unavailable: Notice,
 }
@@ -76,29 +78,32 @@ struct Shared<L: SessionLookup> {
 #[must_use]
 pub struct SessionServiceBuilder<L> {
     lookup: L,
-    cookie: SessionCookie,
+    credentials: Credentials,
     deadline: Duration,
 }
 
 impl<L: SessionLookup> SessionService<L> {
     /// A service over this store, with every default.
     pub fn new(store: L) -> Self {
-        Self::assemble(store, SessionCookie::default(), DEFAULT_DEADLINE)
+        Self::assemble(Self::builder(store))
     }
 
     /// A service over this store, with settings of one's own.
     pub fn builder(store: L) -> SessionServiceBuilder<L> {
         SessionServiceBuilder {
             lookup: store,
-            cookie: SessionCookie::default(),
+            credentials: Credentials {
+                cookie: SessionCookie::default(),
+                bearer: false,
+            },
             deadline: DEFAULT_DEADLINE,
         }
     }
 
-    fn assemble(store: L, cookie: SessionCookie, deadline: Duration) -> Self {
+    fn assemble(builder: SessionServiceBuilder<L>) -> Self {
         let shared = Shared {
-            resolver: Arc::new(Resolver::new(store, deadline)),
-            cookie,
+            resolver: Arc::new(Resolver::new(builder.lookup, builder.deadline)),
+            credentials: builder.credentials,
             rejected: Notice::default(),
             unavailable: Notice::default(),
         };
@@ -141,8 +146,8 @@ impl<L: SessionLookup> SessionService<L> {
         self.ask(digest).await
     }
 
-    /// Refuses new lookups from now on, waits for those under way and gives up what the store holds
-    /// open. Later lookups fail with [`ErrorKind::Closed`]; signing out still works.
+    /// Refuses new lookups from now on, waits for those under way, writes down which sessions were
+    /// used, and gives up what the store holds open. Later lookups fail with [`ErrorKind::Closed`]; signing out still works.
     pub async fn close(&self) {
         self.shared.resolver.close().await;
     }
@@ -154,12 +159,16 @@ impl<L: SessionLookup> SessionService<L> {
 
     /// The cookie that this service reads and writes.
     pub fn cookie(&self) -> &SessionCookie {
-        &self.shared.cookie
+        &self.shared.credentials.cookie
     }
 
     /// The store.
     pub fn store(&self) -> &L {
         &self.shared.resolver.lookup
+    }
+
+    pub(crate) fn credentials(&self) -> &Credentials {
+        &self.shared.credentials
     }
 
     pub(crate) fn deadline(&self) -> Duration {
@@ -172,7 +181,7 @@ impl<L: SessionLookup> SessionService<L> {
 
     /// What the request presents, counted; a rejected cookie is also a security event.
     pub(crate) fn presented(&self, headers: &HeaderMap) -> Option<SessionToken> {
-        let presented = self.shared.cookie.read(headers);
+        let presented = self.shared.credentials.read(headers);
         match presented {
             Presented::Token(token) => return Some(token),
             Presented::Nothing => self.count(Counter::Anonymous),
@@ -210,6 +219,12 @@ impl<S: SessionStore> SessionService<S> {
         SignIn::new(self.clone(), user_id)
     }
 
+    /// Takes down that the person has just proved again who they are, and gives their session a new
+    /// token. See [`Confirm`].
+    pub fn confirm(&self, user_id: S::UserId, headers: &HeaderMap) -> Confirm<S> {
+        Confirm::new(self.clone(), user_id, headers)
+    }
+
     /// Ends whatever sessions this request presents. It needs no lookup before it, so that a route
     /// for signing out can be exempt from the layer. See [`SignOut`].
     pub fn sign_out(&self, headers: &HeaderMap) -> SignOut<S> {
@@ -220,7 +235,18 @@ impl<S: SessionStore> SessionService<S> {
 impl<L: SessionLookup> SessionServiceBuilder<L> {
     /// The session cookie's name and attributes.
     pub fn cookie(mut self, cookie: SessionCookie) -> Self {
-        self.cookie = cookie;
+        self.credentials.cookie = cookie;
+        self
+    }
+
+    /// Reads the token from `Authorization: Bearer` as well (RFC 6750 §2.1), for gRPC and mobile
+    /// clients, which are given [`SignedIn::token`](crate::SignedIn::token). A request that presents
+    /// two different tokens is ambiguous and so anonymous.
+    ///
+    /// Off by default: a browser's cookie needs no script that could read the token; this header
+    /// does.
+    pub fn bearer_tokens(mut self) -> Self {
+        self.credentials.bearer = true;
         self
     }
 
@@ -241,11 +267,7 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
             let context = "the deadline must lie between a millisecond and a minute";
             return Err(Error::bare(ErrorKind::Configuration).saying(context));
         }
-        Ok(SessionService::assemble(
-            self.lookup,
-            self.cookie,
-            self.deadline,
-        ))
+        Ok(SessionService::assemble(self))
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use http::{HeaderMap, header};
-use tokio::time::timeout;
 
 use super::{
     CurrentSession, Insertion, Lifetime, NewSession, SessionService, SessionStore, SessionToken,
@@ -20,7 +19,7 @@ use crate::{Error, ErrorKind, SessionCookie};
 /// What is kept of a `User-Agent` header.
 const LONGEST_USER_AGENT: usize = 256;
 /// Two tokens never collide. Should a broken generator repeat itself, it is asked so often.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 
 /// A sign-in that is about to happen: say what else is known, then await it.
 ///
@@ -34,11 +33,12 @@ const ATTEMPTS: usize = 3;
 /// have taken effect; if it has, there is a session whose token nobody holds.
 #[must_use = "nobody is signed in until this is awaited"]
 pub struct SignIn<S: SessionStore> {
-    sessions: SessionService<S>,
+    pub(crate) sessions: SessionService<S>,
     user_id: S::UserId,
     replaced: Vec<TokenDigest>,
     user_agent: Option<String>,
     ip: Option<IpAddr>,
+    pub(crate) condition: S::Condition,
     lifetime: Lifetime,
     shorter: Option<Duration>,
     remembered: bool,
@@ -51,6 +51,7 @@ impl<S: SessionStore> SignIn<S> {
             replaced: Vec::new(),
             user_agent: None,
             ip: None,
+            condition: S::Condition::default(),
             lifetime: sessions.store().lifetime(),
             shorter: None,
             remembered: false,
@@ -62,7 +63,7 @@ impl<S: SessionStore> SignIn<S> {
     /// was, and what its client calls itself is kept for the list of devices: at most 256 bytes,
     /// without control characters.
     pub fn request(mut self, headers: &HeaderMap) -> Self {
-        self.replaced = digests(self.sessions.cookie(), headers);
+        self.replaced = self.sessions.credentials().digests(headers);
         self.user_agent = headers.get(header::USER_AGENT).and_then(|value| {
             let text = String::from_utf8_lossy(value.as_bytes());
             let printable = text.chars().filter(|c| !c.is_control());
@@ -106,32 +107,44 @@ impl<S: SessionStore> SignIn<S> {
     ) -> Result<SignedIn, Error> {
         for _ in 0..ATTEMPTS {
             let token = generate()?;
-            let mut new = NewSession::new(token.digest(), &self.user_id, self.life()?);
-            new.replaced = &self.replaced;
-            new.user_agent = self.user_agent.as_deref();
-            new.ip = self.ip;
-            let insertion = timeout(self.sessions.deadline(), self.sessions.store().insert(new));
-            match insertion
-                .await
-                .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))?
-            {
-                Insertion::Done(session) => {
-                    tracing::info!(session = %session.id(), "signed in");
-                    let cookie = self.sessions.cookie().clone();
-                    return Ok(SignedIn {
-                        cookie,
-                        token,
-                        session,
-                        remembered: self.remembered,
-                    });
-                }
-                Insertion::UserRefused => return Err(Error::bare(ErrorKind::UserRefused)),
-                Insertion::DigestTaken => {
-                    tracing::error!("a new session token collided with an existing one");
-                }
+            let new = self.new_session(token.digest())?;
+            let insertion = self.sessions.store().insert(new);
+            match self.sessions.within_deadline(insertion).await? {
+                Insertion::DigestTaken => {}
+                other => return self.signed_in(token, &other),
             }
         }
-        Err(Error::bare(ErrorKind::Random).saying("the random generator repeats itself"))
+        Err(repeating())
+    }
+
+    pub(crate) fn new_session(&self, digest: TokenDigest) -> Result<NewSession<'_, S>, Error> {
+        let mut new = NewSession::new(digest, &self.user_id, &self.condition, self.life()?);
+        new.replaced = &self.replaced;
+        new.remembered = self.remembered;
+        new.user_agent = self.user_agent.as_deref();
+        new.ip = self.ip;
+        Ok(new)
+    }
+
+    pub(crate) fn signed_in(
+        &self,
+        token: SessionToken,
+        insertion: &Insertion,
+    ) -> Result<SignedIn, Error> {
+        match insertion {
+            Insertion::Done(session) => {
+                tracing::info!(session = %session.id(), "signed in");
+                Ok(SignedIn::new(
+                    &self.sessions,
+                    token,
+                    *session,
+                    self.remembered,
+                ))
+            }
+            Insertion::UserRefused => Err(Error::bare(ErrorKind::UserRefused)),
+            Insertion::TooManySessions => Err(Error::bare(ErrorKind::TooManySessions)),
+            Insertion::DigestTaken => Err(repeating()),
+        }
     }
 
     fn life(&self) -> Result<Duration, Error> {
@@ -146,12 +159,10 @@ impl<S: SessionStore> SignIn<S> {
     }
 }
 
-/// The digests of all that a request presents.
-pub(super) fn digests(cookie: &SessionCookie, headers: &HeaderMap) -> Vec<TokenDigest> {
-    let mut digests: Vec<_> = cookie.tokens(headers).map(|token| token.digest()).collect();
-    digests.sort_unstable();
-    digests.dedup();
-    digests
+/// Every attempt met a digest that was taken.
+pub(super) fn repeating() -> Error {
+    tracing::error!("new session tokens collided with existing ones");
+    Error::bare(ErrorKind::Random).saying("the random generator repeats itself")
 }
 
 impl<S: SessionStore> IntoFuture for SignIn<S> {
@@ -184,6 +195,20 @@ pub struct SignedIn {
 }
 
 impl SignedIn {
+    pub(super) fn new<S: SessionStore>(
+        sessions: &SessionService<S>,
+        token: SessionToken,
+        session: CurrentSession,
+        remembered: bool,
+    ) -> Self {
+        Self {
+            cookie: sessions.cookie().clone(),
+            token,
+            session,
+            remembered,
+        }
+    }
+
     /// Writes `Set-Cookie`, `Cache-Control: no-store` and `Vary: Cookie`: whoever stored such a
     /// response would hand one person's session to another.
     ///

@@ -7,10 +7,9 @@ use std::{
 };
 
 use http::HeaderMap;
-use tokio::time::timeout;
 
-use super::{SessionService, SessionStore, TokenDigest, sign_in::digests};
-use crate::{Error, ErrorKind, SessionCookie, error::Chain};
+use super::{SessionService, SessionStore, TokenDigest};
+use crate::{Error, SessionCookie, error::Chain};
 
 /// A sign-out that is about to happen: await it.
 ///
@@ -29,7 +28,7 @@ pub struct SignOut<S: SessionStore> {
 impl<S: SessionStore> SignOut<S> {
     pub(super) fn new(sessions: SessionService<S>, headers: &HeaderMap) -> Self {
         Self {
-            digests: digests(sessions.cookie(), headers),
+            digests: sessions.credentials().digests(headers),
             sessions,
         }
     }
@@ -39,9 +38,7 @@ impl<S: SessionStore> SignOut<S> {
             Ok(0)
         } else {
             let deletion = self.sessions.store().delete(&self.digests);
-            timeout(self.sessions.deadline(), deletion)
-                .await
-                .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))
+            self.sessions.within_deadline(deletion).await
         };
         match &outcome {
             Ok(0) => {}

@@ -117,7 +117,9 @@ impl<'a, S: SessionStore> NewSession<'a, S> {
 
 impl<S: SessionStore> std::fmt::Debug for NewSession<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewSession").field("lifetime", &self.lifetime).finish_non_exhaustive()
+        f.debug_struct("NewSession")
+            .field("lifetime", &self.lifetime)
+            .finish_non_exhaustive()
     }
 }
 

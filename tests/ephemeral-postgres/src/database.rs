@@ -69,7 +69,6 @@ impl TestDatabase {
     }
 
     /// How to connect to this database.
-    #[must_use]
     pub fn config(&self) -> Config {
         self.config.clone()
     }
@@ -86,13 +85,11 @@ impl TestDatabase {
     }
 
     /// Its name, which needs no quotes.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// A connection string, for `psql` and other programs.
-    #[must_use]
     pub fn url(&self) -> String {
         self.url.clone()
     }

@@ -87,24 +87,34 @@ impl fmt::Display for Error {
                     f.write_str("\nUnset EPHEMERAL_POSTGRES, so that any source will do.")?;
                 }
                 f.write_str(
-                    "\nInstall one (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf install \
-                     postgresql-server; macOS: brew install postgresql@17), or name a running one \
-                     in DATABASE_URL (examples) or TEST_DATABASE_URL (tests).",
+                    "\nInstall one (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf \
+                     install postgresql-server; macOS: brew install postgresql@17), or name a \
+                     running one in DATABASE_URL (examples) or TEST_DATABASE_URL (tests).",
                 )
             }
-            Kind::BadUrl { variable, .. } => write!(f, "{variable} is not a PostgreSQL connection string"),
+            Kind::BadUrl { variable, .. } => {
+                write!(f, "{variable} is not a PostgreSQL connection string")
+            }
             Kind::NotPrivate => f.write_str("only a private server can be stopped and restarted"),
             Kind::System { doing, .. } | Kind::Sql { doing, .. } => write!(f, "cannot {doing}"),
             Kind::Program { name, status, log } => {
-                write!(f, "{name} failed ({status}):
-{}", log.trim_end())
+                write!(f, "{name} failed ({status}):\n{}", end_of(log))
             }
-            Kind::TooSlow { doing, log } => write!(f, "the server did not {doing} in time; its log:\n{log}"),
-            Kind::NobodyToRunAs => {
-                f.write_str("PostgreSQL refuses to run as root, and /etc/passwd has neither `postgres` nor `nobody`")
+            Kind::TooSlow { doing, log } => {
+                write!(f, "the server did not {doing} in time:\n{}", end_of(log))
             }
+            Kind::NobodyToRunAs => f.write_str(
+                "PostgreSQL refuses to run as root, and /etc/passwd has neither `postgres` nor \
+                 `nobody`",
+            ),
         }
     }
+}
+
+/// The lines that say why.
+fn end_of(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
 impl error::Error for Error {

@@ -6,9 +6,8 @@ use crate::error::{Error, Kind};
 use crate::name::new_name;
 use crate::watchdog::Watchdog;
 
-/// An address of a Unix socket holds 103 bytes on macOS, 107 on Linux. This leaves room for the
-/// folder's own name (up to 37) and for `/.s.PGSQL.65535`.
-const LONGEST_PARENT: usize = 50;
+/// An address of a Unix socket holds 103 bytes on macOS, 107 on Linux.
+const LONGEST_SOCKET: usize = 103;
 
 /// A private server's folder. Only the account that the server runs as can enter it. Dropping it
 /// stops what runs there and removes it.
@@ -29,7 +28,7 @@ pub(crate) struct Account {
 impl Folder {
     /// Creates one. The bundled server runs as root, an installed one does not.
     pub(crate) fn create(runs_as_root: bool) -> Result<Self, Error> {
-        let path = parent().join(new_name("ephemeral-postgres-"));
+        let path = new_path();
         let watchdog = Watchdog::over_new(&path)?;
         let mut folder = Self {
             path,
@@ -56,15 +55,17 @@ impl Folder {
     }
 }
 
-/// The folder for temporary files, or `/tmp` where its path is too long or another account could
-/// not pass through it.
-fn parent() -> PathBuf {
-    let usual = env::temp_dir();
-    let short = usual.as_os_str().len() <= LONGEST_PARENT;
-    if short && usual.is_absolute() && usual.ancestors().all(anyone_can_enter) {
+/// In the folder for temporary files, or in `/tmp` where that is too long a path for a socket or
+/// another account could not pass through it.
+fn new_path() -> PathBuf {
+    let name = new_name("ephemeral-postgres-");
+    let usual = env::temp_dir().join(&name);
+    let short = usual.join(".s.PGSQL.65535").as_os_str().len() <= LONGEST_SOCKET;
+    let open = usual.is_absolute() && usual.ancestors().skip(1).all(anyone_can_enter);
+    if short && open {
         usual
     } else {
-        "/tmp".into()
+        Path::new("/tmp").join(name)
     }
 }
 

@@ -29,6 +29,9 @@
 //! a shell waits at the other end of a pipe, and when the pipe closes, stops the server and removes
 //! the folder.
 //!
+//! All tests of a process share one; a runner that starts a process for each test, like nextest,
+//! starts a server for each.
+//!
 //! # A database for each test
 //!
 //! [`TestDatabase`] is a copy of a template that the migrations ran on once. Advisory locks and

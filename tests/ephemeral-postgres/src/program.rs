@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 use crate::Error;
 use crate::folder::Folder;
 
-/// Writes its own id into the watchdog's pipe, and then becomes the program. So the watchdog knows of
-/// the program before it starts, even if this process ends in between.
+/// Writes its own id into the watchdog's pipe, and then becomes the program. So the watchdog knows
+/// of the program before it starts, even if this process ends in between.
 const REPORT_AND_RUN: &str = r#"echo $$; log=$1; shift; exec "$@" >>"$log" 2>&1"#;
 
-/// One of PostgreSQL's programs, to run in the folder as its account, undisturbed by the environment of
-/// whoever started this process.
+/// One of PostgreSQL's programs, to run in the folder as its account, undisturbed by the
+/// environment of whoever started this process.
 pub(crate) fn command(program: &Path, folder: &Folder, log: &Path) -> Result<Command, Error> {
     let mut command = Command::new("/bin/sh");
     command

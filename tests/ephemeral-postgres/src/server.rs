@@ -124,19 +124,16 @@ impl Server {
     }
 
     /// How to connect: as a superuser to the database `postgres`, or as the variable says.
-    #[must_use]
     pub fn config(&self) -> Config {
         self.config.clone()
     }
 
     /// The same as a connection string, for `psql` and other programs.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// Where the server came from.
-    #[must_use]
     pub fn source(&self) -> &Source {
         &self.source
     }
@@ -144,20 +141,17 @@ impl Server {
     /// Whether it is the bundled one, which lacks contrib modules, ICU, TLS and everything that a
     /// timer drives: statement, lock and idle timeouts and the detection of deadlocks, which then
     /// last for ever.
-    #[must_use]
     pub fn is_bundled(&self) -> bool {
         matches!(self.source, Source::Bundled(_))
     }
 
     /// The folder with `postgres` and, if installed, `psql`, `pg_basebackup` and so on; `None` for
     /// a server from a variable. The bundled one has `postgres` and `initdb` only.
-    #[must_use]
     pub fn bin_dir(&self) -> Option<&Path> {
         self.source.bin_dir()
     }
 
     /// A private server's folder: its socket, `data` and `log`.
-    #[must_use]
     pub fn directory(&self) -> Option<&Path> {
         self.cluster
             .as_ref()
@@ -165,13 +159,11 @@ impl Server {
     }
 
     /// What a private server has written to its log so far; empty for another.
-    #[must_use]
     pub fn log(&self) -> String {
         self.cluster.as_ref().map(Cluster::log).unwrap_or_default()
     }
 
     /// The process of a private server, its postmaster, while it runs.
-    #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.cluster.as_ref()?.pid()
     }

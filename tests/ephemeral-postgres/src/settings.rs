@@ -6,7 +6,8 @@ const DEFAULTS: [(&str, &str); 10] = [
     ("wal_level", "replica"),
     ("max_wal_senders", "10"),
     ("max_wal_size", "256MB"),
-    // What was committed survives a crash of the server all the same, as long as the machine stays up.
+    // What was committed survives a crash of the server all the same, as long as the machine stays
+    // up.
     ("fsync", "off"),
     ("full_page_writes", "off"),
     // The bundled server makes a full fsync of each of these hints, even with fsync off.
@@ -15,7 +16,8 @@ const DEFAULTS: [(&str, &str); 10] = [
     ("checkpoint_flush_after", "0"),
 ];
 
-/// Where the modules lie, seen from the programs: Debian and the PostgreSQL project; Homebrew; Fedora.
+/// Where the modules lie, seen from the programs: Debian and the PostgreSQL project; Homebrew;
+/// Fedora.
 const MODULES: [&str; 3] = ["../lib", "../lib/postgresql", "../lib64/pgsql"];
 
 /// A private server's settings.

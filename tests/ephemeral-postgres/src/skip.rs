@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 /// # fn main() {
 /// # let is_bundled = true;
 /// if is_bundled {
-///     return ephemeral_postgres::skip("statement_timeout", "the bundled PostgreSQL has no timers");
+///     return ephemeral_postgres::skip("lock_timeout", "the bundled PostgreSQL has no timers");
 /// }
 /// # }
 /// ```

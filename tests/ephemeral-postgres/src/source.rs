@@ -28,7 +28,6 @@ impl fmt::Display for Source {
 impl Source {
     /// What a private server can be started from on this machine, best first. `EPHEMERAL_POSTGRES`
     /// has its say.
-    #[must_use]
     pub fn available() -> Vec<Self> {
         candidates(forced().as_deref())
     }

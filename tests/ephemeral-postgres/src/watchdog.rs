@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use crate::Error;
 
-/// A shell that outlives this process, if only by a moment: when the pipe to it closes, however that
-/// comes about, it stops what runs in the folder and removes the folder.
+/// A shell that outlives this process, if only by a moment: when the pipe to it closes, however
+/// that comes about, it stops what runs in the folder and removes the folder.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     shell: Child,

@@ -1,5 +1,5 @@
-# Creates the folder $1. When the process at the other end of the pipe has ended, ends what runs in the folder and removes it.
-# Everything that starts there first writes its id into the pipe, one a line.
+# Creates the folder $1. When the process at the other end of the pipe has ended, ends what runs in
+# the folder and removes it. Whatever starts there first writes its id into the pipe, one a line.
 trap '' HUP INT PIPE TERM
 folder=$1
 mkdir -m 700 -- "$folder" 2>&1 || exit 1
@@ -7,7 +7,8 @@ exec >/dev/null # which is the answer: all went well if nothing was said
 started=
 while read -r id; do started=$id; done
 
-# A process that has ended but was not waited for has no command line, and one that got the same id does not name the folder.
+# A process that has ended but was not waited for has no command line, and another that got its id
+# does not name the folder.
 runs() {
   if [ -r /proc/self/cmdline ]; then
     tr '\0' '\n' <"/proc/$1/cmdline" | grep -qF -- "$folder/"
@@ -20,7 +21,7 @@ runs() {
 for id in $started $(head -n 1 "$folder/data/postmaster.pid" 2>/dev/null); do
   tries=0
   while runs "$id"; do
-    # To the group, because initdb works through children. For the server this is the immediate shutdown.
+    # To the group, because initdb works through children. It tells the server to stop at once.
     [ $tries -eq 0 ] && kill -s QUIT -- "-$id" "$id"
     [ $tries -eq 100 ] && kill -s KILL -- "-$id" "$id"
     [ $tries -eq 200 ] && break

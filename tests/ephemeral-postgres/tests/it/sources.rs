@@ -204,7 +204,8 @@ async fn creates_databases() {
 
 #[test]
 fn a_skipped_test_says_so_once() {
-    // The harness captures what the child prints, and shows nothing of it, since the child succeeds.
+    // The harness captures what the child prints, and shows nothing of it, since the child
+    // succeeds.
     let output = child::running("sources::skips", "").output().unwrap();
     assert!(output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);

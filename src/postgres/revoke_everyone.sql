@@ -1,0 +1,2 @@
+-- End every session of everybody.
+DELETE FROM :sessions AS s

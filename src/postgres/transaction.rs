@@ -1,0 +1,126 @@
+//! Sessions together with the application's own writes.
+
+use std::fmt;
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::types::ToSql;
+
+use super::{store::PgSessionStore, user::PgUser};
+use crate::{Error, Revocation, SessionId, SessionService, SessionToken, SignIn, SignedIn};
+
+/// What must still be true of the user's row when a sign-in happens.
+#[derive(Default)]
+pub struct Demands(Vec<(&'static str, Box<dyn ToSql + Send + Sync>)>);
+
+impl Demands {
+    pub(super) fn columns(&self) -> Vec<&'static str> {
+        self.0.iter().map(|(column, _)| *column).collect()
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &(dyn ToSql + Sync)> {
+        self.0
+            .iter()
+            .map(|(_, value)| &**value as &(dyn ToSql + Sync))
+    }
+}
+
+impl fmt::Debug for Demands {
+    /// The values may be password hashes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(column, _)| column))
+            .finish()
+    }
+}
+
+impl<U: PgUser> SignIn<PgSessionStore<U>> {
+    /// Signs in only if this column of the user's row still has this value, and otherwise fails with
+    /// [`ErrorKind::UserRefused`](crate::ErrorKind::UserRefused).
+    ///
+    /// Checking a password takes time. Name the hash that was checked, and a sign-in with the old
+    /// password cannot slip in after a change of the password that ends the other sessions.
+    ///
+    /// `column` is SQL of the application's own, as in [`PgUser::COLUMNS`]: never build it from
+    /// input.
+    ///
+    /// ```no_run
+    /// # use tower_user_session::*;
+    /// # async fn example<U: PgUser<Id = i64>>(
+    /// #     sessions: SessionService<PgSessionStore<U>>, headers: http::HeaderMap, checked_hash: String,
+    /// # ) -> Result<(), Error> {
+    /// let signed_in =
+    ///     sessions.sign_in(7).request(&headers).only_if_still("u.password_hash", checked_hash).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn only_if_still(
+        mut self,
+        column: &'static str,
+        value: impl ToSql + Send + Sync + 'static,
+    ) -> Self {
+        self.condition.0.push((column, Box::new(value)));
+        self
+    }
+
+    /// Signs in as a part of the application's transaction, on the isolation level `READ COMMITTED`:
+    /// for creating an account and its first session together.
+    ///
+    /// Send the cookie only once the transaction has been committed. Other sign-ins and revocations
+    /// of this user wait until it ends.
+    ///
+    /// # Errors
+    ///
+    /// As for a sign-in; where the error comes from the database, the transaction can only be rolled
+    /// back. No deadline applies: the transaction is the application's.
+    pub async fn in_transaction(self, transaction: &Transaction<'_>) -> Result<SignedIn, Error> {
+        let token = SessionToken::generate()?;
+        let new = self.new_session(token.digest())?;
+        let insertion = self.sessions.store().insert_in(transaction, &new).await?;
+        self.signed_in(token, &insertion)
+    }
+}
+
+/// # With the application's own writes
+///
+/// The methods whose names end in `_in_transaction` are a part of the application's transaction, on
+/// the isolation level `READ COMMITTED`: what they did holds when it is committed, and other sign-ins
+/// and revocations of this user wait until it ends. No deadline applies to them.
+///
+/// ```no_run
+/// # use tower_user_session::*;
+/// # async fn example<U: PgUser<Id = i64>>(
+/// #     sessions: SessionService<PgSessionStore<U>>, user_id: i64, current: CurrentSession, hash: String,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut client = sessions.store().pool().get().await?;
+/// let transaction = client.transaction().await?;
+/// let change = "UPDATE users SET password_hash = $1 WHERE id = $2";
+/// transaction.execute(change, &[&hash, &user_id]).await?;
+/// sessions.revoke_others_in_transaction(&transaction, &user_id, current.id()).await?;
+/// transaction.commit().await?;
+/// # Ok(())
+/// # }
+/// ```
+impl<U: PgUser> SessionService<PgSessionStore<U>> {
+    /// Ends all sessions of this user but one when the transaction is committed, and says how many.
+    pub async fn revoke_others_in_transaction(
+        &self,
+        transaction: &Transaction<'_>,
+        user_id: &U::Id,
+        current: SessionId,
+    ) -> Result<u64, Error> {
+        self.store()
+            .revoke_in(transaction, user_id, Revocation::AllBut(current))
+            .await
+    }
+
+    /// Ends all sessions of this user when the transaction is committed, and says how many.
+    pub async fn revoke_all_in_transaction(
+        &self,
+        transaction: &Transaction<'_>,
+        user_id: &U::Id,
+    ) -> Result<u64, Error> {
+        self.store()
+            .revoke_in(transaction, user_id, Revocation::All)
+            .await
+    }
+}

@@ -1,0 +1,245 @@
+//! What changes sessions, each in one transaction.
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::{error::SqlState, types::ToSql};
+
+use super::{
+    connections::Borrowed,
+    decode::{self, column},
+    failure,
+    statements::with_demands,
+    store::PgSessionStore,
+    transaction::Demands,
+    user::PgUser,
+};
+use crate::{
+    Device, Error, Insertion, Lifetime, NewSession, Revocation, Rotation, SessionStore, TokenDigest,
+};
+
+/// Pages of the table that one batch of cleaning up goes through: some thousand sessions.
+const PAGES_IN_A_BATCH: u64 = 64;
+
+impl<U: PgUser> SessionStore for PgSessionStore<U> {
+    type UserId = U::Id;
+    type Condition = Demands;
+
+    fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    async fn insert(&self, new: NewSession<'_, Self>) -> Result<Insertion, Error> {
+        let mut client = Borrowed::from(self.pool()).await?;
+        let transaction = client.transaction().await.map_err(failure::statement)?;
+        let outcome = self.insert_in(&transaction, &new).await;
+        let outcome = match outcome {
+            Ok(Insertion::Done(session)) => {
+                transaction.commit().await.map_err(failure::write)?;
+                Ok(Insertion::Done(session))
+            }
+            nothing => {
+                transaction.rollback().await.map_err(failure::statement)?;
+                nothing
+            }
+        };
+        client.give_back();
+        outcome
+    }
+
+    async fn rotate(
+        &self,
+        user_id: &U::Id,
+        old: &[TokenDigest],
+        new: TokenDigest,
+    ) -> Result<Rotation, Error> {
+        let client = Borrowed::from(self.pool()).await?;
+        let rotated = async {
+            let statement = client.prepare_cached(&self.statements.rotate).await?;
+            client
+                .query_opt(&statement, &[&new, user_id, &old, &self.idle_seconds()])
+                .await
+        }
+        .await;
+        client.give_back();
+        match rotated {
+            Ok(Some(row)) => Ok(Rotation::Done(decode::current(&row, 0)?, column(&row, 6)?)),
+            Ok(None) => Ok(Rotation::NoSession),
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                Ok(Rotation::DigestTaken)
+            }
+            Err(error) => Err(failure::write(error)),
+        }
+    }
+
+    async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
+        self.execute(&self.statements.delete, &[&digests]).await
+    }
+
+    async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
+        let client = Borrowed::from(self.pool()).await?;
+        let listed = async {
+            let statement = client.prepare_cached(&self.statements.list).await?;
+            client
+                .query(&statement, &[user_id, &self.idle_seconds()])
+                .await
+        }
+        .await;
+        client.give_back();
+        let rows = listed.map_err(failure::statement)?;
+        rows.iter()
+            .map(|row| {
+                let mut device = Device::new(&decode::current(row, 0)?);
+                device.user_agent = column(row, 6)?;
+                device.ip = column(row, 7)?;
+                Ok(device)
+            })
+            .collect()
+    }
+
+    async fn revoke(&self, user_id: &U::Id, which: Revocation) -> Result<u64, Error> {
+        let mut client = Borrowed::from(self.pool()).await?;
+        let transaction = client.transaction().await.map_err(failure::statement)?;
+        let ended = self.revoke_in(&transaction, user_id, which).await?;
+        transaction.commit().await.map_err(failure::write)?;
+        client.give_back();
+        Ok(ended)
+    }
+
+    async fn revoke_everyone(&self) -> Result<u64, Error> {
+        self.execute(&self.statements.revoke_everyone, &[]).await
+    }
+
+    async fn clean_up(&self, place: Option<u64>) -> Result<(u64, Option<u64>), Error> {
+        let page = place.unwrap_or(0);
+        let next = page + PAGES_IN_A_BATCH;
+        let signed = |page: u64| i64::try_from(page).unwrap_or(i64::MAX);
+        let client = Borrowed::from(self.pool()).await?;
+        let cleaned = async {
+            let statement = client.prepare_cached(&self.statements.clean_up).await?;
+            let (from, to) = (signed(page), signed(next));
+            let table = self.table.to_sql();
+            client
+                .query_one(&statement, &[&from, &to, &table, &self.idle_seconds()])
+                .await
+        }
+        .await;
+        client.give_back();
+        let row = cleaned.map_err(failure::write)?;
+        let deleted: i64 = column(&row, 0)?;
+        let my_turn: bool = column(&row, 1)?;
+        let pages: i64 = column(&row, 2)?;
+        let more = my_turn && signed(next) < pages;
+        Ok((deleted.unsigned_abs(), more.then_some(next)))
+    }
+}
+
+impl<U: PgUser> PgSessionStore<U> {
+    /// [`SessionStore::insert`] without the transaction around it.
+    pub(super) async fn insert_in(
+        &self,
+        transaction: &Transaction<'_>,
+        new: &NewSession<'_, Self>,
+    ) -> Result<Insertion, Error> {
+        self.lock(transaction, new.user_id).await?;
+        let idle = self.idle_seconds();
+        if let Some(limit) = self.limit.filter(|limit| !limit.ends_oldest) {
+            let statement = prepare(transaction, &self.statements.count).await?;
+            let row = transaction
+                .query_one(&statement, &[new.user_id, &new.replaced, &idle])
+                .await
+                .map_err(failure::write)?;
+            if column::<i64>(&row, 0)? >= i64::from(limit.sessions) {
+                return Ok(Insertion::TooManySessions);
+            }
+        }
+        let lifetime = new.lifetime.as_secs_f64();
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
+            &new.digest,
+            new.user_id,
+            &new.replaced,
+            &lifetime,
+            &new.remembered,
+            &new.user_agent,
+            &new.ip,
+        ];
+        let sql = with_demands(&self.statements.insert, &new.condition.columns());
+        parameters.extend(new.condition.values());
+        let inserted = async {
+            let statement = transaction.prepare_cached(&sql).await?;
+            transaction.query_opt(&statement, &parameters).await
+        }
+        .await;
+        match inserted {
+            Ok(Some(row)) => {
+                if let Some(limit) = self.limit.filter(|limit| limit.ends_oldest) {
+                    let others = i64::from(limit.sessions) - 1;
+                    let statement = prepare(transaction, &self.statements.end_oldest).await?;
+                    let new_one = &[new.digest][..];
+                    transaction
+                        .execute(&statement, &[new.user_id, &new_one, &idle, &others])
+                        .await
+                        .map_err(failure::write)?;
+                }
+                decode::current(&row, 0).map(Insertion::Done)
+            }
+            Ok(None) => Ok(Insertion::UserRefused),
+            // The digest is the only thing that is unique and chosen here.
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                Ok(Insertion::DigestTaken)
+            }
+            // The user was deleted at this moment.
+            Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
+                Ok(Insertion::UserRefused)
+            }
+            Err(error) => Err(failure::write(error)),
+        }
+    }
+
+    /// [`SessionStore::revoke`] without the transaction around it.
+    pub(super) async fn revoke_in(
+        &self,
+        transaction: &Transaction<'_>,
+        user_id: &U::Id,
+        which: Revocation,
+    ) -> Result<u64, Error> {
+        self.lock(transaction, user_id).await?;
+        let (only, except) = match which {
+            Revocation::One(id) => (Some(id), None),
+            Revocation::AllBut(id) => (None, Some(id)),
+            Revocation::All => (None, None),
+        };
+        let statement = prepare(transaction, &self.statements.revoke).await?;
+        transaction
+            .execute(&statement, &[user_id, &only, &except])
+            .await
+            .map_err(failure::write)
+    }
+
+    /// Sign-ins and revocations of one user take turns, until their transactions end.
+    async fn lock(&self, transaction: &Transaction<'_>, user_id: &U::Id) -> Result<(), Error> {
+        let statement = prepare(transaction, &self.statements.lock).await?;
+        let table = self.table.to_sql();
+        let locked = transaction.query(&statement, &[user_id, &table]).await;
+        locked.map(drop).map_err(failure::statement)
+    }
+
+    async fn execute(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+        let client = Borrowed::from(self.pool()).await?;
+        let executed = async {
+            let statement = client.prepare_cached(sql).await?;
+            client.execute(&statement, values).await
+        }
+        .await;
+        client.give_back();
+        executed.map_err(failure::write)
+    }
+}
+
+async fn prepare(
+    transaction: &Transaction<'_>,
+    sql: &str,
+) -> Result<tokio_postgres::Statement, Error> {
+    transaction
+        .prepare_cached(sql)
+        .await
+        .map_err(failure::statement)
+}

@@ -1,0 +1,76 @@
+//! Deleting the sessions that are over.
+
+use std::time::Duration;
+
+use rand::{TryRng, rngs::SysRng};
+use tokio::time::{Instant, sleep};
+
+use super::{SessionService, SessionStore};
+use crate::{Error, error::Chain};
+
+/// # Cleaning up
+///
+/// A session that is over is dead whether or not its row is still there; cleaning up only frees the
+/// room.
+impl<S: SessionStore> SessionService<S> {
+    /// Deletes the sessions that are over, once through, and says how many there were.
+    ///
+    /// It goes through the table in small batches, each a transaction of its own that skips what is
+    /// locked, and rests between them for as long as they take, so that lookups go on as before. It
+    /// needs no index. Where another process is at it, this one leaves it to that one.
+    ///
+    /// # Cancellation
+    ///
+    /// What was deleted stays deleted.
+    pub async fn clean_up(&self) -> Result<u64, Error> {
+        let mut deleted = 0;
+        let mut place = None;
+        loop {
+            let start = Instant::now();
+            let (sessions, next) = self.within_deadline(self.store().clean_up(place)).await?;
+            deleted += sessions;
+            place = next;
+            if place.is_none() {
+                return Ok(deleted);
+            }
+            sleep(start.elapsed()).await;
+        }
+    }
+
+    /// Cleans up again and again, about once in `interval`. It never returns: spawn it, and abort
+    /// the task or drop the future to stop it. A failure is logged, and the next round comes as
+    /// usual.
+    ///
+    /// Each wait is between half and one and a half times `interval`, so that processes that started
+    /// together do not stay together.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_user_session::{MemorySessionStore, SessionService};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let sessions = SessionService::new(MemorySessionStore::<i64, &str>::new());
+    /// let hourly = {
+    ///     let sessions = sessions.clone();
+    ///     tokio::spawn(async move { sessions.clean_up_every(Duration::from_secs(60 * 60)).await })
+    /// };
+    /// // … and when the process shuts down:
+    /// hourly.abort();
+    /// # }
+    /// ```
+    pub async fn clean_up_every(&self, interval: Duration) {
+        loop {
+            // Where there is no randomness there is no jitter; sign-in reports that.
+            let random = SysRng.try_next_u32().unwrap_or(u32::MAX / 2);
+            let factor = 0.5 + f64::from(random) / f64::from(u32::MAX);
+            sleep(interval.mul_f64(factor).max(Duration::from_secs(1))).await;
+            match self.clean_up().await {
+                Ok(0) => {}
+                Ok(sessions) => tracing::info!(sessions, "sessions that were over were deleted"),
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "sessions could not be cleaned up");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Proving again who one is.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+};
+
+use http::HeaderMap;
+
+use super::{
+    Rotation, SessionService, SessionStore, SessionToken, SignedIn, TokenDigest,
+    sign_in::{ATTEMPTS, repeating},
+};
+use crate::{Error, ErrorKind};
+
+/// A confirmation that is about to happen, once the application has checked the password again: await
+/// it.
+///
+/// In one atomic step the session gets a new token, the old one is dead (OWASP ASVS 5.0, 7.2.4), and
+/// the session's `authenticated_at` is now. Its public name and its absolute limit stay. A session of
+/// another user, or one that is over, is not confirmed: [`ErrorKind::NoSession`].
+///
+/// # Cancellation
+///
+/// Dropped while it runs, the step may or may not have taken effect; if it has, the client's token is
+/// dead and the person must sign in again.
+#[must_use = "nothing is confirmed until this is awaited"]
+pub struct Confirm<S: SessionStore> {
+    sessions: SessionService<S>,
+    user_id: S::UserId,
+    presented: Vec<TokenDigest>,
+}
+
+impl<S: SessionStore> Confirm<S> {
+    pub(super) fn new(
+        sessions: SessionService<S>,
+        user_id: S::UserId,
+        headers: &HeaderMap,
+    ) -> Self {
+        Self {
+            user_id,
+            presented: sessions.credentials().digests(headers),
+            sessions,
+        }
+    }
+
+    async fn run(self) -> Result<SignedIn, Error> {
+        for _ in 0..ATTEMPTS {
+            let token = SessionToken::generate()?;
+            let store = self.sessions.store();
+            let rotation = store.rotate(&self.user_id, &self.presented, token.digest());
+            match self.sessions.within_deadline(rotation).await? {
+                Rotation::Done(session, remembered) => {
+                    tracing::info!(session = %session.id(), "confirmed");
+                    return Ok(SignedIn::new(&self.sessions, token, session, remembered));
+                }
+                Rotation::NoSession => return Err(Error::bare(ErrorKind::NoSession)),
+                Rotation::DigestTaken => {}
+            }
+        }
+        Err(repeating())
+    }
+}
+
+impl<S: SessionStore> IntoFuture for Confirm<S> {
+    type Output = Result<SignedIn, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl<S: SessionStore> fmt::Debug for Confirm<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Confirm").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,77 @@
+//! Where a request's token is looked for.
+
+use http::{HeaderMap, header};
+
+use super::{SessionToken, TokenDigest};
+use crate::cookie::{Presented, SessionCookie, vary_by};
+
+/// The cookie, and the `Authorization` header where the application asked for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    pub(crate) cookie: SessionCookie,
+    pub(crate) bearer: bool,
+}
+
+impl Credentials {
+    /// What a request presents. Two different tokens are ambiguous, wherever they are.
+    pub(crate) fn read(&self, headers: &HeaderMap) -> Presented {
+        let by_cookie = self.cookie.read(headers);
+        if !self.bearer {
+            return by_cookie;
+        }
+        let mut values = bearer_values(headers);
+        let Some(value) = values.next() else {
+            return by_cookie;
+        };
+        if values.next().is_some() {
+            return Presented::Ambiguous;
+        }
+        match (by_cookie, SessionToken::parse(value)) {
+            (Presented::Nothing, Some(token)) => Presented::Token(token),
+            (Presented::Nothing, None) => Presented::Malformed,
+            // Digests, because tokens are never compared.
+            (Presented::Token(by_cookie), Some(token)) if by_cookie.digest() == token.digest() => {
+                Presented::Token(token)
+            }
+            _ => Presented::Ambiguous,
+        }
+    }
+
+    /// The digests of all that a request presents, for ending them.
+    pub(crate) fn digests(&self, headers: &HeaderMap) -> Vec<TokenDigest> {
+        let bearer = self
+            .bearer
+            .then(|| bearer_values(headers))
+            .into_iter()
+            .flatten();
+        let by_bearer = bearer.filter_map(SessionToken::parse).take(1);
+        let tokens = self.cookie.tokens(headers).chain(by_bearer);
+        let mut digests: Vec<_> = tokens.map(|token| token.digest()).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        digests
+    }
+
+    /// What the response to a signed-in request depends on, for caches.
+    pub(crate) fn vary(&self, headers: &mut HeaderMap) {
+        vary_by(headers, "cookie");
+        if self.bearer {
+            vary_by(headers, "authorization");
+        }
+    }
+}
+
+/// The credentials of the scheme `Bearer` (RFC 6750 §2.1), whose name is in any case (RFC 9110
+/// §11.1). Other schemes are somebody else's.
+fn bearer_values(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .filter_map(|value| {
+            let (scheme, credentials) = value.as_bytes().split_at_checked(6)?;
+            let credentials = credentials.strip_prefix(b" ")?;
+            scheme
+                .eq_ignore_ascii_case(b"bearer")
+                .then(|| credentials.trim_ascii())
+        })
+}

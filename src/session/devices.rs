@@ -1,0 +1,62 @@
+//! A person's sessions, as they and operators see and end them.
+
+use tokio::time::timeout;
+
+use super::{Device, Revocation, SessionId, SessionService, SessionStore};
+use crate::{Error, ErrorKind};
+
+/// # The sessions of a user
+///
+/// Once one of the calls that end sessions has returned, no request that starts later is answered as
+/// signed in by one of them, in any process. Where a call fails,
+/// [`Error::is_outcome_unknown`] says whether they may have ended all the same; nothing is ever
+/// half done. The same holds where its future is dropped.
+impl<S: SessionStore> SessionService<S> {
+    /// The live sessions of this user, the one that was used last first. Never a token or a digest.
+    pub async fn devices(&self, user_id: &S::UserId) -> Result<Vec<Device>, Error> {
+        self.within_deadline(self.store().list(user_id)).await
+    }
+
+    /// Ends one session by its public name, if it is this user's, and says whether there was one. A
+    /// session of somebody else and one that does not exist are the same: `false`.
+    pub async fn revoke(&self, user_id: &S::UserId, session: SessionId) -> Result<bool, Error> {
+        Ok(self.end(user_id, Revocation::One(session)).await? > 0)
+    }
+
+    /// Ends all sessions of this user but the current one, and says how many. For "sign out
+    /// everywhere else", and after a password was changed (OWASP ASVS 5.0, 7.4.3).
+    pub async fn revoke_others(
+        &self,
+        user_id: &S::UserId,
+        current: SessionId,
+    ) -> Result<u64, Error> {
+        self.end(user_id, Revocation::AllBut(current)).await
+    }
+
+    /// Ends all sessions of this user, and says how many (OWASP ASVS 5.0, 7.4.5).
+    pub async fn revoke_all(&self, user_id: &S::UserId) -> Result<u64, Error> {
+        self.end(user_id, Revocation::All).await
+    }
+
+    /// Ends every session of everybody, and says how many (OWASP ASVS 5.0, 7.4.5).
+    pub async fn revoke_everyone(&self) -> Result<u64, Error> {
+        self.within_deadline(self.store().revoke_everyone()).await
+    }
+
+    async fn end(&self, user_id: &S::UserId, which: Revocation) -> Result<u64, Error> {
+        let ended = self
+            .within_deadline(self.store().revoke(user_id, which))
+            .await?;
+        tracing::info!(sessions = ended, "sessions were revoked");
+        Ok(ended)
+    }
+
+    pub(super) async fn within_deadline<T>(
+        &self,
+        operation: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        timeout(self.deadline(), operation)
+            .await
+            .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline).with_outcome_unknown()))
+    }
+}

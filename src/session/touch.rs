@@ -1,0 +1,158 @@
+//! Writes down, in the background, that sessions are used.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{runtime::Handle, sync::Notify, time::timeout};
+
+use super::{CurrentSession, SessionId, SessionLookup, notice::Notice, resolver::Resolver};
+use crate::{ErrorKind, error::Chain};
+
+/// Uses gather for so long before they are written down together.
+const GATHER: Duration = Duration::from_secs(1);
+/// Sessions in one statement.
+const SESSIONS_IN_A_STATEMENT: usize = 1_000;
+/// Sessions that wait to be written down. Beyond it uses go unrecorded until there is room: the
+/// sessions are touched by a later request.
+const SESSIONS_WAITING: usize = 100_000;
+
+/// Gathers uses, and keeps at most one task that writes them.
+pub(crate) struct Toucher {
+    state: Mutex<State>,
+    idle: Notify,
+    hurry: Notify,
+    failures: Notice,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: HashMap<SessionId, SystemTime>,
+    writing: bool,
+    /// Whether uses are written without gathering first, because the service is being closed.
+    hurried: bool,
+}
+
+impl Default for Toucher {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            idle: Notify::new(),
+            hurry: Notify::new(),
+            failures: Notice::default(),
+        }
+    }
+}
+
+impl Toucher {
+    /// Takes down that this session was used, if it is time to. Never waits.
+    pub(crate) fn used<L: SessionLookup>(resolver: &Arc<Resolver<L>>, session: &CurrentSession) {
+        let times = session.times();
+        let since = times
+            .now
+            .duration_since(times.last_seen_at)
+            .unwrap_or_default();
+        let Some(interval) = resolver.lookup.touch_interval() else {
+            return;
+        };
+        if since < interval {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let mut state = resolver.toucher.state();
+        if state.waiting.len() < SESSIONS_WAITING || state.waiting.contains_key(&session.id()) {
+            state.waiting.insert(session.id(), times.now);
+        }
+        if !state.writing && !state.waiting.is_empty() {
+            state.writing = true;
+            let writer = Writer {
+                resolver: Arc::clone(resolver),
+            };
+            drop(state);
+            runtime.spawn(async move { writer.run().await });
+        }
+    }
+
+    /// Writes what has gathered, at once.
+    pub(crate) async fn flush(&self) {
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            {
+                let mut state = self.state();
+                state.hurried = true;
+                if !state.writing {
+                    return;
+                }
+            }
+            self.hurry.notify_waiters();
+            idle.await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task. It ends when nothing is left to write; its `Drop` lets the next one start, however it
+/// ends.
+struct Writer<L: SessionLookup> {
+    resolver: Arc<Resolver<L>>,
+}
+
+impl<L: SessionLookup> Writer<L> {
+    async fn run(self) {
+        let toucher = &self.resolver.toucher;
+        loop {
+            let hurry = toucher.hurry.notified();
+            if !toucher.state().hurried {
+                // Whichever comes first.
+                let _ = timeout(GATHER, hurry).await;
+            }
+            let used: Vec<_> = {
+                let mut state = toucher.state();
+                if state.waiting.is_empty() {
+                    return;
+                }
+                let first: Vec<_> = state
+                    .waiting
+                    .keys()
+                    .copied()
+                    .take(SESSIONS_IN_A_STATEMENT)
+                    .collect();
+                first
+                    .iter()
+                    .filter_map(|id| state.waiting.remove_entry(id))
+                    .collect()
+            };
+            let touch = self.resolver.lookup.touch(&used);
+            match timeout(self.resolver.deadline, touch).await {
+                Ok(Ok(())) => {}
+                // A server that accepts no writes is as it should be: somebody else's to write.
+                Ok(Err(error)) if error.kind() == ErrorKind::Recovery => {}
+                Ok(Err(error)) => self.report(&error, used.len()),
+                Err(elapsed) => self.report(&elapsed, used.len()),
+            }
+        }
+    }
+
+    fn report(&self, error: &(dyn std::error::Error + 'static), sessions: usize) {
+        if self.resolver.toucher.failures.count().is_some() {
+            tracing::warn!(error = %Chain(error), sessions, "the use of sessions was not recorded");
+        }
+    }
+}
+
+impl<L: SessionLookup> Drop for Writer<L> {
+    fn drop(&mut self) {
+        let toucher = &self.resolver.toucher;
+        toucher.state().writing = false;
+        toucher.idle.notify_waiters();
+    }
+}

@@ -1,0 +1,202 @@
+//! What a route demands, and how it answers where it is not met.
+
+use std::{convert::Infallible, time::Duration};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_user_session::{
+    LoadUserLayer, Rejection, RejectionKind, RequireUserLayer, SessionService,
+};
+
+use crate::support::{MemorySessions, User, cookie, memory};
+
+async fn respond(
+    sessions: &MemorySessions,
+    guard: RequireUserLayer<User>,
+    request: Request<()>,
+) -> Response<String> {
+    ServiceBuilder::new()
+        .layer(LoadUserLayer::new(sessions.clone()))
+        .layer(guard)
+        .service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new("passed".to_owned())))
+        .oneshot(request)
+        .await
+        .unwrap()
+}
+
+fn request(headers: HeaderMap) -> Request<()> {
+    let mut request = Request::new(());
+    *request.uri_mut() = "/account?tab=2".parse().unwrap();
+    *request.headers_mut() = headers;
+    request
+}
+
+fn kind(response: &Response<String>) -> RejectionKind {
+    response.extensions().get::<Rejection>().unwrap().kind()
+}
+
+/// Only the opening of a page is redirected; a script and another program get the 401.
+#[tokio::test]
+async fn a_person_is_sent_to_the_sign_in_page_and_a_program_is_not() {
+    let sessions = memory();
+    let guard = || RequireUserLayer::<User>::new().sign_in_page("/sign-in");
+    for (method, fields, redirected) in [
+        (Method::GET, &[("sec-fetch-mode", "navigate")][..], true),
+        (Method::GET, &[("accept", "text/html,*/*;q=0.8")], true),
+        (
+            Method::GET,
+            &[("sec-fetch-mode", "cors"), ("accept", "text/html")],
+            false,
+        ),
+        (Method::GET, &[("accept", "application/json")], false),
+        (Method::GET, &[], false),
+        (Method::POST, &[("sec-fetch-mode", "navigate")], false),
+    ] {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        let mut request = request(headers);
+        *request.method_mut() = method;
+        let response = respond(&sessions, guard(), request).await;
+        assert_eq!(kind(&response), RejectionKind::Unauthenticated);
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+        if redirected {
+            assert_eq!(response.status(), StatusCode::SEE_OTHER);
+            let page = "/sign-in?next=/account%3Ftab%3D2";
+            assert_eq!(response.headers()[header::LOCATION], page);
+        } else {
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+            assert!(response.headers().contains_key(header::WWW_AUTHENTICATE));
+        }
+    }
+}
+
+/// 403, and gRPC status 7, to a user who is not allowed; others pass.
+#[tokio::test]
+async fn a_condition_on_the_user() {
+    let sessions = memory();
+    let guard = || RequireUserLayer::<User>::new().allow_if(|user| user.id == 2);
+    for (user, grpc, status) in [(2, false, 200), (1, false, 403), (1, true, 200)] {
+        let signed_in = sessions.sign_in(user).await.unwrap();
+        let mut headers = cookie(&sessions, signed_in.token());
+        if grpc {
+            headers.insert(
+                header::CONTENT_TYPE,
+                "application/grpc+proto".parse().unwrap(),
+            );
+        }
+        let response = respond(&sessions, guard(), request(headers)).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(response.body() == "passed", user == 2);
+        assert_eq!(
+            response
+                .headers()
+                .get("grpc-status")
+                .is_some_and(|code| code == "7"),
+            grpc
+        );
+        if user == 1 {
+            assert_eq!(kind(&response), RejectionKind::Forbidden);
+        }
+    }
+}
+
+/// A proof that is too old is asked for again, by the store's clock.
+#[tokio::test]
+async fn a_fresh_proof() {
+    let sessions = memory();
+    let age = Duration::from_secs(300);
+    let guard = || {
+        RequireUserLayer::<User>::new()
+            .proof_not_older_than(age)
+            .sign_in_page("/sign-in")
+            .confirm_page("/confirm")
+    };
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let headers = cookie(&sessions, signed_in.token());
+    sessions.store().advance(age);
+    assert_eq!(
+        respond(&sessions, guard(), request(headers.clone()))
+            .await
+            .body(),
+        "passed"
+    );
+
+    sessions.store().advance(Duration::from_micros(1));
+    let response = respond(&sessions, guard(), request(headers.clone())).await;
+    assert_eq!(kind(&response), RejectionKind::ProofTooOld);
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let challenge = response.headers()[header::WWW_AUTHENTICATE]
+        .to_str()
+        .unwrap();
+    assert!(challenge.contains("insufficient_user_authentication"));
+    let mut page = headers.clone();
+    page.insert("sec-fetch-mode", "navigate".parse().unwrap());
+    let response = respond(&sessions, guard(), request(page)).await;
+    assert_eq!(
+        response.headers()[header::LOCATION],
+        "/confirm?next=/account%3Ftab%3D2"
+    );
+
+    let confirmed = sessions.confirm(1, &headers).await.unwrap();
+    let headers = cookie(&sessions, confirmed.token());
+    assert_eq!(
+        respond(&sessions, guard(), request(headers)).await.body(),
+        "passed"
+    );
+}
+
+/// A24 and bearer tokens: the header counts only where it was asked for, and two different tokens are
+/// ambiguous.
+#[tokio::test]
+async fn bearer_tokens_are_opt_in() {
+    let store = tower_user_session::MemorySessionStore::new();
+    store.add_user(1, User::ada());
+    let with = SessionService::builder(store)
+        .bearer_tokens()
+        .build()
+        .unwrap();
+    let without = memory();
+    for (sessions, opted_in) in [(&with, true), (&without, false)] {
+        let one = sessions.sign_in(1).await.unwrap();
+        let two = sessions.sign_in(1).await.unwrap();
+        let bearer = |scheme: &str, token: &str| format!("{scheme} {token}");
+        let one_text = one.token().expose();
+        for (cookie_token, authorization, passes) in [
+            (None, vec![bearer("Bearer", &one_text)], opted_in),
+            (None, vec![bearer("bEARER", &one_text)], opted_in),
+            (None, vec![bearer("Basic", &one_text)], false),
+            (None, vec![bearer("Bearer", "malformed")], false),
+            (None, vec![bearer("Bearer", &one_text); 2], false),
+            (Some(&one), vec![bearer("Bearer", &one_text)], true),
+            (Some(&two), vec![bearer("Bearer", &one_text)], !opted_in),
+            (Some(&one), vec![bearer("Bearer", "malformed")], !opted_in),
+            (Some(&one), vec![bearer("Basic", "abc")], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(signed_in) = cookie_token {
+                headers = cookie(sessions, signed_in.token());
+            }
+            for value in &authorization {
+                headers.append(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            let response = respond(sessions, RequireUserLayer::new(), request(headers)).await;
+            assert_eq!(
+                response.status() == 200,
+                passes,
+                "{authorization:?}, opted in: {opted_in}"
+            );
+            if passes && opted_in {
+                let vary: Vec<_> = response.headers().get_all(header::VARY).iter().collect();
+                assert_eq!(vary, ["cookie", "authorization"]);
+            }
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::AUTHORIZATION,
+            bearer("Bearer", &one_text).parse().unwrap(),
+        );
+        assert_eq!(sessions.sign_out(&headers).await.ended().unwrap(), opted_in);
+    }
+}

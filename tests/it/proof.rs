@@ -1,0 +1,167 @@
+//! Proving again who one is, and the application's own writes beside it.
+
+use http::HeaderMap;
+use tower_user_session::ErrorKind;
+
+use crate::support::{User, cookie, database, number, pool, sessions, sql};
+
+/// D05: the old token is dead, the new one is the same session, and the proof is fresh.
+#[tokio::test]
+async fn confirming_gives_the_session_a_new_token() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in(1).remember(true).await.unwrap();
+    sql(
+        &database,
+        "UPDATE sessions SET authenticated_at = now() - interval '1 hour',
+                             created_at = now() - interval '1 hour'",
+    )
+    .await;
+    let headers = cookie(&sessions, old.token());
+    let new = sessions.confirm(1, &headers).await.unwrap();
+    assert_eq!(sessions.user(old.token()).await.unwrap(), None);
+    let live = sessions.resolve(new.token()).await.unwrap().unwrap();
+    assert_eq!(live.user, User::ada());
+    assert_eq!(live.session.id(), old.session().id());
+    assert_eq!(
+        live.session.times().expires_at,
+        old.session().times().expires_at
+    );
+    assert!(live.session.since_authentication().as_secs() < 60);
+    let mut response = HeaderMap::new();
+    new.write_to(&mut response);
+    assert!(
+        response["set-cookie"]
+            .to_str()
+            .unwrap()
+            .contains("Max-Age="),
+        "it is still remembered"
+    );
+    assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
+}
+
+/// Only a live session of the user who proved it is confirmed.
+#[tokio::test]
+async fn nothing_else_is_confirmed() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in(1).await.unwrap();
+    let headers = cookie(&sessions, ada.token());
+    let refused = async |user, headers: &HeaderMap| {
+        let error = sessions.confirm(user, headers).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSession);
+        assert!(!error.is_outcome_unknown());
+    };
+    refused(2, &headers).await;
+    refused(1, &HeaderMap::new()).await;
+    sql(
+        &database,
+        "UPDATE users SET disabled_at = now() WHERE id = 1",
+    )
+    .await;
+    refused(1, &headers).await;
+    sql(&database, "UPDATE users SET disabled_at = NULL").await;
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    sql(&database, "UPDATE sessions SET expires_at = now()").await;
+    refused(1, &headers).await;
+}
+
+/// A password change and the end of the other sessions are one step.
+#[tokio::test]
+async fn revoking_takes_part_in_the_applications_transaction() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let this = sessions.sign_in(1).await.unwrap();
+    let other = sessions.sign_in(1).await.unwrap();
+    for (commit, left) in [(false, true), (true, false)] {
+        let mut client = pool(&database, 1).get().await.unwrap();
+        let transaction = client.transaction().await.unwrap();
+        transaction
+            .execute("UPDATE users SET role = 'new' WHERE id = 1", &[])
+            .await
+            .unwrap();
+        let ended = sessions
+            .revoke_others_in_transaction(&transaction, &1, this.session().id())
+            .await
+            .unwrap();
+        assert_eq!(ended, 1);
+        if commit {
+            transaction.commit().await.unwrap();
+        } else {
+            transaction.rollback().await.unwrap();
+        }
+        assert_eq!(sessions.user(other.token()).await.unwrap().is_some(), left);
+        assert!(sessions.user(this.token()).await.unwrap().is_some());
+    }
+}
+
+/// A sign-in that checked the old password waits for the change, and is refused by what it demands.
+#[tokio::test]
+async fn a_sign_in_with_the_old_password_cannot_slip_in() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let mut client = pool(&database, 1).get().await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    transaction
+        .execute("UPDATE users SET role = 'new' WHERE id = 1", &[])
+        .await
+        .unwrap();
+    sessions
+        .revoke_all_in_transaction(&transaction, &1)
+        .await
+        .unwrap();
+    let sign_in = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.sign_in(1).only_if_still("u.role", "member").await }
+    });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    while number(&database, waiting).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    transaction.commit().await.unwrap();
+    let error = sign_in.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UserRefused);
+    assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 0);
+    assert!(
+        sessions
+            .sign_in(1)
+            .only_if_still("u.role", "new")
+            .await
+            .is_ok()
+    );
+}
+
+/// An account and its first session begin together, or not at all.
+#[tokio::test]
+async fn signing_in_takes_part_in_the_applications_transaction() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    for (commit, users) in [(false, 2), (true, 3)] {
+        let mut client = pool(&database, 1).get().await.unwrap();
+        let transaction = client.transaction().await.unwrap();
+        let id: i64 = transaction
+            .query_one(
+                "INSERT INTO users (id, email) VALUES (3, 'new') RETURNING id",
+                &[],
+            )
+            .await
+            .unwrap()
+            .get(0);
+        let signed_in = sessions
+            .sign_in(id)
+            .in_transaction(&transaction)
+            .await
+            .unwrap();
+        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+        if commit {
+            transaction.commit().await.unwrap();
+        } else {
+            transaction.rollback().await.unwrap();
+        }
+        assert_eq!(
+            sessions.user(signed_in.token()).await.unwrap().is_some(),
+            commit
+        );
+        assert_eq!(number(&database, "SELECT count(*) FROM users").await, users);
+    }
+}
