@@ -159,7 +159,7 @@ mod tests {
         for idle in [Duration::ZERO, hour, hour + second, Duration::MAX] {
             assert!(lifetime.with_idle(idle).is_err(), "{idle:?}");
         }
-        let lifetime = lifetime.with_idle(hour - second).unwrap();
+        let lifetime = lifetime.with_idle(second * 3599).unwrap();
         assert_eq!(lifetime.touch_interval(), Duration::from_secs(MINUTE));
         assert_eq!(
             lifetime.with_idle(second).unwrap().touch_interval(),

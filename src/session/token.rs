@@ -230,9 +230,9 @@ mod tests {
     /// B01, B04: no token comes of a generator that fails or fills in nothing.
     #[test]
     fn a_broken_generator_yields_no_token() {
-        struct Broken(Result<(), std::fmt::Error>);
+        struct Broken(Result<(), fmt::Error>);
         impl TryRng for Broken {
-            type Error = std::fmt::Error;
+            type Error = fmt::Error;
             fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
                 self.0.map(|()| 0)
             }
@@ -243,7 +243,7 @@ mod tests {
                 self.0
             }
         }
-        for broken in [Ok(()), Err(std::fmt::Error)] {
+        for broken in [Ok(()), Err(fmt::Error)] {
             let error = SessionToken::generate_from(&mut Broken(broken)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Random);
         }
