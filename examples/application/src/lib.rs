@@ -16,6 +16,6 @@ pub use self::{
     accounts::{AccountError, Accounts},
     application::{Application, Sessions},
     credentials::Credentials,
-    process::{listen, postgres, shutdown, trace},
+    process::{listen, overdue, postgres, shutdown, trace},
     user::User,
 };

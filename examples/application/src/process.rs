@@ -3,12 +3,15 @@
 use std::{
     env,
     io::{self, IsTerminal as _},
+    time::Duration,
 };
 
 use ephemeral_postgres::{Server, Source};
-use tokio::{net::TcpListener, signal, task::spawn_blocking};
+use tokio::{net::TcpListener, signal, task::spawn_blocking, time::sleep};
 use tower_user_session::BoxError;
 use tracing_subscriber::EnvFilter;
+
+const LONGEST_ENDING: Duration = Duration::from_secs(10);
 
 /// Writes events to the standard error: those that `RUST_LOG` asks for, by default `info`.
 pub fn trace() {
@@ -53,5 +56,13 @@ pub async fn shutdown() {
         Ok(()) = signal::ctrl_c() => {}
         Some(()) = terminated => {}
     }
-    tracing::info!("ending: no new connections, the requests under way are answered");
+}
+
+/// Waits until the process should have ended: whoever sends half a request and then nothing does
+/// not keep it.
+pub async fn overdue() {
+    shutdown().await;
+    tracing::info!("ending: the requests under way are answered");
+    sleep(LONGEST_ENDING).await;
+    tracing::warn!("some requests did not end and are given up");
 }

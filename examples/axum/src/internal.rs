@@ -1,16 +1,22 @@
 //! For other services on the same network, not for browsers: who has the session of a digest? The
 //! package `example-remote` asks it.
 //!
-//! ```json
+//! ```text
 //! POST /resolve   ["<base64url of 32 bytes>", …]
-//! 200             [{"user": {…}, "session": {…}}, null, …]      in the same order; null: no session
+//! 200             {"<the same>": {"user": {…}, "session": {…}}, "<another>": null, …}
 //! ```
+//!
+//! `null` says that there is no such session. Answers go by name, so that none can be taken for
+//! another's.
 //!
 //! Whoever can ask this learns who a digest's user is. It cannot sign in with one: a digest is no
 //! token. Still, keep it off the internet, and where the network is shared, ask for a proof of who
 //! is asking, such as a client certificate.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::HashMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -31,9 +37,9 @@ pub fn internal(sessions: Sessions) -> Router {
 
 async fn resolve(
     State(sessions): State<Sessions>,
-    Json(digests): Json<Vec<String>>,
-) -> Result<Json<Vec<Option<Answer>>>, StatusCode> {
-    let digests: Option<Vec<_>> = digests.iter().map(|text| digest(text)).collect();
+    Json(names): Json<Vec<String>>,
+) -> Result<Json<HashMap<String, Option<Answer>>>, StatusCode> {
+    let digests: Option<Vec<_>> = names.iter().map(|name| digest(name)).collect();
     let digests = digests.filter(|digests| digests.len() <= MOST_DIGESTS);
     let digests = digests.ok_or(StatusCode::BAD_REQUEST)?;
 
@@ -44,11 +50,11 @@ async fn resolve(
         StatusCode::SERVICE_UNAVAILABLE
     })?;
     let answers = found.into_iter().map(|live| live.map(Answer::from));
-    Ok(Json(answers.collect()))
+    Ok(Json(names.into_iter().zip(answers).collect()))
 }
 
-fn digest(text: &str) -> Option<TokenDigest> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+fn digest(name: &str) -> Option<TokenDigest> {
+    let bytes = URL_SAFE_NO_PAD.decode(name).ok()?;
     bytes.try_into().ok().map(TokenDigest::from_bytes)
 }
 

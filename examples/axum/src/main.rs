@@ -9,7 +9,7 @@
 
 use std::net::SocketAddr;
 
-use example_application::{Application, listen, postgres, shutdown, trace};
+use example_application::{Application, listen, overdue, postgres, shutdown, trace};
 use tower_user_session::BoxError;
 
 #[tokio::main]
@@ -27,13 +27,22 @@ async fn main() -> Result<(), BoxError> {
     let internal = listen("INTERNAL_ADDR", "127.0.0.1:3001").await?;
     println!("Open http://{} in a browser", public.local_addr()?);
 
-    let pages =
-        example_axum::router(application).into_make_service_with_connect_info::<SocketAddr>();
-    let resolver = example_axum::internal(sessions.clone());
-    tokio::try_join!(
-        axum::serve(public, pages).with_graceful_shutdown(shutdown()),
-        axum::serve(internal, resolver).with_graceful_shutdown(shutdown()),
-    )?;
+    let router = example_axum::router(application);
+    let pages = axum::serve(
+        public,
+        router.into_make_service_with_connect_info::<SocketAddr>(),
+    );
+    let resolver = axum::serve(internal, example_axum::internal(sessions.clone()));
+    let both = async {
+        tokio::try_join!(
+            pages.with_graceful_shutdown(shutdown()),
+            resolver.with_graceful_shutdown(shutdown()),
+        )
+    };
+    tokio::select! {
+        ended = both => drop(ended?),
+        () = overdue() => {}
+    }
     sessions.close().await;
     Ok(())
 }

@@ -159,7 +159,7 @@ pub(crate) fn unavailable(rejection: &Rejection) -> Response<Body> {
         "Back in a moment",
         &html! {
             h1 { "Back in a moment" }
-            p { "We cannot find out who you are right now. You are still signed in: please try again." }
+            p { "We cannot find out who you are right now. Please try again." }
             div.actions { a.button href="/" { "Try again" } }
         },
     )
@@ -221,13 +221,15 @@ fn page(title: &str, content: &Markup) -> Page {
     ([(header::CACHE_CONTROL, "no-store")], page)
 }
 
+/// In the largest unit that fits, rounded.
 fn in_words(time: Duration) -> String {
     let seconds = time.as_secs();
-    let (number, unit) = match seconds {
-        0..60 => (seconds, "second"),
-        60..3_600 => (seconds / 60, "minute"),
-        3_600..86_400 => (seconds / 3_600, "hour"),
-        _ => (seconds / 86_400, "day"),
+    let (length, unit) = match seconds {
+        0..60 => (1, "second"),
+        60..3_600 => (60, "minute"),
+        3_600..86_400 => (3_600, "hour"),
+        _ => (86_400, "day"),
     };
+    let number = (seconds + length / 2) / length;
     format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
 }
