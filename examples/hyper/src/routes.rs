@@ -34,7 +34,8 @@ pub(crate) async fn answer(
 async fn me(request: Request<Incoming>) -> Result<Answer, Infallible> {
     let user = request.extensions().get::<User>();
     let Ok(json) = serde_json::to_vec(&user) else {
-        return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, ""));
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return Ok(text(status, "The user cannot be written down."));
     };
     let mut answer = Response::new(json.into());
     let json = HeaderValue::from_static("application/json");
@@ -111,7 +112,8 @@ fn refusal(error: &AccountError) -> Answer {
 }
 
 fn see_other(location: &'static str) -> Answer {
-    let mut answer = text(StatusCode::SEE_OTHER, "");
+    let mut answer = Answer::default();
+    *answer.status_mut() = StatusCode::SEE_OTHER;
     let location = HeaderValue::from_static(location);
     answer.headers_mut().insert(header::LOCATION, location);
     answer

@@ -26,6 +26,7 @@ use tonic::{
 };
 use tower::ServiceBuilder;
 use tower_http::{
+    classify::{GrpcCode, GrpcErrorsAsFailures, SharedClassifier},
     csrf::CsrfLayer,
     sensitive_headers::{SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer},
     trace::TraceLayer,
@@ -52,11 +53,13 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let secrets = [header::COOKIE, header::AUTHORIZATION];
+    // That somebody is not signed in is no failure of ours.
+    let failures = GrpcErrorsAsFailures::new().with_success(GrpcCode::Unauthenticated);
     let load_user = LoadUserLayer::new(application.sessions.clone())
         .exempt(|_, uri| uri.path() == "/example.Accounts/SignOut");
     let layers = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new(secrets))
-        .layer(TraceLayer::new_for_grpc())
+        .layer(TraceLayer::new(SharedClassifier::new(failures)))
         .layer(SetSensitiveResponseHeadersLayer::new([header::SET_COOKIE]))
         .layer(CsrfLayer::new())
         .layer(load_user);
