@@ -40,8 +40,8 @@ impl proto::me_server::Me for Me {
     }
 }
 
-/// What `LoadUserLayer` attached to the request.
+/// What `LoadUserLayer` attached to the request. `RequireUserLayer` lets none pass without it.
 fn attached<T: Clone + Send + Sync + 'static, M>(request: &Request<M>) -> Result<T, Status> {
     let attached = request.extensions().get().cloned();
-    attached.ok_or_else(|| Status::unauthenticated("nobody is signed in"))
+    attached.ok_or_else(|| Status::internal("a layer is missing"))
 }
