@@ -1,0 +1,50 @@
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::AccountError;
+
+/// The longest address that mail can be sent to (RFC 5321 §4.5.3.1.3, without the angle brackets).
+const LONGEST_EMAIL: usize = 254;
+/// OWASP ASVS 5.0, 6.2.1. It recommends 15.
+const SHORTEST_PASSWORD: usize = 8;
+/// In bytes, so that 64 characters of any script fit (OWASP ASVS 5.0, 6.2.9).
+const LONGEST_PASSWORD: usize = 256;
+
+/// What somebody typed into a form. What is missing is empty.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Credentials {
+    /// The address that the person signs in with.
+    pub email: String,
+    /// The password.
+    pub password: String,
+}
+
+impl Credentials {
+    /// The address in the form in which it is stored, if it can be one.
+    pub(crate) fn email(&self) -> Option<String> {
+        let email = self.email.trim();
+        let (local, domain) = email.rsplit_once('@')?;
+        let printable = !email.contains(|c: char| c.is_whitespace() || c.is_control());
+        let fits = !local.is_empty() && !domain.is_empty() && email.len() <= LONGEST_EMAIL;
+        (printable && fits).then(|| email.to_lowercase())
+    }
+
+    /// The password, if it may be anybody's.
+    pub(crate) fn password(&self) -> Result<&str, AccountError> {
+        if self.password.chars().count() < SHORTEST_PASSWORD {
+            Err(AccountError::PasswordTooShort)
+        } else if self.password.len() > LONGEST_PASSWORD {
+            Err(AccountError::PasswordTooLong)
+        } else {
+            Ok(&self.password)
+        }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,48 @@
+//! Run with
+//!
+//! ```sh
+//! cargo run -p example-axum
+//! ```
+//!
+//! and open <http://127.0.0.1:3000>. `ADDR` chooses another address, `DATABASE_URL` a database that
+//! is still there afterwards.
+
+use std::net::SocketAddr;
+
+use example_application::{Application, listen, overdue, postgres, shutdown, trace};
+use tower_user_session::BoxError;
+
+#[tokio::main]
+#[expect(
+    clippy::print_stdout,
+    reason = "the address is for the person who starts this"
+)]
+async fn main() -> Result<(), BoxError> {
+    trace();
+    let postgres = postgres().await?;
+    let application = Application::open(postgres.config()).await?;
+    let sessions = application.sessions.clone();
+
+    let public = listen("ADDR", "127.0.0.1:3000").await?;
+    let internal = listen("INTERNAL_ADDR", "127.0.0.1:3001").await?;
+    println!("Open http://{} in a browser", public.local_addr()?);
+
+    let router = example_axum::router(application);
+    let pages = axum::serve(
+        public,
+        router.into_make_service_with_connect_info::<SocketAddr>(),
+    );
+    let resolver = axum::serve(internal, example_axum::internal(sessions.clone()));
+    let both = async {
+        tokio::try_join!(
+            pages.with_graceful_shutdown(shutdown()),
+            resolver.with_graceful_shutdown(shutdown()),
+        )
+    };
+    tokio::select! {
+        ended = both => drop(ended?),
+        () = overdue() => {}
+    }
+    sessions.close().await;
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! The pages. `maud` escapes whatever is put into them.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::RawQuery,
+    http::{HeaderName, HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use example_application::{AccountError, User};
+use maud::{DOCTYPE, Markup, html};
+use tower_http::csrf::ProtectionError;
+use tower_user_session::{CurrentSession, Rejection};
+
+/// No cache and no Back button shows a page to whoever comes after.
+pub(crate) type Page = ([(HeaderName, &'static str); 1], Markup);
+
+pub(crate) fn home(user: Option<&User>) -> Page {
+    page(
+        "Who is making this request?",
+        &html! {
+            h1 { "Who is making this request?" }
+            @if let Some(user) = user {
+                p.answer { (user.email) }
+                p { "The session cookie became this user with one joined PostgreSQL query." }
+                div.actions {
+                    a.button href="/account" { "Your account" }
+                    (sign_out_button())
+                }
+            } @else {
+                p.answer { "Nobody we know." }
+                p { "Where a request has no session cookie, the database is not asked." }
+                div.actions {
+                    a.button href="/sign-in" { "Sign in" }
+                    a.button.quiet href="/sign-up" { "Sign up" }
+                }
+            }
+        },
+    )
+}
+
+pub(crate) fn account(user: &User, session: CurrentSession) -> Page {
+    page(
+        "Your account",
+        &html! {
+            h1 { "Your account" }
+            dl {
+                dt { "E-mail" }      dd { (user.email) }
+                dt { "Session" }     dd { code { (session.id()) } }
+                dt { "Signed in" }   dd { (in_words(session.since_authentication())) " ago" }
+                dt { "Ends" }        dd { "in " (in_words(session.remaining())) }
+            }
+            div.actions {
+                a.button.quiet href="/" { "Home" }
+                (sign_out_button())
+            }
+        },
+    )
+}
+
+/// A form for an e-mail and a password.
+pub(crate) struct CredentialsForm {
+    title: &'static str,
+    action: &'static str,
+    password: &'static str,
+    instead: (&'static str, &'static str, &'static str),
+}
+
+pub(crate) const SIGN_UP: CredentialsForm = CredentialsForm {
+    title: "Sign up",
+    action: "/sign-up",
+    password: "new-password",
+    instead: ("Have an account?", "/sign-in", "Sign in"),
+};
+
+pub(crate) const SIGN_IN: CredentialsForm = CredentialsForm {
+    title: "Sign in",
+    action: "/sign-in",
+    password: "current-password",
+    instead: ("No account yet?", "/sign-up", "Sign up"),
+};
+
+pub(crate) async fn sign_up() -> Page {
+    form(&SIGN_UP, "", None)
+}
+
+pub(crate) async fn sign_in(RawQuery(query): RawQuery) -> Page {
+    let welcome = html! { p.notice role="status" { "Your account is ready. Please sign in." } };
+    form(
+        &SIGN_IN,
+        "",
+        query
+            .is_some_and(|query| query == "welcome")
+            .then_some(welcome),
+    )
+}
+
+/// The same form, with what was typed, except for the password, and with what was wrong.
+pub(crate) fn form_again(
+    which: &CredentialsForm,
+    email: &str,
+    error: &AccountError,
+) -> Response<Body> {
+    if let AccountError::Unavailable(cause) = error {
+        tracing::error!(%cause, "nobody can sign up or in");
+    }
+    let problem = html! { p.problem role="alert" { (error) } };
+    let mut response = (error.status(), form(which, email, Some(problem))).into_response();
+    if error.status() == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Cookie");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+fn form(which: &CredentialsForm, email: &str, message: Option<Markup>) -> Page {
+    let (question, href, other) = which.instead;
+    let new = which.password == "new-password";
+    page(
+        which.title,
+        &html! {
+            h1 { (which.title) }
+            @if let Some(message) = message { (message) }
+            form method="post" action=(which.action) {
+                label for="email" { "E-mail" }
+                input #email name="email" type="email" value=(email) autocomplete="username" required
+                    autofocus[email.is_empty()];
+                label for="password" { "Password" }
+                input #password name="password" type="password" autocomplete=(which.password) required
+                    minlength=[new.then_some("8")] autofocus[!email.is_empty()];
+                @if new { p.hint { "At least 8 characters." } }
+                button.button { (which.title) }
+            }
+            p.instead { (question) " " a href=(href) { (other) } }
+        },
+    )
+}
+
+/// The answer of `RequireUserLayer`: its own, with a page for people.
+pub(crate) fn sign_in_first(rejection: &Rejection) -> Response<Body> {
+    refusal(
+        rejection,
+        "Please sign in",
+        &html! {
+            h1 { "Please sign in" }
+            p { "This page is for people with an account." }
+            div.actions { a.button href="/sign-in" { "Sign in" } }
+        },
+    )
+}
+
+/// The answer of `LoadUserLayer` when it could not find out who is asking.
+pub(crate) fn unavailable(rejection: &Rejection) -> Response<Body> {
+    refusal(
+        rejection,
+        "Back in a moment",
+        &html! {
+            h1 { "Back in a moment" }
+            p { "We cannot find out who you are right now. Please try again." }
+            div.actions { a.button href="/" { "Try again" } }
+        },
+    )
+}
+
+fn refusal(rejection: &Rejection, title: &str, content: &Markup) -> Response<Body> {
+    let mut page = page(title, content).into_response();
+    let response = rejection.response::<Body>();
+    *page.status_mut() = response.status();
+    page.headers_mut().extend(response.headers().clone());
+    page
+}
+
+/// The answer of `CsrfLayer`.
+pub(crate) fn cross_site(_: ProtectionError) -> Response<Body> {
+    let page = page(
+        "Refused",
+        &html! {
+            h1 { "Refused" }
+            p { "Another site sent this form. Nothing was done." }
+        },
+    );
+    (StatusCode::FORBIDDEN, page).into_response()
+}
+
+pub(crate) async fn not_found() -> (StatusCode, Page) {
+    let page = page(
+        "Not found",
+        &html! {
+            h1 { "Not found" }
+            div.actions { a.button href="/" { "Home" } }
+        },
+    );
+    (StatusCode::NOT_FOUND, page)
+}
+
+fn sign_out_button() -> Markup {
+    // A form, not a link: what changes something is a POST.
+    html! { form method="post" action="/sign-out" { button.button.quiet { "Sign out" } } }
+}
+
+fn page(title: &str, content: &Markup) -> Page {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                meta name="color-scheme" content="light dark";
+                title { (title) }
+                link rel="stylesheet" href="/style.css";
+            }
+            body {
+                main { (content) }
+                footer { "tower-user-session on axum" }
+            }
+        }
+    };
+    ([(header::CACHE_CONTROL, "no-store")], page)
+}
+
+/// In the largest unit that fits, rounded.
+fn in_words(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (length, unit) = match seconds {
+        0..60 => (1, "second"),
+        60..3_600 => (60, "minute"),
+        3_600..86_400 => (3_600, "hour"),
+        _ => (86_400, "day"),
+    };
+    let number = (seconds + length / 2) / length;
+    format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
+}

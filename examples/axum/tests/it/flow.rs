@@ -1,0 +1,183 @@
+//! Sign up, sign in, who am I, sign out.
+
+use std::time::{Duration, Instant};
+
+use axum::http::{Method, StatusCode, header};
+
+use crate::support::{ADA, Answer, Browser, Site};
+
+#[tokio::test]
+async fn a_person_signs_up_signs_in_sees_who_they_are_and_signs_out() {
+    let site = Site::open().await;
+    let mut browser = site.browser();
+    assert!(browser.get("/").await.body.contains("Nobody we know"));
+    assert_eq!(
+        browser.get("/account").await.status,
+        StatusCode::UNAUTHORIZED
+    );
+
+    let signed_up = browser.post("/sign-up", ADA).await;
+    assert_eq!(signed_up.status, StatusCode::SEE_OTHER);
+    assert_eq!(signed_up.headers[header::LOCATION], "/sign-in?welcome");
+    assert_eq!(browser.cookie, None);
+
+    let signed_in = browser.post("/sign-in", ADA).await;
+    assert_eq!(signed_in.status, StatusCode::SEE_OTHER);
+    assert_eq!(signed_in.headers[header::LOCATION], "/");
+    assert_eq!(signed_in.headers[header::CACHE_CONTROL], "no-store");
+    assert!(browser.get("/").await.body.contains("ada@example.com"));
+    assert!(
+        browser
+            .get("/account")
+            .await
+            .body
+            .contains("ada@example.com")
+    );
+    let me = browser.get("/api/me").await;
+    assert_eq!(me.headers[header::CONTENT_TYPE], "application/json");
+    assert_eq!(me.body, r#"{"id":1,"email":"ada@example.com"}"#);
+
+    let signed_out = browser.post("/sign-out", "").await;
+    assert_eq!(signed_out.status, StatusCode::SEE_OTHER);
+    assert_eq!(browser.cookie, None);
+    assert!(browser.get("/").await.body.contains("Nobody we know"));
+    assert_eq!(
+        browser.get("/api/me").await.status,
+        StatusCode::UNAUTHORIZED
+    );
+}
+
+/// D01, D07: signing out, and signing in again, end the session on the server.
+#[tokio::test]
+async fn an_old_cookie_is_dead() {
+    let site = Site::open().await;
+    let mut browser = site.adas_browser().await;
+    let mut thief = browser.clone();
+    assert_eq!(thief.get("/api/me").await.status, StatusCode::OK);
+
+    browser.post("/sign-in", ADA).await;
+    assert_ne!(browser.cookie, thief.cookie);
+    assert_eq!(thief.get("/api/me").await.status, StatusCode::UNAUTHORIZED);
+
+    thief.cookie.clone_from(&browser.cookie);
+    browser.post("/sign-out", "").await;
+    assert_eq!(thief.get("/api/me").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn whoever_is_disabled_is_signed_out_and_cannot_sign_in() {
+    let site = Site::open().await;
+    let mut browser = site.adas_browser().await;
+    let client = site.database.as_ref().unwrap().client().await;
+    client
+        .batch_execute("UPDATE users SET disabled_at = now()")
+        .await
+        .unwrap();
+    assert_eq!(
+        browser.get("/api/me").await.status,
+        StatusCode::UNAUTHORIZED
+    );
+    let answer = browser.post("/sign-in", ADA).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert!(answer.body.contains("The e-mail or the password is wrong."));
+}
+
+/// The body too, but for the e-mail that was typed.
+#[tokio::test]
+async fn an_unknown_email_and_a_wrong_password_look_the_same() {
+    let site = Site::open().await;
+    let mut browser = site.adas_browser().await;
+    browser.cookie = None;
+    let (mut wrong, wrong_took) = try_to_sign_in(&mut browser, "ada").await;
+    let (unknown, unknown_took) = try_to_sign_in(&mut browser, "eve").await;
+    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+    wrong.body = wrong.body.replace("ada@", "eve@");
+    assert_eq!(wrong, unknown);
+
+    // Without the work of a hash, an answer takes a tenth.
+    assert!(
+        unknown_took > wrong_took / 2 && wrong_took > unknown_took / 2,
+        "{unknown_took:?} for an unknown e-mail, {wrong_took:?} for a wrong password"
+    );
+}
+
+/// The answer, and the shortest time it took: others only make it longer.
+async fn try_to_sign_in(browser: &mut Browser, name: &str) -> (Answer, Duration) {
+    let form = format!("email={name}%40example.com&password=wrong+horse");
+    let mut answer = None;
+    let mut shortest = Duration::MAX;
+    for _ in 0..5 {
+        let begun = Instant::now();
+        answer = Some(browser.post("/sign-in", &form).await);
+        shortest = shortest.min(begun.elapsed());
+    }
+    (answer.unwrap(), shortest)
+}
+
+#[tokio::test]
+async fn what_cannot_be_signed_up_says_why() {
+    let site = Site::open().await;
+    let mut browser = site.browser();
+    let long = format!("email=a%40b&password={}", "x".repeat(257));
+    for (form, status, problem) in [
+        ("", StatusCode::UNPROCESSABLE_ENTITY, "not an e-mail"),
+        (
+            "email=ada&password=12345678",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "not an e-mail",
+        ),
+        (
+            "email=a%00b%40c&password=12345678",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "not an e-mail",
+        ),
+        (
+            "email=a%40b&password=1234567",
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "at least 8",
+        ),
+        (&long, StatusCode::UNPROCESSABLE_ENTITY, "too long"),
+        (ADA, StatusCode::SEE_OTHER, ""),
+        (&ADA.replace("ada", "ADA"), StatusCode::CONFLICT, "already"),
+    ] {
+        let answer = browser.post("/sign-up", form).await;
+        assert_eq!(answer.status, status, "{form}");
+        assert!(answer.body.contains(problem), "{form}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn what_is_typed_is_escaped() {
+    let site = Site::open().await;
+    let form = "email=%22%3E%3Cscript%3E&password=12345678";
+    let answer = site.browser().post("/sign-in", form).await;
+    assert!(!answer.body.contains("<script"), "{}", answer.body);
+    assert!(answer.body.contains("&quot;&gt;&lt;script&gt;"));
+    let policy = &answer.headers[header::CONTENT_SECURITY_POLICY];
+    assert!(policy.to_str().unwrap().starts_with("default-src 'none'"));
+}
+
+#[tokio::test]
+async fn a_page_costs_one_statement_and_what_needs_no_user_none() {
+    let site = Site::open().await;
+    let mut browser = site.adas_browser().await;
+    for (method, path, statements) in [
+        (Method::GET, "/", 1),
+        (Method::HEAD, "/", 1),
+        (Method::GET, "/account", 1),
+        (Method::GET, "/api/me", 1),
+        (Method::GET, "/style.css", 0),
+        (Method::GET, "/favicon.ico", 0),
+        (Method::GET, "/healthz", 0),
+        (Method::POST, "/sign-out", 0),
+    ] {
+        let before = site.sessions.counts().statements;
+        let answer = browser.send(method, path, &[], "").await;
+        assert!(!answer.status.is_client_error() && !answer.status.is_server_error());
+        assert_eq!(
+            site.sessions.counts().statements - before,
+            statements,
+            "{path}"
+        );
+    }
+}

@@ -1,0 +1,11 @@
+//! The application as a browser meets it: over a socket, with a PostgreSQL behind it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
+mod csrf;
+mod failure;
+mod flow;
+mod support;

@@ -1,0 +1,119 @@
+//! A site that runs, and a browser that visits it.
+
+use std::net::SocketAddr;
+
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use bytes::Bytes;
+use ephemeral_postgres::TestDatabase;
+use example_application::{Application, Sessions};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tokio::net::TcpListener;
+
+pub(crate) const ADA: &str = "email=ada%40example.com&password=correct+horse";
+
+pub(crate) struct Site {
+    pub(crate) address: SocketAddr,
+    pub(crate) sessions: Sessions,
+    pub(crate) database: Option<TestDatabase>,
+}
+
+impl Site {
+    pub(crate) async fn open() -> Self {
+        let database = TestDatabase::create("").await;
+        let application = Application::open(database.config()).await.unwrap();
+        let mut site = Self::serve(application).await;
+        site.database = Some(database);
+        site
+    }
+
+    pub(crate) async fn serve(application: Application) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sessions = application.sessions.clone();
+        let router = example_axum::router(application);
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async { axum::serve(listener, service).await.unwrap() });
+        Self {
+            address,
+            sessions,
+            database: None,
+        }
+    }
+
+    pub(crate) fn browser(&self) -> Browser {
+        Browser {
+            address: self.address,
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            cookie: None,
+        }
+    }
+
+    /// A browser in which Ada is signed in.
+    pub(crate) async fn adas_browser(&self) -> Browser {
+        let mut browser = self.browser();
+        browser.post("/sign-up", ADA).await;
+        let answer = browser.post("/sign-in", ADA).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER);
+        browser
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Browser {
+    address: SocketAddr,
+    client: Client<HttpConnector, Full<Bytes>>,
+    pub(crate) cookie: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Browser {
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], "").await
+    }
+
+    pub(crate) async fn post(&mut self, path: &str, form: &str) -> Answer {
+        self.send(Method::POST, path, &[], form).await
+    }
+
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        form: &str,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(cookie) = &self.cookie {
+            request = request.header(header::COOKIE, cookie);
+        }
+        let request = request.body(form.to_owned().into()).unwrap();
+        let (head, body) = self.client.request(request).await.unwrap().into_parts();
+        if let Some(cookie) = head.headers.get(header::SET_COOKIE) {
+            let cookie = cookie.to_str().unwrap().split(';').next().unwrap();
+            self.cookie = (!cookie.ends_with('=')).then(|| cookie.to_owned());
+        }
+        let mut headers = head.headers;
+        headers.remove(header::DATE);
+        Answer {
+            status: head.status,
+            headers,
+            body: String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap(),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What comes back over the wire.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tower_user_session::{CurrentSession, Error, LookupAnswer, SessionTimes, TokenDigest};
+
+/// Who is making a request: as much of it as this service needs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct User {
+    /// The key in a users' table that this service never sees.
+    pub id: i64,
+    /// The address that the person signs in with.
+    pub email: String,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Answer {
+    user: User,
+    session: Session,
+}
+
+/// Times are microseconds since 1970, by PostgreSQL's clock.
+#[derive(Deserialize)]
+struct Session {
+    id: String,
+    created_at: u64,
+    authenticated_at: u64,
+    last_seen_at: u64,
+    expires_at: u64,
+    now: u64,
+}
+
+impl Answer {
+    pub(crate) fn live(self, digest: TokenDigest) -> Result<LookupAnswer<User>, Error> {
+        let Self { user, session } = self;
+        let times = SessionTimes {
+            created_at: time(session.created_at),
+            authenticated_at: time(session.authenticated_at),
+            last_seen_at: time(session.last_seen_at),
+            expires_at: time(session.expires_at),
+            now: time(session.now),
+        };
+        let session = CurrentSession::new(session.id.parse()?, times);
+        Ok(LookupAnswer::live(digest, user, session))
+    }
+}
+
+fn time(micros: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(micros)
+}

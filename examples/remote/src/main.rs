@@ -1,0 +1,40 @@
+//! Run with
+//!
+//! ```sh
+//! cargo run -p example-remote
+//! ```
+//!
+//! while `example-axum` runs. Sign in there, then open <http://127.0.0.1:3002/api/me>: a browser
+//! sends the same cookie, because cookies know hosts and no ports.
+
+use std::env;
+
+use example_remote::{RemoteLookup, router};
+use tokio::{net::TcpListener, signal};
+use tower_user_session::{BoxError, SessionCookie, SessionService};
+
+#[tokio::main]
+#[expect(
+    clippy::print_stdout,
+    reason = "the address is for the person who starts this"
+)]
+async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt().init();
+    let resolver = env::var("RESOLVER");
+    let resolver = resolver
+        .as_deref()
+        .unwrap_or("http://127.0.0.1:3001/resolve");
+    let address = env::var("ADDR");
+    let address = address.as_deref().unwrap_or("127.0.0.1:3002");
+
+    let sessions = SessionService::builder(RemoteLookup::new(resolver.parse()?))
+        .cookie(SessionCookie::insecure_for_local_development())
+        .build()?;
+    let listener = TcpListener::bind(address).await?;
+    println!("Open http://{}/api/me in a browser", listener.local_addr()?);
+    axum::serve(listener, router(sessions.clone()))
+        .with_graceful_shutdown(async { drop(signal::ctrl_c().await) })
+        .await?;
+    sessions.close().await;
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Run with
+//!
+//! ```sh
+//! cargo run -p example-tonic --bin client
+//! ```
+//!
+//! while the server runs. It signs up, signs in and calls what is only for members.
+
+use std::env;
+
+use example_tonic::proto::{
+    CountdownRequest, Credentials, Nothing, accounts_client::AccountsClient, me_client::MeClient,
+};
+use tonic::{Code, Request, metadata::MetadataValue, transport::Endpoint};
+use tower_user_session::BoxError;
+
+#[tokio::main]
+#[expect(clippy::print_stdout, reason = "this is what it is for")]
+async fn main() -> Result<(), BoxError> {
+    let server = env::var("SERVER").unwrap_or_else(|_| "http://127.0.0.1:3000".to_owned());
+    let channel = Endpoint::from_shared(server)?.connect().await?;
+    let mut accounts = AccountsClient::new(channel.clone());
+
+    let refused = MeClient::new(channel.clone()).who_am_i(Nothing {}).await;
+    println!(
+        "without a session: {:?}",
+        refused.map_err(|status| status.code())
+    );
+
+    let credentials = Credentials {
+        email: "ada@example.com".to_owned(),
+        password: "correct horse battery staple".to_owned(),
+    };
+    match accounts.sign_up(credentials.clone()).await {
+        Err(status) if status.code() != Code::AlreadyExists => return Err(status.into()),
+        _ => println!("signed up"),
+    }
+    let signed_in = accounts.sign_in(credentials).await?;
+    let cookie = example_tonic::cookie(signed_in.metadata()).ok_or("no cookie came back")?;
+    println!("signed in");
+
+    // Every request carries the cookie, as a browser's would.
+    let cookie: MetadataValue<_> = cookie.parse()?;
+    let carry_cookie = |mut request: Request<()>| {
+        request.metadata_mut().insert("cookie", cookie.clone());
+        Ok(request)
+    };
+    let mut me = MeClient::with_interceptor(channel, carry_cookie);
+    let user = me.who_am_i(Nothing {}).await?.into_inner();
+    println!("I am {} ({})", user.email, user.id);
+    let mut countdown = me
+        .countdown(CountdownRequest { times: 3 })
+        .await?
+        .into_inner();
+    while let Some(remaining) = countdown.message().await? {
+        println!("the session ends in {} seconds", remaining.seconds);
+    }
+    Ok(())
+}

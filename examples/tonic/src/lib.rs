@@ -1,0 +1,84 @@
+//! The application over gRPC: a service for everybody, and one whose every method demands a user.
+
+mod accounts;
+mod me;
+
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::pedantic,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+pub mod proto {
+    //! What `example.proto` says.
+    tonic::include_proto!("example");
+}
+
+use example_application::{Application, User};
+use http::header;
+use tokio::net::TcpListener;
+use tonic::{
+    metadata::MetadataMap,
+    service::LayerExt as _,
+    transport::{Error, Server, server::TcpIncoming},
+};
+use tower::ServiceBuilder;
+use tower_http::{
+    classify::{GrpcCode, GrpcErrorsAsFailures, SharedClassifier},
+    csrf::CsrfLayer,
+    sensitive_headers::{SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer},
+    trace::TraceLayer,
+};
+use tower_user_session::{LoadUserLayer, RequireUserLayer};
+
+use self::{
+    accounts::Accounts,
+    me::Me,
+    proto::{accounts_server::AccountsServer, me_server::MeServer},
+};
+
+/// In bytes: no message of ours is longer.
+const LONGEST_MESSAGE: usize = 16 * 1024;
+
+/// Serves until `shutdown`, and then until the calls under way are answered.
+///
+/// The layers, from the outside in: secrets are marked before anything could log them; tracing sees
+/// every call; CSRF refuses what another site sent, which costs no lookup, because the user is
+/// loaded inside of it; and one of the services demands a user.
+pub async fn serve(
+    listener: TcpListener,
+    application: Application,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let secrets = [header::COOKIE, header::AUTHORIZATION];
+    // That somebody is not signed in is no failure of ours.
+    let failures = GrpcErrorsAsFailures::new().with_success(GrpcCode::Unauthenticated);
+    let load_user = LoadUserLayer::new(application.sessions.clone())
+        .exempt(|_, uri| uri.path() == "/example.Accounts/SignOut");
+    let layers = ServiceBuilder::new()
+        .layer(SetSensitiveRequestHeadersLayer::new(secrets))
+        .layer(TraceLayer::new(SharedClassifier::new(failures)))
+        .layer(SetSensitiveResponseHeadersLayer::new([header::SET_COOKIE]))
+        .layer(CsrfLayer::new())
+        .layer(load_user);
+
+    let accounts = AccountsServer::new(Accounts(application));
+    let me = MeServer::new(Me);
+    Server::builder()
+        .layer(layers)
+        .add_service(accounts.max_decoding_message_size(LONGEST_MESSAGE))
+        .add_service(
+            RequireUserLayer::<User>::new()
+                .named_layer(me.max_decoding_message_size(LONGEST_MESSAGE)),
+        )
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown)
+        .await
+}
+
+/// For clients: the cookie that an answer sets, as the next call sends it, without its attributes.
+pub fn cookie(answer: &MetadataMap) -> Option<&str> {
+    let set_cookie = answer.get("set-cookie")?.to_str().ok()?;
+    set_cookie.split(';').next()
+}

@@ -1,0 +1,35 @@
+//! Run with
+//!
+//! ```sh
+//! cargo run -p example-tonic
+//! ```
+//!
+//! and, in another terminal,
+//!
+//! ```sh
+//! cargo run -p example-tonic --bin client
+//! ```
+
+use example_application::{Application, listen, overdue, postgres, shutdown, trace};
+use tower_user_session::BoxError;
+
+#[tokio::main]
+#[expect(
+    clippy::print_stdout,
+    reason = "the address is for the person who starts this"
+)]
+async fn main() -> Result<(), BoxError> {
+    trace();
+    let postgres = postgres().await?;
+    let application = Application::open(postgres.config()).await?;
+    let sessions = application.sessions.clone();
+
+    let listener = listen("ADDR", "127.0.0.1:3000").await?;
+    println!("Listening on http://{}", listener.local_addr()?);
+    tokio::select! {
+        ended = example_tonic::serve(listener, application, shutdown()) => ended?,
+        () = overdue() => {}
+    }
+    sessions.close().await;
+    Ok(())
+}

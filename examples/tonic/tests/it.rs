@@ -1,0 +1,81 @@
+//! The application as a gRPC client meets it: over a socket, with a PostgreSQL behind it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
+use ephemeral_postgres::TestDatabase;
+use example_application::Application;
+use example_tonic::proto::{
+    CountdownRequest, Credentials, Nothing, accounts_client::AccountsClient, me_client::MeClient,
+};
+use tokio::net::TcpListener;
+use tonic::{Code, Request, transport::Endpoint};
+
+/// H19: whoever is not signed in is answered with status 16, by every method.
+#[tokio::test]
+async fn a_client_signs_up_signs_in_calls_and_signs_out() {
+    let database = TestDatabase::create("").await;
+    let application = Application::open(database.config()).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let never = std::future::pending();
+    tokio::spawn(example_tonic::serve(listener, application, never));
+
+    let channel = Endpoint::from_shared(server)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut accounts = AccountsClient::new(channel.clone());
+    let mut me = MeClient::new(channel);
+    let refused = me.who_am_i(Nothing {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let refused = me
+        .countdown(CountdownRequest { times: 1 })
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+
+    let ada = Credentials {
+        email: "ada@example.com".to_owned(),
+        password: "correct horse".to_owned(),
+    };
+    accounts.sign_up(ada.clone()).await.unwrap();
+    let taken = accounts.sign_up(ada.clone()).await.unwrap_err();
+    assert_eq!(taken.code(), Code::AlreadyExists);
+    let wrong = Credentials {
+        password: "wrong horse".to_owned(),
+        ..ada.clone()
+    };
+    let refused = accounts.sign_in(wrong).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+
+    let signed_in = accounts.sign_in(ada).await.unwrap();
+    let cookie = example_tonic::cookie(signed_in.metadata()).unwrap();
+    let user = me.who_am_i(with(cookie, Nothing {})).await.unwrap();
+    assert_eq!(user.into_inner().email, "ada@example.com");
+    let countdown = me
+        .countdown(with(cookie, CountdownRequest { times: 2 }))
+        .await;
+    let mut countdown = countdown.unwrap().into_inner();
+    let mut said = Vec::new();
+    while let Some(remaining) = countdown.message().await.unwrap() {
+        said.push(remaining.seconds);
+    }
+    assert_eq!(said.len(), 2);
+    assert!(said[1] < said[0], "{said:?}");
+
+    accounts.sign_out(with(cookie, Nothing {})).await.unwrap();
+    let refused = me.who_am_i(with(cookie, Nothing {})).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+}
+
+fn with<T>(cookie: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert("cookie", cookie.parse().unwrap());
+    request
+}
