@@ -1,6 +1,8 @@
 //! The domain: tokens, sessions, what a store must answer, and the service over it.
 
 mod batch;
+#[cfg(test)]
+mod batch_model;
 mod clean_up;
 mod confirm;
 pub(crate) mod counters;

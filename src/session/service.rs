@@ -26,7 +26,7 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// these.
 ///
 /// Cheap to clone; clones are one service. Building one needs no runtime; looking a session up needs
-/// the tokio runtime, and an error says so where there is none.
+/// the tokio runtime, with its timers, and an error says so where there is none.
 ///
 /// # Lookups
 ///

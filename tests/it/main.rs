@@ -1,10 +1,15 @@
 //! What the crate promises, a module a behaviour, against real servers.
 
-#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
 
+mod batching;
 mod devices;
 mod guards;
 mod lifetimes;
 mod lookup;
+mod plans;
 mod proof;
 mod support;

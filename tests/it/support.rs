@@ -111,7 +111,10 @@ pub(crate) async fn number(database: &TestDatabase, query: &str) -> i64 {
 }
 
 /// A request's headers with this token in the service's cookie.
-pub(crate) fn cookie<L: SessionLookup>(sessions: &SessionService<L>, token: &SessionToken) -> HeaderMap {
+pub(crate) fn cookie<L: SessionLookup>(
+    sessions: &SessionService<L>,
+    token: &SessionToken,
+) -> HeaderMap {
     let cookie = format!("{}={}", sessions.cookie().name(), token.expose());
     HeaderMap::from_iter([(COOKIE, HeaderValue::try_from(cookie).unwrap())])
 }

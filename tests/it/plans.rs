@@ -1,0 +1,84 @@
+//! The plan that the server really uses for a lookup.
+
+use ephemeral_postgres::{Server, Source, TestDatabase, skip};
+use tower_user_session::{PgSessionStore, SessionLookup, SessionService, TokenDigest};
+
+use crate::support::{USERS, User, pool};
+
+const FILL: &str = "INSERT INTO sessions (token_digest, user_id, expires_at)
+    SELECT sha256(n::text::bytea), 1 + n % 2, now() + interval '1 day'
+    FROM generate_series($1::int, $2::int) AS n";
+
+/// On a table that has just been made, and on one that grew a thousandfold without `ANALYZE` under a
+/// plan that was made while it was tiny, for one digest and for many: an index, never the whole table.
+#[tokio::test]
+async fn a_lookup_never_reads_a_whole_table() {
+    let name = "plans::a_lookup_never_reads_a_whole_table";
+    let server = tokio::task::spawn_blocking(|| {
+        Server::start_private(&[
+            ("session_preload_libraries", "auto_explain"),
+            ("auto_explain.log_min_duration", "0"),
+            ("autovacuum", "off"),
+        ])
+    });
+    let server = match server.await.unwrap() {
+        Ok(server) if matches!(server.source(), Source::Installed(_)) => server,
+        Ok(_) => return skip(name, "the bundled PostgreSQL has no auto_explain"),
+        Err(error) => return skip(name, &format!("no PostgreSQL with auto_explain: {error}")),
+    };
+    let database = TestDatabase::create_on(&server, USERS).await.unwrap();
+    let store = PgSessionStore::<User>::new(pool(&database, 2));
+    store.migrate().await.unwrap();
+    let sessions = SessionService::new(store);
+    let client = database.client().await;
+    client
+        .execute("DELETE FROM users WHERE id > 2", &[])
+        .await
+        .unwrap();
+
+    let ask = async |wanted: u8| {
+        let digests: Vec<_> = (0..wanted)
+            .map(|n| TokenDigest::from_bytes([n; 32]))
+            .collect();
+        for _ in 0..7 {
+            let answers = sessions.store().find(&digests).await.unwrap();
+            assert_eq!(answers.len(), usize::from(wanted));
+        }
+    };
+    let mut filled = 0;
+    for rows in [0, 50, 200_000] {
+        if rows > filled {
+            client.execute(FILL, &[&(filled + 1), &rows]).await.unwrap();
+            filled = rows;
+        }
+        for wanted in [1, 2, 8, 128] {
+            ask(wanted).await;
+        }
+        if rows == 50 {
+            client
+                .batch_execute("ANALYZE sessions; ANALYZE users")
+                .await
+                .unwrap();
+            ask(8).await;
+        }
+    }
+    sessions.close().await;
+
+    let log = server.log();
+    let plans: Vec<_> = log
+        .split("Query Text: ")
+        .filter(|plan| plan.contains("AS asked (asked_digest)"))
+        .collect();
+    assert!(
+        plans.len() >= 7 * 12,
+        "auto_explain logged {} lookups",
+        plans.len()
+    );
+    for plan in plans {
+        assert!(
+            plan.contains("Index Scan using sessions_token_digest_key"),
+            "{plan}"
+        );
+        assert!(!plan.contains("Seq Scan"), "{plan}");
+    }
+}
