@@ -88,30 +88,28 @@ async fn an_unknown_email_and_a_wrong_password_look_the_same() {
     let site = Site::open().await;
     let mut browser = site.adas_browser().await;
     browser.cookie = None;
-    let (mut wrong, wrong_took) = try_to_sign_in(&mut browser, "ada").await;
-    let (unknown, unknown_took) = try_to_sign_in(&mut browser, "eve").await;
-    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
-    wrong.body = wrong.body.replace("ada@", "eve@");
-    assert_eq!(wrong, unknown);
-
+    // By turns, and the shortest of many: what else the machine does only makes them longer.
+    let (mut wrong_took, mut unknown_took) = (Duration::MAX, Duration::MAX);
+    for _ in 0..10 {
+        let mut wrong = try_to_sign_in(&mut browser, "ada", &mut wrong_took).await;
+        let unknown = try_to_sign_in(&mut browser, "eve", &mut unknown_took).await;
+        assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+        wrong.body = wrong.body.replace("ada@", "eve@");
+        assert_eq!(wrong, unknown);
+    }
     // Without the work of a hash, an answer takes a tenth.
     assert!(
-        unknown_took > wrong_took / 2 && wrong_took > unknown_took / 2,
+        unknown_took > wrong_took / 3 && wrong_took > unknown_took / 3,
         "{unknown_took:?} for an unknown e-mail, {wrong_took:?} for a wrong password"
     );
 }
 
-/// The answer, and the shortest time it took: others only make it longer.
-async fn try_to_sign_in(browser: &mut Browser, name: &str) -> (Answer, Duration) {
+async fn try_to_sign_in(browser: &mut Browser, name: &str, shortest: &mut Duration) -> Answer {
     let form = format!("email={name}%40example.com&password=wrong+horse");
-    let mut answer = None;
-    let mut shortest = Duration::MAX;
-    for _ in 0..5 {
-        let begun = Instant::now();
-        answer = Some(browser.post("/sign-in", &form).await);
-        shortest = shortest.min(begun.elapsed());
-    }
-    (answer.unwrap(), shortest)
+    let begun = Instant::now();
+    let answer = browser.post("/sign-in", &form).await;
+    *shortest = begun.elapsed().min(*shortest);
+    answer
 }
 
 #[tokio::test]
