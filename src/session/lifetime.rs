@@ -23,10 +23,10 @@ const DAY: u64 = 24 * HOUR;
 /// # The idle limit, to the second
 ///
 /// A lookup never writes. That a session is used is written down in the background, at most once an
-/// interval: a minute, or a tenth of the idle limit where that is less
-/// ([`touch_interval`](Self::touch_interval)), and within two seconds of the request. So a session
-/// that is used no more ends **at the latest** when the idle limit has passed since its last request,
-/// and **at the earliest** one interval and two seconds before that. Where the database accepts no
+/// interval: five minutes, or a fifteenth of the idle limit where that is less
+/// ([`touch_interval`](Self::touch_interval)), with the time of the request. So a session that is
+/// used no more ends **at the latest** when the idle limit has passed since its last request, and
+/// **at the earliest** one interval before that: for AAL3, after 14 to 15 minutes. Where the database accepts no
 /// writes, sessions are not written down as used and end by the idle limit all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
@@ -115,8 +115,8 @@ impl Lifetime {
 
     /// How long after a session was written down as used it is written down again.
     pub fn touch_interval(&self) -> Duration {
-        let longest = Duration::from_secs(MINUTE);
-        self.idle.map_or(longest, |idle| longest.min(idle / 10))
+        let longest = Duration::from_secs(5 * MINUTE);
+        self.idle.map_or(longest, |idle| longest.min(idle / 15))
     }
 }
 

@@ -111,7 +111,11 @@ impl<L: SessionLookup> Writer<L> {
         let toucher = &self.resolver.toucher;
         loop {
             let hurry = toucher.hurry.notified();
-            if !toucher.state().hurried {
+            let gathering = {
+                let state = toucher.state();
+                !state.hurried && state.waiting.len() < SESSIONS_IN_A_STATEMENT
+            };
+            if gathering {
                 // Whichever comes first.
                 let _ = timeout(GATHER, hurry).await;
             }

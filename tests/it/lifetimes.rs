@@ -109,7 +109,7 @@ async fn a_session_that_was_just_seen_is_not_written_again() {
     let signed_in = sessions.sign_in(1).await.unwrap();
     sql(
         &database,
-        "UPDATE sessions SET last_seen_at = now() - interval '50 seconds'",
+        "UPDATE sessions SET last_seen_at = now() - interval '3 minutes'",
     )
     .await;
     let version = "SELECT xmin::text::bigint FROM sessions";
