@@ -160,10 +160,18 @@ mod tests {
             assert!(lifetime.with_idle(idle).is_err(), "{idle:?}");
         }
         let lifetime = lifetime.with_idle(second * 3599).unwrap();
-        assert_eq!(lifetime.touch_interval(), Duration::from_secs(MINUTE));
+        assert_eq!(lifetime.touch_interval(), second * 3599 / 15);
         assert_eq!(
             lifetime.with_idle(second).unwrap().touch_interval(),
-            second / 10
+            second / 15
+        );
+        assert_eq!(
+            Lifetime::nist_aal3().touch_interval(),
+            Duration::from_secs(MINUTE)
+        );
+        assert_eq!(
+            Lifetime::default().touch_interval(),
+            Duration::from_secs(5 * MINUTE)
         );
     }
 }

@@ -2,7 +2,7 @@ use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The server that listens in the folder. `psql`, tokio-postgres and sqlx all read this form.
+/// The server that listens in the folder. `psql` and tokio-postgres both read this form.
 pub(crate) fn of_socket(folder: &Path, port: u16) -> String {
     let mut url = String::from("postgresql:///postgres?host=");
     for &byte in folder.as_os_str().as_bytes() {

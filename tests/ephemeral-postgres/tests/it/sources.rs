@@ -25,7 +25,7 @@ fn every_source_behaves() {
         if !found {
             skip(
                 "every_source_behaves",
-                &format!("there is no {name} PostgreSQL here"),
+                &format!("no {name} PostgreSQL is available"),
             );
         }
     }
