@@ -8,8 +8,10 @@
 mod batching;
 mod devices;
 mod guards;
+mod keys_and_names;
 mod lifetimes;
 mod lookup;
+mod migrations;
 mod plans;
 mod proof;
 mod support;

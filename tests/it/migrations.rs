@@ -1,0 +1,194 @@
+//! Creating the sessions' table.
+
+use std::{path::PathBuf, process::Command};
+
+use ephemeral_postgres::{Server, TestDatabase, skip};
+use tower_user_session::{Error, PgSessionStore};
+
+use crate::support::{USERS, User, number, pool, sql};
+
+const COUNT: &str = "SELECT count(*) FROM pg_class WHERE relname = 'sessions' AND relkind = 'r'";
+
+fn store(database: &TestDatabase) -> PgSessionStore<User> {
+    PgSessionStore::new(pool(database, 2))
+}
+
+fn told(error: &Error) -> String {
+    std::error::Error::source(error)
+        .and_then(std::error::Error::source)
+        .map(ToString::to_string)
+        .unwrap()
+}
+
+/// Ten processes that start together: one migrates, the others find it done.
+#[tokio::test]
+async fn processes_that_start_together_migrate_once() {
+    let database = TestDatabase::create(USERS).await;
+    let tasks: Vec<_> = (0..10)
+        .map(|_| {
+            let store = store(&database);
+            tokio::spawn(async move { store.migrate().await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(number(&database, COUNT).await, 1);
+    let indexes = "SELECT count(*) FROM pg_index WHERE indrelid = 'sessions'::regclass";
+    assert_eq!(number(&database, indexes).await, 3);
+    store(&database).check().await.unwrap();
+}
+
+/// While one migrates, the next one waits for it.
+#[tokio::test]
+async fn a_second_migration_waits_for_the_first() {
+    let database = TestDatabase::create(USERS).await;
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.execute(
+        "SELECT pg_advisory_xact_lock(x'73657373696f6e73'::bigint)",
+        &[],
+    )
+    .await
+    .unwrap();
+    let second = tokio::spawn({
+        let store = store(&database);
+        async move { store.migrate().await }
+    });
+    while number(&database, "SELECT count(*) FROM pg_locks WHERE NOT granted").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(number(&database, COUNT).await, 0);
+    lock.commit().await.unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(number(&database, COUNT).await, 1);
+}
+
+/// What cannot be is a clear error, and changes nothing.
+#[tokio::test]
+async fn what_does_not_fit_is_an_error_that_says_why() {
+    let database = TestDatabase::create(USERS).await;
+    let error = store(&database)
+        .migrate()
+        .users_table("people")
+        .await
+        .unwrap_err();
+    assert!(
+        told(&error).contains("relation \"people\" does not exist"),
+        "{}",
+        told(&error)
+    );
+    let error = store(&database)
+        .migrate()
+        .users_key("uid")
+        .await
+        .unwrap_err();
+    assert!(told(&error).contains("column uid of the users' table users does not exist"));
+    let error = store(&database)
+        .migrate()
+        .users_key("role")
+        .await
+        .unwrap_err();
+    assert!(
+        told(&error).contains("no unique constraint"),
+        "{}",
+        told(&error)
+    );
+    let odd = store(&database).with_table("");
+    assert!(odd.migrate().await.is_err());
+    assert_eq!(number(&database, COUNT).await, 0);
+
+    sql(&database, "CREATE TABLE sessions (id int)").await;
+    let error = store(&database).migrate().await.unwrap_err();
+    assert!(
+        told(&error).contains("exists and is not a table of sessions"),
+        "{}",
+        told(&error)
+    );
+    let columns =
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attnum > 0";
+    assert_eq!(number(&database, columns).await, 1);
+}
+
+/// Cancelled at any point, nothing is half done.
+#[tokio::test]
+async fn a_migration_that_is_cancelled_leaves_nothing_or_everything() {
+    let database = TestDatabase::create(USERS).await;
+    for polls in 0..12 {
+        let mut migration = Box::pin(IntoFuture::into_future(
+            store(&database).migrate(),
+        ));
+        let mut left = polls;
+        std::future::poll_fn(|cx| {
+            if left == 0 || migration.as_mut().poll(cx).is_ready() {
+                return std::task::Poll::Ready(());
+            }
+            left -= 1;
+            std::task::Poll::Pending
+        })
+        .await;
+        drop(migration);
+        let tables = number(&database, COUNT).await;
+        if tables > 0 {
+            store(&database).check().await.unwrap();
+        }
+    }
+    store(&database).migrate().await.unwrap();
+    store(&database).check().await.unwrap();
+}
+
+/// The file runs under psql as it is, with and without the settings, and `migrate` finds it done.
+#[tokio::test]
+async fn the_files_run_under_psql() {
+    let name = "migrations::the_files_run_under_psql";
+    let server = tokio::task::spawn_blocking(Server::for_tests)
+        .await
+        .unwrap();
+    let beside = server
+        .bin_dir()
+        .map(|bin| bin.join("psql"))
+        .filter(|psql| psql.exists());
+    let psql = beside.unwrap_or_else(|| PathBuf::from("psql"));
+    if Command::new(&psql).arg("--version").output().is_err() {
+        return skip(name, "there is no psql here");
+    }
+    let database = TestDatabase::create(&format!(
+        "{USERS}; CREATE SCHEMA app; CREATE TABLE app.accounts (account_id text PRIMARY KEY)"
+    ))
+    .await;
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/migrations/0001_create_sessions.sql"
+    );
+    let run = |settings: &str| {
+        let output = Command::new(&psql)
+            .args([
+                "-X",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-d",
+                &database.url(),
+                "-c",
+                settings,
+                "-f",
+                file,
+            ])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    run("SELECT 1");
+    run("SELECT 1");
+    store(&database).migrate().await.unwrap();
+    store(&database).check().await.unwrap();
+    run("SET tower_user_session.users_table = 'app.accounts';
+         SET tower_user_session.users_key = 'account_id';
+         SET tower_user_session.sessions_table = 'app.\"Web Sessions\"'");
+    let column = "SELECT count(*) FROM information_schema.columns
+        WHERE table_schema = 'app' AND table_name = 'Web Sessions' AND column_name = 'user_id' AND data_type = 'text'";
+    assert_eq!(number(&database, column).await, 1);
+}
