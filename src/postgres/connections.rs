@@ -65,18 +65,23 @@ impl LookupConnections {
         }
     }
 
-    pub(super) async fn open(&self, find: &str) -> Result<LookupConnection, Error> {
+    /// A connection that has just been opened. The outer error means that there is none to be had, the
+    /// inner one that it broke, or refused the statement, before it was ready.
+    pub(super) async fn open(&self, find: &str) -> Result<Result<LookupConnection, Error>, Error> {
         let manager = self.pool.manager();
         let client = manager.create().await.map_err(failure::connecting)?;
-        client
-            .batch_execute(SETTINGS)
-            .await
-            .map_err(failure::statement)?;
-        let find = client.prepare(find).await.map_err(failure::statement)?;
-        Ok(LookupConnection {
-            client,
-            find,
-            pool: self.pool.clone(),
+        let prepared = async {
+            client.batch_execute(SETTINGS).await?;
+            client.prepare(find).await
+        }
+        .await;
+        Ok(match prepared {
+            Ok(find) => Ok(LookupConnection {
+                client,
+                find,
+                pool: self.pool.clone(),
+            }),
+            Err(error) => Err(failure::statement(error)),
         })
     }
 

@@ -160,6 +160,17 @@ impl<U: PgUser> PgSessionStore<U> {
         self.lifetime.idle_limit().map(|limit| limit.as_secs_f64())
     }
 
+    /// The outer error means that no connection can be had, so that asking again is no use.
+    async fn find_on_fresh(
+        &self,
+        digests: &[TokenDigest],
+    ) -> Result<Result<Vec<LookupAnswer<U>>, Error>, Error> {
+        Ok(match self.lookups.open(&self.statements.find).await? {
+            Ok(connection) => self.find_on(connection, digests).await,
+            Err(error) => Err(error),
+        })
+    }
+
     async fn find_on(
         &self,
         connection: LookupConnection,
@@ -197,16 +208,17 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
     type User = U;
 
     async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<U>>, Error> {
-        if let Some(connection) = self.lookups.kept() {
-            match self.find_on(connection, digests).await {
-                Err(error) if failure::is_stale(&error) => {
-                    tracing::debug!(%error, "a lookup is asked again on a fresh connection");
-                }
-                outcome => return outcome,
+        let first = match self.lookups.kept() {
+            Some(kept) => self.find_on(kept, digests).await,
+            None => self.find_on_fresh(digests).await?,
+        };
+        match first {
+            Err(error) if failure::is_stale(&error) => {
+                tracing::debug!(%error, "a lookup is asked once more on a fresh connection");
+                self.find_on_fresh(digests).await?
             }
+            outcome => outcome,
         }
-        let connection = self.lookups.open(&self.statements.find).await?;
-        self.find_on(connection, digests).await
     }
 
     fn touch_interval(&self) -> Option<Duration> {

@@ -7,11 +7,15 @@
 
 mod batching;
 mod devices;
+mod faults;
 mod guards;
 mod keys_and_names;
+mod life_cycle;
 mod lifetimes;
 mod lookup;
 mod migrations;
 mod plans;
 mod proof;
+mod proxy;
 mod support;
+mod wire;

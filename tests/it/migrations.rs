@@ -115,9 +115,7 @@ async fn what_does_not_fit_is_an_error_that_says_why() {
 async fn a_migration_that_is_cancelled_leaves_nothing_or_everything() {
     let database = TestDatabase::create(USERS).await;
     for polls in 0..12 {
-        let mut migration = Box::pin(IntoFuture::into_future(
-            store(&database).migrate(),
-        ));
+        let mut migration = Box::pin(IntoFuture::into_future(store(&database).migrate()));
         let mut left = polls;
         std::future::poll_fn(|cx| {
             if left == 0 || migration.as_mut().poll(cx).is_ready() {

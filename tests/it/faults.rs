@@ -1,0 +1,186 @@
+//! What breaks, and what the next request sees.
+
+use std::time::{Duration, Instant};
+
+use ephemeral_postgres::TestDatabase;
+use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken};
+
+use crate::{
+    proxy::{Line, Proxy},
+    support::{PgSessions, User, database, number, pool, sessions, sql},
+};
+
+const DEADLINE: Duration = Duration::from_millis(300);
+
+fn impatient(pool: deadpool_postgres::Pool) -> PgSessions {
+    let store = PgSessionStore::new(pool);
+    SessionService::builder(store)
+        .deadline(DEADLINE)
+        .build()
+        .unwrap()
+}
+
+/// F01, F19: nobody there, and nobody who lets us in: an error at once, without the password.
+#[tokio::test]
+async fn a_database_that_is_down_is_an_error_at_once() {
+    let database = database().await;
+    let proxy = Proxy::before(&database).await;
+    proxy.set(Line::Cut);
+    let sessions = impatient(proxy.pool(1));
+    let token = SessionToken::generate().unwrap();
+    let start = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(
+            sessions.user(&token).await.unwrap_err().kind(),
+            ErrorKind::Connection
+        );
+    }
+    assert!(start.elapsed() < 10 * DEADLINE);
+    proxy.set(Line::Open);
+    assert_eq!(sessions.user(&token).await.unwrap(), None);
+}
+
+/// F03, F04, F05, F25: the lookups' connections are killed, idle and at work: the callers see the user
+/// all the same, from a fresh connection, each asked once more and no oftener.
+#[tokio::test]
+async fn a_lost_connection_is_replaced_unseen() {
+    let database = database().await;
+    let proxy = Proxy::before(&database).await;
+    let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(2)));
+    let ada = sessions.sign_in(1).await.unwrap();
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE '%asked_digest%' AND pid <> pg_backend_pid()";
+    for _ in 0..5 {
+        assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+        assert!(number(&database, kill).await >= 1);
+        assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    }
+
+    // At work: behind a lock on the users' table, until it is killed.
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE", &[])
+        .await
+        .unwrap();
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            let (sessions, text) = (sessions.clone(), ada.token().expose());
+            tokio::spawn(async move {
+                let token = SessionToken::parse(text.as_bytes()).unwrap();
+                sessions.user(&token).await
+            })
+        })
+        .collect();
+    while number(&database, "SELECT count(*) FROM pg_locks WHERE NOT granted").await < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(number(&database, kill).await, 2);
+    lock.commit().await.unwrap();
+    for task in asking {
+        assert_eq!(task.await.unwrap().unwrap(), Some(User::ada()));
+    }
+}
+
+/// F06, F02: a silent line: the deadline, and then a connection that has nothing of the old one.
+#[tokio::test]
+async fn a_silent_database_is_an_error_at_the_deadline() {
+    let database = database().await;
+    let proxy = Proxy::before(&database).await;
+    let sessions = impatient(proxy.pool(2));
+    let ada = sessions.sign_in(1).await.unwrap();
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    proxy.set(Line::Silent);
+    let start = Instant::now();
+    for n in 1..=3 {
+        // Kept ones first, then those that cannot be opened.
+        assert_eq!(
+            sessions.user(ada.token()).await.unwrap_err().kind(),
+            ErrorKind::Deadline
+        );
+        let took = start.elapsed();
+        assert!(
+            took >= n * DEADLINE && took < n * DEADLINE + Duration::from_secs(3),
+            "{took:?}"
+        );
+    }
+    proxy.set(Line::Open);
+    let eve = sessions.sign_in(2).await.unwrap();
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
+}
+
+/// F09, F08: a locked table, or the server's own timeout: an error, and no restart to recover.
+#[tokio::test]
+async fn a_locked_table_is_an_error_at_the_deadline() {
+    let database = database().await;
+    let sessions = impatient(pool(&database, 2));
+    let ada = sessions.sign_in(1).await.unwrap();
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE", &[])
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            sessions.user(ada.token()).await.unwrap_err().kind(),
+            ErrorKind::Deadline
+        );
+    }
+    lock.rollback().await.unwrap();
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+}
+
+/// F07: a pool that the application has used up delays no lookup; a sign-in fails at the deadline.
+#[tokio::test]
+async fn an_exhausted_pool_delays_no_lookup() {
+    let database = database().await;
+    let pool = pool(&database, 1);
+    let sessions = impatient(pool.clone());
+    let ada = sessions.sign_in(1).await.unwrap();
+    let all = pool.get().await.unwrap();
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    let error = sessions.sign_in(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    drop(all);
+    assert!(sessions.sign_in(1).await.is_ok());
+}
+
+/// F10: tables that change under prepared statements and load: nobody sees it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changing_the_tables_is_not_seen() {
+    let database: TestDatabase = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in(1).await.unwrap();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let (sessions, text, stop) = (sessions.clone(), ada.token().expose(), stop.clone());
+            tokio::spawn(async move {
+                let token = SessionToken::parse(text.as_bytes()).unwrap();
+                let mut asked = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let user = sessions.user(&token).await.unwrap().unwrap();
+                    assert_eq!((user.id, &*user.email), (1, "ada@example.com"));
+                    asked += 1;
+                }
+                asked
+            })
+        })
+        .collect();
+    for change in [
+        "ALTER TABLE users ADD COLUMN nickname text",
+        "ALTER TABLE users ALTER COLUMN email TYPE varchar(200)",
+        "ALTER TABLE users ALTER COLUMN email TYPE text",
+        "ALTER TABLE users DROP COLUMN nickname",
+        "ALTER TABLE sessions ADD COLUMN note text",
+        "ALTER TABLE sessions DROP COLUMN note",
+        "CREATE INDEX ON users (role)",
+    ] {
+        sql(&database, change).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for task in tasks {
+        assert!(task.await.unwrap() > 0);
+    }
+}

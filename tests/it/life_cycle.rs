@@ -1,0 +1,259 @@
+//! Signing in and out, whatever happens meanwhile.
+
+use http::{HeaderMap, HeaderValue, header::COOKIE, header::SET_COOKIE};
+use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken, tokio_postgres};
+
+use crate::support::{User, cookie, database, number, pool, sessions, sql};
+
+const ROWS: &str = "SELECT count(*) FROM sessions";
+
+/// D01, D03: a sign-in ends the session that the request came with, whosever it was, and takes nothing
+/// over from the client, be it a token of the right form.
+#[tokio::test]
+async fn a_sign_in_replaces_the_session_it_came_with() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in(2).await.unwrap();
+    let new = sessions
+        .sign_in(1)
+        .request(&cookie(&sessions, old.token()))
+        .await
+        .unwrap();
+    assert_eq!(sessions.user(old.token()).await.unwrap(), None);
+    assert_eq!(sessions.user(new.token()).await.unwrap(), Some(User::ada()));
+    assert_ne!(new.session().id(), old.session().id());
+
+    let chosen = SessionToken::generate().unwrap();
+    let signed_in = sessions
+        .sign_in(1)
+        .request(&cookie(&sessions, &chosen))
+        .await
+        .unwrap();
+    assert_ne!(signed_in.token().expose(), chosen.expose());
+    assert_eq!(sessions.user(&chosen).await.unwrap(), None);
+}
+
+/// A sign-in that is refused changes nothing: the old session lives.
+#[tokio::test]
+async fn a_sign_in_that_is_refused_ends_nothing() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in(1).await.unwrap();
+    sql(
+        &database,
+        "UPDATE users SET disabled_at = now() WHERE id = 2",
+    )
+    .await;
+    for nobody in [2, 99] {
+        let error = sessions
+            .sign_in(nobody)
+            .request(&cookie(&sessions, old.token()))
+            .await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::UserRefused);
+    }
+    assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
+}
+
+/// D02: killed in the middle, either the old session lives and there is no new one, or the other way
+/// about; here it waits for a lock on the old one, and is killed.
+#[tokio::test]
+async fn a_sign_in_that_is_killed_changes_nothing() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in(1).await.unwrap();
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.execute("SELECT FROM sessions FOR UPDATE", &[])
+        .await
+        .unwrap();
+    let sign_in = tokio::spawn({
+        let (sessions, headers) = (sessions.clone(), cookie(&sessions, old.token()));
+        async move { sessions.sign_in(1).request(&headers).await }
+    });
+    let waiting = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while number(&database, waiting).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    let error = sign_in.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    lock.rollback().await.unwrap();
+    assert_eq!(number(&database, ROWS).await, 1);
+    assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
+}
+
+/// D07: signed out is signed out, in this process, in another, and after a restart of it.
+#[tokio::test]
+async fn a_signed_out_session_is_dead_everywhere() {
+    let database = database().await;
+    let (here, there) = (sessions(&database), sessions(&database));
+    let signed_in = here.sign_in(1).await.unwrap();
+    assert!(there.user(signed_in.token()).await.unwrap().is_some());
+    assert!(
+        here.sign_out(&cookie(&here, signed_in.token()))
+            .await
+            .ended()
+            .unwrap()
+    );
+    for sessions in [&here, &there, &sessions(&database)] {
+        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+    }
+    assert_eq!(number(&database, ROWS).await, 0);
+}
+
+/// D08: again, without a session, with one that is over, with nonsense: the same removal each time,
+/// and no row.
+#[tokio::test]
+async fn signing_out_twice_is_no_different() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let over = sessions.sign_in(1).await.unwrap();
+    let of_over = over.session().id();
+    sql(
+        &database,
+        &format!("UPDATE sessions SET expires_at = now() WHERE id = '{of_over}'"),
+    )
+    .await;
+    let nonsense = HeaderMap::from_iter([(COOKIE, HeaderValue::from_static("__Host-session=a"))]);
+    let mut removals = Vec::new();
+    for (headers, ended) in [
+        (cookie(&sessions, signed_in.token()), true),
+        (cookie(&sessions, signed_in.token()), false),
+        (HeaderMap::new(), false),
+        (nonsense, false),
+        (cookie(&sessions, over.token()), true),
+    ] {
+        let signed_out = sessions.sign_out(&headers).await;
+        assert_eq!(signed_out.ended().unwrap(), ended);
+        let mut response = HeaderMap::new();
+        signed_out.write_to(&mut response);
+        removals.push(response[SET_COOKIE].clone());
+    }
+    assert!(removals.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(number(&database, ROWS).await, 0);
+}
+
+/// Two cookies that differ are nobody's session, but signing out ends both.
+#[tokio::test]
+async fn signing_out_ends_whatever_is_presented() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let (one, two) = (
+        sessions.sign_in(1).await.unwrap(),
+        sessions.sign_in(2).await.unwrap(),
+    );
+    let mut headers = cookie(&sessions, one.token());
+    headers.append(COOKIE, cookie(&sessions, two.token())[COOKIE].clone());
+    assert!(sessions.sign_out(&headers).await.ended().unwrap());
+    assert_eq!(number(&database, ROWS).await, 0);
+}
+
+/// D09: the database cannot be reached: the removal is sent all the same, and the caller is told.
+#[tokio::test]
+async fn signing_out_without_a_database_still_clears_the_cookie() {
+    let mut nowhere = tokio_postgres::Config::new();
+    nowhere.host_path("/nonexistent").user("nobody");
+    let manager = deadpool_postgres::Manager::new(nowhere, tokio_postgres::NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager).build().unwrap();
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
+    let token = SessionToken::generate().unwrap();
+    let signed_out = sessions.sign_out(&cookie(&sessions, &token)).await;
+    let error = signed_out.ended().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(!error.is_outcome_unknown());
+    let mut response = HeaderMap::new();
+    signed_out.write_to(&mut response);
+    assert!(response[SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
+    assert_eq!(
+        sessions.user(&token).await.unwrap_err().kind(),
+        ErrorKind::Connection
+    );
+}
+
+/// B05: a digest that is taken is never touched: the insertion fails, and the session stays whose it
+/// is.
+#[tokio::test]
+async fn a_digest_that_is_taken_stays_whose_it_is() {
+    use std::time::Duration;
+    use tower_user_session::{Insertion, NewSession, Rotation, SessionStore};
+    let database = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in(1).await.unwrap();
+    let demands = tower_user_session::Demands::default();
+    let life = Duration::from_secs(60);
+    let stolen = NewSession::new(ada.token().digest(), &2, &demands, life);
+    let outcome = sessions.store().insert(stolen).await.unwrap();
+    assert!(matches!(outcome, Insertion::DigestTaken));
+    let eve = sessions.sign_in(2).await.unwrap();
+    let rotation = sessions
+        .store()
+        .rotate(&2, &[eve.token().digest()], ada.token().digest())
+        .await;
+    assert!(matches!(rotation.unwrap(), Rotation::DigestTaken));
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
+}
+
+/// B08: a digest presented as a token is of nobody.
+#[tokio::test]
+async fn a_digest_is_no_token() {
+    use base64::Engine as _;
+    let database = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in(1).await.unwrap();
+    let text =
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(ada.token().digest().as_bytes());
+    let digest = SessionToken::parse(text.as_bytes()).unwrap();
+    assert_eq!(sessions.user(&digest).await.unwrap(), None);
+}
+
+/// J01: whoever is anonymous makes no row.
+#[tokio::test]
+async fn anonymous_requests_write_nothing() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    for _ in 0..2_000 {
+        assert_eq!(
+            sessions
+                .user(&SessionToken::generate().unwrap())
+                .await
+                .unwrap(),
+            None
+        );
+    }
+    let written = "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint
+        FROM pg_stat_user_tables WHERE relname = 'sessions'";
+    sessions.close().await;
+    assert_eq!(number(&database, ROWS).await, 0);
+    assert_eq!(number(&database, written).await, 0);
+}
+
+/// J09, F07: a sign-in that is dropped half-way leaves no connection behind that is still at work.
+#[tokio::test]
+async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
+    let database = database().await;
+    let pool = pool(&database, 1);
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool.clone()));
+    let old = sessions.sign_in(1).await.unwrap();
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.execute("SELECT FROM sessions FOR UPDATE", &[])
+        .await
+        .unwrap();
+    let headers = cookie(&sessions, old.token());
+    let sign_in = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.sign_in(1).request(&headers).await }
+    });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    while number(&database, waiting).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    sign_in.abort();
+    assert!(sign_in.await.unwrap_err().is_cancelled());
+    // The only connection of the pool can be had, and does not wait for the lock.
+    assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
+    lock.rollback().await.unwrap();
+    assert!(pool.status().size <= 1);
+}

@@ -1,0 +1,168 @@
+//! A proxy before PostgreSQL that counts what a client sends, and interferes with it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use deadpool_postgres::{Manager, Pool};
+use ephemeral_postgres::TestDatabase;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::watch,
+};
+use tower_user_session::tokio_postgres::{Config, NoTls, config::Host};
+
+/// What happens to what the server says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// It reaches the client.
+    Open,
+    /// It reaches the client byte by byte.
+    Trickling,
+    /// It stays on the way, and so does what the client says.
+    Silent,
+    /// The connections are cut, and new ones too.
+    Cut,
+}
+
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    port: u16,
+    config: Config,
+    sent: Arc<Mutex<BTreeMap<char, u64>>>,
+    line: watch::Sender<Line>,
+}
+
+impl Proxy {
+    pub(crate) async fn before(database: &TestDatabase) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self {
+            port: listener.local_addr().unwrap().port(),
+            config: database.config(),
+            sent: Arc::default(),
+            line: watch::Sender::new(Line::Open),
+        };
+        tokio::spawn(proxy.clone().serve(listener));
+        proxy
+    }
+
+    /// A pool whose connections go through here.
+    pub(crate) fn pool(&self, size: usize) -> Pool {
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(self.port);
+        config.user(self.config.get_user().unwrap());
+        config.dbname(self.config.get_dbname().unwrap());
+        if let Some(password) = self.config.get_password() {
+            config.password(password);
+        }
+        Pool::builder(Manager::new(config, NoTls))
+            .max_size(size)
+            .build()
+            .unwrap()
+    }
+
+    pub(crate) fn set(&self, line: Line) {
+        self.line.send_replace(line);
+    }
+
+    /// How many messages of each type clients have sent since this was last asked: `B` binds
+    /// parameters, `E` executes, `P` parses, `Q` is a simple query.
+    pub(crate) fn sent(&self) -> BTreeMap<char, u64> {
+        std::mem::take(&mut self.sent.lock().unwrap())
+    }
+
+    async fn serve(self, listener: TcpListener) {
+        while let Ok((client, _)) = listener.accept().await {
+            if *self.line.borrow() == Line::Cut {
+                continue;
+            }
+            let (host, port) = (&self.config.get_hosts()[0], self.config.get_ports().first());
+            let port = port.copied().unwrap_or(5432);
+            match host {
+                Host::Unix(folder) => {
+                    let path = folder.join(format!(".s.PGSQL.{port}"));
+                    let server = UnixStream::connect(path).await.unwrap();
+                    tokio::spawn(self.clone().relay(client, server));
+                }
+                Host::Tcp(name) => {
+                    let server = TcpStream::connect((&**name, port)).await.unwrap();
+                    tokio::spawn(self.clone().relay(client, server));
+                }
+            }
+        }
+    }
+
+    async fn relay(self, client: TcpStream, server: impl AsyncRead + AsyncWrite) {
+        let mut cut = self.line.subscribe();
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = tokio::io::split(server);
+        let requests = async {
+            let mut message = Vec::new();
+            let mut buffer = [0; 8192];
+            let mut started = false;
+            while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+                message.extend_from_slice(&buffer[..read]);
+                self.count(&mut message, &mut started);
+                self.speaking().await;
+                if to_server.write_all(&buffer[..read]).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let answers = async {
+            let mut buffer = [0; 8192];
+            while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+                self.speaking().await;
+                let trickling = *self.line.borrow() == Line::Trickling;
+                for part in buffer[..read].chunks(if trickling { 1 } else { read }) {
+                    if to_client.write_all(part).await.is_err() {
+                        return;
+                    }
+                    if trickling {
+                        let _ = to_client.flush().await;
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = requests => {}
+            () = answers => {}
+            _ = cut.wait_for(|line| *line == Line::Cut) => {}
+        }
+    }
+
+    async fn speaking(&self) {
+        let _ = self
+            .line
+            .subscribe()
+            .wait_for(|line| *line != Line::Silent)
+            .await;
+    }
+
+    /// Takes whole messages off the front. The first one has no type.
+    fn count(&self, message: &mut Vec<u8>, started: &mut bool) {
+        loop {
+            let head = usize::from(*started);
+            let Some(length) = message.get(head..head + 4) else {
+                return;
+            };
+            let length = u32::from_be_bytes(length.try_into().unwrap()) as usize + head;
+            if message.len() < length {
+                return;
+            }
+            if *started {
+                *self
+                    .sent
+                    .lock()
+                    .unwrap()
+                    .entry(char::from(message[0]))
+                    .or_default() += 1;
+            }
+            *started = true;
+            message.drain(..length);
+        }
+    }
+}
