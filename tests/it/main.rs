@@ -17,5 +17,7 @@ mod migrations;
 mod plans;
 mod proof;
 mod proxy;
+mod server_log;
+mod store_conformance;
 mod support;
 mod wire;
