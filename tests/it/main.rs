@@ -1,4 +1,11 @@
 //! What the crate promises, a module a behaviour, against real servers.
 
+#![expect(
+    unreachable_pub,
+    reason = "what the modules share is public to this binary and to nobody else"
+)]
+
+mod browser;
+mod cookie_reading;
 mod lookup;
 mod support;

@@ -1,10 +1,24 @@
 //! What the tests share: users, stores and requests.
 
+use std::{
+    convert::Infallible,
+    ops::Deref,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
 use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
 use ephemeral_postgres::TestDatabase;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
+use tokio::sync::watch;
 use tower_user_session::{
-    BoxError, MemorySessionStore, PgSessionStore, PgUser, SessionService, UserRow,
+    BoxError, Error, Insertion, Lifetime, LookupAnswer, MemorySessionStore, NewSession,
+    PgSessionStore, PgUser, SessionLookup, SessionService, SessionStore, TokenDigest, UserRow,
 };
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// An application's users, with whom the sessions' table has names in common.
 pub const USERS: &str = "
@@ -86,4 +100,168 @@ pub fn memory() -> MemorySessions {
     store.add_user(1, User::ada());
     store.add_user(2, User::eve());
     SessionService::new(store)
+}
+
+/// A store in memory that counts what it is asked and can hold its answers back.
+pub struct WatchedStore {
+    memory: MemorySessionStore<i64, User>,
+    finds: AtomicUsize,
+    open: watch::Sender<bool>,
+}
+
+pub type WatchedSessions = SessionService<WatchedStore>;
+
+pub fn watched() -> WatchedSessions {
+    let memory = MemorySessionStore::new();
+    memory.add_user(1, User::ada());
+    memory.add_user(2, User::eve());
+    SessionService::new(WatchedStore {
+        memory,
+        finds: AtomicUsize::new(0),
+        open: watch::Sender::new(true),
+    })
+}
+
+impl WatchedStore {
+    /// How often a lookup reached the store.
+    pub fn finds(&self) -> usize {
+        self.finds.load(SeqCst)
+    }
+
+    /// From now on, whether lookups are answered at once or wait.
+    pub fn answer(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+}
+
+impl Deref for WatchedStore {
+    type Target = MemorySessionStore<i64, User>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.memory
+    }
+}
+
+impl SessionLookup for WatchedStore {
+    type User = User;
+
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
+        self.finds.fetch_add(1, SeqCst);
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+        self.memory.find(digests).await
+    }
+}
+
+impl SessionStore for WatchedStore {
+    type UserId = i64;
+
+    fn lifetime(&self) -> Lifetime {
+        self.memory.lifetime()
+    }
+
+    async fn insert(&self, session: NewSession<'_, i64>) -> Result<Insertion, Error> {
+        self.memory.insert(session).await
+    }
+
+    async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
+        self.memory.delete(digests).await
+    }
+}
+
+/// What is logged on this thread, at every level, while the value lives.
+pub struct Logs {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Logs {
+    pub fn capture() -> Self {
+        // With only one dispatcher alive, a thread that has none would switch an event off for all.
+        static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::FULL)
+            .with_ansi(false)
+            .with_writer(move || LogWriter(Arc::clone(&writer)))
+            .finish();
+        Self {
+            text,
+            _guard: tracing::subscriber::set_default(subscriber),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+    }
+
+    /// The events of this crate, a line each.
+    pub fn events(&self) -> Vec<String> {
+        self.text()
+            .lines()
+            .filter(|line| line.contains("tower_user_session"))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+struct LogWriter(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for LogWriter {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `Cookie` headers with these lines.
+pub fn cookie_lines<I>(lines: I) -> HeaderMap
+where
+    I: IntoIterator,
+    I::Item: AsRef<[u8]>,
+{
+    lines
+        .into_iter()
+        .map(|line| {
+            let line = HeaderValue::from_bytes(line.as_ref()).unwrap();
+            (http::header::COOKIE, line)
+        })
+        .collect()
+}
+
+/// `__Host-session=` and the token of a new session of this user.
+pub async fn signed_in_cookie<S: SessionStore<UserId = i64>>(
+    sessions: &SessionService<S>,
+    user: i64,
+) -> String {
+    let cookie = sessions.cookie_for(user).await.unwrap();
+    cookie.to_str().unwrap().to_owned()
+}
+
+/// Answers with the e-mail address of whoever is signed in, or `nobody`.
+pub async fn who<B>(request: Request<B>) -> Result<Response<String>, Infallible> {
+    let user = request.extensions().get::<User>();
+    let user = user.map_or("nobody", |user| &user.email);
+    Ok(Response::new(user.to_owned()))
+}
+
+/// So many cases, the same in every run; `PROPTEST_RNG_SEED` tries others.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        rng_seed: match default.rng_seed {
+            RngSeed::Random => RngSeed::Fixed(6265),
+            fixed @ RngSeed::Fixed(_) => fixed,
+        },
+        ..default
+    }
 }
