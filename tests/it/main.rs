@@ -7,5 +7,6 @@
 
 mod browser;
 mod cookie_reading;
+mod cookie_writing;
 mod lookup;
 mod support;
