@@ -8,5 +8,6 @@
 mod browser;
 mod cookie_reading;
 mod cookie_writing;
+mod load_user;
 mod lookup;
 mod support;
