@@ -42,8 +42,9 @@ pub trait SessionLookup: Send + Sync + 'static {
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Vec<LookupAnswer<Self::User>>, Error>> + Send;
 
-    /// Gives up what the lookup holds open. Called once, by
-    /// [`SessionService::close`](crate::SessionService::close).
+    /// Gives up what the lookup holds open. Called by
+    /// [`SessionService::close`](crate::SessionService::close): once, and again only if that call
+    /// was dropped before this ended.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
