@@ -446,7 +446,7 @@ async fn a_token_outside_the_cookie_header_is_nobodys() {
         .unwrap();
     let service = ServiceBuilder::new()
         .layer(LoadUserLayer::new(sessions.clone()))
-        .service_fn(async |request: Request<_>| {
+        .service_fn(|request: Request<_>| async move {
             let user = request.extensions().get::<User>().cloned();
             // The body arrives whole, its trailers too.
             let body = BodyExt::collect(request.into_body()).await?;

@@ -162,7 +162,7 @@ async fn identity_comes_from_the_store_alone() {
             request
         })
         .layer(LoadUserLayer::new(sessions.clone()).exempt(|_, uri| uri.path() == "/exempt"))
-        .service_fn(async |request: Request<String>| {
+        .service_fn(|request: Request<String>| async move {
             let seen = (
                 request.extensions().get::<User>().cloned(),
                 request.extensions().get::<CurrentSession>().copied(),
@@ -285,7 +285,7 @@ async fn a_page_for_nobody_is_untouched() {
     let mut cases = rejected_cookies(&sessions).await;
     cases.push(("anonymous", vec![]));
     cases.push(("others", vec!["theme=dark".to_owned()]));
-    let handler = service_fn(async |_: Request<String>| {
+    let handler = service_fn(|_: Request<String>| async move {
         let response = Response::builder()
             .header(CACHE_CONTROL, "public, max-age=600")
             .header(VARY, "accept-encoding")
@@ -475,7 +475,7 @@ async fn an_upgrade_passes_untouched() {
     let service = ServiceBuilder::new()
         .layer(LoadUserLayer::new(sessions))
         .layer(RequireUserLayer::<User>::new())
-        .service_fn(async |request: Request<String>| {
+        .service_fn(|request: Request<String>| async move {
             let mut response = Response::new(String::new());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             let upgrade = request.extensions().get::<OnUpgrade>().unwrap().clone();
@@ -530,7 +530,7 @@ async fn interleaved_requests_on_one_thread_keep_their_identity() {
     ];
     let service = ServiceBuilder::new()
         .layer(LoadUserLayer::new(sessions.clone()))
-        .service_fn(async |request: Request<String>| {
+        .service_fn(|request: Request<String>| async move {
             tokio::task::yield_now().await;
             let before = request.extensions().get::<User>().cloned();
             for _ in 0..3 {

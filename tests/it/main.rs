@@ -11,3 +11,4 @@ mod cookie_writing;
 mod load_user;
 mod lookup;
 mod support;
+mod tower_contract;

@@ -106,6 +106,7 @@ pub fn memory() -> MemorySessions {
 pub struct WatchedStore {
     memory: MemorySessionStore<i64, User>,
     finds: AtomicUsize,
+    steps: AtomicUsize,
     open: watch::Sender<bool>,
 }
 
@@ -118,6 +119,7 @@ pub fn watched() -> WatchedSessions {
     SessionService::new(WatchedStore {
         memory,
         finds: AtomicUsize::new(0),
+        steps: AtomicUsize::new(0),
         open: watch::Sender::new(true),
     })
 }
@@ -126,6 +128,11 @@ impl WatchedStore {
     /// How often a lookup reached the store.
     pub fn finds(&self) -> usize {
         self.finds.load(SeqCst)
+    }
+
+    /// From now on, how often a lookup gives way to other tasks before it answers.
+    pub fn take_steps(&self, steps: usize) {
+        self.steps.store(steps, SeqCst);
     }
 
     /// From now on, whether lookups are answered at once or wait.
@@ -147,6 +154,9 @@ impl SessionLookup for WatchedStore {
 
     async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
         self.finds.fetch_add(1, SeqCst);
+        for _ in 0..self.steps.load(SeqCst) {
+            tokio::task::yield_now().await;
+        }
         let _ = self.open.subscribe().wait_for(|open| *open).await;
         self.memory.find(digests).await
     }
