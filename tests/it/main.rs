@@ -5,10 +5,12 @@
     reason = "what the modules share is public to this binary and to nobody else"
 )]
 
+mod allocations;
 mod browser;
 mod cookie_reading;
 mod cookie_writing;
 mod load_user;
 mod lookup;
+mod secrets;
 mod support;
 mod tower_contract;
