@@ -1,5 +1,10 @@
 //! A process in which `RequireUserLayer` stands alone. The check is once a process, so it has one.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking, and its helpers do"
+)]
+
 use std::{
     convert::Infallible,
     io,

@@ -49,7 +49,8 @@ impl Secrets {
         let token_bytes = general_purpose::URL_SAFE_NO_PAD.decode(&text).unwrap();
         let mut all = vec![text];
         for bytes in [&token_bytes[..], token.digest().as_bytes()] {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = bytes.iter().map(|byte| format!("{byte:02x}"));
+            let hex = hex.collect::<Vec<_>>().concat();
             all.push(hex.to_uppercase());
             all.push(hex);
             let list = format!("{bytes:?}");
@@ -258,13 +259,13 @@ async fn debug_of_the_postgresql_half_tells_no_secret() {
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut all = vec![error.to_string()];
     let mut next = error.source();
     while let Some(error) = next {
-        text += &format!("\n{error}\n{error:?}");
+        all.push(format!("{error}\n{error:?}"));
         next = error.source();
     }
-    text
+    all.join("\n")
 }
 
 /// I06: a panic, such as polling a future again that has ended, says nothing of the request; and the

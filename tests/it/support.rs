@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
@@ -116,12 +117,18 @@ pub fn watched() -> WatchedSessions {
     let memory = MemorySessionStore::new();
     memory.add_user(1, User::ada());
     memory.add_user(2, User::eve());
-    SessionService::new(WatchedStore {
+    let store = WatchedStore {
         memory,
         finds: AtomicUsize::new(0),
         steps: AtomicUsize::new(0),
         open: watch::Sender::new(true),
-    })
+    };
+    // So long that a slow machine does not meet it.
+    let deadline = Duration::from_secs(60);
+    SessionService::builder(store)
+        .deadline(deadline)
+        .build()
+        .unwrap()
 }
 
 impl WatchedStore {

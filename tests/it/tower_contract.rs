@@ -279,7 +279,7 @@ where
     assert!((1..8).contains(&finished), "{finished} calls finished");
     // The lookup runs on without its caller: drop the call at each step of it.
     for steps in 0..25 {
-        let calls: Vec<_> = (0..steps % 5 + 1)
+        let calls: Vec<_> = (0..=steps % 5)
             .map(|_| {
                 let mut call = Box::pin(service.clone().oneshot(request(&ada)));
                 assert!(poll_once(call.as_mut()).is_pending());
@@ -429,8 +429,8 @@ fn owner(digest: TokenDigest) -> User {
     }
 }
 
-fn all_live(digests: &[TokenDigest]) -> Answers {
-    Ok(digests.iter().map(|digest| live(*digest)).collect())
+fn all_live(digests: &[TokenDigest]) -> Vec<LookupAnswer<User>> {
+    digests.iter().map(|digest| live(*digest)).collect()
 }
 
 fn store_error(kind: ErrorKind) -> Error {
@@ -503,7 +503,7 @@ async fn answers_in_any_order_reach_their_callers() {
             seen.sort_unstable();
             seen.dedup();
             assert_eq!(seen.len(), digests.len(), "one digest was asked twice");
-            let mut answers = all_live(digests)?;
+            let mut answers = all_live(digests);
             match turn {
                 0 => answers.reverse(),
                 1 => answers.sort_by_key(LookupAnswer::digest),
@@ -524,7 +524,7 @@ async fn a_missing_or_second_answer_fails_its_callers_alone() {
     let mut right = right(&tokens);
     right[4] = Err(ErrorKind::Protocol);
     let missing = batch_of(&tokens, move |digests| {
-        let mut answers = all_live(digests)?;
+        let mut answers = all_live(digests);
         answers.retain(|answer| answer.digest() != bad);
         Ok(answers)
     });
@@ -532,7 +532,7 @@ async fn a_missing_or_second_answer_fails_its_callers_alone() {
     for second in [live, LookupAnswer::absent] {
         for first in [true, false] {
             let twice = batch_of(&tokens, move |digests| {
-                let mut answers = all_live(digests)?;
+                let mut answers = all_live(digests);
                 if digests.contains(&bad) {
                     let place = if first { 0 } else { answers.len() };
                     answers.insert(place, second(bad));
@@ -562,7 +562,7 @@ async fn an_answer_that_nobody_asked_for_fails_the_whole_batch() {
     let stranger = SessionToken::generate().unwrap().digest();
     for instead in [true, false] {
         let outcomes = batch_of(&tokens, move |digests| {
-            let mut answers = all_live(digests)?;
+            let mut answers = all_live(digests);
             if instead {
                 answers.pop();
             }
@@ -585,7 +585,7 @@ async fn one_bad_row_fails_its_callers_alone() {
         if digests.contains(&bad) {
             return Err(store_error(ErrorKind::Row));
         }
-        all_live(digests)
+        Ok(all_live(digests))
     });
     let mut right = right(&tokens);
     right[4] = Err(ErrorKind::Row);
@@ -640,7 +640,7 @@ async fn a_store_that_panics_is_isolated() {
             let _guard = PanicsOnDrop(AtomicBool::new(false));
             std::future::pending().await
         }),
-        _ => Box::pin(ready(all_live(&digests))),
+        _ => Box::pin(ready(Ok(all_live(&digests)))),
     });
     let unavailable = (StatusCode::SERVICE_UNAVAILABLE, Some(ErrorKind::Store));
     for _ in 0..5 {
@@ -659,7 +659,7 @@ async fn nobody_is_lost_behind_a_panic() {
         Box::pin(async move {
             yield_now().await;
             assert_ne!(asked % 3, 0, "made up: every third question panics");
-            all_live(&digests)
+            Ok(all_live(&digests))
         })
     });
     let mut calls = Vec::new();
@@ -696,7 +696,7 @@ async fn the_deadline_ends_a_lookup() {
                     None if slow => std::future::pending().await,
                     _ => {}
                 }
-                all_live(&digests)
+                Ok(all_live(&digests))
             })
         });
         let mut calls = Vec::new();
@@ -790,9 +790,9 @@ fn a_service_survives_a_runtime_that_is_shut_down() {
         let hang = hangs.load(SeqCst);
         Box::pin(async move {
             if hang {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
-            all_live(&digests)
+            Ok(all_live(&digests))
         })
     });
     for round in 1..=3 {
@@ -837,7 +837,7 @@ fn a_service_survives_a_runtime_that_is_shut_down() {
 /// The same when a runtime goes before its task was polled once.
 #[test]
 fn a_lookup_that_never_started_leaves_no_trace() {
-    let sessions = scripted(|_, digests| Box::pin(ready(all_live(&digests))));
+    let sessions = scripted(|_, digests| Box::pin(ready(Ok(all_live(&digests)))));
     let token = SessionToken::generate().unwrap();
     for _ in 0..5 {
         let first = Builder::new_current_thread().enable_all().build().unwrap();
@@ -930,7 +930,7 @@ async fn close_waits_and_then_refuses() {
 /// The store is told of the closing once all lookups are back, and once only.
 #[tokio::test]
 async fn the_store_is_closed_once() {
-    let sessions = scripted(|_, digests| Box::pin(ready(all_live(&digests))));
+    let sessions = scripted(|_, digests| Box::pin(ready(Ok(all_live(&digests)))));
     let token = SessionToken::generate().unwrap();
     sessions.user(&token).await.unwrap();
     drop(sessions.close());
