@@ -253,9 +253,11 @@ impl SessionCookie {
 
     /// A response must not set one cookie twice (RFC 6265bis §4.1.1).
     fn remove_earlier(&self, headers: &mut HeaderMap) {
+        // Whoever wrote it, it is ours if a browser takes it for ours (RFC 6265bis §5.6).
         let ours = |value: &HeaderValue| {
-            let rest = value.as_bytes().strip_prefix(self.name.as_bytes());
-            rest.is_some_and(|rest| rest.starts_with(b"="))
+            let value = value.as_bytes();
+            memchr::memchr(b'=', value)
+                .is_some_and(|equals| trim(&value[..equals]) == self.name.as_bytes())
         };
         if headers.get_all(header::SET_COOKIE).iter().any(ours) {
             let others: Vec<_> = headers

@@ -67,8 +67,9 @@ pub trait SessionLookup: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Gives up what the lookup holds open. Called once, by
-    /// [`SessionService::close`](crate::SessionService::close).
+    /// Gives up what the lookup holds open. Called by
+    /// [`SessionService::close`](crate::SessionService::close): once, and again only if that call
+    /// was dropped before this ended.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }

@@ -13,7 +13,7 @@ use std::{
 use smallvec::SmallVec;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, oneshot},
+    sync::{Notify, OnceCell, oneshot},
     time::{Instant, timeout_at},
 };
 
@@ -42,6 +42,7 @@ pub(crate) struct Resolver<L: SessionLookup> {
     pub(super) toucher: Toucher,
     state: Mutex<State<L::User>>,
     idle: Notify,
+    given_up: OnceCell<()>,
 }
 
 struct State<U> {
@@ -67,6 +68,7 @@ impl<L: SessionLookup> Resolver<L> {
                 closed: false,
             }),
             idle: Notify::new(),
+            given_up: OnceCell::new(),
         }
     }
 
@@ -112,7 +114,7 @@ impl<L: SessionLookup> Resolver<L> {
             idle.await;
         }
         self.toucher.flush().await;
-        self.lookup.close().await;
+        self.given_up.get_or_init(|| self.lookup.close()).await;
     }
 
     fn state(&self) -> MutexGuard<'_, State<L::User>> {

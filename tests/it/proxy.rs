@@ -16,7 +16,7 @@ use tower_user_session::tokio_postgres::{Config, NoTls, config::Host};
 
 /// What happens to what the server says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
     /// It reaches the client.
     Open,
     /// It reaches the client byte by byte.
@@ -28,7 +28,7 @@ pub(crate) enum Line {
 }
 
 #[derive(Clone)]
-pub(crate) struct Proxy {
+pub struct Proxy {
     port: u16,
     config: Config,
     sent: Arc<Mutex<BTreeMap<char, u64>>>,
@@ -36,7 +36,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) async fn before(database: &TestDatabase) -> Self {
+    pub async fn before(database: &TestDatabase) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             port: listener.local_addr().unwrap().port(),
@@ -49,7 +49,7 @@ impl Proxy {
     }
 
     /// A pool whose connections go through here.
-    pub(crate) fn pool(&self, size: usize) -> Pool {
+    pub fn pool(&self, size: usize) -> Pool {
         let mut config = Config::new();
         config.host("127.0.0.1").port(self.port);
         config.user(self.config.get_user().unwrap());
@@ -63,13 +63,13 @@ impl Proxy {
             .unwrap()
     }
 
-    pub(crate) fn set(&self, line: Line) {
+    pub fn set(&self, line: Line) {
         self.line.send_replace(line);
     }
 
     /// How many messages of each type clients have sent since this was last asked: `B` binds
     /// parameters, `E` executes, `P` parses, `Q` is a simple query.
-    pub(crate) fn sent(&self) -> BTreeMap<char, u64> {
+    pub fn sent(&self) -> BTreeMap<char, u64> {
         std::mem::take(&mut self.sent.lock().unwrap())
     }
 
