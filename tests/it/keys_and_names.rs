@@ -131,12 +131,12 @@ async fn settings_of_the_role_change_nothing() {
         live.session.times().expires_at,
         signed_in.session().times().expires_at
     );
-    let life = live
+    let total = live
         .session
         .times()
         .expires_at
         .duration_since(live.session.times().created_at);
-    assert_eq!(life.unwrap().as_secs(), 30 * 24 * 60 * 60);
+    assert_eq!(total.unwrap().as_secs(), 30 * 24 * 60 * 60);
 }
 
 /// The users and sessions with a schema.

@@ -230,9 +230,10 @@ fn of<U: PgUser>(database: &ephemeral_postgres::TestDatabase) -> SessionService<
 }
 
 fn told(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(|e| format!("{e}: "))
-        .collect()
+    let chain: Vec<_> = std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect();
+    chain.join(": ")
 }
 
 /// What does not fit the tables is an error that names the column, at `check()` and at the first use;
@@ -270,13 +271,13 @@ async fn a_user_that_does_not_fit_the_table_is_an_error_that_names_the_column() 
 /// a user that the tables yield twice is an error and no answer.
 #[tokio::test]
 async fn one_bad_row_fails_one_caller() {
-    async fn outcome<U: PgUser<Id = i64>>(
+    async fn outcome<U>(
         sessions: SessionService<PgSessionStore<U>>,
         bad: &SessionToken,
         good: Option<(&SessionToken, U)>,
     ) -> String
     where
-        U: PartialEq + std::fmt::Debug,
+        U: PgUser<Id = i64> + PartialEq + std::fmt::Debug,
     {
         // Together, so that they share a statement: two others are in flight before them.
         let unknown = SessionToken::generate().unwrap();
