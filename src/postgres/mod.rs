@@ -1,5 +1,7 @@
 //! Sessions in PostgreSQL.
 
+#[cfg(test)]
+mod boundaries;
 mod check;
 mod connections;
 mod decode;

@@ -1,0 +1,74 @@
+//! The instants of both limits, which can be met only inside a transaction, where the clock stands
+//! still. Elsewhere rows are moved; see `tests/it/lifetimes.rs`.
+
+use ephemeral_postgres::TestDatabase;
+
+use super::{
+    statements::{Statements, Table},
+    user::{PgUser, UserRow},
+};
+use crate::{BoxError, TokenDigest};
+
+#[derive(Clone)]
+struct User;
+
+impl PgUser for User {
+    type Id = i64;
+    const COLUMNS: &'static str = "u.id";
+
+    fn from_row(_: &UserRow<'_>) -> Result<Self, BoxError> {
+        Ok(Self)
+    }
+}
+
+/// C05, C06: dead at the instant of a limit, alive a microsecond before it.
+#[tokio::test]
+async fn a_limit_is_strict_to_the_microsecond() {
+    let migration = include_str!("../../migrations/0001_create_sessions.sql");
+    let users = "CREATE TABLE users (id bigint PRIMARY KEY); INSERT INTO users VALUES (1);";
+    let database = TestDatabase::create(&format!("{users}{migration}")).await;
+    let table = Table {
+        schema: None,
+        name: "sessions".to_owned(),
+    };
+    let statements = Statements::new::<User>(&table);
+    let mut client = database.client().await;
+    let transaction = client.transaction().await.unwrap();
+    let digest = [TokenDigest::from_bytes([7; 32])];
+    let insert = "INSERT INTO sessions (token_digest, user_id, expires_at) VALUES ($1, 1, now())";
+    transaction.execute(insert, &[&digest[0]]).await.unwrap();
+    for (expires, last_seen, live) in [
+        ("now()", "now()", false),
+        ("now() + interval '1 microsecond'", "now()", true),
+        ("now() - interval '1 microsecond'", "now()", false),
+        (
+            "now() + interval '1 day'",
+            "now() - interval '60 seconds'",
+            false,
+        ),
+        (
+            "now() + interval '1 day'",
+            "now() - interval '59.999999 seconds'",
+            true,
+        ),
+        (
+            "now() + interval '1 day'",
+            "now() - interval '60.000001 seconds'",
+            false,
+        ),
+    ] {
+        let update =
+            format!("UPDATE sessions SET expires_at = {expires}, last_seen_at = {last_seen}");
+        transaction.execute(&update, &[]).await.unwrap();
+        let row = transaction
+            .query_one(&statements.find, &[&&digest[..], &Some(60.0)])
+            .await;
+        let found = super::decode::found::<User>(&row.unwrap()).unwrap();
+        let outcome = found.answer.into_outcome().unwrap();
+        assert_eq!(
+            outcome.is_some(),
+            live,
+            "expires {expires}, last seen {last_seen}"
+        );
+    }
+}
