@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ephemeral_postgres::TestDatabase;
+use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken};
 
 use crate::{
     proxy::{Line, Proxy},
-    support::{PgSessions, User, database, number, pool, sessions, sql},
+    support::{PgSessions, USERS, User, database, number, pool, sessions, sql},
 };
 
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -183,4 +183,54 @@ async fn changing_the_tables_is_not_seen() {
     for task in tasks {
         assert!(task.await.unwrap() > 0);
     }
+}
+
+/// F15, F16: a server in recovery may not know who was signed out: it is refused, unless stale reads
+/// were asked for by name. Once it is promoted, lookups recover by themselves.
+#[tokio::test]
+async fn a_server_in_recovery_is_refused() {
+    let server = tokio::task::spawn_blocking(|| Server::start_private(&[]).unwrap());
+    let server = server.await.unwrap();
+    let database = TestDatabase::create_on(&server, USERS).await.unwrap();
+    let store = PgSessionStore::<User>::new(pool(&database, 2));
+    store.migrate().await.unwrap();
+    let sessions = SessionService::new(store);
+    let stale: PgSessions = SessionService::new(
+        PgSessionStore::new(pool(&database, 2)).with_stale_reads_from_a_replica(),
+    );
+    let ada = sessions.sign_in(1).await.unwrap();
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+
+    // Demoted: the same data, in recovery.
+    let server = tokio::task::spawn_blocking(move || {
+        server.stop(StopMode::Fast).unwrap();
+        let data = server.directory().unwrap().join("data");
+        std::fs::File::create(data.join("standby.signal")).unwrap();
+        server.restart().unwrap();
+        server
+    });
+    let server = server.await.unwrap();
+    for _ in 0..2 {
+        let error = sessions.user(ada.token()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Recovery);
+    }
+    let error = sessions.store().check().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Recovery);
+    let error = sessions.sign_in(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Recovery);
+    assert!(!error.is_outcome_unknown());
+    assert!(stale.store().check().await.unwrap().in_recovery());
+    assert_eq!(stale.user(ada.token()).await.unwrap(), Some(User::ada()));
+
+    let promoted: bool = database
+        .client()
+        .await
+        .query_one("SELECT pg_promote()", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert!(promoted);
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    assert!(sessions.sign_in(1).await.is_ok());
+    drop(server);
 }
