@@ -6,9 +6,11 @@ use axum_core::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     response::{IntoResponse, IntoResponseParts, Response, ResponseParts},
 };
-use http::request::Parts;
+use http::{StatusCode, header, request::Parts};
 
-use crate::{CurrentSession, Rejection, RejectionKind, SignedIn, SignedOut};
+use crate::{
+    CurrentSession, Error, ErrorKind, Rejection, RejectionKind, SignedIn, SignedOut, error::Chain,
+};
 
 /// Extractor of the user that [`LoadUserLayer`](crate::LoadUserLayer) attached.
 ///
@@ -92,6 +94,25 @@ fn extension<T: Clone + Send + Sync + 'static>(parts: &Parts) -> Option<T> {
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         crate::rejection::reject(&mut crate::DefaultResponseForRejection, self)
+    }
+}
+
+impl IntoResponse for Error {
+    /// 403 for a user who cannot be signed in, 409 beyond the limit of sessions, 401 where there is no
+    /// session to confirm, and 503 for whatever the database, or the time, did not allow. The body is
+    /// empty: the client learns nothing of the cause, which is logged.
+    fn into_response(self) -> Response {
+        let status = match self.kind() {
+            ErrorKind::UserRefused => StatusCode::FORBIDDEN,
+            ErrorKind::TooManySessions => StatusCode::CONFLICT,
+            ErrorKind::NoSession => StatusCode::UNAUTHORIZED,
+            ErrorKind::Configuration | ErrorKind::Random => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        if status.is_server_error() {
+            tracing::error!(error = %Chain(&self), "a request failed");
+        }
+        (status, [(header::CACHE_CONTROL, "no-store")]).into_response()
     }
 }
 

@@ -129,3 +129,8 @@ pub use self::{
 };
 #[cfg(feature = "postgres")]
 pub use {deadpool_postgres, tokio_postgres};
+
+/// Compiles what the README shows.
+#[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "test-util"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -49,7 +49,7 @@ impl<S: SessionStore> SessionService<S> {
     /// # use tower_user_session::{MemorySessionStore, SessionService};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// # let sessions = SessionService::new(MemorySessionStore::<i64, &str>::new());
+    /// # let sessions = SessionService::new(MemorySessionStore::<i64, String>::new());
     /// let hourly = {
     ///     let sessions = sessions.clone();
     ///     tokio::spawn(async move { sessions.clean_up_every(Duration::from_secs(60 * 60)).await })
