@@ -1,7 +1,10 @@
 use std::{error::Error as StdError, fmt};
 
 use http::StatusCode;
-use tower_user_session::{BoxError, Error, ErrorKind, deadpool_postgres::Pool};
+use tower_user_session::{
+    BoxError, Error, ErrorKind,
+    deadpool_postgres::{Pool, Transaction},
+};
 
 use crate::{Credentials, passwords::Passwords};
 
@@ -38,19 +41,24 @@ impl Accounts {
 
     /// Whose e-mail and password these are. An unknown e-mail and a wrong password are one outcome,
     /// and take the same time.
-    pub async fn check_password(&self, credentials: &Credentials) -> Result<i64, AccountError> {
+    pub(crate) async fn check_password(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<Checked, AccountError> {
         let found = match credentials.email() {
             Some(email) => self.find(&email).await?,
             None => None,
         };
-        let (id, hash) = found.unzip();
+        let hash = found.as_ref().map(|found| &*found.password_hash);
         // A password that nobody can have is not worth hashing at its length.
         let password = credentials.password().unwrap_or_default();
-        let right = self.passwords.verify(password, hash.as_deref()).await?;
-        id.filter(|_| right).ok_or(AccountError::WrongCredentials)
+        let right = self.passwords.verify(password, hash).await?;
+        found
+            .filter(|_| right)
+            .ok_or(AccountError::WrongCredentials)
     }
 
-    async fn find(&self, email: &str) -> Result<Option<(i64, String)>, AccountError> {
+    async fn find(&self, email: &str) -> Result<Option<Checked>, AccountError> {
         let client = self.pool.get().await.map_err(AccountError::unavailable)?;
         let row = client
             .query_opt(
@@ -59,8 +67,38 @@ impl Accounts {
             )
             .await
             .map_err(AccountError::unavailable)?;
-        Ok(row.map(|row| (row.get("id"), row.get("password_hash"))))
+        Ok(row.map(|row| Checked {
+            user_id: row.get("id"),
+            password_hash: row.get("password_hash"),
+        }))
     }
+
+    /// Gives a user another password, as a part of this transaction.
+    pub(crate) async fn set_password(
+        &self,
+        transaction: &Transaction<'_>,
+        user_id: i64,
+        hash: &str,
+    ) -> Result<(), AccountError> {
+        let update = "UPDATE users SET password_hash = $1 WHERE id = $2";
+        let updated = transaction.execute(update, &[&hash, &user_id]).await;
+        updated.map(drop).map_err(AccountError::unavailable)
+    }
+
+    /// Hashes a password that somebody has chosen, if it may be anybody's.
+    pub(crate) async fn hash(&self, password: &str) -> Result<String, AccountError> {
+        let credentials = Credentials {
+            password: password.to_owned(),
+            ..Credentials::default()
+        };
+        self.passwords.hash(credentials.password()?).await
+    }
+}
+
+/// A user whose password was right, and the hash that it was right for.
+pub(crate) struct Checked {
+    pub(crate) user_id: i64,
+    pub(crate) password_hash: String,
 }
 
 impl fmt::Debug for Accounts {
@@ -110,7 +148,7 @@ impl From<Error> for AccountError {
     /// What a sign-in that failed means for the person.
     fn from(error: Error) -> Self {
         match error.kind() {
-            ErrorKind::UserRefused => Self::WrongCredentials,
+            ErrorKind::UserRefused | ErrorKind::NoSession => Self::WrongCredentials,
             _ => Self::unavailable(error),
         }
     }

@@ -1,18 +1,23 @@
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
+
+use http::HeaderMap;
 
 use tower_user_session::{
-    BoxError, PgSessionStore, SessionCookie, SessionService,
+    BoxError, PgSessionStore, SessionCookie, SessionId, SessionService, SessionServiceBuilder,
+    SignedIn,
     deadpool_postgres::{Manager, Pool, Runtime},
     tokio_postgres::{Config, NoTls},
 };
 
-use crate::{Accounts, User};
+use crate::{AccountError, Accounts, Credentials, User};
 
 /// How long a request waits for a connection before it is told to come back.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The sessions of this application's users.
 pub type Sessions = SessionService<PgSessionStore<User>>;
+
+type Settings = SessionServiceBuilder<PgSessionStore<User>>;
 
 /// All that a handler needs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,11 +28,28 @@ pub struct Application {
     pub accounts: Accounts,
 }
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// What it presents, and what it calls itself.
+    pub headers: &'a HeaderMap,
+    /// Its address, where that is known.
+    pub ip: Option<IpAddr>,
+}
+
 impl Application {
     /// Connects to this database, and creates in it what is missing.
     ///
     /// There is no TLS: a database on another host needs it.
     pub async fn open(config: Config) -> Result<Self, BoxError> {
+        Self::open_with(config, |settings| settings).await
+    }
+
+    /// Like [`open`](Self::open), with settings of the caller's own for the sessions.
+    pub async fn open_with(
+        config: Config,
+        settings: impl FnOnce(Settings) -> Settings,
+    ) -> Result<Self, BoxError> {
         let pool = Pool::builder(Manager::new(config, NoTls))
             .max_size(8)
             .runtime(Runtime::Tokio1)
@@ -40,11 +62,72 @@ impl Application {
         let store = PgSessionStore::new(pool.clone());
         store.migrate().await?;
         store.check().await?;
-        let sessions = Sessions::builder(store)
-            // Where there is TLS, leave this line out.
-            .cookie(SessionCookie::insecure_for_local_development())
-            .build()?;
+        // Where there is TLS, leave the cookie as it is by default.
+        let cookie = SessionCookie::insecure_for_local_development();
+        let sessions = settings(Sessions::builder(store).cookie(cookie)).build()?;
         let accounts = Accounts::new(pool)?;
         Ok(Self { sessions, accounts })
+    }
+
+    /// Signs in whose e-mail and password these are.
+    pub async fn sign_in(
+        &self,
+        credentials: &Credentials,
+        client: Client<'_>,
+        remember: bool,
+    ) -> Result<SignedIn, AccountError> {
+        let checked = self.accounts.check_password(credentials).await?;
+        let mut sign_in = self
+            .sessions
+            .sign_in(checked.user_id)
+            .request(client.headers)
+            .remember(remember)
+            // The password may have been changed while it was checked.
+            .only_if_still("u.password_hash", checked.password_hash);
+        if let Some(ip) = client.ip {
+            sign_in = sign_in.ip(ip);
+        }
+        Ok(sign_in.await?)
+    }
+
+    /// Takes down that this user has just proved again who they are. Their session gets a new token.
+    pub async fn confirm(
+        &self,
+        user: &User,
+        password: &str,
+        headers: &HeaderMap,
+    ) -> Result<SignedIn, AccountError> {
+        let (email, password) = (user.email.clone(), password.to_owned());
+        let checked = self
+            .accounts
+            .check_password(&Credentials { email, password })
+            .await?;
+        Ok(self.sessions.confirm(checked.user_id, headers).await?)
+    }
+
+    /// Changes a user's password, and ends all their sessions but this one, in one step.
+    pub async fn change_password(
+        &self,
+        user: &User,
+        current: SessionId,
+        password: &str,
+    ) -> Result<(), AccountError> {
+        let hash = self.accounts.hash(password).await?;
+        let pool = self.sessions.store().pool();
+        let mut client = pool.get().await.map_err(AccountError::unavailable)?;
+        let transaction = client
+            .transaction()
+            .await
+            .map_err(AccountError::unavailable)?;
+        self.accounts
+            .set_password(&transaction, user.id, &hash)
+            .await?;
+        self.sessions
+            .revoke_others_in_transaction(&transaction, &user.id, current)
+            .await?;
+        transaction
+            .commit()
+            .await
+            .map_err(AccountError::unavailable)
     }
 }

@@ -14,7 +14,7 @@ mod user;
 
 pub use self::{
     accounts::{AccountError, Accounts},
-    application::{Application, Sessions},
+    application::{Application, Client, Sessions},
     credentials::Credentials,
     process::{listen, overdue, postgres, shutdown, trace},
     user::User,

@@ -4,46 +4,97 @@ use std::net::SocketAddr;
 
 use axum::{
     Form,
-    extract::{ConnectInfo, State},
+    extract::{ConnectInfo, Query, State},
     http::HeaderMap,
     response::{Redirect, Response},
 };
-use example_application::{AccountError, Application, Credentials};
-use tower_user_session::{SignedIn, SignedOut};
+use example_application::{Application, Client, Credentials};
+use maud::html;
+use serde::Deserialize;
+use tower_user_session::{ReturnTo, SignedIn, SignedOut};
 
-use crate::pages::{self, SIGN_IN, SIGN_UP};
+use crate::pages::{self, Page, SIGN_IN, SIGN_UP};
+
+/// Where somebody was going. What does not lead back into this site counts as nowhere.
+#[derive(Default, Deserialize)]
+pub(crate) struct Next {
+    next: Option<String>,
+}
+
+impl Next {
+    pub(crate) const fn to(next: Option<String>) -> Self {
+        Self { next }
+    }
+
+    pub(crate) fn place(&self) -> Option<ReturnTo> {
+        self.next.as_deref().and_then(ReturnTo::parse)
+    }
+
+    pub(crate) fn redirect(&self, otherwise: &str) -> Redirect {
+        Redirect::to(self.place().as_ref().map_or(otherwise, ReturnTo::as_str))
+    }
+}
+
+pub(crate) async fn sign_up_page() -> Page {
+    pages::sign_in_or_up(&SIGN_UP, "", None, None)
+}
 
 pub(crate) async fn sign_up(
     State(application): State<Application>,
     Form(credentials): Form<Credentials>,
 ) -> Result<Redirect, Response> {
+    let email = &credentials.email;
     match application.accounts.sign_up(&credentials).await {
-        Ok(_) => Ok(Redirect::to("/sign-in?welcome")),
-        Err(error) => Err(pages::form_again(&SIGN_UP, &credentials.email, &error)),
+        Ok(_) => Ok(Redirect::to("/sign-in?welcome=yes")),
+        Err(error) => Err(pages::refused(&error, |problem| {
+            pages::sign_in_or_up(&SIGN_UP, email, None, problem)
+        })),
     }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Welcome {
+    welcome: Option<String>,
+}
+
+pub(crate) async fn sign_in_page(
+    Query(next): Query<Next>,
+    Query(Welcome { welcome }): Query<Welcome>,
+) -> Page {
+    let welcome = welcome.map(|_| {
+        html! { p.notice role="status" { "Your account is ready. Please sign in." } }
+    });
+    pages::sign_in_or_up(&SIGN_IN, "", next.place().as_ref(), welcome)
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Remember {
+    remember: Option<String>,
 }
 
 pub(crate) async fn sign_in(
     State(application): State<Application>,
     ConnectInfo(client): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
-    Form(credentials): Form<Credentials>,
+    form: String,
 ) -> Result<(SignedIn, Redirect), Response> {
-    match begin_session(&application, client, &headers, &credentials).await {
-        Ok(signed_in) => Ok((signed_in, Redirect::to("/"))),
-        Err(error) => Err(pages::form_again(&SIGN_IN, &credentials.email, &error)),
-    }
-}
+    // One form, in three parts. What is missing or cannot be read is left out.
+    let credentials: Credentials = serde_urlencoded::from_str(&form).unwrap_or_default();
+    let next: Next = serde_urlencoded::from_str(&form).unwrap_or_default();
+    let remember =
+        serde_urlencoded::from_str(&form).is_ok_and(|Remember { remember }| remember.is_some());
 
-async fn begin_session(
-    application: &Application,
-    client: SocketAddr,
-    headers: &HeaderMap,
-    credentials: &Credentials,
-) -> Result<SignedIn, AccountError> {
-    let user_id = application.accounts.check_password(credentials).await?;
-    let sign_in = application.sessions.sign_in(user_id);
-    Ok(sign_in.request(headers).ip(client.ip()).await?)
+    let client = Client {
+        headers: &headers,
+        ip: Some(client.ip()),
+    };
+    match application.sign_in(&credentials, client, remember).await {
+        Ok(signed_in) => Ok((signed_in, next.redirect("/"))),
+        Err(error) => Err(pages::refused(&error, |problem| {
+            let place = next.place();
+            pages::sign_in_or_up(&SIGN_IN, &credentials.email, place.as_ref(), problem)
+        })),
+    }
 }
 
 /// Works without a session, and while the database does not: the cookie goes in any case.

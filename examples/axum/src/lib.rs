@@ -1,9 +1,14 @@
-//! Sign up, sign in, who am I, sign out: on axum, with pages that work without JavaScript.
+//! Sign up, sign in, who am I, your devices, change the password, sign out: on axum, with pages that
+//! work without JavaScript.
 
 mod accounts;
+mod devices;
 mod internal;
 mod layers;
 mod pages;
+mod password;
+
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -17,16 +22,48 @@ use tower_user_session::{CurrentSession, CurrentUser, RequireUserLayer};
 pub use self::internal::internal;
 use self::pages::Page;
 
+/// How old a proof of who somebody is may be for what changes the way they sign in.
+const PROOF: Duration = Duration::from_secs(5 * 60);
+
 /// The whole application. It asks for the client's address: serve it with
 /// `into_make_service_with_connect_info::<SocketAddr>()`.
 pub fn router(application: Application) -> Router {
-    let members_only = RequireUserLayer::<User>::new().rejection_response(pages::sign_in_first);
+    let members_only = RequireUserLayer::<User>::new()
+        .sign_in_page("/sign-in")
+        .confirm_page("/confirm")
+        .rejection_response(pages::sign_in_first);
+    let proven = members_only.clone().proof_not_older_than(PROOF);
     let router = Router::new()
         .route("/", get(home))
-        .route("/account", get(account).layer(members_only))
+        .route("/account", get(account).layer(members_only.clone()))
+        .route("/devices", get(devices::list).layer(members_only.clone()))
+        .route(
+            "/devices/end",
+            post(devices::end).layer(members_only.clone()),
+        )
+        .route(
+            "/devices/end-others",
+            post(devices::end_others).layer(members_only.clone()),
+        )
+        .route(
+            "/confirm",
+            get(password::confirm_page)
+                .post(password::confirm)
+                .layer(members_only),
+        )
+        .route(
+            "/password",
+            get(password::page).post(password::change).layer(proven),
+        )
         .route("/api/me", get(me))
-        .route("/sign-up", get(pages::sign_up).post(accounts::sign_up))
-        .route("/sign-in", get(pages::sign_in).post(accounts::sign_in))
+        .route(
+            "/sign-up",
+            get(accounts::sign_up_page).post(accounts::sign_up),
+        )
+        .route(
+            "/sign-in",
+            get(accounts::sign_in_page).post(accounts::sign_in),
+        )
         .route("/sign-out", post(accounts::sign_out))
         .route("/style.css", get(style))
         .route("/favicon.ico", get(StatusCode::NO_CONTENT))

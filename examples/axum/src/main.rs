@@ -7,7 +7,7 @@
 //! and open <http://127.0.0.1:3000>. `ADDR` chooses another address, `DATABASE_URL` a database that
 //! is still there afterwards.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use example_application::{Application, listen, overdue, postgres, shutdown, trace};
 use tower_user_session::BoxError;
@@ -27,6 +27,11 @@ async fn main() -> Result<(), BoxError> {
     let internal = listen("INTERNAL_ADDR", "127.0.0.1:3001").await?;
     println!("Open http://{} in a browser", public.local_addr()?);
 
+    let cleaning = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.clean_up_every(Duration::from_secs(60 * 60)).await }
+    });
+
     let router = example_axum::router(application);
     let pages = axum::serve(
         public,
@@ -43,6 +48,7 @@ async fn main() -> Result<(), BoxError> {
         ended = both => drop(ended?),
         () = overdue() => {}
     }
+    cleaning.abort();
     sessions.close().await;
     Ok(())
 }

@@ -3,12 +3,12 @@
 use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
-use example_application::{AccountError, Application, Credentials, User};
+use example_application::{AccountError, Application, Client, Credentials, User};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use tower::{Layer as _, ServiceExt as _, service_fn};
-use tower_user_session::{RequireUserLayer, SignedIn};
+use tower_user_session::RequireUserLayer;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -60,7 +60,12 @@ async fn sign_in(application: &Application, request: Request<Incoming>) -> Answe
         Ok(credentials) => credentials,
         Err(refusal) => return refusal,
     };
-    match begin_session(application, &head, &credentials).await {
+    let ip = head.extensions.get::<SocketAddr>().map(SocketAddr::ip);
+    let client = Client {
+        headers: &head.headers,
+        ip,
+    };
+    match application.sign_in(&credentials, client, false).await {
         Ok(signed_in) => {
             let mut answer = see_other("/api/me");
             signed_in.write_to(answer.headers_mut());
@@ -68,19 +73,6 @@ async fn sign_in(application: &Application, request: Request<Incoming>) -> Answe
         }
         Err(error) => refusal(&error),
     }
-}
-
-async fn begin_session(
-    application: &Application,
-    head: &http::request::Parts,
-    credentials: &Credentials,
-) -> Result<SignedIn, AccountError> {
-    let user_id = application.accounts.check_password(credentials).await?;
-    let mut sign_in = application.sessions.sign_in(user_id).request(&head.headers);
-    if let Some(client) = head.extensions.get::<SocketAddr>() {
-        sign_in = sign_in.ip(client.ip());
-    }
-    Ok(sign_in.await?)
 }
 
 async fn sign_out(application: &Application, request: &Request<Incoming>) -> Answer {

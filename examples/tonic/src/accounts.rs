@@ -1,11 +1,8 @@
 //! Signing up, in and out.
 
-use std::net::SocketAddr;
-
-use example_application::{AccountError, Application, Credentials};
+use example_application::{AccountError, Application, Client, Credentials};
 use http::HeaderMap;
 use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
-use tower_user_session::SignedIn;
 
 use crate::proto::{self, Done, Nothing};
 
@@ -26,48 +23,39 @@ impl proto::accounts_server::Accounts for Accounts {
     async fn sign_in(
         &self,
         request: Request<proto::Credentials>,
-    ) -> Result<Response<Done>, Status> {
-        let client = request.remote_addr();
+    ) -> Result<Response<proto::SignedIn>, Status> {
+        let ip = request.remote_addr().map(|client| client.ip());
         let (metadata, _, credentials) = request.into_parts();
-        let begun = self
-            .begin_session(client, &metadata.into_headers(), &credentials.into())
-            .await;
-        let signed_in = begun.map_err(status)?;
-        Ok(done(|headers| signed_in.write_to(headers)))
+        let headers = metadata.into_headers();
+        let client = Client {
+            headers: &headers,
+            ip,
+        };
+        let signed_in = self
+            .0
+            .sign_in(&credentials.into(), client, false)
+            .await
+            .map_err(status)?;
+        // For a browser the cookie, for a program the token.
+        let token = signed_in.token().expose();
+        Ok(answer(proto::SignedIn { token }, |headers| {
+            signed_in.write_to(headers);
+        }))
     }
 
     async fn sign_out(&self, request: Request<Nothing>) -> Result<Response<Done>, Status> {
         let headers = request.into_parts().0.into_headers();
         let signed_out = self.0.sessions.sign_out(&headers).await;
-        Ok(done(|headers| signed_out.write_to(headers)))
-    }
-}
-
-impl Accounts {
-    async fn begin_session(
-        &self,
-        client: Option<SocketAddr>,
-        headers: &HeaderMap,
-        credentials: &Credentials,
-    ) -> Result<SignedIn, AccountError> {
-        let user_id = self.0.accounts.check_password(credentials).await?;
-        let mut sign_in = self.0.sessions.sign_in(user_id).request(headers);
-        if let Some(client) = client {
-            sign_in = sign_in.ip(client.ip());
-        }
-        Ok(sign_in.await?)
+        Ok(answer(Done {}, |headers| signed_out.write_to(headers)))
     }
 }
 
 /// An answer whose metadata are what is written to its headers.
-fn done(write: impl FnOnce(&mut HeaderMap)) -> Response<Done> {
+fn answer<T>(message: T, write: impl FnOnce(&mut HeaderMap)) -> Response<T> {
     let mut headers = HeaderMap::new();
     write(&mut headers);
-    Response::from_parts(
-        MetadataMap::from_headers(headers),
-        Done {},
-        Extensions::default(),
-    )
+    let metadata = MetadataMap::from_headers(headers);
+    Response::from_parts(metadata, message, Extensions::default())
 }
 
 fn status(error: AccountError) -> Status {

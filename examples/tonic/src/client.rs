@@ -35,17 +35,18 @@ async fn main() -> Result<(), BoxError> {
         Err(status) if status.code() != Code::AlreadyExists => return Err(status.into()),
         _ => println!("signed up"),
     }
-    let signed_in = accounts.sign_in(credentials).await?;
-    let cookie = example_tonic::cookie(signed_in.metadata()).ok_or("no cookie came back")?;
+    let signed_in = accounts.sign_in(credentials).await?.into_inner();
     println!("signed in");
 
-    // Every request carries the cookie, as a browser's would.
-    let cookie: MetadataValue<_> = cookie.parse()?;
-    let carry_cookie = |mut request: Request<()>| {
-        request.metadata_mut().insert("cookie", cookie.clone());
+    let mut authorization: MetadataValue<_> = format!("Bearer {}", signed_in.token).parse()?;
+    authorization.set_sensitive(true);
+    let carry_token = |mut request: Request<()>| {
+        request
+            .metadata_mut()
+            .insert("authorization", authorization.clone());
         Ok(request)
     };
-    let mut me = MeClient::with_interceptor(channel, carry_cookie);
+    let mut me = MeClient::with_interceptor(channel, carry_token);
     let user = me.who_am_i(Nothing {}).await?.into_inner();
     println!("I am {} ({})", user.email, user.id);
     let mut countdown = me

@@ -11,7 +11,7 @@
 //! ```
 
 use example_application::{Application, listen, overdue, postgres, shutdown, trace};
-use tower_user_session::BoxError;
+use tower_user_session::{BoxError, SessionServiceBuilder};
 
 #[tokio::main]
 #[expect(
@@ -21,7 +21,8 @@ use tower_user_session::BoxError;
 async fn main() -> Result<(), BoxError> {
     trace();
     let postgres = postgres().await?;
-    let application = Application::open(postgres.config()).await?;
+    let application =
+        Application::open_with(postgres.config(), SessionServiceBuilder::bearer_tokens).await?;
     let sessions = application.sessions.clone();
 
     let listener = listen("ADDR", "127.0.0.1:3000").await?;

@@ -12,12 +12,16 @@ use example_tonic::proto::{
 };
 use tokio::net::TcpListener;
 use tonic::{Code, Request, transport::Endpoint};
+use tower_user_session::SessionServiceBuilder;
 
 /// H19: whoever is not signed in is answered with status 16, by every method.
 #[tokio::test]
 async fn a_client_signs_up_signs_in_calls_and_signs_out() {
     let database = TestDatabase::create("").await;
-    let application = Application::open(database.config()).await.unwrap();
+    let application =
+        Application::open_with(database.config(), SessionServiceBuilder::bearer_tokens)
+            .await
+            .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
     let never = std::future::pending();
@@ -55,6 +59,13 @@ async fn a_client_signs_up_signs_in_calls_and_signs_out() {
     let signed_in = accounts.sign_in(ada).await.unwrap();
     let cookie = example_tonic::cookie(signed_in.metadata()).unwrap();
     let user = me.who_am_i(with(cookie, Nothing {})).await.unwrap();
+    assert_eq!(user.into_inner().email, "ada@example.com");
+    let mut request = Request::new(Nothing {});
+    let bearer = format!("Bearer {}", signed_in.get_ref().token)
+        .parse()
+        .unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    let user = me.who_am_i(request).await.unwrap();
     assert_eq!(user.into_inner().email, "ada@example.com");
     let countdown = me
         .countdown(with(cookie, CountdownRequest { times: 2 }))

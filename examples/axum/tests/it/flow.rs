@@ -18,7 +18,7 @@ async fn a_person_signs_up_signs_in_sees_who_they_are_and_signs_out() {
 
     let signed_up = browser.post("/sign-up", ADA).await;
     assert_eq!(signed_up.status, StatusCode::SEE_OTHER);
-    assert_eq!(signed_up.headers[header::LOCATION], "/sign-in?welcome");
+    assert_eq!(signed_up.headers[header::LOCATION], "/sign-in?welcome=yes");
     assert_eq!(browser.cookie, None);
 
     let signed_in = browser.post("/sign-in", ADA).await;

@@ -5,7 +5,9 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod browser;
 mod csrf;
 mod failure;
 mod flow;
+mod sessions;
 mod support;

@@ -1,17 +1,24 @@
 //! The pages. `maud` escapes whatever is put into them.
 
+mod devices;
+mod forms;
+
+pub(crate) use self::{
+    devices::devices,
+    forms::{SIGN_IN, SIGN_UP, confirm, password, refused, sign_in_or_up},
+};
+
 use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::RawQuery,
-    http::{HeaderName, HeaderValue, Response, StatusCode, header},
+    http::{HeaderName, Response, StatusCode, header},
     response::IntoResponse,
 };
-use example_application::{AccountError, User};
+use example_application::User;
 use maud::{DOCTYPE, Markup, html};
 use tower_http::csrf::ProtectionError;
-use tower_user_session::{CurrentSession, Rejection};
+use tower_user_session::{CurrentSession, Rejection, RejectionKind};
 
 /// No cache and no Back button shows a page to whoever comes after.
 pub(crate) type Page = ([(HeaderName, &'static str); 1], Markup);
@@ -52,102 +59,39 @@ pub(crate) fn account(user: &User, session: CurrentSession) -> Page {
                 dt { "Ends" }        dd { "in " (in_words(session.remaining())) }
             }
             div.actions {
-                a.button.quiet href="/" { "Home" }
+                a.button href="/devices" { "Your devices" }
+                a.button.quiet href="/password" { "Change password" }
                 (sign_out_button())
             }
         },
     )
 }
 
-/// A form for an e-mail and a password.
-pub(crate) struct CredentialsForm {
-    title: &'static str,
-    action: &'static str,
-    password: &'static str,
-    instead: (&'static str, &'static str, &'static str),
-}
-
-pub(crate) const SIGN_UP: CredentialsForm = CredentialsForm {
-    title: "Sign up",
-    action: "/sign-up",
-    password: "new-password",
-    instead: ("Have an account?", "/sign-in", "Sign in"),
-};
-
-pub(crate) const SIGN_IN: CredentialsForm = CredentialsForm {
-    title: "Sign in",
-    action: "/sign-in",
-    password: "current-password",
-    instead: ("No account yet?", "/sign-up", "Sign up"),
-};
-
-pub(crate) async fn sign_up() -> Page {
-    form(&SIGN_UP, "", None)
-}
-
-pub(crate) async fn sign_in(RawQuery(query): RawQuery) -> Page {
-    let welcome = html! { p.notice role="status" { "Your account is ready. Please sign in." } };
-    form(
-        &SIGN_IN,
-        "",
-        query
-            .is_some_and(|query| query == "welcome")
-            .then_some(welcome),
-    )
-}
-
-/// The same form, with what was typed, except for the password, and with what was wrong.
-pub(crate) fn form_again(
-    which: &CredentialsForm,
-    email: &str,
-    error: &AccountError,
-) -> Response<Body> {
-    if let AccountError::Unavailable(cause) = error {
-        tracing::error!(%cause, "nobody can sign up or in");
-    }
-    let problem = html! { p.problem role="alert" { (error) } };
-    let mut response = (error.status(), form(which, email, Some(problem))).into_response();
-    if error.status() == StatusCode::UNAUTHORIZED {
-        let challenge = HeaderValue::from_static("Cookie");
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, challenge);
-    }
-    response
-}
-
-fn form(which: &CredentialsForm, email: &str, message: Option<Markup>) -> Page {
-    let (question, href, other) = which.instead;
-    let new = which.password == "new-password";
-    page(
-        which.title,
-        &html! {
-            h1 { (which.title) }
-            @if let Some(message) = message { (message) }
-            form method="post" action=(which.action) {
-                label for="email" { "E-mail" }
-                input #email name="email" type="email" value=(email) autocomplete="username" required
-                    autofocus[email.is_empty()];
-                label for="password" { "Password" }
-                input #password name="password" type="password" autocomplete=(which.password) required
-                    minlength=[new.then_some("8")] autofocus[!email.is_empty()];
-                @if new { p.hint { "At least 8 characters." } }
-                button.button { (which.title) }
-            }
-            p.instead { (question) " " a href=(href) { (other) } }
-        },
-    )
-}
-
 /// The answer of `RequireUserLayer`: its own, with a page for people.
 pub(crate) fn sign_in_first(rejection: &Rejection) -> Response<Body> {
+    let (title, text, href, button) = if rejection.kind() == RejectionKind::ProofTooOld {
+        let text = "For this we need to be sure that it is still you.";
+        (
+            "Please confirm your password",
+            text,
+            "/confirm?next=/password",
+            "Confirm",
+        )
+    } else {
+        (
+            "Please sign in",
+            "This page is for people with an account.",
+            "/sign-in",
+            "Sign in",
+        )
+    };
     refusal(
         rejection,
-        "Please sign in",
+        title,
         &html! {
-            h1 { "Please sign in" }
-            p { "This page is for people with an account." }
-            div.actions { a.button href="/sign-in" { "Sign in" } }
+            h1 { (title) }
+            p { (text) }
+            div.actions { a.button href=(href) { (button) } }
         },
     )
 }

@@ -1,0 +1,56 @@
+//! Where somebody is signed in, and ending it there.
+
+use axum::{
+    Form,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Redirect, Response},
+};
+use example_application::{Application, User};
+use serde::Deserialize;
+use tower_user_session::{CurrentSession, CurrentUser, Error, SessionId};
+
+use crate::pages::{self, Page};
+
+pub(crate) async fn list(
+    State(application): State<Application>,
+    CurrentUser(user): CurrentUser<User>,
+    current: CurrentSession,
+) -> Result<Page, Error> {
+    let devices = application.sessions.devices(&user.id).await?;
+    Ok(pages::devices(&devices, current))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Which {
+    session: String,
+}
+
+/// A session of somebody else's, one that does not exist and nonsense are the same: not found.
+pub(crate) async fn end(
+    State(application): State<Application>,
+    CurrentUser(user): CurrentUser<User>,
+    Form(Which { session }): Form<Which>,
+) -> Result<Response, Error> {
+    let ended = match session.parse::<SessionId>() {
+        Ok(id) => application.sessions.revoke(&user.id, id).await?,
+        Err(_) => false,
+    };
+    if ended {
+        Ok(Redirect::to("/devices").into_response())
+    } else {
+        Ok((StatusCode::NOT_FOUND, pages::not_found().await).into_response())
+    }
+}
+
+pub(crate) async fn end_others(
+    State(application): State<Application>,
+    CurrentUser(user): CurrentUser<User>,
+    current: CurrentSession,
+) -> Result<Redirect, Error> {
+    application
+        .sessions
+        .revoke_others(&user.id, current.id())
+        .await?;
+    Ok(Redirect::to("/devices"))
+}

@@ -1,0 +1,49 @@
+//! Where somebody is signed in.
+
+use std::time::Duration;
+
+use maud::html;
+use tower_user_session::{CurrentSession, Device};
+
+use super::{Page, in_words, page};
+
+pub(crate) fn devices(devices: &[Device], current: CurrentSession) -> Page {
+    let ago = |device: &Device| {
+        let since = current.times().now.duration_since(device.last_seen_at);
+        in_words(since.unwrap_or(Duration::ZERO))
+    };
+    page(
+        "Your devices",
+        &html! {
+            h1 { "Your devices" }
+            ul.devices {
+                @for device in devices {
+                    li {
+                        // What a client calls itself is the client's to say: it is escaped like everything.
+                        p.answer { (device.user_agent.as_deref().unwrap_or("Unknown client")) }
+                        p.hint {
+                            "Used " (ago(device)) " ago"
+                            @if let Some(ip) = device.ip { ", signed in from " (ip) }
+                        }
+                        @if device.is(&current) {
+                            p.here { "This device" }
+                        } @else {
+                            form method="post" action="/devices/end" {
+                                input type="hidden" name="session" value=(device.id);
+                                button.button.quiet { "Sign out there" }
+                            }
+                        }
+                    }
+                }
+            }
+            div.actions {
+                @if devices.len() > 1 {
+                    form method="post" action="/devices/end-others" {
+                        button.button { "Sign out on all others" }
+                    }
+                }
+                a.button.quiet href="/account" { "Your account" }
+            }
+        },
+    )
+}

@@ -1,0 +1,62 @@
+//! Changing the password, which wants a fresh proof of who is asking.
+
+use axum::{
+    Form,
+    extract::{Query, State},
+    http::HeaderMap,
+    response::{Redirect, Response},
+};
+use example_application::{Application, User};
+use serde::Deserialize;
+use tower_user_session::{CurrentSession, CurrentUser, SignedIn};
+
+use crate::{
+    accounts::Next,
+    pages::{self, Page},
+};
+
+#[derive(Deserialize)]
+pub(crate) struct Password {
+    #[serde(default)]
+    password: String,
+    next: Option<String>,
+}
+
+pub(crate) async fn confirm_page(Query(next): Query<Next>) -> Page {
+    pages::confirm(next.place().as_ref(), None)
+}
+
+/// The session goes on with a new token, and with a fresh proof.
+pub(crate) async fn confirm(
+    State(application): State<Application>,
+    CurrentUser(user): CurrentUser<User>,
+    headers: HeaderMap,
+    Form(Password { password, next }): Form<Password>,
+) -> Result<(SignedIn, Redirect), Response> {
+    let next = Next::to(next);
+    match application.confirm(&user, &password, &headers).await {
+        Ok(signed_in) => Ok((signed_in, next.redirect("/account"))),
+        Err(error) => Err(pages::refused(&error, |problem| {
+            pages::confirm(next.place().as_ref(), problem)
+        })),
+    }
+}
+
+pub(crate) async fn page() -> Page {
+    pages::password(None)
+}
+
+pub(crate) async fn change(
+    State(application): State<Application>,
+    CurrentUser(user): CurrentUser<User>,
+    current: CurrentSession,
+    Form(Password { password, .. }): Form<Password>,
+) -> Result<Redirect, Response> {
+    match application
+        .change_password(&user, current.id(), &password)
+        .await
+    {
+        Ok(()) => Ok(Redirect::to("/devices")),
+        Err(error) => Err(pages::refused(&error, pages::password)),
+    }
+}

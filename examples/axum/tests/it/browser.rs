@@ -1,0 +1,256 @@
+//! The pages in a real browser: headless Chromium, through its driver.
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use ephemeral_postgres::skip;
+use fantoccini::{Client, ClientBuilder, Locator};
+use serde_json::json;
+
+use crate::support::Site;
+
+/// The driver, killed however the test ends, and with it its browsers.
+struct Driver {
+    process: Child,
+    url: String,
+}
+
+impl Driver {
+    /// `None` where there is no driver.
+    async fn start() -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let process = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let driver = Self {
+            process,
+            url: format!("http://127.0.0.1:{port}"),
+        };
+        for _ in 0..600 {
+            if tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .is_ok()
+            {
+                return Some(driver);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("chromedriver does not answer");
+    }
+
+    /// A browser of its own, with no cookies.
+    async fn browser(&self) -> Browser {
+        let options = json!({ "goog:chromeOptions": { "args": [
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--disable-dev-shm-usage",
+        ] } });
+        let capabilities = options.as_object().unwrap().clone();
+        let mut builder =
+            ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new());
+        Browser(
+            builder
+                .capabilities(capabilities)
+                .connect(&self.url)
+                .await
+                .unwrap(),
+        )
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Browser(Client);
+
+impl Browser {
+    async fn open(&self, site: &Site, path: &str) {
+        self.0
+            .goto(&format!("http://{}{path}", site.address))
+            .await
+            .unwrap();
+    }
+
+    async fn fill(&self, field: &str, text: &str) {
+        self.0
+            .find(Locator::Id(field))
+            .await
+            .unwrap()
+            .send_keys(text)
+            .await
+            .unwrap();
+    }
+
+    /// Presses the button, or follows the link, with this text.
+    async fn press(&self, text: &str) {
+        let path = format!("//*[(self::button or self::a) and normalize-space()='{text}']");
+        self.0
+            .find(Locator::XPath(&path))
+            .await
+            .unwrap()
+            .click()
+            .await
+            .unwrap();
+    }
+
+    async fn path(&self) -> String {
+        self.0.current_url().await.unwrap().path().to_owned()
+    }
+
+    async fn heading(&self) -> String {
+        self.0
+            .find(Locator::Css("h1"))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+    }
+
+    async fn text(&self) -> String {
+        self.0
+            .find(Locator::Css("main"))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+    }
+
+    async fn sign_in(&self, password: &str) {
+        self.fill("email", "ada@example.com").await;
+        self.fill("password", password).await;
+        self.press("Sign in").await;
+    }
+
+    /// The session cookie's expiry, where there is a cookie, and where it has one.
+    async fn cookie(&self) -> Option<bool> {
+        let cookies = self.0.get_all_cookies().await.unwrap();
+        cookies
+            .iter()
+            .find(|cookie| cookie.name() == "session")
+            .map(|c| c.expires().is_some())
+    }
+}
+
+/// H01, H10: sign up, sign in, a second device, end it from the first, change the password, sign out,
+/// and what the Back button shows then.
+#[tokio::test]
+async fn a_person_lives_with_their_sessions() {
+    let Some(driver) = Driver::start().await else {
+        return skip(
+            "browser::a_person_lives_with_their_sessions",
+            "there is no chromedriver",
+        );
+    };
+    let site = Site::open().await;
+    let laptop = driver.browser().await;
+    let phone = driver.browser().await;
+
+    // Sent to sign in, without an account yet.
+    laptop.open(&site, "/account").await;
+    assert_eq!(laptop.path().await, "/sign-in");
+    laptop.press("Sign up").await;
+    laptop.fill("email", "ada@example.com").await;
+    laptop.fill("password", "correct horse").await;
+    laptop.press("Sign up").await;
+    assert!(laptop.text().await.contains("Your account is ready."));
+    laptop.sign_in("wrong horse").await;
+    assert!(
+        laptop
+            .text()
+            .await
+            .contains("The e-mail or the password is wrong.")
+    );
+    assert_eq!(laptop.cookie().await, None);
+    laptop.fill("password", "correct horse").await;
+    laptop.press("Sign in").await;
+    assert!(laptop.text().await.contains("ada@example.com"));
+    assert_eq!(
+        laptop.cookie().await,
+        Some(false),
+        "it goes with the browser's session"
+    );
+
+    // A second device, which is remembered, and which was going somewhere.
+    phone.open(&site, "/devices").await;
+    assert_eq!(phone.heading().await, "Sign in");
+    phone
+        .0
+        .find(Locator::Css("input[type=checkbox]"))
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
+    phone.sign_in("correct horse").await;
+    assert_eq!(phone.path().await, "/devices");
+    assert_eq!(
+        phone.cookie().await,
+        Some(true),
+        "it stays when the browser is closed"
+    );
+
+    // Ended from the first.
+    laptop.press("Your account").await;
+    laptop.press("Your devices").await;
+    assert!(laptop.text().await.contains("This device"));
+    laptop.press("Sign out there").await;
+    assert!(!laptop.text().await.contains("Sign out there"));
+    phone.0.refresh().await.unwrap();
+    assert_eq!(phone.path().await, "/sign-in");
+    phone.sign_in("correct horse").await;
+    assert_eq!(phone.path().await, "/devices");
+
+    // Another password, once it is sure who asks.
+    let client = site.database.as_ref().unwrap().client().await;
+    let age = "UPDATE sessions SET authenticated_at = now() - interval '6 minutes'";
+    client.execute(age, &[]).await.unwrap();
+    laptop.press("Your account").await;
+    laptop.press("Change password").await;
+    assert_eq!(laptop.heading().await, "Confirm your password");
+    laptop.fill("password", "correct horse").await;
+    laptop.press("Confirm").await;
+    assert_eq!(laptop.heading().await, "Change your password");
+    laptop.fill("password", "battery staple").await;
+    laptop.press("Change password").await;
+    assert_eq!(laptop.heading().await, "Your devices");
+    phone.0.refresh().await.unwrap();
+    assert_eq!(phone.path().await, "/sign-in");
+    phone.sign_in("correct horse").await;
+    assert!(
+        phone
+            .text()
+            .await
+            .contains("The e-mail or the password is wrong.")
+    );
+
+    // Out. The Back button shows nothing of the account.
+    laptop.press("Your account").await;
+    assert!(laptop.text().await.contains("ada@example.com"));
+    laptop.press("Sign out").await;
+    assert!(laptop.text().await.contains("Nobody we know."));
+    assert_eq!(laptop.cookie().await, None);
+    laptop.0.back().await.unwrap();
+    assert_eq!(laptop.heading().await, "Sign in");
+    assert!(!laptop.text().await.contains("ada@example.com"));
+
+    for browser in [laptop, phone] {
+        browser.0.close().await.unwrap();
+    }
+}
