@@ -165,3 +165,23 @@ async fn signing_in_takes_part_in_the_applications_transaction() {
         assert_eq!(number(&database, "SELECT count(*) FROM users").await, users);
     }
 }
+
+/// A sign-in that is refused ends nothing, also where the application commits all the same.
+#[tokio::test]
+async fn a_refused_sign_in_changes_nothing_in_the_applications_transaction() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in(1).await.unwrap();
+    sql(
+        &database,
+        "UPDATE users SET disabled_at = now() WHERE id = 2",
+    )
+    .await;
+    let mut client = pool(&database, 1).get().await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    let sign_in = sessions.sign_in(2).request(&cookie(&sessions, old.token()));
+    let error = sign_in.in_transaction(&transaction).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UserRefused);
+    transaction.commit().await.unwrap();
+    assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
+}
