@@ -1,6 +1,6 @@
 //! The session cookie: its one owner reads it, sets it and clears it.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use cookie::{Cookie, SameSite, time};
 use http::{HeaderMap, HeaderValue, header};
@@ -317,10 +317,4 @@ fn prefixed(prefix: &str, name: &str) -> Result<Cow<'static, str>, Error> {
         return Err(Error::bare(ErrorKind::Configuration).saying(context));
     }
     Ok(Cow::Owned(format!("{prefix}{name}")))
-}
-
-impl fmt::Display for SessionCookie {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
 }

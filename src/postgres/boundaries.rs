@@ -21,7 +21,7 @@ impl PgUser for User {
     }
 }
 
-/// C05, C06: dead at the instant of a limit, alive a microsecond before it.
+/// C05, C06, C15: dead at the instant of a limit, alive a microsecond before it.
 #[tokio::test]
 async fn a_limit_is_strict_to_the_microsecond() {
     let migration = include_str!("../../migrations/0001_create_sessions.sql");

@@ -59,6 +59,7 @@ statements! {
     delete: "delete.sql", ["digests"];
     list: "list.sql", ["user_id", "idle_seconds"];
     revoke: "revoke.sql", ["user_id", "only", "except"];
+    lock_everyone: "lock_everyone.sql", [];
     revoke_everyone: "revoke_everyone.sql", [];
     touch: "touch.sql", ["ids", "times", "interval_seconds", "idle_seconds"];
     clean_up: "clean_up.sql", ["page", "next_page", "table_name", "idle_seconds"];

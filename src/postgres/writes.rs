@@ -30,19 +30,14 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<Insertion, Error> {
         let mut client = Borrowed::from(self.pool()).await?;
         let transaction = client.transaction().await.map_err(failure::statement)?;
-        let outcome = self.insert_in(&transaction, &new).await;
-        let outcome = match outcome {
-            Ok(Insertion::Done(session)) => {
-                transaction.commit().await.map_err(failure::write)?;
-                Ok(Insertion::Done(session))
-            }
-            nothing => {
-                transaction.rollback().await.map_err(failure::statement)?;
-                nothing
-            }
-        };
+        let outcome = self.insert_in(&transaction, &new).await?;
+        if matches!(outcome, Insertion::Done(_)) {
+            transaction.commit().await.map_err(failure::write)?;
+        } else {
+            transaction.rollback().await.map_err(failure::statement)?;
+        }
         client.give_back();
-        outcome
+        Ok(outcome)
     }
 
     async fn rotate(
@@ -105,7 +100,21 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     }
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
-        self.execute(&self.statements.revoke_everyone, &[]).await
+        let mut client = Borrowed::from(self.pool()).await?;
+        let transaction = client.transaction().await.map_err(failure::statement)?;
+        let ended = async {
+            // A statement of its own, so that the next one sees the sign-ins that it waited for.
+            transaction
+                .batch_execute(&self.statements.lock_everyone)
+                .await?;
+            transaction
+                .execute(&self.statements.revoke_everyone, &[])
+                .await
+        };
+        let ended = ended.await.map_err(failure::statement)?;
+        transaction.commit().await.map_err(failure::write)?;
+        client.give_back();
+        Ok(ended)
     }
 
     async fn clean_up(&self, place: Option<u64>) -> Result<(u64, Option<u64>), Error> {
@@ -146,7 +155,7 @@ impl<U: PgUser> PgSessionStore<U> {
             let row = transaction
                 .query_one(&statement, &[new.user_id, &new.replaced, &idle])
                 .await
-                .map_err(failure::write)?;
+                .map_err(failure::statement)?;
             if column::<i64>(&row, 0)? >= i64::from(limit.sessions) {
                 return Ok(Insertion::TooManySessions);
             }
@@ -177,7 +186,7 @@ impl<U: PgUser> PgSessionStore<U> {
                     transaction
                         .execute(&statement, &[new.user_id, &new_one, &idle, &others])
                         .await
-                        .map_err(failure::write)?;
+                        .map_err(failure::statement)?;
                 }
                 decode::current(&row, 0).map(Insertion::Done)
             }
@@ -190,7 +199,7 @@ impl<U: PgUser> PgSessionStore<U> {
             Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
                 Ok(Insertion::UserRefused)
             }
-            Err(error) => Err(failure::write(error)),
+            Err(error) => Err(failure::statement(error)),
         }
     }
 
@@ -211,7 +220,7 @@ impl<U: PgUser> PgSessionStore<U> {
         transaction
             .execute(&statement, &[user_id, &only, &except])
             .await
-            .map_err(failure::write)
+            .map_err(failure::statement)
     }
 
     /// Sign-ins and revocations of one user take turns, until their transactions end.

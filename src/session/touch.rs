@@ -71,6 +71,7 @@ impl Toucher {
             state.writing = true;
             let writer = Writer {
                 resolver: Arc::clone(resolver),
+                ended: false,
             };
             drop(state);
             runtime.spawn(async move { writer.run().await });
@@ -104,11 +105,13 @@ impl Toucher {
 /// ends.
 struct Writer<L: SessionLookup> {
     resolver: Arc<Resolver<L>>,
+    ended: bool,
 }
 
 impl<L: SessionLookup> Writer<L> {
-    async fn run(self) {
-        let toucher = &self.resolver.toucher;
+    async fn run(mut self) {
+        let resolver = Arc::clone(&self.resolver);
+        let toucher = &resolver.toucher;
         loop {
             let hurry = toucher.hurry.notified();
             let gathering = {
@@ -122,6 +125,9 @@ impl<L: SessionLookup> Writer<L> {
             let used: Vec<_> = {
                 let mut state = toucher.state();
                 if state.waiting.is_empty() {
+                    // Under the same lock, so that what comes next finds no writer.
+                    state.writing = false;
+                    self.ended = true;
                     return;
                 }
                 let first: Vec<_> = state
@@ -156,7 +162,9 @@ impl<L: SessionLookup> Writer<L> {
 impl<L: SessionLookup> Drop for Writer<L> {
     fn drop(&mut self) {
         let toucher = &self.resolver.toucher;
-        toucher.state().writing = false;
+        if !self.ended {
+            toucher.state().writing = false;
+        }
         toucher.idle.notify_waiters();
     }
 }

@@ -233,3 +233,27 @@ async fn the_oldest_sessions_make_room() {
         );
     }
 }
+
+/// D13: the same of everybody's sessions at once.
+#[tokio::test]
+async fn revoking_everyone_waits_for_a_sign_in_under_way() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let mut client = pool(&database, 1).get().await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    let slow = sessions
+        .sign_in(1)
+        .in_transaction(&transaction)
+        .await
+        .unwrap();
+    let revocation = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.revoke_everyone().await }
+    });
+    while number(&database, "SELECT count(*) FROM pg_locks WHERE NOT granted").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    transaction.commit().await.unwrap();
+    assert_eq!(revocation.await.unwrap().unwrap(), 1);
+    assert_eq!(sessions.user(slow.token()).await.unwrap(), None);
+}

@@ -101,7 +101,7 @@ async fn signing_in_leads_back_to_where_one_was_going() {
         (sent.status, location(&sent)),
         (StatusCode::SEE_OTHER, "/sign-in?next=/devices")
     );
-    let form = browser.get(&location(&sent).to_owned()).await;
+    let form = browser.get(location(&sent)).await;
     assert!(form.body.contains(r#"name="next" value="/devices""#));
     let back = browser
         .post("/sign-in", &format!("{ADA}&next=%2Fdevices"))
