@@ -5,7 +5,7 @@ mod ours;
 mod redis;
 mod usual;
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, header::COOKIE};
@@ -19,14 +19,15 @@ use crate::{
 
 pub type App = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
+#[derive(Clone)]
 pub struct Contestant {
     pub name: &'static str,
     pub app: App,
     /// The `Cookie` header for each known session.
-    pub cookies: Vec<HeaderValue>,
+    pub cookies: Arc<[HeaderValue]>,
     /// Whether it finds out who is asking; the empty service does not.
     pub answers: bool,
-    pub _keep: Option<Box<dyn std::any::Any>>,
+    pub _server: Option<Arc<redis::Server>>,
 }
 
 pub async fn all(
@@ -42,7 +43,7 @@ pub async fn all(
             app,
             cookies,
             answers,
-            _keep: keep,
+            _server: keep,
         });
     };
     if wanted("empty") {
@@ -97,7 +98,7 @@ pub async fn all(
     }
     if wanted("redis") {
         match redis::app().await {
-            Ok((app, server)) => add("redis", app, host(), true, Some(Box::new(server))),
+            Ok((app, server)) => add("redis", app, host(), true, Some(Arc::new(server))),
             Err(error) => println!("SKIPPED redis: {error}"),
         }
     }
@@ -117,7 +118,7 @@ pub async fn handler(request: Request<Body>) -> Result<Response<Body>, Infallibl
 }
 
 /// A header of some 600 bytes with five cookies, as browsers send them; ours is the fourth.
-fn cookies(name: &str, value: impl Fn(u64) -> String) -> Vec<HeaderValue> {
+fn cookies(name: &str, value: impl Fn(u64) -> String) -> Arc<[HeaderValue]> {
     let long = "x".repeat(140);
     (0..KNOWN)
         .map(|n| {

@@ -73,16 +73,25 @@ impl Accounts {
         }))
     }
 
-    /// Gives a user another password, as a part of this transaction.
-    pub(crate) async fn set_password(
+    /// Gives a user another password in place of the one that was checked, as a part of this
+    /// transaction.
+    pub(crate) async fn replace_password(
         &self,
         transaction: &Transaction<'_>,
-        user_id: i64,
+        checked: &Checked,
         hash: &str,
     ) -> Result<(), AccountError> {
-        let update = "UPDATE users SET password_hash = $1 WHERE id = $2";
-        let updated = transaction.execute(update, &[&hash, &user_id]).await;
-        updated.map(drop).map_err(AccountError::unavailable)
+        let update = "UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3";
+        let updated = transaction
+            .execute(update, &[&hash, &checked.user_id, &checked.password_hash])
+            .await
+            .map_err(AccountError::unavailable)?;
+        // Somebody else changed it meanwhile.
+        if updated == 0 {
+            Err(AccountError::WrongCredentials)
+        } else {
+            Ok(())
+        }
     }
 
     /// Hashes a password that somebody has chosen, if it may be anybody's.

@@ -9,7 +9,7 @@ use tower_user_session::{
     tokio_postgres::{Config, NoTls},
 };
 
-use crate::{AccountError, Accounts, Credentials, User};
+use crate::{AccountError, Accounts, Credentials, PasswordChange, User};
 
 /// How long a request waits for a connection before it is told to come back.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -105,14 +105,22 @@ impl Application {
         Ok(self.sessions.confirm(checked.user_id, headers).await?)
     }
 
-    /// Changes a user's password, and ends all their sessions but this one, in one step.
+    /// Changes a user's password, if they know the current one. In one step with it all their other
+    /// sessions end; then this one gets a new token, so that a stolen copy of it is worth nothing.
     pub async fn change_password(
         &self,
         user: &User,
-        current: SessionId,
-        password: &str,
-    ) -> Result<(), AccountError> {
-        let hash = self.accounts.hash(password).await?;
+        session: SessionId,
+        passwords: &PasswordChange,
+        headers: &HeaderMap,
+    ) -> Result<SignedIn, AccountError> {
+        let hash = self.accounts.hash(&passwords.new).await?;
+        let (email, password) = (user.email.clone(), passwords.current.clone());
+        let checked = self
+            .accounts
+            .check_password(&Credentials { email, password })
+            .await?;
+
         let pool = self.sessions.store().pool();
         let mut client = pool.get().await.map_err(AccountError::unavailable)?;
         let transaction = client
@@ -120,14 +128,16 @@ impl Application {
             .await
             .map_err(AccountError::unavailable)?;
         self.accounts
-            .set_password(&transaction, user.id, &hash)
+            .replace_password(&transaction, &checked, &hash)
             .await?;
         self.sessions
-            .revoke_others_in_transaction(&transaction, &user.id, current)
+            .revoke_others_in_transaction(&transaction, &user.id, session)
             .await?;
         transaction
             .commit()
             .await
-            .map_err(AccountError::unavailable)
+            .map_err(AccountError::unavailable)?;
+
+        Ok(self.sessions.confirm(user.id, headers).await?)
     }
 }

@@ -43,6 +43,23 @@ impl Credentials {
     }
 }
 
+/// What somebody typed who wants another password. What is missing is empty.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct PasswordChange {
+    /// The password until now.
+    pub current: String,
+    /// The password from now on.
+    #[serde(rename = "password")]
+    pub new: String,
+}
+
+impl fmt::Debug for PasswordChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PasswordChange").finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").finish_non_exhaustive()

@@ -15,7 +15,7 @@ mod user;
 pub use self::{
     accounts::{AccountError, Accounts},
     application::{Application, Client, Sessions},
-    credentials::Credentials,
+    credentials::{Credentials, PasswordChange},
     process::{listen, overdue, postgres, shutdown, trace},
     user::User,
 };

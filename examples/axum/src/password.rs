@@ -6,7 +6,7 @@ use axum::{
     http::HeaderMap,
     response::{Redirect, Response},
 };
-use example_application::{Application, User};
+use example_application::{Application, PasswordChange, User};
 use serde::Deserialize;
 use tower_user_session::{CurrentSession, CurrentUser, SignedIn};
 
@@ -50,13 +50,14 @@ pub(crate) async fn change(
     State(application): State<Application>,
     CurrentUser(user): CurrentUser<User>,
     current: CurrentSession,
-    Form(Password { password, .. }): Form<Password>,
-) -> Result<Redirect, Response> {
+    headers: HeaderMap,
+    Form(passwords): Form<PasswordChange>,
+) -> Result<(SignedIn, Redirect), Response> {
     match application
-        .change_password(&user, current.id(), &password)
+        .change_password(&user, current.id(), &passwords, &headers)
         .await
     {
-        Ok(()) => Ok(Redirect::to("/devices")),
+        Ok(signed_in) => Ok((signed_in, Redirect::to("/devices"))),
         Err(error) => Err(pages::refused(&error, pages::password)),
     }
 }

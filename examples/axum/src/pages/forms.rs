@@ -89,7 +89,10 @@ pub(crate) fn password(message: Option<Markup>) -> Page {
             @if let Some(message) = message { (message) }
             p { "You will be signed out on all your other devices." }
             form method="post" action="/password" {
-                (password_field("New password", true, true))
+                label for="current" { "Current password" }
+                input #current name="current" type="password" autocomplete="current-password"
+                    required autofocus;
+                (password_field("New password", true, false))
                 button.button { "Change password" }
             }
             p.instead { a href="/account" { "Back to your account" } }

@@ -12,6 +12,10 @@ use serde_json::json;
 
 use crate::support::Site;
 
+/// What takes longer than so many moments does not happen.
+const PATIENCE: u32 = 400;
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// The driver, killed however the test ends, and with it its browsers.
 struct Driver {
     process: Child,
@@ -37,14 +41,14 @@ impl Driver {
             process,
             url: format!("http://127.0.0.1:{port}"),
         };
-        for _ in 0..600 {
+        for _ in 0..PATIENCE {
             if tokio::net::TcpStream::connect(("127.0.0.1", port))
                 .await
                 .is_ok()
             {
                 return Some(driver);
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(MOMENT).await;
         }
         panic!("chromedriver does not answer");
     }
@@ -96,16 +100,18 @@ impl Browser {
             .unwrap();
     }
 
-    /// Presses the button, or follows the link, with this text.
+    /// Presses the button, or follows the link, with this text, and waits for the page to go.
     async fn press(&self, text: &str) {
         let path = format!("//*[(self::button or self::a) and normalize-space()='{text}']");
-        self.0
-            .find(Locator::XPath(&path))
-            .await
-            .unwrap()
-            .click()
-            .await
-            .unwrap();
+        let pressed = self.0.find(Locator::XPath(&path)).await.unwrap();
+        pressed.click().await.unwrap();
+        for _ in 0..PATIENCE {
+            if pressed.text().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(MOMENT).await;
+        }
+        panic!("nothing comes of pressing {text}");
     }
 
     async fn path(&self) -> String {
@@ -113,23 +119,24 @@ impl Browser {
     }
 
     async fn heading(&self) -> String {
-        self.0
-            .find(Locator::Css("h1"))
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap()
+        self.read("h1").await
     }
 
     async fn text(&self) -> String {
-        self.0
-            .find(Locator::Css("main"))
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap()
+        self.read("main").await
+    }
+
+    /// What stands there, on a page that may just be coming.
+    async fn read(&self, css: &str) -> String {
+        for _ in 0..PATIENCE {
+            if let Ok(element) = self.0.find(Locator::Css(css)).await
+                && let Ok(text) = element.text().await
+            {
+                return text;
+            }
+            tokio::time::sleep(MOMENT).await;
+        }
+        panic!("there is no {css}");
     }
 
     async fn sign_in(&self, password: &str) {
@@ -227,6 +234,7 @@ async fn a_person_lives_with_their_sessions() {
     laptop.fill("password", "correct horse").await;
     laptop.press("Confirm").await;
     assert_eq!(laptop.heading().await, "Change your password");
+    laptop.fill("current", "correct horse").await;
     laptop.fill("password", "battery staple").await;
     laptop.press("Change password").await;
     assert_eq!(laptop.heading().await, "Your devices");

@@ -5,6 +5,7 @@ use axum::http::{Method, StatusCode, header};
 use crate::support::{ADA, Answer, Site};
 
 const EVE: &str = "email=eve%40example.com&password=correct+horse";
+const CHANGE: &str = "current=correct+horse&password=battery+staple";
 const NAVIGATION: [(&str, &str); 1] = [("sec-fetch-mode", "navigate")];
 
 /// The public names of sessions on a page, in its forms.
@@ -144,7 +145,7 @@ async fn changing_the_password_wants_a_fresh_proof_and_ends_the_others() {
     there.post("/sign-in", ADA).await;
     age_the_proof(&site).await;
 
-    let refused = here.post("/password", "password=battery+staple").await;
+    let refused = here.post("/password", CHANGE).await;
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
     let sent = here.send(Method::GET, "/password", &NAVIGATION, "").await;
     assert_eq!(location(&sent), "/confirm?next=/password");
@@ -159,11 +160,19 @@ async fn changing_the_password_wants_a_fresh_proof_and_ends_the_others() {
     assert_eq!(location(&confirmed), "/password");
     assert_ne!(here.cookie, old, "the token is a new one");
 
-    let short = here.post("/password", "password=short").await;
+    let short = here
+        .post("/password", "current=correct+horse&password=short")
+        .await;
     assert_eq!(short.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(there.get("/api/me").await.status, StatusCode::OK);
-    let changed = here.post("/password", "password=battery+staple").await;
+    let wrong = here
+        .post("/password", "current=wrong+horse&password=battery+staple")
+        .await;
+    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+    let mut copied = here.clone();
+    let changed = here.post("/password", CHANGE).await;
     assert_eq!(location(&changed), "/devices");
+    assert_eq!(copied.get("/api/me").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(there.get("/api/me").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(here.get("/api/me").await.status, StatusCode::OK);
     assert_eq!(
