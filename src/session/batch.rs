@@ -201,6 +201,22 @@ mod tests {
         assert!(matches!(queue.admit(digest(4), 8, now), Admission::Waiting));
     }
 
+    /// E10: two digests are one only if all of their bytes are.
+    #[test]
+    fn digests_that_are_nearly_the_same_are_two() {
+        let mut queue = Queue::new(LIMITS);
+        let now = Instant::now();
+        for n in 0..2 {
+            assert!(matches!(queue.admit(digest(n), 0, now), Admission::Send(_)));
+        }
+        for (place, caller) in [(0, 1), (31, 2)] {
+            let mut bytes = [9; 32];
+            bytes[place] = 8;
+            assert!(waiting(&queue.admit(TokenDigest::from_bytes(bytes), caller, now)));
+        }
+        assert_eq!(queue.returned().unwrap().waiting.len(), 2);
+    }
+
     /// The last of a batch to come gets at least three quarters of the deadline.
     #[test]
     fn a_batch_closes_for_newcomers_with_age() {
