@@ -212,7 +212,11 @@ mod tests {
         for (place, caller) in [(0, 1), (31, 2)] {
             let mut bytes = [9; 32];
             bytes[place] = 8;
-            assert!(waiting(&queue.admit(TokenDigest::from_bytes(bytes), caller, now)));
+            assert!(waiting(&queue.admit(
+                TokenDigest::from_bytes(bytes),
+                caller,
+                now
+            )));
         }
         assert_eq!(queue.returned().unwrap().waiting.len(), 2);
     }
