@@ -509,27 +509,26 @@ const SHAPES: [fn(usize) -> HeaderMap; 7] = [
     |n| cookie_lines(vec!["__Host-sessio=x"; (n / 16).min(16_384)]),
 ];
 
-/// A02, A21, A22, A23: a thousand times the cookies take about a thousand times as long; a scan
-/// that starts again at every cookie would take a million times.
+/// A02, A21, A22, A23: forty times the cookies take about forty times as long; a scan that starts
+/// again at every cookie would take 1,600 times.
 #[test]
 fn reading_takes_time_linear_in_the_header() {
-    let time = |shape: fn(usize) -> HeaderMap, size: usize, rounds: u32| {
-        let headers = shape(size);
+    let time = |headers: &HeaderMap, rounds: u32| {
         let cookie = SessionCookie::default();
-        let best = (0..5).map(|_| {
-            let start = Instant::now();
-            for _ in 0..rounds {
-                let _ = black_box(cookie.read(black_box(&headers)));
-            }
-            start.elapsed()
-        });
-        best.min().unwrap().max(Duration::from_nanos(1)) / rounds
+        let start = Instant::now();
+        for _ in 0..rounds {
+            let _ = black_box(cookie.read(black_box(headers)));
+        }
+        start.elapsed() / rounds
     };
     for (n, shape) in SHAPES.into_iter().enumerate() {
-        let small = time(shape, 1_000, 100).max(Duration::from_nanos(100));
-        let large = time(shape, 1_000_000, 1);
-        let ratio = large.as_secs_f64() / small.as_secs_f64();
-        assert!(ratio < 30_000.0, "shape {n}: {small:?} became {large:?}");
+        let (small, large) = (shape(500), shape(20_000));
+        // Another process may take the processor away: one good measurement of a few is enough.
+        let linear = (0..5).any(|_| {
+            let floor = Duration::from_nanos(100);
+            time(&large, 1) < 400 * time(&small, 100).max(floor)
+        });
+        assert!(linear, "shape {n}");
     }
 }
 
@@ -538,7 +537,7 @@ fn reading_takes_time_linear_in_the_header() {
 fn reading_allocates_nothing() {
     let filler = "name=value; ".repeat(1_000);
     let ours = format!("{NAME}={TOKEN}");
-    let mut requests: Vec<HeaderMap> = SHAPES.iter().map(|shape| shape(100_000)).collect();
+    let mut requests: Vec<HeaderMap> = SHAPES.iter().map(|shape| shape(20_000)).collect();
     requests.extend([
         HeaderMap::new(),
         cookie_lines([&ours]),

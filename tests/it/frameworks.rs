@@ -38,7 +38,8 @@ use tonic::{
 };
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_user_session::{
-    CurrentUser, LoadUserLayer, RequireUserLayer, SessionCookie, SessionToken, SignedIn, SignedOut,
+    CurrentSession, CurrentUser, LoadUserLayer, RequireUserLayer, SessionCookie, SessionToken,
+    SignedIn, SignedOut,
 };
 
 use crate::{
@@ -81,8 +82,16 @@ fn axum_app(sessions: &WatchedSessions) -> Router {
     async fn sign_out(State(sessions): State<WatchedSessions>, headers: HeaderMap) -> SignedOut {
         sessions.sign_out(&headers).await
     }
+    async fn session(session: Option<CurrentSession>) -> String {
+        session.map_or("none".to_owned(), |session| session.id().to_string())
+    }
+    async fn my_session(session: CurrentSession) -> String {
+        session.id().to_string()
+    }
     let demanding = RequireUserLayer::<User>::new();
     Router::new()
+        .route("/session", get(session))
+        .route("/my-session", get(my_session))
         .route("/who", get(who))
         .route("/extractor", get(account))
         .route("/account", get(account).layer(demanding))
@@ -370,6 +379,23 @@ async fn axum_over_http_1_and_2() {
     let sessions = watched();
     let address = serve(Http::Two, axum_app(&sessions)).await;
     promises_hold(&sessions, &Client::connect(Http::Two, address).await).await;
+}
+
+/// axum's extractors give the session's public id, or refuse like the layer, or take anybody.
+#[tokio::test]
+async fn axum_extracts_the_session() {
+    let sessions = watched();
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let cookie = format!("__Host-session={}", signed_in.token().expose());
+    let id = signed_in.session().id().to_string();
+    let address = serve(Http::One, axum_app(&sessions)).await;
+    let client = Client::connect(Http::One, address).await;
+    for path in ["/session", "/my-session"] {
+        assert_eq!(client.get(path, &[&cookie]).await.2, id);
+    }
+    assert_eq!(client.get("/session", &[]).await.2, "none");
+    let refused = client.get("/my-session", &[]).await;
+    assert_eq!(refused.0, StatusCode::UNAUTHORIZED);
 }
 
 /// A14: what arrives over HTTP/2 as crumbs is not joined on the way: our reader sees the lines.

@@ -800,6 +800,26 @@ async fn signing_out_ends_every_session_that_is_presented() {
     }
 }
 
+/// A16, A21: but no more of them than an honest client sends, so that a flood of tokens is no flood
+/// of deletions.
+#[tokio::test]
+async fn signing_out_is_bounded() {
+    let sessions = memory();
+    let mut lines = Vec::new();
+    for _ in 0..1_000 {
+        lines.push(signed_in_cookie(&sessions, 1).await);
+    }
+    let headers = cookie_lines([lines.join("; ")]);
+    assert!(sessions.sign_out(&headers).await.ended().unwrap());
+    let mut ended = 0;
+    for cookie in lines {
+        let token = cookie.strip_prefix("__Host-session=").unwrap();
+        let token = SessionToken::parse(token.as_bytes()).unwrap();
+        ended += u32::from(sessions.user(&token).await.unwrap().is_none());
+    }
+    assert!((2..=16).contains(&ended), "{ended} sessions ended");
+}
+
 /// A16, I12: a flood of bad cookies is one event, and so is a flood of failures; each says how many
 /// there were up to then. No event holds anything of the cookie.
 #[tokio::test]
