@@ -11,7 +11,7 @@ use std::{
 
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
-use tokio_postgres::Statement;
+use tokio_postgres::{Error as PgError, Row, Statement, types::ToSql};
 
 use super::failure;
 use crate::{Error, session::BATCHES_IN_FLIGHT};
@@ -122,9 +122,33 @@ impl fmt::Debug for LookupConnections {
 /// behind what is still under way on it.
 pub(super) struct Borrowed(Option<Object>);
 
+type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
 impl Borrowed {
     pub(super) async fn from(pool: &Pool) -> Result<Self, Error> {
         Ok(Self(Some(pool.get().await.map_err(failure::pool)?)))
+    }
+
+    /// Runs one statement, and gives the connection back when it has finished.
+    pub(super) async fn query(self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
+        let rows = async {
+            let statement = self.prepare_cached(sql).await?;
+            (*self).query(&statement, values).await
+        }
+        .await;
+        self.give_back();
+        rows
+    }
+
+    /// Like [`query`](Self::query), for the number of rows that it changed.
+    pub(super) async fn execute(self, sql: &str, values: Values<'_>) -> Result<u64, PgError> {
+        let changed = async {
+            let statement = self.prepare_cached(sql).await?;
+            (*self).execute(&statement, values).await
+        }
+        .await;
+        self.give_back();
+        changed
     }
 
     pub(super) fn give_back(mut self) {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use deadpool_postgres::Pool;
+use tokio_postgres::types::ToSql;
 
 use super::{
     check::{self, Check},
@@ -229,14 +230,8 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
         let (ids, times): (Vec<_>, Vec<_>) = sessions.iter().copied().unzip();
         let interval = self.lifetime.touch_interval().as_secs_f64();
         let client = Borrowed::from(&self.pool).await?;
-        let touched = async {
-            let statement = client.prepare_cached(&self.statements.touch).await?;
-            client
-                .execute(&statement, &[&ids, &times, &interval, &self.idle_seconds()])
-                .await
-        }
-        .await;
-        client.give_back();
+        let values: [&(dyn ToSql + Sync); 4] = [&ids, &times, &interval, &self.idle_seconds()];
+        let touched = client.execute(&self.statements.touch, &values).await;
         touched.map(drop).map_err(failure::statement)
     }
 

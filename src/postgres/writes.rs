@@ -13,7 +13,8 @@ use super::{
     user::PgUser,
 };
 use crate::{
-    Device, Error, Insertion, Lifetime, NewSession, Revocation, Rotation, SessionStore, TokenDigest,
+    Device, Error, ErrorKind, Insertion, Lifetime, NewSession, Revocation, Rotation, SessionStore,
+    TokenDigest,
 };
 
 /// Pages of the table that one batch of cleaning up goes through: some thousand sessions.
@@ -47,15 +48,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         new: TokenDigest,
     ) -> Result<Rotation, Error> {
         let client = Borrowed::from(self.pool()).await?;
-        let rotated = async {
-            let statement = client.prepare_cached(&self.statements.rotate).await?;
-            client
-                .query_opt(&statement, &[&new, user_id, &old, &self.idle_seconds()])
-                .await
-        }
-        .await;
-        client.give_back();
-        match rotated {
+        let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
+        let rotated = client.query(&self.statements.rotate, &values).await;
+        match rotated.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => Ok(Rotation::Done(decode::current(&row, 0)?, column(&row, 6)?)),
             Ok(None) => Ok(Rotation::NoSession),
             Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
@@ -66,19 +61,15 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     }
 
     async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
-        self.execute(&self.statements.delete, &[&digests]).await
+        let client = Borrowed::from(self.pool()).await?;
+        let deleted = client.execute(&self.statements.delete, &[&digests]).await;
+        deleted.map_err(failure::write)
     }
 
     async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
         let client = Borrowed::from(self.pool()).await?;
-        let listed = async {
-            let statement = client.prepare_cached(&self.statements.list).await?;
-            client
-                .query(&statement, &[user_id, &self.idle_seconds()])
-                .await
-        }
-        .await;
-        client.give_back();
+        let values: [&(dyn ToSql + Sync); 2] = [user_id, &self.idle_seconds()];
+        let listed = client.query(&self.statements.list, &values).await;
         let rows = listed.map_err(failure::statement)?;
         rows.iter()
             .map(|row| {
@@ -121,21 +112,17 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let page = place.unwrap_or(0);
         let next = page + PAGES_IN_A_BATCH;
         let signed = |page: u64| i64::try_from(page).unwrap_or(i64::MAX);
+        let (from, to, table) = (signed(page), signed(next), self.table.to_sql());
         let client = Borrowed::from(self.pool()).await?;
-        let cleaned = async {
-            let statement = client.prepare_cached(&self.statements.clean_up).await?;
-            let (from, to) = (signed(page), signed(next));
-            let table = self.table.to_sql();
-            client
-                .query_one(&statement, &[&from, &to, &table, &self.idle_seconds()])
-                .await
-        }
-        .await;
-        client.give_back();
-        let row = cleaned.map_err(failure::write)?;
-        let deleted: i64 = column(&row, 0)?;
-        let my_turn: bool = column(&row, 1)?;
-        let pages: i64 = column(&row, 2)?;
+        let values: [&(dyn ToSql + Sync); 4] = [&from, &to, &table, &self.idle_seconds()];
+        let rows = client
+            .query(&self.statements.clean_up, &values)
+            .await
+            .map_err(failure::write)?;
+        let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+        let deleted: i64 = column(row, 0)?;
+        let my_turn: bool = column(row, 1)?;
+        let pages: i64 = column(row, 2)?;
         let more = my_turn && signed(next) < pages;
         Ok((deleted.unsigned_abs(), more.then_some(next)))
     }
@@ -229,17 +216,6 @@ impl<U: PgUser> PgSessionStore<U> {
         let table = self.table.to_sql();
         let locked = transaction.query(&statement, &[user_id, &table]).await;
         locked.map(drop).map_err(failure::statement)
-    }
-
-    async fn execute(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
-        let client = Borrowed::from(self.pool()).await?;
-        let executed = async {
-            let statement = client.prepare_cached(sql).await?;
-            client.execute(&statement, values).await
-        }
-        .await;
-        client.give_back();
-        executed.map_err(failure::write)
     }
 }
 

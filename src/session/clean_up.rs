@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rand::{TryRng, rngs::SysRng};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::{SessionService, SessionStore};
-use crate::{Error, ErrorKind, error::Chain};
+use super::{SessionService, SessionStore, devices::within};
+use crate::{Error, error::Chain};
 
 /// Nobody waits for a batch, so that it may take longer than what somebody waits for.
 const LONGEST_BATCH: Duration = Duration::from_secs(60);
@@ -30,9 +30,8 @@ impl<S: SessionStore> SessionService<S> {
         let mut place = None;
         loop {
             let start = Instant::now();
-            let batch = timeout(LONGEST_BATCH, self.store().clean_up(place)).await;
-            let late = || Error::bare(ErrorKind::Deadline).with_outcome_unknown();
-            let (sessions, next) = batch.unwrap_or_else(|_| Err(late()))?;
+            let batch = within(LONGEST_BATCH, self.store().clean_up(place));
+            let (sessions, next) = batch.await?;
             deleted += sessions;
             place = next;
             if place.is_none() {

@@ -1,5 +1,7 @@
 //! A person's sessions, as they and operators see and end them.
 
+use std::time::Duration;
+
 use tokio::time::timeout;
 
 use super::{Device, Revocation, SessionId, SessionService, SessionStore};
@@ -58,8 +60,16 @@ impl<S: SessionStore> SessionService<S> {
         &self,
         operation: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        timeout(self.deadline(), operation)
-            .await
-            .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline).with_outcome_unknown()))
+        within(self.deadline(), operation).await
     }
+}
+
+/// Where the time is over, what was asked for may have happened all the same.
+pub(super) async fn within<T>(
+    limit: Duration,
+    operation: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    timeout(limit, operation)
+        .await
+        .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline).with_outcome_unknown()))
 }

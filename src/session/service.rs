@@ -32,9 +32,9 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 ///
 /// While nothing is in flight, a lookup goes to the store at once and alone. While it is busy,
 /// lookups gather and go together when it returns: under load many requests share one statement. A
-/// lookup runs in a task of its own: dropping a call disturbs nobody who waits for the same answer. No lookup is ever answered from
-/// a question that was sent before it was asked, so a session that was ended is dead for every
-/// request that starts after the ending call returned, in any process.
+/// lookup runs in a task of its own: dropping a call disturbs nobody who waits for the same answer.
+/// No lookup is ever answered from a question that was sent before it was asked, so a session that
+/// was ended is dead for every request that starts after the ending call returned, in any process.
 ///
 /// | bound | value |
 /// |---|---|
@@ -147,7 +147,8 @@ impl<L: SessionLookup> SessionService<L> {
     }
 
     /// Refuses new lookups from now on, waits for those under way, writes down which sessions were
-    /// used, and gives up what the store holds open. Later lookups fail with [`ErrorKind::Closed`]; signing out still works.
+    /// used, and gives up what the store holds open. Later lookups fail with
+    /// [`ErrorKind::Closed`]; signing out still works.
     pub async fn close(&self) {
         self.shared.resolver.close().await;
     }

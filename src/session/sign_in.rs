@@ -39,7 +39,6 @@ pub struct SignIn<S: SessionStore> {
     user_agent: Option<String>,
     ip: Option<IpAddr>,
     pub(crate) condition: S::Condition,
-    lifetime: Lifetime,
     shorter: Option<Duration>,
     remembered: bool,
 }
@@ -52,7 +51,6 @@ impl<S: SessionStore> SignIn<S> {
             user_agent: None,
             ip: None,
             condition: S::Condition::default(),
-            lifetime: sessions.store().lifetime(),
             shorter: None,
             remembered: false,
             sessions,
@@ -148,14 +146,15 @@ impl<S: SessionStore> SignIn<S> {
     }
 
     fn life(&self) -> Result<Duration, Error> {
+        let longest = self.sessions.store().lifetime().absolute_limit();
         let Some(shorter) = self.shorter else {
-            return Ok(self.lifetime.absolute_limit());
+            return Ok(longest);
         };
         if shorter < Lifetime::SHORTEST {
             let context = "a session must live for at least one second";
             return Err(Error::bare(ErrorKind::Configuration).saying(context));
         }
-        Ok(shorter.min(self.lifetime.absolute_limit()))
+        Ok(shorter.min(longest))
     }
 }
 

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, header::USER_AGENT};
 use tower_user_session::{ErrorKind, PgSessionStore, SessionId, SessionLimit, SessionService};
 
-use crate::support::{User, cookie, database, number, pool, sessions, sql};
+use crate::support::{User, cookie, database, number, pool, sessions, sql, until_waiting};
 
 /// I09: the list says what a person needs to know, of live sessions only, in one statement.
 #[tokio::test]
@@ -108,10 +108,7 @@ async fn a_revocation_also_ends_the_sessions_that_are_just_beginning() {
         let beginning: Vec<_> = (0..8)
             .map(|_| {
                 let sessions = sessions.clone();
-                tokio::spawn(async move {
-                    let began = std::time::Instant::now();
-                    (sessions.sign_in(1).await.unwrap(), began)
-                })
+                tokio::spawn(async move { sessions.sign_in(1).await.unwrap() })
             })
             .collect();
         tokio::task::yield_now().await;
@@ -123,7 +120,7 @@ async fn a_revocation_also_ends_the_sessions_that_are_just_beginning() {
         let left = sessions.devices(&1).await.unwrap();
         assert!(left.iter().any(|device| device.is(&this.session())));
         for task in beginning {
-            let (signed_in, _) = task.await.unwrap();
+            let signed_in = task.await.unwrap();
             let live = sessions.user(signed_in.token()).await.unwrap().is_some();
             let listed = left.iter().any(|device| device.is(&signed_in.session()));
             assert!(
@@ -152,15 +149,7 @@ async fn a_revocation_waits_for_a_sign_in_under_way() {
         let sessions = sessions.clone();
         async move { sessions.revoke_all(&1).await }
     });
-    while number(
-        &database,
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
-    )
-    .await
-        == 0
-    {
-        tokio::task::yield_now().await;
-    }
+    until_waiting(&database, 1).await;
     transaction.commit().await.unwrap();
     assert_eq!(revocation.await.unwrap().unwrap(), 1);
     assert_eq!(sessions.user(slow.token()).await.unwrap(), None);
@@ -250,9 +239,7 @@ async fn revoking_everyone_waits_for_a_sign_in_under_way() {
         let sessions = sessions.clone();
         async move { sessions.revoke_everyone().await }
     });
-    while number(&database, "SELECT count(*) FROM pg_locks WHERE NOT granted").await == 0 {
-        tokio::task::yield_now().await;
-    }
+    until_waiting(&database, 1).await;
     transaction.commit().await.unwrap();
     assert_eq!(revocation.await.unwrap().unwrap(), 1);
     assert_eq!(sessions.user(slow.token()).await.unwrap(), None);

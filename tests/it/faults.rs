@@ -7,7 +7,7 @@ use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken
 
 use crate::{
     proxy::{Line, Proxy},
-    support::{PgSessions, USERS, User, database, number, pool, sessions, sql},
+    support::{PgSessions, USERS, User, database, number, pool, sessions, sql, until_waiting},
 };
 
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -71,9 +71,7 @@ async fn a_lost_connection_is_replaced_unseen() {
             })
         })
         .collect();
-    while number(&database, "SELECT count(*) FROM pg_locks WHERE NOT granted").await < 2 {
-        tokio::task::yield_now().await;
-    }
+    until_waiting(&database, 2).await;
     assert_eq!(number(&database, kill).await, 2);
     lock.commit().await.unwrap();
     for task in asking {

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, header::COOKIE, header::SET_COOKIE};
 use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken, tokio_postgres};
 
-use crate::support::{User, cookie, database, number, pool, sessions, sql};
+use crate::support::{User, cookie, database, number, pool, sessions, sql, until_waiting};
 
 const ROWS: &str = "SELECT count(*) FROM sessions";
 
@@ -246,10 +246,7 @@ async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
         let sessions = sessions.clone();
         async move { sessions.sign_in(1).request(&headers).await }
     });
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-    while number(&database, waiting).await == 0 {
-        tokio::task::yield_now().await;
-    }
+    until_waiting(&database, 1).await;
     sign_in.abort();
     assert!(sign_in.await.unwrap_err().is_cancelled());
     // The only connection of the pool can be had, and does not wait for the lock.

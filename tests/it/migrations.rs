@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use ephemeral_postgres::{Server, TestDatabase, skip};
 use tower_user_session::{Error, PgSessionStore};
 
-use crate::support::{USERS, User, number, pool, sql};
+use crate::support::{USERS, User, number, pool, sql, until_waiting};
 
 const COUNT: &str = "SELECT count(*) FROM pg_class WHERE relname = 'sessions' AND relkind = 'r'";
 
@@ -55,9 +55,7 @@ async fn a_second_migration_waits_for_the_first() {
         let store = store(&database);
         async move { store.migrate().await }
     });
-    while number(&database, "SELECT count(*) FROM pg_locks WHERE NOT granted").await == 0 {
-        tokio::task::yield_now().await;
-    }
+    until_waiting(&database, 1).await;
     assert_eq!(number(&database, COUNT).await, 0);
     lock.commit().await.unwrap();
     second.await.unwrap().unwrap();

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use tower_user_session::ErrorKind;
 
-use crate::support::{User, cookie, database, number, pool, sessions, sql};
+use crate::support::{User, cookie, database, number, pool, sessions, sql, until_waiting};
 
 /// D05: the old token is dead, the new one is the same session, and the proof is fresh.
 #[tokio::test]
@@ -114,10 +114,7 @@ async fn a_sign_in_with_the_old_password_cannot_slip_in() {
         let sessions = sessions.clone();
         async move { sessions.sign_in(1).only_if_still("u.role", "member").await }
     });
-    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-    while number(&database, waiting).await == 0 {
-        tokio::task::yield_now().await;
-    }
+    until_waiting(&database, 1).await;
     transaction.commit().await.unwrap();
     let error = sign_in.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UserRefused);

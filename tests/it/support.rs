@@ -124,6 +124,15 @@ pub async fn number(database: &TestDatabase, query: &str) -> i64 {
         .get(0)
 }
 
+/// Returns once so many connections to this database wait for a lock. Other tests' do not count.
+pub async fn until_waiting(database: &TestDatabase, connections: i64) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while number(database, waiting).await < connections {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// A request's headers with this token in the service's cookie.
 pub fn cookie<L: SessionLookup>(sessions: &SessionService<L>, token: &SessionToken) -> HeaderMap {
     let cookie = format!("{}={}", sessions.cookie().name(), token.expose());
