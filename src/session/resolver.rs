@@ -12,9 +12,9 @@ use std::{
 
 use smallvec::SmallVec;
 use tokio::{
-    runtime::Handle,
+    runtime::{self, Handle},
     sync::{Notify, OnceCell, oneshot},
-    time::{Instant, timeout_at},
+    time::{Instant, Sleep, sleep_until, timeout_at},
 };
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
 use crate::{Error, ErrorKind};
 
 type Outcome<U> = Result<Option<LiveSession<U>>, Error>;
+type Sent<U> = Batch<oneshot::Sender<Outcome<U>>>;
 type Waiting<U> = HashMap<TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>>;
 
 /// Two connections keep two processors busy, and more of them only share the same work.
@@ -47,6 +48,8 @@ pub(crate) struct Resolver<L: SessionLookup> {
 
 struct State<U> {
     queue: Queue<oneshot::Sender<Outcome<U>>>,
+    /// Where the batches in flight are carried.
+    runtimes: SmallVec<[runtime::Id; BATCHES_IN_FLIGHT]>,
     closed: bool,
 }
 
@@ -65,6 +68,7 @@ impl<L: SessionLookup> Resolver<L> {
             toucher: Toucher::default(),
             state: Mutex::new(State {
                 queue: Queue::new(limits),
+                runtimes: SmallVec::new(),
                 closed: false,
             }),
             idle: Notify::new(),
@@ -86,16 +90,30 @@ impl<L: SessionLookup> Resolver<L> {
         if state.closed {
             return Answering::failed(Error::bare(ErrorKind::Closed));
         }
-        let admission = state.queue.admit(digest, caller, Instant::now().into_std());
-        drop(state);
-        match admission {
-            Admission::Send(batch) => Flight::start(Arc::clone(self), batch, &runtime),
-            Admission::Waiting => {}
+        let now = Instant::now();
+        let mut timer = None;
+        match state.queue.admit(digest, caller, now.into_std()) {
+            Admission::Send(batch) => {
+                state.runtimes.push(runtime.id());
+                drop(state);
+                Flight::start(Arc::clone(self), batch, &runtime);
+            }
+            Admission::Waiting => {
+                // A batch keeps its deadline as long as somebody drives its runtime. Whoever drives
+                // the caller need not drive another one.
+                if state
+                    .runtimes
+                    .iter()
+                    .any(|carrier| *carrier != runtime.id())
+                {
+                    timer = Some(Box::pin(sleep_until(now + self.deadline)));
+                }
+            }
             Admission::Overloaded(_) => {
                 return Answering::failed(Error::bare(ErrorKind::Overloaded));
             }
         }
-        Answering(Answer::Pending(answer))
+        Answering(Answer::Pending(answer, timer))
     }
 
     /// Refuses what comes, and waits for what is under way.
@@ -122,7 +140,7 @@ impl<L: SessionLookup> Resolver<L> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(self: &Arc<Self>, batch: Batch<oneshot::Sender<Outcome<L::User>>>) {
+    async fn answer(self: &Arc<Self>, batch: Sent<L::User>) {
         let mut waiting = batch.waiting;
         // Whoever has gone away need not be asked for.
         waiting.retain(|_, callers| callers.iter().any(|caller| !caller.is_closed()));
@@ -222,17 +240,15 @@ fn send<U: Clone>(callers: Waiters<oneshot::Sender<Outcome<U>>>, outcome: Outcom
 /// ends: when the store panics, and when the runtime shuts down before the task was polled once.
 struct Flight<L: SessionLookup> {
     resolver: Arc<Resolver<L>>,
+    runtime: runtime::Id,
     landed: bool,
 }
 
 impl<L: SessionLookup> Flight<L> {
-    fn start(
-        resolver: Arc<Resolver<L>>,
-        batch: Batch<oneshot::Sender<Outcome<L::User>>>,
-        runtime: &Handle,
-    ) {
+    fn start(resolver: Arc<Resolver<L>>, batch: Sent<L::User>, runtime: &Handle) {
         let flight = Self {
             resolver,
+            runtime: runtime.id(),
             landed: false,
         };
         runtime.spawn(async move {
@@ -240,11 +256,26 @@ impl<L: SessionLookup> Flight<L> {
             let mut next = Some(batch);
             while let Some(batch) = next {
                 flight.resolver.answer(batch).await;
-                next = flight.resolver.state().queue.returned();
+                next = flight.next(&mut flight.resolver.state());
             }
             flight.landed = true;
             flight.resolver.idle.notify_waiters();
         });
+    }
+
+    /// What goes out now that a batch has returned. Where it is nothing, this flight is over.
+    fn next(&self, state: &mut State<L::User>) -> Option<Sent<L::User>> {
+        let next = state.queue.returned();
+        if next.is_none() {
+            self.is_over(state);
+        }
+        next
+    }
+
+    fn is_over(&self, state: &mut State<L::User>) {
+        if let Some(place) = state.runtimes.iter().position(|id| *id == self.runtime) {
+            state.runtimes.swap_remove(place);
+        }
     }
 }
 
@@ -256,13 +287,14 @@ impl<L: SessionLookup> Drop for Flight<L> {
         let mut state = self.resolver.state();
         if let (true, Ok(runtime)) = (std::thread::panicking(), Handle::try_current()) {
             // The store panicked: its callers see their channel closed, the others go on.
-            if let Some(batch) = state.queue.returned() {
+            if let Some(batch) = self.next(&mut state) {
                 drop(state);
                 return Self::start(Arc::clone(&self.resolver), batch, &runtime);
             }
         } else {
             // The runtime is shutting down. Callers on another one see their channel closed.
             let abandoned = state.queue.abandon();
+            self.is_over(&mut state);
             drop(state);
             drop(abandoned);
         }
@@ -274,7 +306,8 @@ impl<L: SessionLookup> Drop for Flight<L> {
 pub(crate) struct Answering<U>(Answer<U>);
 
 enum Answer<U> {
-    Pending(oneshot::Receiver<Outcome<U>>),
+    /// With a timer where the deadline may be nobody else's to keep.
+    Pending(oneshot::Receiver<Outcome<U>>, Option<Pin<Box<Sleep>>>),
     Failed(Option<Error>),
 }
 
@@ -289,10 +322,19 @@ impl<U> Future for Answering<U> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match &mut self.0 {
-            Answer::Pending(answer) => ready!(Pin::new(answer).poll(cx)).unwrap_or_else(|_| {
-                let context = "the lookup ended without an answer";
-                Err(Error::bare(ErrorKind::Store).saying(context))
-            }),
+            Answer::Pending(answer, timer) => match Pin::new(answer).poll(cx) {
+                Poll::Ready(answer) => answer.unwrap_or_else(|_| {
+                    let context = "the lookup ended without an answer";
+                    Err(Error::bare(ErrorKind::Store).saying(context))
+                }),
+                Poll::Pending => {
+                    let Some(timer) = timer else {
+                        return Poll::Pending;
+                    };
+                    ready!(timer.as_mut().poll(cx));
+                    Err(Error::bare(ErrorKind::Deadline))
+                }
+            },
             Answer::Failed(error) => Err(error.take().unwrap_or(Error::bare(ErrorKind::Store))),
         })
     }

@@ -498,7 +498,7 @@ async fn control_characters_are_refused_and_a_rejected_value_is_not_logged() {
 }
 
 /// The shapes of header that a flood or a scanner sends, each so many cookies long.
-const SHAPES: [fn(usize) -> HeaderMap; 7] = [
+const SHAPES: [fn(usize) -> HeaderMap; 10] = [
     |n| cookie_lines([";".repeat(n)]),
     |n| cookie_lines([" ".repeat(n)]),
     |n| cookie_lines(["; ".repeat(n)]),
@@ -506,6 +506,9 @@ const SHAPES: [fn(usize) -> HeaderMap; 7] = [
     |n| cookie_lines([format!("{NAME}={}", "A".repeat(n))]),
     |n| cookie_lines([format!("{NAME}=;").repeat(n / 16)]),
     // As many header lines as a map holds.
+    |n| cookie_lines([format!("{NAME}=").repeat(n / 15)]),
+    |n| cookie_lines([format!("x{}", format!(" {NAME}=").repeat(n / 16))]),
+    |n| cookie_lines([format!("{NAME}={}", " ".repeat(n))]),
     |n| cookie_lines(vec!["__Host-sessio=x"; (n / 16).min(16_384)]),
 ];
 

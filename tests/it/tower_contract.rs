@@ -788,6 +788,33 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
+/// F06: a deadline does not depend on whether anybody drives the runtime that carries the batches in
+/// flight.
+#[test]
+fn the_deadline_holds_while_another_runtime_stands_still() {
+    let deadline = Duration::from_millis(300);
+    let sessions = SessionService::builder(Hung).deadline(deadline);
+    let sessions = sessions.build().unwrap();
+    let token = || SessionToken::generate().unwrap();
+    let still = Builder::new_current_thread().enable_all().build().unwrap();
+    still.block_on(async {
+        for _ in 0..2 {
+            let (sessions, token) = (sessions.clone(), token());
+            tokio::spawn(async move { sessions.user(&token).await });
+        }
+        while sessions.counts().statements < 2 {
+            tokio::task::yield_now().await;
+        }
+    });
+
+    let start = Instant::now();
+    let outcome = runtime().block_on(sessions.user(&token()));
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Deadline);
+    let took = start.elapsed();
+    assert!(took >= deadline && took < 2 * deadline, "{took:?}");
+    drop(still);
+}
+
 /// A service may outlive a runtime: lookups that it takes down with it are errors for whoever waits
 /// elsewhere, and the next runtime finds the service working.
 #[test]
@@ -812,10 +839,11 @@ fn a_service_survives_a_runtime_that_is_shut_down() {
             runtime.spawn(async move { sessions.user(&token).await })
         };
         let statements = sessions.counts().statements;
-        for _ in 0..2 {
+        // Until two are in flight: what the last round left in flight may not have ended yet.
+        wait_until(|| {
             ask(&first);
-        }
-        wait_until(|| sessions.counts().statements >= statements + 2);
+            sessions.counts().statements >= statements + 2
+        });
         let lookups = sessions.counts().lookups;
         let waiting: Vec<_> = (0..5).map(|_| ask(&second)).collect();
         wait_until(|| sessions.counts().lookups >= lookups + 5);

@@ -1,10 +1,13 @@
 //! The session cookie: its one owner reads it, sets it and clears it.
 
-use std::{borrow::Cow, time::Duration};
+mod name;
+
+use std::time::Duration;
 
 use cookie::{Cookie, SameSite, time};
 use http::{HeaderMap, HeaderValue, header};
 
+use self::name::{Name, trim};
 use crate::{Error, ErrorKind, SessionToken, session::CurrentSession};
 
 /// The cookie's name, unless the application chooses another.
@@ -46,7 +49,7 @@ const MOST_PRESENTED: usize = 8;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionCookie {
-    name: Cow<'static, str>,
+    name: Name,
     domain: Option<String>,
     same_site: SameSite,
     secure: bool,
@@ -69,7 +72,7 @@ pub enum Presented {
 impl Default for SessionCookie {
     fn default() -> Self {
         Self {
-            name: Cow::Borrowed(DEFAULT_NAME),
+            name: Name::new(DEFAULT_NAME),
             domain: None,
             same_site: SameSite::Lax,
             secure: true,
@@ -86,7 +89,7 @@ impl SessionCookie {
     /// RFC 9110 §5.6.2.
     pub fn named(name: &str) -> Result<Self, Error> {
         Ok(Self {
-            name: prefixed("__Host-", name)?,
+            name: Name::prefixed("__Host-", name)?,
             ..Self::default()
         })
     }
@@ -113,7 +116,7 @@ impl SessionCookie {
             return Err(Error::bare(ErrorKind::Configuration).saying(context));
         }
         Ok(Self {
-            name: prefixed("__Secure-", name)?,
+            name: Name::prefixed("__Secure-", name)?,
             domain: Some(domain.to_owned()),
             ..Self::default()
         })
@@ -130,7 +133,7 @@ impl SessionCookie {
              other sites on this host; use it for local development only"
         );
         Self {
-            name: Cow::Borrowed("session"),
+            name: Name::new("session"),
             secure: false,
             ..Self::default()
         }
@@ -160,17 +163,19 @@ impl SessionCookie {
 
     /// The cookie's whole name, prefix included.
     pub fn name(&self) -> &str {
-        &self.name
+        self.name.as_str()
     }
 
     /// What `headers` present under this cookie's name. See [How a request is read](#how-a-request-is-read).
     pub fn read(&self, headers: &HeaderMap) -> Presented {
         let mut first: Option<&[u8]> = None;
-        for value in self.values(headers) {
-            match first {
-                None => first = Some(value),
-                Some(first) if first == value => {}
-                Some(_) => return Presented::Ambiguous,
+        for line in headers.get_all(header::COOKIE) {
+            for value in self.name.values(line.as_bytes()) {
+                match first {
+                    None => first = Some(value),
+                    Some(first) if first == value => {}
+                    Some(_) => return Presented::Ambiguous,
+                }
             }
         }
         match first.map(SessionToken::parse) {
@@ -185,17 +190,11 @@ impl SessionCookie {
         &'a self,
         headers: &'a HeaderMap,
     ) -> impl Iterator<Item = SessionToken> + 'a {
-        self.values(headers)
+        let lines = headers.get_all(header::COOKIE).iter();
+        lines
+            .flat_map(|line| self.name.values(line.as_bytes()))
             .filter_map(SessionToken::parse)
             .take(MOST_PRESENTED)
-    }
-
-    fn values<'a>(&'a self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a [u8]> + 'a {
-        headers
-            .get_all(header::COOKIE)
-            .iter()
-            .flat_map(|line| pieces(line.as_bytes()))
-            .filter_map(|piece| piece.strip_prefix(self.name.as_bytes())?.strip_prefix(b"="))
     }
 
     /// Writes the cookie with this token, and what caches must know about such a response:
@@ -227,7 +226,7 @@ impl SessionCookie {
     }
 
     fn cookie(&self, value: String) -> Cookie<'_> {
-        let mut cookie = Cookie::build((&*self.name, value))
+        let mut cookie = Cookie::build((self.name(), value))
             .path("/")
             .http_only(true)
             .secure(self.secure)
@@ -257,7 +256,7 @@ impl SessionCookie {
         let ours = |value: &HeaderValue| {
             let value = value.as_bytes();
             memchr::memchr(b'=', value)
-                .is_some_and(|equals| trim(&value[..equals]) == self.name.as_bytes())
+                .is_some_and(|equals| trim(&value[..equals]) == self.name().as_bytes())
         };
         if headers.get_all(header::SET_COOKIE).iter().any(ours) {
             let others: Vec<_> = headers
@@ -285,36 +284,4 @@ pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static str) {
     if !named {
         headers.append(header::VARY, HeaderValue::from_static(name));
     }
-}
-
-/// The pieces of one `Cookie` header between its `;`, without SP and HTAB around them.
-fn pieces(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut start = 0;
-    memchr::memchr_iter(b';', line)
-        .chain([line.len()])
-        .map(move |end| {
-            let piece = &line[start..end];
-            start = end + 1;
-            trim(piece)
-        })
-}
-
-fn trim(mut piece: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = piece {
-        piece = rest;
-    }
-    piece
-}
-
-fn prefixed(prefix: &str, name: &str) -> Result<Cow<'static, str>, Error> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
-        let context = "the cookie's name is not a token of RFC 9110 of at most 64 bytes";
-        return Err(Error::bare(ErrorKind::Configuration).saying(context));
-    }
-    if name.to_ascii_lowercase().starts_with("__") {
-        let context = "the cookie's name is given without its prefix";
-        return Err(Error::bare(ErrorKind::Configuration).saying(context));
-    }
-    Ok(Cow::Owned(format!("{prefix}{name}")))
 }

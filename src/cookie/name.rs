@@ -1,0 +1,89 @@
+//! The cookie's name, and finding its values in a header.
+
+use std::{borrow::Cow, fmt};
+
+use memchr::{memchr, memmem::Finder};
+
+use crate::{Error, ErrorKind};
+
+/// A name with what looks for it. Made once, because looking is what every request does.
+#[derive(Clone)]
+pub(super) struct Name {
+    text: Cow<'static, str>,
+    /// Looks for the name and `=`. No name holds a `=`, so that no two finds overlap.
+    finder: Finder<'static>,
+}
+
+impl Name {
+    pub(super) fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        let text = text.into();
+        let finder = Finder::new(format!("{text}=").as_bytes()).into_owned();
+        Self { text, finder }
+    }
+
+    /// With a prefix that browsers know (RFC 6265bis §4.1.3).
+    pub(super) fn prefixed(prefix: &str, name: &str) -> Result<Self, Error> {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
+            let context = "the cookie's name is not a token of RFC 9110 of at most 64 bytes";
+            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+        }
+        if name.to_ascii_lowercase().starts_with("__") {
+            let context = "the cookie's name is given without its prefix";
+            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+        }
+        Ok(Self::new(format!("{prefix}{name}")))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The values of this name in one `Cookie` header: pieces end at `;`, SP and HTAB around them do
+    /// not count.
+    pub(super) fn values<'a>(&'a self, line: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            loop {
+                let at = start + self.finder.find(&line[start..])?;
+                start = at + self.finder.needle().len();
+                let before = trim_end(&line[..at]).last();
+                // Otherwise it is the end of a longer name, or a part of another cookie's value.
+                if before.is_none_or(|&byte| byte == b';') {
+                    let rest = &line[start..];
+                    let end = memchr(b';', rest).unwrap_or(rest.len());
+                    return Some(trim_end(&rest[..end]));
+                }
+            }
+        })
+    }
+}
+
+/// Equal names are looked for in the same way.
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Name {}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text.fmt(f)
+    }
+}
+
+pub(super) fn trim(mut piece: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = piece {
+        piece = rest;
+    }
+    trim_end(piece)
+}
+
+fn trim_end(mut piece: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = piece {
+        piece = rest;
+    }
+    piece
+}
