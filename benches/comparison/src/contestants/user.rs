@@ -1,0 +1,50 @@
+//! The application's user, the same for everybody, and the handler that says who it is.
+
+use axum::body::Body;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tower_user_session::{BoxError, PgUser, UserRow};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct User {
+    pub(crate) id: i64,
+    pub(crate) email: String,
+    pub(crate) name: String,
+    pub(crate) created_at: OffsetDateTime,
+}
+
+impl PgUser for User {
+    type Id = i64;
+    const COLUMNS: &'static str = "u.id, u.email, u.name, u.created_at";
+
+    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+        Ok(Self {
+            id: row.get("id")?,
+            email: row.get("email")?,
+            name: row.get("name")?,
+            created_at: row.get("created_at")?,
+        })
+    }
+}
+
+/// In every answer, so that it can be checked.
+pub(crate) const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+
+/// What the innermost service answers.
+pub(super) fn answer(user: Option<i64>) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    match user {
+        Some(id) => {
+            response
+                .headers_mut()
+                .insert(USER_ID, HeaderValue::from(id));
+        }
+        None => *response.status_mut() = StatusCode::UNAUTHORIZED,
+    }
+    response
+}
+
+pub(crate) fn named(response: &Response<Body>) -> Option<i64> {
+    response.headers().get(USER_ID)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,275 @@
+//! The load: closed loops and open ones, in this process.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use axum::body::Body;
+use http::{Request, Response};
+use tokio::{runtime::Handle, task::JoinSet};
+use tower::{Service, ServiceExt as _};
+
+use crate::{
+    contestants::named,
+    cpu,
+    request::{Random, Requests},
+    results::Round,
+};
+
+/// What a contestant did under one load.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sample {
+    pub(crate) round: Round,
+    pub(crate) wrong: u64,
+}
+
+/// Before it is measured, a load runs for this part of its time.
+const WARM_UP: f64 = 0.25;
+
+/// So that no run asks in the order of another one.
+static SEED: AtomicU64 = AtomicU64::new(1);
+
+/// Nanoseconds, as few bytes as will do.
+type Latencies = Vec<u32>;
+
+fn nanos(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos()).unwrap_or(u32::MAX)
+}
+
+async fn ask<S>(service: &mut S, request: Request<Body>) -> Option<i64>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let Ok(ready) = service.ready().await;
+    let Ok(response) = ready.call(request).await;
+    named(&response)
+}
+
+pub(crate) async fn closed<S>(
+    service: &S,
+    requests: &Arc<Requests>,
+    tasks: u32,
+    time: Duration,
+    server: Option<cpu::Server>,
+) -> Sample
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    let start = Instant::now() + time.mul_f64(WARM_UP);
+    let end = start + time;
+    let mut running = JoinSet::new();
+    for _ in 0..tasks {
+        let (mut service, requests) = (service.clone(), Arc::clone(requests));
+        let mut random = Random::new(SEED.fetch_add(1, Relaxed));
+        running.spawn(async move {
+            let (mut latencies, mut wrong) = (Latencies::new(), 0);
+            loop {
+                let n = random.below(requests.known());
+                let request = requests.request(n);
+                let asked = Instant::now();
+                let user = ask(&mut service, request).await;
+                let answered = Instant::now();
+                wrong += u64::from(!requests.is_right(n, user));
+                if answered >= end {
+                    return (latencies, wrong);
+                }
+                if answered >= start {
+                    latencies.push(nanos(answered - asked));
+                }
+                // A service that never waits must let the others run too.
+                tokio::task::coop::consume_budget().await;
+            }
+        });
+    }
+    let measure = Measure::from(start, server).await;
+    tokio::time::sleep_until(end.into()).await;
+    let measured = measure.end();
+    let (mut latencies, mut wrong) = (Latencies::new(), 0);
+    for (some, of_these) in running.join_all().await {
+        latencies.extend(some);
+        wrong += of_these;
+    }
+    measured.sample(latencies, wrong)
+}
+
+/// Arrivals are Poisson's, and a latency is counted from when its request was meant to arrive.
+pub(crate) async fn open<S>(
+    service: &S,
+    requests: &Arc<Requests>,
+    rate: u32,
+    time: Duration,
+    server: Option<cpu::Server>,
+) -> Sample
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    let begin = Instant::now() + Duration::from_millis(5);
+    let start = begin + time.mul_f64(WARM_UP);
+    let end = start + time;
+    let answers = Arc::new(Mutex::new((Latencies::new(), 0)));
+    let (arrivals, done) = (Handle::current(), mpsc::channel::<()>());
+    let arriving = {
+        let (service, requests, answers) =
+            (service.clone(), Arc::clone(requests), Arc::clone(&answers));
+        let pending = done.0;
+        let mut random = Random::new(SEED.fetch_add(1, Relaxed));
+        // A thread of its own: the runtime's timers tick in milliseconds.
+        std::thread::spawn(move || {
+            let mut arrival = begin;
+            while arrival < end {
+                if let Some(early) = arrival.checked_duration_since(Instant::now()) {
+                    std::thread::sleep(early);
+                }
+                let n = random.below(requests.known());
+                let request = requests.request(n);
+                let (mut service, requests) = (service.clone(), Arc::clone(&requests));
+                let (answers, pending) = (Arc::clone(&answers), pending.clone());
+                arrivals.spawn(async move {
+                    let user = ask(&mut service, request).await;
+                    let latency = arrival.elapsed();
+                    let mut answers = answers
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    answers.1 += u64::from(!requests.is_right(n, user));
+                    if arrival >= start {
+                        answers.0.push(nanos(latency));
+                    }
+                    drop(pending);
+                });
+                arrival += Duration::from_secs_f64(-random.unit().ln() / f64::from(rate));
+            }
+        })
+    };
+    let measure = Measure::from(start, server).await;
+    tokio::time::sleep_until(end.into()).await;
+    let measured = measure.end();
+    let all_answered = tokio::task::spawn_blocking(move || {
+        let _ = arriving.join();
+        // Closes when the last request has been answered.
+        let _ = done.1.recv();
+    });
+    let _ = all_answered.await;
+    let (latencies, wrong) = std::mem::take(
+        &mut *answers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner),
+    );
+    measured.sample(latencies, wrong)
+}
+
+/// So many requests, and how many of the answers were wrong.
+pub(crate) async fn exactly<S>(service: &S, requests: &Arc<Requests>, tasks: u32, count: u32) -> u64
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    let mut running = JoinSet::new();
+    for task in 0..tasks {
+        let (mut service, requests) = (service.clone(), Arc::clone(requests));
+        running.spawn(async move {
+            let mut wrong = 0;
+            let mut n = task;
+            while n < count {
+                // In an order that no cache likes, and each once where there are so many.
+                let asked =
+                    u32::try_from(u64::from(n) * 7_919 % u64::from(requests.known())).unwrap_or(0);
+                let user = ask(&mut service, requests.request(asked)).await;
+                wrong += u64::from(!requests.is_right(asked, user));
+                n += tasks;
+                tokio::task::coop::consume_budget().await;
+            }
+            wrong
+        });
+    }
+    running.join_all().await.into_iter().sum()
+}
+
+/// What the processors did meanwhile.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    server: Option<cpu::Server>,
+    start: Instant,
+    client_then: Duration,
+    server_then: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    time: Duration,
+    client: Duration,
+    server: Option<Duration>,
+}
+
+impl Measure {
+    pub(crate) async fn from(start: Instant, server: Option<cpu::Server>) -> Self {
+        tokio::time::sleep_until(start.into()).await;
+        Self::now(server)
+    }
+
+    pub(crate) fn now(server: Option<cpu::Server>) -> Self {
+        Self {
+            server,
+            start: Instant::now(),
+            client_then: cpu::client(),
+            server_then: server.and_then(cpu::Server::time),
+        }
+    }
+
+    pub(crate) fn end(self) -> Measured {
+        let server_now = self.server.and_then(cpu::Server::time);
+        Measured {
+            time: self.start.elapsed(),
+            client: cpu::client().saturating_sub(self.client_then),
+            server: server_now
+                .zip(self.server_then)
+                .map(|(now, then)| now.saturating_sub(then)),
+        }
+    }
+}
+
+impl Measured {
+    fn sample(self, mut latencies: Latencies, wrong: u64) -> Sample {
+        latencies.sort_unstable();
+        let count = latencies.len();
+        let at = |part: f64| {
+            let place = (count as f64 * part) as usize;
+            latencies.get(place).map(|nanos| f64::from(*nanos) / 1e3)
+        };
+        let round = Round {
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            ..self.round(count as f64)
+        };
+        Sample { round, wrong }
+    }
+
+    /// What is known without the latencies.
+    pub(crate) fn round(self, requests: f64) -> Round {
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / requests;
+        Round {
+            round: 0,
+            rate: requests / self.time.as_secs_f64(),
+            p50_us: None,
+            p99_us: None,
+            client_us: Some(each(self.client)),
+            server_us: self.server.map(each),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! How this crate stands to the others: medians of the ratios of rounds with the same number.
+
+use crate::{
+    contestants::PGBENCH,
+    options::Part,
+    results::{Results, Round},
+};
+
+const OTHERS: [&str; 9] = [
+    "usual",
+    "usual-no-ping",
+    "usual-memory",
+    "axum_session",
+    "axum_session-uncached",
+    "two",
+    "joined",
+    "redis",
+    PGBENCH,
+];
+
+#[derive(Clone, Debug)]
+pub(crate) struct Ratio {
+    pub(crate) kind: &'static str,
+    pub(crate) other: &'static str,
+    pub(crate) by: &'static str,
+    pub(crate) load: u32,
+    pub(crate) value: f64,
+}
+
+impl std::fmt::Display for Ratio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            kind,
+            other,
+            by,
+            load,
+            value,
+        } = self;
+        write!(f, "{kind} ours/{other} {by}={load} {value:.3}")
+    }
+}
+
+type Value = fn(&Round) -> Option<f64>;
+
+/// Of each kind: what its lines are called, where it is measured and what is compared.
+const KINDS: [(&str, Part, &str, Value); 5] = [
+    ("ratio-p50", Part::Open, "rate", |round| round.p50_us),
+    ("ratio-p99", Part::Open, "rate", |round| round.p99_us),
+    ("ratio-http", Part::Http, "connections", |round| {
+        Some(round.rate)
+    }),
+    ("ratio-cpu", Part::Closed, "tasks", Round::cpu_us),
+    ("ratio", Part::Closed, "tasks", |round| Some(round.rate)),
+];
+
+pub(crate) fn all(results: &Results) -> Vec<Ratio> {
+    let mut ratios = Vec::new();
+    for (kind, part, by, value) in KINDS {
+        for other in OTHERS {
+            for ours in results
+                .cells
+                .iter()
+                .filter(|cell| cell.part == part && cell.contestant == "ours")
+            {
+                let theirs = match other {
+                    PGBENCH => best_pgbench(results),
+                    _ => results.find(part, other, ours.load),
+                };
+                let comparable = other != PGBENCH || kind == "ratio";
+                if let Some(value) = theirs
+                    .filter(|_| comparable)
+                    .and_then(|theirs| ours.ratio(theirs, value))
+                {
+                    ratios.push(Ratio {
+                        kind,
+                        other,
+                        by,
+                        load: ours.load,
+                        value,
+                    });
+                }
+            }
+        }
+    }
+    ratios
+}
+
+/// `pgbench` at the number of clients with which it did most.
+pub(crate) fn best_pgbench(results: &Results) -> Option<&crate::results::Cell> {
+    let rate = |cell: &&crate::results::Cell| cell.median(|round| Some(round.rate)).unwrap_or(0.0);
+    results
+        .cells
+        .iter()
+        .filter(|cell| cell.part == Part::Closed && cell.contestant == PGBENCH)
+        .max_by(|a, b| rate(a).total_cmp(&rate(b)))
+}

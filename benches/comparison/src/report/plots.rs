@@ -1,0 +1,186 @@
+//! Which plots there are.
+
+use super::svg::{Bar, Chart, Group};
+use crate::{
+    contestants::{ALL, PGBENCH},
+    options::Part,
+    ratios::best_pgbench,
+    results::{Cell, Results, Round},
+};
+
+/// Of each: its file's name and its text. What was not measured has none.
+pub(super) fn all(results: &Results) -> Vec<(&'static str, String)> {
+    let mut plots = Vec::new();
+    let mut add = |name, chart: Chart| {
+        if !chart.groups.is_empty() {
+            plots.push((name, chart.draw()));
+        }
+    };
+    add(
+        "throughput.svg",
+        throughput(
+            results,
+            Part::Closed,
+            "Requests a second, in process",
+            "at once",
+        ),
+    );
+    add("processor.svg", processor(results));
+    add("latency.svg", latency(results));
+    add(
+        "http.svg",
+        throughput(
+            results,
+            Part::Http,
+            "Requests a second over HTTP",
+            "connections",
+        ),
+    );
+    add("growth.svg", growth(results));
+    plots
+}
+
+fn group(id: &str, bars: Vec<Option<Bar>>) -> Option<Group> {
+    bars.iter().any(Option::is_some).then(|| Group {
+        label: id.to_owned(),
+        bars,
+        highlighted: id == "ours",
+    })
+}
+
+/// The empty service is so much faster that beside it nothing else could be told apart.
+fn contestants() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|about| about.id).filter(|id| *id != "empty")
+}
+
+fn throughput(results: &Results, part: Part, title: &str, at: &str) -> Chart {
+    let bar = |cell: &Cell| {
+        let rates = || cell.rounds.iter().map(|round| round.rate);
+        let range = (
+            rates().fold(f64::INFINITY, f64::min),
+            rates().fold(0.0, f64::max),
+        );
+        Some(Bar {
+            value: cell.median(|round| Some(round.rate))?,
+            range: Some(range),
+        })
+    };
+    let loads = [64, 256];
+    let groups = contestants()
+        // In memory there is no limit but the processor; it has its own row in the table.
+        .filter(|id| *id != "usual-memory")
+        .filter_map(|id| {
+            if id == PGBENCH {
+                let best = best_pgbench(results).filter(|_| part == Part::Closed)?;
+                return group(&format!("pgbench, {} clients", best.load), vec![bar(best)]);
+            }
+            let bars = loads.map(|load| results.find(part, id, load).and_then(bar));
+            group(id, bars.to_vec())
+        })
+        .collect();
+    Chart {
+        title: title.to_owned(),
+        unit: "median; the line is least to most",
+        series: loads.iter().map(|load| format!("{load} {at}")).collect(),
+        groups,
+        stacked: false,
+    }
+}
+
+fn processor(results: &Results) -> Chart {
+    let tasks = 64;
+    let bar = |cell: &Cell, value: fn(&Round) -> Option<f64>| {
+        Some(Bar {
+            value: cell.median(value)?,
+            range: None,
+        })
+    };
+    let groups = contestants()
+        .filter_map(|id| {
+            let cell = results.find(Part::Closed, id, tasks)?;
+            if id == PGBENCH {
+                return None;
+            }
+            let bars = vec![
+                bar(cell, |round| round.client_us),
+                bar(cell, |round| round.server_us),
+            ];
+            group(id, bars)
+        })
+        .collect();
+    Chart {
+        title: format!("Processor time a request, {tasks} at once"),
+        unit: "microseconds",
+        series: vec!["this process".to_owned(), "the server".to_owned()],
+        groups,
+        stacked: true,
+    }
+}
+
+fn latency(results: &Results) -> Chart {
+    let rate = 5_000;
+    let groups = contestants()
+        // Where a contestant cannot keep up, its latency says only for how long it was measured.
+        .filter(|id| {
+            let cell = results.find(Part::Open, id, rate);
+            let median = cell.and_then(|cell| cell.median(|round| round.p50_us));
+            median.is_some_and(|p50| p50 < 20_000.0)
+        })
+        .filter_map(|id| {
+            let cell = results.find(Part::Open, id, rate)?;
+            let bar = |value: fn(&Round) -> Option<f64>| {
+                Some(Bar {
+                    value: cell.median(value)?,
+                    range: None,
+                })
+            };
+            group(
+                id,
+                vec![bar(|round| round.p50_us), bar(|round| round.p99_us)],
+            )
+        })
+        .collect();
+    Chart {
+        title: format!("Latency at {rate} requests a second"),
+        unit: "microseconds from the intended arrival",
+        series: vec!["p50".to_owned(), "p99".to_owned()],
+        groups,
+        stacked: false,
+    }
+}
+
+fn growth(results: &Results) -> Chart {
+    let tasks = [1, 64];
+    let mut sizes: Vec<u32> = results
+        .growth
+        .iter()
+        .map(|growth| growth.sessions)
+        .collect();
+    sizes.dedup();
+    let groups = sizes
+        .into_iter()
+        .filter_map(|size| {
+            let bar = |tasks| {
+                let found = results
+                    .growth
+                    .iter()
+                    .find(|g| g.sessions == size && g.tasks == tasks)?;
+                Some(Bar {
+                    value: found.server_us,
+                    range: None,
+                })
+            };
+            group(&format!("{size} sessions"), tasks.map(bar).to_vec())
+        })
+        .collect();
+    Chart {
+        title: "The server's processor time a lookup as the table grows".to_owned(),
+        unit: "microseconds",
+        series: tasks
+            .iter()
+            .map(|tasks| format!("{tasks} at once"))
+            .collect(),
+        groups,
+        stacked: false,
+    }
+}

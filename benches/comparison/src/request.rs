@@ -1,0 +1,130 @@
+//! The requests: each contestant gets the same one, but for the name and form of its secret.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{HeaderValue, Request, header::COOKIE};
+
+use crate::data::{self, Numbers};
+
+/// Bytes in the `Cookie` header, and five cookies in it.
+pub(crate) const HEADER_BYTES: usize = 612;
+
+/// Which cookie names the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Cookie {
+    Ours,
+    TowerSessions,
+    AxumSession,
+}
+
+impl Cookie {
+    fn pair(self, session: u32) -> String {
+        match self {
+            Self::Ours => format!("__Host-session={}", data::token(session)),
+            Self::TowerSessions => format!("id={}", data::tower_sessions_id(session)),
+            Self::AxumSession => format!("session={}", data::axum_session_id(session)),
+        }
+    }
+}
+
+/// A header with this pair in the middle of other cookies.
+pub(crate) fn header(pair: &str) -> String {
+    let before = format!(
+        "_ga=GA1.1.1034567890.1700000000; consent={}; ",
+        "necessary%2Cstatistics%2C".repeat(4)
+    );
+    let after = "; csrftoken=kQ3vJ8mZpX2sT7wY5uR1nB6cD9fG4hL0; preferences=";
+    let filling = HEADER_BYTES - before.len() - pair.len() - after.len();
+    format!(
+        "{before}{pair}{after}{}",
+        "theme-dark_".repeat(60)[..filling].to_owned()
+    )
+}
+
+/// One for each session that is asked for, with the user who must come back.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    headers: Vec<HeaderValue>,
+    numbers: Numbers,
+    checked: bool,
+}
+
+impl Requests {
+    pub(crate) fn new(cookie: Cookie, numbers: Numbers) -> Arc<Self> {
+        let headers = (0..numbers.known())
+            .map(|n| {
+                let header = header(&cookie.pair(numbers.session(n)));
+                HeaderValue::try_from(header).expect("cookies are ASCII")
+            })
+            .collect();
+        Arc::new(Self {
+            headers,
+            numbers,
+            checked: true,
+        })
+    }
+
+    /// The same for a service that cannot know the user.
+    pub(crate) fn unchecked(&self) -> Arc<Self> {
+        Arc::new(Self {
+            headers: self.headers.clone(),
+            numbers: self.numbers,
+            checked: false,
+        })
+    }
+
+    pub(crate) fn known(&self) -> u32 {
+        self.numbers.known()
+    }
+
+    pub(crate) fn header(&self, n: u32) -> &HeaderValue {
+        &self.headers[n as usize]
+    }
+
+    /// The user of the n-th.
+    pub(crate) fn user(&self, n: u32) -> i64 {
+        self.numbers.user_of(self.numbers.session(n))
+    }
+
+    pub(crate) fn is_checked(&self) -> bool {
+        self.checked
+    }
+
+    pub(crate) fn is_right(&self, n: u32, answer: Option<i64>) -> bool {
+        !self.checked || answer == Some(self.user(n))
+    }
+
+    pub(crate) fn request(&self, n: u32) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        request.headers_mut().insert(COOKIE, self.header(n).clone());
+        request
+    }
+}
+
+/// A small generator: which session is next must cost nothing that would be measured.
+#[derive(Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
+        let high = (u128::from(self.next()) * u128::from(bound)) >> 64;
+        u32::try_from(high).unwrap_or(0)
+    }
+
+    /// Uniform over (0, 1].
+    pub(crate) fn unit(&mut self) -> f64 {
+        ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
+    }
+}

@@ -1,0 +1,148 @@
+//! What was measured, as `results.json` keeps it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::options::Part;
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Results {
+    pub(crate) machine: Machine,
+    pub(crate) run: Run,
+    /// What could not be run, and why.
+    pub(crate) skipped: Vec<String>,
+    /// Answers that were not the right user.
+    pub(crate) wrong: u64,
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) counts: Vec<Count>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) growth: Vec<Growth>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    pub(crate) processor: String,
+    pub(crate) processors: usize,
+    pub(crate) memory_gib: u64,
+    pub(crate) system: String,
+    /// Program or crate, and version.
+    pub(crate) versions: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) rounds: u32,
+    pub(crate) seconds: f64,
+    pub(crate) sessions: u32,
+    pub(crate) users: u32,
+    /// The machine's load average before and after: other work disturbs.
+    pub(crate) load_before: String,
+    pub(crate) load_after: String,
+}
+
+/// One contestant under one load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Cell {
+    pub(crate) part: Part,
+    pub(crate) contestant: String,
+    /// Tasks, requests a second, or connections.
+    pub(crate) load: u32,
+    pub(crate) rounds: Vec<Round>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Round {
+    pub(crate) round: u32,
+    /// Requests answered a second.
+    pub(crate) rate: f64,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
+    /// Processor time a request.
+    pub(crate) client_us: Option<f64>,
+    pub(crate) server_us: Option<f64>,
+}
+
+impl Round {
+    pub(crate) fn cpu_us(&self) -> Option<f64> {
+        Some(self.client_us? + self.server_us?)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Count {
+    pub(crate) contestant: String,
+    pub(crate) tasks: u32,
+    /// As `pg_stat_statements` counts them; what the driver sends besides is not in it.
+    pub(crate) statements: Option<f64>,
+    /// Over the empty service.
+    pub(crate) allocations: Option<f64>,
+    pub(crate) bytes: Option<f64>,
+}
+
+/// A single step of the way, by itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) what: String,
+    pub(crate) nanos: f64,
+    pub(crate) allocations: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Growth {
+    pub(crate) sessions: u32,
+    pub(crate) tasks: u32,
+    pub(crate) server_us: f64,
+    pub(crate) rate: f64,
+    pub(crate) table_mib: f64,
+    pub(crate) index_mib: f64,
+}
+
+impl Results {
+    pub(crate) fn cell(&mut self, part: Part, contestant: &str, load: u32) -> &mut Cell {
+        let same =
+            |cell: &Cell| cell.part == part && cell.contestant == contestant && cell.load == load;
+        let place = self.cells.iter().position(same).unwrap_or_else(|| {
+            self.cells.push(Cell {
+                part,
+                contestant: contestant.to_owned(),
+                load,
+                rounds: Vec::new(),
+            });
+            self.cells.len() - 1
+        });
+        &mut self.cells[place]
+    }
+
+    pub(crate) fn find(&self, part: Part, contestant: &str, load: u32) -> Option<&Cell> {
+        self.cells
+            .iter()
+            .find(|cell| cell.part == part && cell.contestant == contestant && cell.load == load)
+    }
+}
+
+impl Cell {
+    pub(crate) fn median(&self, value: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+        median(self.rounds.iter().filter_map(value).collect())
+    }
+
+    /// The median of the ratios of rounds with the same number.
+    pub(crate) fn ratio(&self, other: &Self, value: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+        let ratios = self.rounds.iter().filter_map(|ours| {
+            let theirs = other
+                .rounds
+                .iter()
+                .find(|theirs| theirs.round == ours.round)?;
+            Some(value(ours)? / value(theirs)?)
+        });
+        median(ratios.filter(|ratio| ratio.is_finite()).collect())
+    }
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}

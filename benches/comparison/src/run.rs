@@ -1,0 +1,242 @@
+//! The run itself: what is measured, in which order.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    BoxError,
+    contestants::{self, Contestant, Ground, PGBENCH, RedisServer},
+    counts, data,
+    data::Numbers,
+    growth,
+    load::Sample,
+    machine, micro,
+    options::{Options, Part},
+    over_http::Wrk,
+    pgbench::{CLIENTS, Pgbench},
+    results::{Results, Run},
+};
+
+pub(crate) async fn run(options: &Options, mut results: Results) -> Result<Results, BoxError> {
+    forget(&mut results, options);
+    let load_before = machine::load_average();
+    if options.runs(Part::Micro) {
+        eprintln!("single steps");
+        results.steps = micro::run()?;
+    }
+    let on_a_server = [
+        Part::Closed,
+        Part::Open,
+        Part::Http,
+        Part::Counts,
+        Part::Growth,
+    ];
+    if on_a_server.iter().any(|part| options.runs(*part)) {
+        with_a_server(options, &mut results).await?;
+    }
+    results.run = Run {
+        rounds: options.rounds,
+        seconds: options.seconds,
+        sessions: options.sessions,
+        users: options.users,
+        load_before,
+        load_after: machine::load_average(),
+    };
+    Ok(results)
+}
+
+/// Drops what is about to be measured anew.
+fn forget(results: &mut Results, options: &Options) {
+    results.skipped.clear();
+    results.cells.retain(|cell| !options.runs(cell.part));
+    if options.runs(Part::Counts) {
+        results.counts.clear();
+    }
+    if options.runs(Part::Growth) {
+        results.growth.clear();
+    }
+}
+
+async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), BoxError> {
+    let numbers = Numbers {
+        sessions: options.sessions,
+        users: options.users,
+    };
+    let mut ids: Vec<&'static str> = options.contestants.clone();
+    let tables = contestants::tables(&ids);
+    let server = tokio::task::block_in_place(data::start_server)?;
+    eprintln!(
+        "filling {} sessions of {} users",
+        numbers.sessions, numbers.users
+    );
+    data::fill(&server.config(), numbers, tables).await?;
+    let mut redis = None;
+    if ids.contains(&"redis") {
+        match RedisServer::start(numbers).await {
+            Ok(started) => redis = Some(started),
+            Err(error) => {
+                skip(
+                    results,
+                    &format!("redis: there is no redis-server that starts: {error}"),
+                );
+                ids.retain(|id| *id != "redis");
+            }
+        }
+    }
+    let ground = Ground::new(server, numbers, tables, redis);
+    results.machine = machine::describe(&ground).await;
+    let in_process: Vec<_> = ids.iter().copied().filter(|id| *id != PGBENCH).collect();
+    let mut started = BTreeMap::new();
+    for &id in &in_process {
+        let contestant = contestants::start(id, &ground).await?;
+        eprintln!("checking every answer of {id}");
+        results.wrong += contestant.exactly(64, numbers.known()).await;
+        started.insert(id, contestant);
+    }
+    let mut session = Session {
+        options,
+        ground: &ground,
+        started,
+        in_process,
+        pgbench: ids.contains(&PGBENCH),
+        results,
+    };
+    if options.runs(Part::Closed) {
+        session.closed().await?;
+    }
+    if options.runs(Part::Open) {
+        session.open().await;
+    }
+    if options.runs(Part::Http) {
+        session.http().await?;
+    }
+    let in_process = session.in_process.clone();
+    drop(session);
+    if options.runs(Part::Counts) {
+        eprintln!("counting");
+        results.counts = counts::run(&in_process, &ground).await?;
+    }
+    if options.runs(Part::Growth) {
+        results.growth = growth::run(&options.growth, options.users, &ground).await?;
+    }
+    Ok(())
+}
+
+fn skip(results: &mut Results, why: &str) {
+    println!("SKIPPED {why}");
+    results.skipped.push(why.to_owned());
+}
+
+struct Session<'a> {
+    options: &'a Options,
+    ground: &'a Ground,
+    started: BTreeMap<&'static str, Box<dyn Contestant>>,
+    in_process: Vec<&'static str>,
+    pgbench: bool,
+    results: &'a mut Results,
+}
+
+impl Session<'_> {
+    /// The order of a round: another one begins each.
+    fn order(&self, round: u32, everywhere: bool) -> Vec<&'static str> {
+        let mut ids: Vec<_> = self
+            .in_process
+            .iter()
+            .copied()
+            .filter(|id| !everywhere || contestants::about_of(id).everywhere)
+            .collect();
+        if !ids.is_empty() {
+            let first = round as usize * 3 % ids.len();
+            ids.rotate_left(first);
+        }
+        ids
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.options.seconds)
+    }
+
+    fn take(&mut self, part: Part, id: &str, load: u32, round: u32, sample: Sample) {
+        let mut measured = sample.round;
+        measured.round = round;
+        self.results.wrong += sample.wrong;
+        self.results.cell(part, id, load).rounds.push(measured);
+    }
+
+    async fn closed(&mut self) -> Result<(), BoxError> {
+        let pgbench = if self.pgbench {
+            match Pgbench::new(self.ground, &self.options.out, self.options.seconds) {
+                Ok(pgbench) => Some(pgbench),
+                Err(error) => {
+                    skip(self.results, &format!("pgbench: {error}"));
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        for round in 0..self.options.rounds {
+            eprintln!(
+                "closed loop, round {} of {}",
+                round + 1,
+                self.options.rounds
+            );
+            for &tasks in &self.options.tasks {
+                for id in self.order(round, false) {
+                    let server = self.ground.server_of(id);
+                    let sample = self.started[id].closed(tasks, self.time(), server).await;
+                    self.take(Part::Closed, id, tasks, round, sample);
+                }
+            }
+            if let Some(pgbench) = &pgbench {
+                for clients in CLIENTS {
+                    let measured =
+                        tokio::task::block_in_place(|| pgbench.run(self.ground, clients))?;
+                    let sample = Sample {
+                        round: measured,
+                        wrong: 0,
+                    };
+                    self.take(Part::Closed, PGBENCH, clients, round, sample);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self) {
+        for round in 0..self.options.rounds {
+            eprintln!("open loop, round {} of {}", round + 1, self.options.rounds);
+            for &rate in &self.options.rates {
+                for id in self.order(round, true) {
+                    let server = self.ground.server_of(id);
+                    // Enough arrivals for a p99 that means something.
+                    let time = self
+                        .time()
+                        .max(Duration::from_secs_f64(1_000.0 / f64::from(rate)));
+                    let sample = self.started[id].open(rate, time, server).await;
+                    self.take(Part::Open, id, rate, round, sample);
+                }
+            }
+        }
+    }
+
+    async fn http(&mut self) -> Result<(), BoxError> {
+        let wrk = match Wrk::new(&self.options.out, self.options.seconds) {
+            Ok(wrk) => wrk,
+            Err(error) => {
+                skip(self.results, &format!("http: wrk cannot be run: {error}"));
+                return Ok(());
+            }
+        };
+        for round in 0..self.options.rounds {
+            eprintln!("HTTP, round {} of {}", round + 1, self.options.rounds);
+            for &connections in &self.options.connections {
+                for id in self.order(round, true) {
+                    let server = self.ground.server_of(id);
+                    let sample = wrk.run(&*self.started[id], connections, server).await?;
+                    self.take(Part::Http, id, connections, round, sample);
+                }
+            }
+        }
+        Ok(())
+    }
+}
