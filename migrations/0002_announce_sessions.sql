@@ -27,6 +27,7 @@ DECLARE
     -- After each statement on the sessions' table. Every name is qualified, because whoever writes brings a
     -- search_path of their own, and to set another one here would make every touch and sign-in dearer.
     of_sessions CONSTANT text := $function$
+#variable_conflict use_variable -- A column that the application adds may be called like one.
 DECLARE
     channel CONSTANT pg_catalog.text := pg_catalog.concat('tower_user_session_', TG_RELID);
     -- A payload has at most 7999 bytes, and this is what fits.
@@ -119,7 +120,7 @@ BEGIN
                         SELECT n.%1$I AS key
                         FROM old_rows AS o
                         FULL JOIN new_rows AS n ON n.%1$I %2$s o.%1$I
-                        WHERE (o *<> n) IS NOT FALSE
+                        WHERE (o.* *<> n.*) IS NOT FALSE
                     ) AS changed
                     JOIN %3$s AS s ON changed.key %2$s s.user_id
                     WHERE s.expires_at > now()

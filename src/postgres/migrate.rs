@@ -148,8 +148,8 @@ impl Migrate {
     ///
     /// # Cost
     ///
-    /// Some 0.2 to 0.4 ms for every statement that updates users: the sessions are found through the
-    /// index on `user_id`.
+    /// Some 0.4 ms for every statement that updates users, most of it planning. The sessions are found
+    /// through the index on `user_id`.
     pub fn announce_changed_users(mut self) -> Self {
         self.announce = Announce::SessionsAndUsers;
         self
