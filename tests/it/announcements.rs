@@ -1,6 +1,11 @@
 //! What `migrations/0002_announce_sessions.sql` announces, and what it does not.
 
-use std::{collections::BTreeSet, future::poll_fn, process::Command, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    future::poll_fn,
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{TestDatabase, skip};
@@ -600,7 +605,9 @@ async fn announcing_is_installed_once_and_can_be_checked() {
     writing.execute(lock, &[]).await.unwrap();
     let before = "SELECT max(oid)::text::bigint FROM pg_trigger";
     let before_again = number(&database, before).await;
-    store.migrate().announce_changed_users().await.unwrap();
+    let again = store.migrate().announce_changed_users().into_future();
+    let again = tokio::time::timeout(Duration::from_secs(60), again).await;
+    again.expect("it waits for the writer").unwrap();
     store.migrate().await.unwrap();
     assert_eq!(number(&database, before).await, before_again);
     writing.rollback().await.unwrap();
