@@ -110,7 +110,7 @@ impl Migrate {
     ///
     /// Installing waits for the writes to the table that are under way, once. After that a sign-out
     /// costs the server some 30 to 60 µs more, and every other statement that updates or deletes
-    /// sessions some 10 to 20 µs. Transactions that announce are committed one after the other, in the
+    /// sessions some 30 µs. Transactions that announce are committed one after the other, in the
     /// whole server; they cannot be prepared for a two-phase commit; and they fail once the queue of
     /// notifications is full, which takes a listener that does not read for 8 GB.
     ///
