@@ -8,6 +8,7 @@
 )]
 
 mod allocations;
+mod announcements;
 mod batching;
 mod browser;
 mod cookie_reading;

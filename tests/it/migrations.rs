@@ -1,11 +1,11 @@
 //! Creating the sessions' table.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
-use ephemeral_postgres::{Server, TestDatabase, skip};
+use ephemeral_postgres::{TestDatabase, skip};
 use tower_user_session::{Error, PgSessionStore};
 
-use crate::support::{USERS, User, number, pool, sql, until_waiting};
+use crate::support::{USERS, User, number, pool, psql, sql, until_waiting};
 
 const COUNT: &str = "SELECT count(*) FROM pg_class WHERE relname = 'sessions' AND relkind = 'r'";
 
@@ -133,42 +133,26 @@ async fn a_migration_that_is_cancelled_leaves_nothing_or_everything() {
     store(&database).check().await.unwrap();
 }
 
-/// The file runs under psql as it is, with and without the settings, and `migrate` finds it done.
+/// The files run under psql as they are, with and without the settings, and `migrate` finds it done.
 #[tokio::test]
 async fn the_files_run_under_psql() {
     let name = "migrations::the_files_run_under_psql";
-    let server = tokio::task::spawn_blocking(Server::for_tests)
-        .await
-        .unwrap();
-    let beside = server
-        .bin_dir()
-        .map(|bin| bin.join("psql"))
-        .filter(|psql| psql.exists());
-    let psql = beside.unwrap_or_else(|| PathBuf::from("psql"));
-    if Command::new(&psql).arg("--version").output().is_err() {
+    let Some(psql) = psql().await else {
         return skip(name, "there is no psql here");
-    }
+    };
     let database = TestDatabase::create(&format!(
         "{USERS}; CREATE SCHEMA app; CREATE TABLE app.accounts (account_id text PRIMARY KEY)"
     ))
     .await;
-    let file = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/migrations/0001_create_sessions.sql"
-    );
+    let migrations = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+    let files = [
+        format!("{migrations}/0001_create_sessions.sql"),
+        format!("{migrations}/0002_announce_sessions.sql"),
+    ];
     let run = |settings: &str| {
         let output = Command::new(&psql)
-            .args([
-                "-X",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-d",
-                &database.url(),
-                "-c",
-                settings,
-                "-f",
-                file,
-            ])
+            .args(["-X", "-v", "ON_ERROR_STOP=1", "-d", &database.url()])
+            .args(["-c", settings, "-f", &files[0], "-f", &files[1]])
             .output()
             .unwrap();
         assert!(
@@ -183,8 +167,15 @@ async fn the_files_run_under_psql() {
     store(&database).check().await.unwrap();
     run("SET tower_user_session.users_table = 'app.accounts';
          SET tower_user_session.users_key = 'account_id';
-         SET tower_user_session.sessions_table = 'app.\"Web Sessions\"'");
+         SET tower_user_session.sessions_table = 'app.\"Web Sessions\"';
+         SET tower_user_session.announce_users = 'on'");
     let column = "SELECT count(*) FROM information_schema.columns
         WHERE table_schema = 'app' AND table_name = 'Web Sessions' AND column_name = 'user_id' AND data_type = 'text'";
     assert_eq!(number(&database, column).await, 1);
+    let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
+        AND tgrelid IN ('app.\"Web Sessions\"'::regclass, 'app.accounts'::regclass)";
+    assert_eq!(number(&database, triggers).await, 4);
+    let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
+        AND tgrelid IN ('sessions'::regclass, 'users'::regclass)";
+    assert_eq!(number(&database, triggers).await, 3);
 }

@@ -42,10 +42,10 @@ const _: () = {
 };
 
 /// Every way in which a secret could be written down.
-struct Secrets(Vec<String>);
+pub struct Secrets(Vec<String>);
 
 impl Secrets {
-    fn of(token: &SessionToken) -> Self {
+    pub fn of(token: &SessionToken) -> Self {
         let text = token.expose();
         let token_bytes = general_purpose::URL_SAFE_NO_PAD.decode(&text).unwrap();
         let mut all = vec![text];
@@ -64,7 +64,7 @@ impl Secrets {
         Self(all)
     }
 
-    fn assert_not_in(&self, what: &str, text: &str) {
+    pub fn assert_not_in(&self, what: &str, text: &str) {
         for secret in &self.0 {
             assert!(
                 !text.contains(secret.as_str()),

@@ -3,6 +3,8 @@
 use std::{
     convert::Infallible,
     ops::Deref,
+    path::PathBuf,
+    process::Command,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -11,7 +13,7 @@ use std::{
 };
 
 use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
-use ephemeral_postgres::TestDatabase;
+use ephemeral_postgres::{Server, TestDatabase};
 use http::{HeaderMap, HeaderValue, Request, Response, header::COOKIE};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tokio::sync::watch;
@@ -122,6 +124,20 @@ pub async fn number(database: &TestDatabase, query: &str) -> i64 {
         .await
         .unwrap()
         .get(0)
+}
+
+/// The server's own `psql`, or the one on the `PATH`, where there is one.
+pub async fn psql() -> Option<PathBuf> {
+    let server = tokio::task::spawn_blocking(Server::for_tests)
+        .await
+        .unwrap();
+    let beside = server
+        .bin_dir()
+        .map(|bin| bin.join("psql"))
+        .filter(|psql| psql.exists());
+    let psql = beside.unwrap_or_else(|| PathBuf::from("psql"));
+    let runs = Command::new(&psql).arg("--version").output().is_ok();
+    runs.then_some(psql)
 }
 
 /// Returns once so many connections to this database wait for a lock. Other tests' do not count.
