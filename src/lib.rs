@@ -103,6 +103,7 @@ mod error;
 mod extract;
 #[cfg(feature = "test-util")]
 mod memory;
+mod origin;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rejection;
@@ -113,18 +114,20 @@ pub use self::extract::CurrentUser;
 #[cfg(feature = "test-util")]
 pub use self::memory::MemorySessionStore;
 #[cfg(feature = "postgres")]
-pub use self::postgres::{Check, Demands, Migrate, PgSessionStore, PgUser, UserRow};
+pub use self::postgres::{Check, Demands, Migrate, PgSessionFeed, PgSessionStore, PgUser, UserRow};
 pub use self::{
     cookie::{Presented, SessionCookie},
     error::{BoxError, Error, ErrorKind},
     load_user::{LoadUser, LoadUserLayer},
+    origin::is_same_origin,
     rejection::{DefaultResponseForRejection, Rejection, RejectionKind, ResponseForRejection},
     require_user::{RequireUser, RequireUserLayer, ReturnTo},
     session::{
-        Confirm, Counts, CurrentSession, DEFAULT_DEADLINE, Device, Insertion, Lifetime,
-        LiveSession, LookupAnswer, NewSession, Revocation, Rotation, SessionId, SessionLimit,
+        Announcement, BodyUntilEnded, Confirm, Counts, CurrentSession, DEFAULT_DEADLINE,
+        DEFAULT_LEASE, Device, Ended, EndedBecause, Hearing, Insertion, Lifetime, LiveSession,
+        LookupAnswer, NewSession, Revocation, Rotation, SessionFeed, SessionId, SessionLimit,
         SessionLookup, SessionService, SessionServiceBuilder, SessionStore, SessionTimes,
-        SessionToken, SignIn, SignOut, SignedIn, SignedOut, TokenDigest,
+        SessionToken, SignIn, SignOut, SignedIn, SignedOut, StreamUntilEnded, TokenDigest,
     },
 };
 #[cfg(feature = "postgres")]

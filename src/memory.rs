@@ -351,6 +351,19 @@ where
         Ok(self.working()?.end_where(|_| true))
     }
 
+    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+        let state = self.working()?;
+        let (now, idle_limit) = (state.now, self.lifetime.idle_limit());
+        let live = state.sessions.values().filter(|row| {
+            ids.contains(&row.device.id)
+                && row.is_live(now, self.lifetime)
+                && !state.disabled.contains(&row.user_id)
+        });
+        Ok(live
+            .map(|row| (row.device.id, row.current(now).limit_in(idle_limit)))
+            .collect())
+    }
+
     async fn clean_up(&self, _: Option<u64>) -> Result<(u64, Option<u64>), Error> {
         let mut state = self.working()?;
         let now = state.now;

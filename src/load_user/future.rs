@@ -54,11 +54,15 @@ where
     S: Service<Request<B>>,
     L: SessionLookup,
 {
-    pub(super) const fn untouched(future: S::Future) -> Self {
+    /// With the service whose credentials the response depends on, where caches are to be told.
+    pub(super) const fn calling(
+        future: S::Future,
+        keep_private: Option<SessionService<L>>,
+    ) -> Self {
         Self {
             state: State::Inner {
                 future,
-                keep_private: None,
+                keep_private,
             },
         }
     }
@@ -93,10 +97,8 @@ where
                         .take()
                         .expect("ResponseFuture polled after completion");
                     let authenticated = match answer {
-                        Ok(Some(LiveSession { user, session })) => {
-                            request.extensions_mut().insert(user);
-                            request.extensions_mut().insert(session);
-                            lookup.sessions.count(Counter::Authenticated);
+                        Ok(Some(live)) => {
+                            attach(&mut request, live, &lookup.sessions);
                             true
                         }
                         Ok(None) => {
@@ -129,6 +131,17 @@ where
             state.set(next);
         }
     }
+}
+
+/// Says who is making the request.
+pub(super) fn attach<L: SessionLookup, B>(
+    request: &mut Request<B>,
+    live: LiveSession<L::User>,
+    sessions: &SessionService<L>,
+) {
+    request.extensions_mut().insert(live.user);
+    request.extensions_mut().insert(live.session);
+    sessions.count(Counter::Authenticated);
 }
 
 /// Tells caches that a response is one person's. An upgraded connection is no response to cache.

@@ -7,7 +7,10 @@ use std::{
 use http::{Method, Request, Response, Uri};
 use tower_service::Service;
 
-use super::{ResponseFuture, future::Lookup};
+use super::{
+    ResponseFuture,
+    future::{Lookup, attach},
+};
 use crate::{
     CurrentSession, DefaultResponseForRejection, ResponseForRejection, SessionLookup,
     SessionService, require_user,
@@ -81,13 +84,18 @@ where
 
         let exempt = self.settings.exempt.as_ref();
         if exempt.is_some_and(|exempt| exempt.0(request.method(), request.uri())) {
-            return ResponseFuture::untouched(self.inner.call(request));
+            return ResponseFuture::calling(self.inner.call(request), None);
         }
         let Some(token) = self.sessions.presented(request.headers()) else {
-            return ResponseFuture::untouched(self.inner.call(request));
+            return ResponseFuture::calling(self.inner.call(request), None);
         };
 
-        let answer = self.sessions.ask(token.digest());
+        let mut answer = self.sessions.ask(token.digest());
+        if let Some(live) = answer.known() {
+            attach(&mut request, live, &self.sessions);
+            let private = self.settings.cache_headers.then(|| self.sessions.clone());
+            return ResponseFuture::calling(self.inner.call(request), private);
+        }
         // The service that was polled ready is the one to call; its clone is not:
         // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
         let not_ready_inner = self.inner.clone();

@@ -19,7 +19,7 @@ pub(super) fn pool(error: PoolError) -> Error {
 
 /// The kind of a failure while a statement was prepared or ran.
 pub(super) fn statement(error: tokio_postgres::Error) -> Error {
-    Error::new(kind(&error), error)
+    Error::new(statement_kind(&error), error)
 }
 
 /// Like [`statement`], for one that changes something: where the server did not say that it failed, it
@@ -34,7 +34,7 @@ pub(super) fn write(error: tokio_postgres::Error) -> Error {
     }
 }
 
-fn kind(error: &tokio_postgres::Error) -> ErrorKind {
+pub(super) fn statement_kind(error: &tokio_postgres::Error) -> ErrorKind {
     let Some(state) = error.code() else {
         // No word from the server: the connection broke, or what came over it made no sense.
         return ErrorKind::Connection;

@@ -6,6 +6,7 @@ mod check;
 mod connections;
 mod decode;
 mod failure;
+mod feed;
 mod migrate;
 mod statements;
 mod store;
@@ -15,6 +16,7 @@ mod writes;
 
 pub use self::{
     check::Check,
+    feed::PgSessionFeed,
     migrate::Migrate,
     store::PgSessionStore,
     transaction::Demands,

@@ -61,6 +61,8 @@ statements! {
     revoke: "revoke.sql", ["user_id", "only", "except"];
     lock_everyone: "lock_everyone.sql", [];
     revoke_everyone: "revoke_everyone.sql", [];
+    still_live: "still_live.sql", ["ids", "idle_seconds"];
+    announced: "announced.sql", ["table_name"];
     touch: "touch.sql", ["ids", "times", "interval_seconds", "idle_seconds"];
     clean_up: "clean_up.sql", ["page", "next_page", "table_name", "idle_seconds"];
 }

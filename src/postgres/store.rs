@@ -13,6 +13,7 @@ use super::{
     check::{self, Check},
     connections::{Borrowed, LookupConnection, LookupConnections},
     decode, failure,
+    feed::PgSessionFeed,
     migrate::Migrate,
     statements::{Statements, Table},
     user::PgUser,
@@ -146,15 +147,36 @@ impl<U: PgUser> PgSessionStore<U> {
         let check = check::run(&client, &self.statements).await;
         client.give_back();
         let check = check?;
-        if check.in_recovery() && !self.recovery_allowed {
-            return Err(Error::bare(ErrorKind::Recovery));
-        }
+        self.refuse_recovery(check.in_recovery())?;
         Ok(check)
     }
 
     /// The application's pool.
     pub const fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Where sessions that end or change are announced, on a connection of the feed's own, for
+    /// [`SessionService::follow`](crate::SessionService::follow) and
+    /// [`SessionService::cache`](crate::SessionService::cache). It needs the triggers of
+    /// [`Migrate::announce_ended_sessions`](crate::Migrate::announce_ended_sessions).
+    ///
+    /// `config` says which server that is: usually the pool's. Behind a pooler that lends connections
+    /// for a transaction only, it must be the server itself, because `LISTEN` belongs to a connection.
+    pub fn feed<T>(&self, config: tokio_postgres::Config, tls: T) -> PgSessionFeed<T> {
+        PgSessionFeed::new(
+            config,
+            tls,
+            self.statements.announced.clone(),
+            self.table.to_sql(),
+        )
+    }
+
+    pub(super) const fn refuse_recovery(&self, in_recovery: bool) -> Result<(), Error> {
+        if in_recovery && !self.recovery_allowed {
+            return Err(Error::bare(ErrorKind::Recovery));
+        }
+        Ok(())
     }
 
     pub(super) fn idle_seconds(&self) -> Option<f64> {
@@ -195,9 +217,7 @@ impl<U: PgUser> PgSessionStore<U> {
         let mut answers = Vec::with_capacity(rows.len());
         for row in &rows {
             let found = decode::found(row)?;
-            if found.in_recovery && !self.recovery_allowed {
-                return Err(Error::bare(ErrorKind::Recovery));
-            }
+            self.refuse_recovery(found.in_recovery)?;
             answers.push(found.answer);
         }
         self.lookups.keep(connection);

@@ -1,5 +1,7 @@
 //! What changes sessions, each in one transaction.
 
+use std::time::Duration;
+
 use deadpool_postgres::Transaction;
 use tokio_postgres::{error::SqlState, types::ToSql};
 
@@ -13,8 +15,8 @@ use super::{
     user::PgUser,
 };
 use crate::{
-    Device, Error, ErrorKind, Insertion, Lifetime, NewSession, Revocation, Rotation, SessionStore,
-    TokenDigest,
+    Device, Error, ErrorKind, Insertion, Lifetime, NewSession, Revocation, Rotation, SessionId,
+    SessionStore, TokenDigest,
 };
 
 /// Pages of the table that one batch of cleaning up goes through: some thousand sessions.
@@ -106,6 +108,22 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         transaction.commit().await.map_err(failure::write)?;
         client.give_back();
         Ok(ended)
+    }
+
+    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+        let client = Borrowed::from(self.pool()).await?;
+        let asked = client
+            .query(&self.statements.still_live, &[&ids, &self.idle_seconds()])
+            .await;
+        let rows = asked.map_err(failure::statement)?;
+        rows.iter()
+            .map(|row| {
+                self.refuse_recovery(column(row, 1)?)?;
+                let seconds = column::<f64>(row, 2)?.max(0.0);
+                let remaining = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+                Ok((column(row, 0)?, remaining))
+            })
+            .collect()
     }
 
     async fn clean_up(&self, place: Option<u64>) -> Result<(u64, Option<u64>), Error> {

@@ -64,10 +64,7 @@ impl<S: SessionStore> SessionService<S> {
     /// ```
     pub async fn clean_up_every(&self, interval: Duration) {
         loop {
-            // Where there is no randomness there is no jitter; sign-in reports that.
-            let random = SysRng.try_next_u32().unwrap_or(u32::MAX / 2);
-            let factor = 0.5 + f64::from(random) / f64::from(u32::MAX);
-            sleep(interval.mul_f64(factor).max(Duration::from_secs(1))).await;
+            sleep(jittered(interval).max(Duration::from_secs(1))).await;
             match self.clean_up().await {
                 Ok(0) => {}
                 Ok(sessions) => tracing::info!(sessions, "sessions that were over were deleted"),
@@ -77,4 +74,11 @@ impl<S: SessionStore> SessionService<S> {
             }
         }
     }
+}
+
+/// Between half and one and a half times as long.
+pub(super) fn jittered(time: Duration) -> Duration {
+    // Where there is no randomness there is no jitter; sign-in reports that.
+    let random = SysRng.try_next_u32().unwrap_or(u32::MAX / 2);
+    time.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
 }

@@ -20,6 +20,8 @@ pub struct Counts {
     pub unavailable: u64,
     /// Tokens asked about, by the layer and by calls to the service.
     pub lookups: u64,
+    /// Of these, those that were answered from the cache.
+    pub from_cache: u64,
     /// Questions sent to the store. One carries the lookups of many requests.
     pub statements: u64,
 }
@@ -31,12 +33,13 @@ pub(crate) enum Counter {
     Rejected,
     Unavailable,
     Lookups,
+    FromCache,
     Statements,
 }
 
 /// Separate words: they are only ever read together for a person.
 #[derive(Debug, Default)]
-pub(crate) struct Counters([AtomicU64; 6]);
+pub(crate) struct Counters([AtomicU64; 7]);
 
 impl Counters {
     pub(crate) fn add(&self, counter: Counter, n: u64) {
@@ -51,6 +54,7 @@ impl Counters {
             rejected: read(Counter::Rejected),
             unavailable: read(Counter::Unavailable),
             lookups: read(Counter::Lookups),
+            from_cache: read(Counter::FromCache),
             statements: read(Counter::Statements),
         }
     }

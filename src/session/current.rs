@@ -56,6 +56,30 @@ impl CurrentSession {
     pub fn since_authentication(&self) -> Duration {
         since(self.times.now, self.times.authenticated_at)
     }
+
+    /// How old the session was when it was looked up.
+    pub(crate) fn age(&self) -> Duration {
+        since(self.times.now, self.times.created_at)
+    }
+
+    /// How long ago the session was last written down as used, when it was looked up.
+    pub(crate) fn since_last_seen(&self) -> Duration {
+        since(self.times.now, self.times.last_seen_at)
+    }
+
+    /// How long it could still live when it was looked up, if nobody used it any more.
+    pub(crate) fn limit_in(&self, idle_limit: Option<Duration>) -> Duration {
+        let idle = idle_limit.map(|limit| limit.saturating_sub(self.since_last_seen()));
+        idle.map_or(self.remaining(), |idle| idle.min(self.remaining()))
+    }
+
+    /// The same session so much later.
+    pub(crate) fn after(mut self, time: Duration) -> Self {
+        if let Some(now) = self.times.now.checked_add(time) {
+            self.times.now = now;
+        }
+        self
+    }
 }
 
 /// Zero where `earlier` is the later one, as for a row that another transaction has just written.

@@ -44,6 +44,7 @@ impl<S: SessionStore> SessionService<S> {
     /// it is done. No deadline applies: it takes as long as there are sessions.
     pub async fn revoke_everyone(&self) -> Result<u64, Error> {
         let ended = self.store().revoke_everyone().await?;
+        self.resolver().catch_up().await;
         tracing::warn!(sessions = ended, "every session was revoked");
         Ok(ended)
     }
@@ -52,6 +53,7 @@ impl<S: SessionStore> SessionService<S> {
         let ended = self
             .within_deadline(self.store().revoke(user_id, which))
             .await?;
+        self.resolver().catch_up().await;
         tracing::info!(sessions = ended, "sessions were revoked");
         Ok(ended)
     }

@@ -9,6 +9,7 @@ pub(crate) mod counters;
 mod credentials;
 mod current;
 mod devices;
+mod feed;
 mod id;
 mod lifetime;
 mod limit;
@@ -28,6 +29,10 @@ pub use self::{
     confirm::Confirm,
     counters::Counts,
     current::{CurrentSession, SessionTimes},
+    feed::{
+        Announcement, BodyUntilEnded, DEFAULT_LEASE, Ended, EndedBecause, Hearing, SessionFeed,
+        StreamUntilEnded,
+    },
     id::SessionId,
     lifetime::Lifetime,
     limit::SessionLimit,

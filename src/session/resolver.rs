@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use super::{
     LiveSession, LookupAnswer, SessionLookup, TokenDigest,
     batch::{Admission, Batch, Limits, Queue, Waiters},
     counters::{Counter, Counters},
+    feed::{self, Following, Watchers},
     touch::Toucher,
 };
 use crate::{Error, ErrorKind};
@@ -40,7 +41,10 @@ pub(crate) struct Resolver<L: SessionLookup> {
     pub(crate) lookup: L,
     pub(crate) counters: Counters,
     pub(crate) deadline: Duration,
+    pub(crate) lease: Duration,
     pub(super) toucher: Toucher,
+    pub(super) watchers: Arc<Watchers>,
+    following: OnceLock<(Arc<Following<L::User>>, feed::Task)>,
     state: Mutex<State<L::User>>,
     idle: Notify,
     given_up: OnceCell<()>,
@@ -54,7 +58,7 @@ struct State<U> {
 }
 
 impl<L: SessionLookup> Resolver<L> {
-    pub(crate) fn new(lookup: L, deadline: Duration) -> Self {
+    pub(crate) fn new(lookup: L, deadline: Duration, lease: Duration) -> Self {
         let limits = Limits {
             in_flight: BATCHES_IN_FLIGHT,
             digests: DIGESTS_IN_A_BATCH,
@@ -65,7 +69,10 @@ impl<L: SessionLookup> Resolver<L> {
             lookup,
             counters: Counters::default(),
             deadline,
+            lease,
             toucher: Toucher::default(),
+            watchers: Arc::default(),
+            following: OnceLock::new(),
             state: Mutex::new(State {
                 queue: Queue::new(limits),
                 runtimes: SmallVec::new(),
@@ -79,6 +86,16 @@ impl<L: SessionLookup> Resolver<L> {
     /// Asks whose session this is. The question counts as asked when this returns.
     pub(crate) fn ask(self: &Arc<Self>, digest: TokenDigest) -> Answering<L::User> {
         self.counters.add(Counter::Lookups, 1);
+        if let Some(hit) = self
+            .following()
+            .and_then(|following| following.hit(&digest))
+        {
+            self.counters.add(Counter::FromCache, 1);
+            if hit.touch {
+                Toucher::used(self, &hit.live.session);
+            }
+            return Answering(Answer::Known(Some(hit.live)));
+        }
         // Needed for sending; asked for here, so that being called outside a runtime is an error
         // and not a panic.
         let Ok(runtime) = Handle::try_current() else {
@@ -116,6 +133,28 @@ impl<L: SessionLookup> Resolver<L> {
         Answering(Answer::Pending(answer, timer))
     }
 
+    /// Follows a feed from now on. `false` where one is followed already.
+    pub(super) fn follow(&self, following: Arc<Following<L::User>>, task: feed::Task) -> bool {
+        self.following.set((following, task)).is_ok()
+    }
+
+    pub(super) fn following(&self) -> Option<&Following<L::User>> {
+        self.following.get().map(|(following, _)| &**following)
+    }
+
+    /// Whether the end of a session anywhere is heard here.
+    pub(super) fn hears(&self) -> bool {
+        self.following().is_some_and(Following::hears)
+    }
+
+    /// Returns once what has just been ended is ended here too.
+    pub(super) async fn catch_up(&self) {
+        match self.following().filter(|following| following.hears()) {
+            Some(following) => following.catch_up().await,
+            None => self.watchers.doubt_all(),
+        }
+    }
+
     /// Refuses what comes, and waits for what is under way.
     pub(crate) async fn close(&self) {
         loop {
@@ -132,6 +171,11 @@ impl<L: SessionLookup> Resolver<L> {
             idle.await;
         }
         self.toucher.flush().await;
+        self.watchers.close();
+        if let Some((following, task)) = self.following.get() {
+            task.stop();
+            following.stop();
+        }
         self.given_up.get_or_init(|| self.lookup.close()).await;
     }
 
@@ -149,14 +193,16 @@ impl<L: SessionLookup> Resolver<L> {
         }
         let digests: SmallVec<[TokenDigest; 4]> = waiting.keys().copied().collect();
         let deadline = Instant::from_std(batch.opened + self.deadline);
+        let asked = self.following().and_then(Following::ask);
         match self.find(&digests, deadline).await {
-            Ok(answers) => self.deliver(waiting, answers),
+            Ok(answers) => self.deliver(waiting, answers, asked),
             // One row made the statement fail for all. Each is asked alone, once.
             Err(error) if error.kind() == ErrorKind::Row && digests.len() > 1 => {
                 for (digest, callers) in waiting {
                     let mut alone = Waiting::from([(digest, callers)]);
+                    let asked = self.following().and_then(Following::ask);
                     match self.find(&[digest], deadline).await {
-                        Ok(answers) => self.deliver(alone, answers),
+                        Ok(answers) => self.deliver(alone, answers, asked),
                         Err(error) => fail(alone.drain(), &error),
                     }
                 }
@@ -170,6 +216,7 @@ impl<L: SessionLookup> Resolver<L> {
         self: &Arc<Self>,
         mut waiting: Waiting<L::User>,
         answers: Vec<LookupAnswer<L::User>>,
+        asked: Option<feed::AskedAt>,
     ) {
         let strange = |context| Error::bare(ErrorKind::Protocol).saying(context);
         if answers
@@ -196,6 +243,9 @@ impl<L: SessionLookup> Resolver<L> {
                 .unwrap_or_else(|| Err(strange("the store did not answer for a token")));
             if let Ok(Some(live)) = &outcome {
                 Toucher::used(self, &live.session);
+                if let (Some(following), Some(asked)) = (self.following(), asked) {
+                    following.keep(asked, digest, live);
+                }
             }
             send(callers, outcome);
         }
@@ -308,10 +358,22 @@ pub(crate) struct Answering<U>(Answer<U>);
 enum Answer<U> {
     /// With a timer where the deadline may be nobody else's to keep.
     Pending(oneshot::Receiver<Outcome<U>>, Option<Pin<Box<Sleep>>>),
+    Known(Option<LiveSession<U>>),
     Failed(Option<Error>),
 }
 
+/// Nothing in it is ever pinned.
+impl<U> Unpin for Answering<U> {}
+
 impl<U> Answering<U> {
+    /// The live session, where it is known without asking.
+    pub(crate) fn known(&mut self) -> Option<LiveSession<U>> {
+        match &mut self.0 {
+            Answer::Known(live) => live.take(),
+            _ => None,
+        }
+    }
+
     const fn failed(error: Error) -> Self {
         Self(Answer::Failed(Some(error)))
     }
@@ -335,6 +397,7 @@ impl<U> Future for Answering<U> {
                     Err(Error::bare(ErrorKind::Deadline))
                 }
             },
+            Answer::Known(live) => Ok(live.take()),
             Answer::Failed(error) => Err(error.take().unwrap_or(Error::bare(ErrorKind::Store))),
         })
     }

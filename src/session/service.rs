@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::HeaderMap;
 
 use super::{
-    Confirm, Counts, LiveSession, SessionLookup, SessionStore, SessionToken, SignIn, SignOut,
-    TokenDigest,
+    Confirm, Counts, DEFAULT_LEASE, LiveSession, SessionLookup, SessionStore, SessionToken, SignIn,
+    SignOut, TokenDigest,
     counters::Counter,
     credentials::Credentials,
     notice::Notice,
@@ -80,6 +80,7 @@ pub struct SessionServiceBuilder<L> {
     lookup: L,
     credentials: Credentials,
     deadline: Duration,
+    lease: Duration,
 }
 
 impl<L: SessionLookup> SessionService<L> {
@@ -97,12 +98,17 @@ impl<L: SessionLookup> SessionService<L> {
                 bearer: false,
             },
             deadline: DEFAULT_DEADLINE,
+            lease: DEFAULT_LEASE,
         }
     }
 
     fn assemble(builder: SessionServiceBuilder<L>) -> Self {
         let shared = Shared {
-            resolver: Arc::new(Resolver::new(builder.lookup, builder.deadline)),
+            resolver: Arc::new(Resolver::new(
+                builder.lookup,
+                builder.deadline,
+                builder.lease,
+            )),
             credentials: builder.credentials,
             rejected: Notice::default(),
             unavailable: Notice::default(),
@@ -174,6 +180,10 @@ impl<L: SessionLookup> SessionService<L> {
 
     pub(crate) fn deadline(&self) -> Duration {
         self.shared.resolver.deadline
+    }
+
+    pub(super) fn resolver(&self) -> &Arc<Resolver<L>> {
+        &self.shared.resolver
     }
 
     pub(crate) fn ask(&self, digest: TokenDigest) -> Answering<L::User> {
@@ -258,14 +268,26 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
         self
     }
 
+    /// How long a feed of ended sessions counts as hearing after its last proof. By default
+    /// [`DEFAULT_LEASE`]. See [`SessionService::follow`].
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
     /// The service.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] unless the deadline lies between a millisecond and a minute.
+    /// [`ErrorKind::Configuration`] unless the deadline lies between a millisecond and a minute, and
+    /// the lease between a tenth of a second and a minute.
     pub fn build(self) -> Result<SessionService<L>, Error> {
         if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.deadline) {
             let context = "the deadline must lie between a millisecond and a minute";
+            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.lease) {
+            let context = "the lease must lie between a tenth of a second and a minute";
             return Err(Error::bare(ErrorKind::Configuration).saying(context));
         }
         Ok(SessionService::assemble(self))

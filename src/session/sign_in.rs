@@ -109,7 +109,10 @@ impl<S: SessionStore> SignIn<S> {
             let insertion = self.sessions.store().insert(new);
             match self.sessions.within_deadline(insertion).await? {
                 Insertion::DigestTaken => {}
-                other => return self.signed_in(token, &other),
+                other => {
+                    self.sessions.resolver().catch_up().await;
+                    return self.signed_in(token, &other);
+                }
             }
         }
         Err(repeating())

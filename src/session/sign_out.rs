@@ -38,7 +38,9 @@ impl<S: SessionStore> SignOut<S> {
             Ok(0)
         } else {
             let deletion = self.sessions.store().delete(&self.digests);
-            self.sessions.within_deadline(deletion).await
+            let deleted = self.sessions.within_deadline(deletion).await;
+            self.sessions.resolver().catch_up().await;
+            deleted
         };
         match &outcome {
             Ok(0) => {}

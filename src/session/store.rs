@@ -65,6 +65,12 @@ pub trait SessionStore: SessionLookup {
     /// Ends every session of everybody, and says how many.
     fn revoke_everyone(&self) -> impl Future<Output = Result<u64, Error>> + Send;
 
+    /// Which of these sessions a lookup would find, and how long each of them can live if nobody uses it.
+    fn still_live(
+        &self,
+        sessions: &[SessionId],
+    ) -> impl Future<Output = Result<Vec<(SessionId, Duration)>, Error>> + Send;
+
     /// Deletes one bounded batch of sessions that are over, from `place` on, and says where to go on.
     /// `None` for the place means the beginning, in the answer the end.
     fn clean_up(

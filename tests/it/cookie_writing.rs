@@ -6,8 +6,9 @@ use http::{HeaderMap, HeaderValue, header};
 use proptest::prelude::*;
 use tower_user_session::{
     CurrentSession, Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
-    MemorySessionStore, NewSession, Presented, Revocation, Rotation, SessionCookie, SessionLookup,
-    SessionService, SessionStore, SessionTimes, SessionToken, SignedIn, SignedOut, TokenDigest,
+    MemorySessionStore, NewSession, Presented, Revocation, Rotation, SessionCookie, SessionId,
+    SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken, SignedIn, SignedOut,
+    TokenDigest,
 };
 
 use crate::{
@@ -312,6 +313,10 @@ impl SessionStore for Remaining {
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
         Ok(0)
+    }
+
+    async fn still_live(&self, _: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+        Ok(Vec::new())
     }
 
     async fn clean_up(&self, _: Option<u64>) -> Result<(u64, Option<u64>), Error> {

@@ -48,8 +48,8 @@ impl Proxy {
         proxy
     }
 
-    /// A pool whose connections go through here.
-    pub fn pool(&self, size: usize) -> Pool {
+    /// How to connect through here.
+    pub fn config(&self) -> Config {
         let mut config = Config::new();
         config.host("127.0.0.1").port(self.port);
         config.user(self.config.get_user().unwrap());
@@ -57,7 +57,12 @@ impl Proxy {
         if let Some(password) = self.config.get_password() {
             config.password(password);
         }
-        Pool::builder(Manager::new(config, NoTls))
+        config
+    }
+
+    /// A pool whose connections go through here.
+    pub fn pool(&self, size: usize) -> Pool {
+        Pool::builder(Manager::new(self.config(), NoTls))
             .max_size(size)
             .build()
             .unwrap()

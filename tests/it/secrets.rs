@@ -14,6 +14,7 @@ use http::{
     HeaderMap, HeaderName, Request, Response,
     header::{COOKIE, SET_COOKIE},
 };
+use http_body_util::BodyExt as _;
 use static_assertions::assert_not_impl_any;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::{
@@ -21,11 +22,12 @@ use tower_http::{
     trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, TraceLayer},
 };
 use tower_user_session::{
-    CurrentSession, CurrentUser, Demands, Device, Error, ErrorKind, Insertion, Lifetime,
-    LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession, PgSessionStore,
-    Presented, Rejection, RequireUserLayer, ReturnTo, Revocation, Rotation, SessionCookie,
-    SessionLimit, SessionLookup, SessionService, SessionStore, SessionToken, SignedIn, TokenDigest,
-    tokio_postgres,
+    Announcement, CurrentSession, CurrentUser, Demands, Device, EndedBecause, Error, ErrorKind,
+    Insertion, Lifetime, LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession,
+    PgSessionStore, Presented, Rejection, RequireUserLayer, ReturnTo, Revocation, Rotation,
+    SessionCookie, SessionLimit, SessionLookup, SessionService, SessionStore, SessionToken,
+    SignedIn, TokenDigest,
+    tokio_postgres::{self, NoTls},
 };
 
 use crate::support::{
@@ -92,7 +94,9 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// Names of the public types whose `Debug` this module looks at.
-const LOOKED_AT: [&str; 46] = [
+const LOOKED_AT: [&str; 54] = [
+    "Announcement",
+    "BodyUntilEnded",
     "BoxError", // a boxed error of the application's
     "Check",
     "Confirm",
@@ -102,8 +106,11 @@ const LOOKED_AT: [&str; 46] = [
     "DefaultResponseForRejection",
     "Demands",
     "Device",
+    "Ended",
+    "EndedBecause",
     "Error",
     "ErrorKind",
+    "Hearing", // prints its name
     "Insertion",
     "Lifetime",
     "LiveSession",
@@ -113,6 +120,7 @@ const LOOKED_AT: [&str; 46] = [
     "MemorySessionStore",
     "Migrate",
     "NewSession",
+    "PgSessionFeed",
     "PgSessionStore",
     "PgUser", // a trait
     "Presented",
@@ -125,6 +133,7 @@ const LOOKED_AT: [&str; 46] = [
     "Revocation",
     "Rotation",
     "SessionCookie",
+    "SessionFeed", // a trait
     "SessionId",
     "SessionLimit",
     "SessionLookup", // a trait
@@ -137,6 +146,7 @@ const LOOKED_AT: [&str; 46] = [
     "SignOut",
     "SignedIn",
     "SignedOut",
+    "StreamUntilEnded",
     "TokenDigest",
     "UserRow", // borrows a row, and prints no value of it
 ];
@@ -153,7 +163,7 @@ fn every_public_type_is_looked_at() {
     let mut names: Vec<_> = exports
         .split(|c: char| !c.is_alphanumeric() && c != '_')
         .filter(|word| word.starts_with(char::is_uppercase))
-        .filter(|word| *word != "DEFAULT_DEADLINE")
+        .filter(|word| !word.starts_with("DEFAULT_"))
         .collect();
     names.sort_unstable();
     names.dedup();
@@ -215,6 +225,14 @@ async fn debug_tells_no_secret() {
     secrets.not_told_by("SessionLimit", &SessionLimit::refuse_new(1).unwrap());
     secrets.not_told_by("ReturnTo", &ReturnTo::parse("/account").unwrap());
 
+    secrets.not_told_by("EndedBecause", &EndedBecause::Expired);
+    secrets.not_told_by("Announcement", &Announcement::Sessions(vec![session.id()]));
+    let ended = || sessions.ended(&session);
+    secrets.not_told_by("Ended", &ended());
+    secrets.not_told_by("BodyUntilEnded", &ended().close_body(String::new()));
+    let stream = empty_stream();
+    secrets.not_told_by("StreamUntilEnded", &ended().close_stream(stream));
+
     let load = LoadUserLayer::new(sessions.clone());
     secrets.not_told_by("LoadUserLayer", &load);
     let mut service = load.layer(service_fn(who::<String>));
@@ -245,6 +263,10 @@ async fn debug_tells_no_secret() {
     secrets.assert_not_in("Error", &rejection.error().unwrap().to_string());
 }
 
+fn empty_stream() -> http_body_util::BodyDataStream<String> {
+    String::new().into_data_stream()
+}
+
 fn request(headers: &HeaderMap) -> Request<String> {
     let mut request = Request::new(String::new());
     *request.headers_mut() = headers.clone();
@@ -261,6 +283,8 @@ async fn debug_of_the_postgresql_half_tells_no_secret() {
     sessions.user(signed_in.token()).await.unwrap();
     secrets.not_told_by("PgSessionStore", sessions.store());
     secrets.not_told_by("SessionService", &sessions);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    secrets.not_told_by("PgSessionFeed", &feed);
     secrets.not_told_by("Migrate", &sessions.store().migrate());
     secrets.not_told_by("Check", &sessions.store().check().await.unwrap());
     let store = PgSessionStore::<User>::new(pool(&database, 1)).with_table("no such table");

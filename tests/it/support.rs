@@ -19,8 +19,8 @@ use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tokio::sync::watch;
 use tower_user_session::{
     BoxError, Device, Error, Insertion, Lifetime, LookupAnswer, MemorySessionStore, NewSession,
-    PgSessionStore, PgUser, Revocation, Rotation, SessionLookup, SessionService, SessionStore,
-    SessionToken, TokenDigest, UserRow,
+    PgSessionStore, PgUser, Revocation, Rotation, SessionId, SessionLookup, SessionService,
+    SessionStore, SessionToken, TokenDigest, UserRow,
 };
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -258,6 +258,10 @@ impl SessionStore for WatchedStore {
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
         self.memory.revoke_everyone().await
+    }
+
+    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+        self.memory.still_live(ids).await
     }
 
     async fn clean_up(&self, place: Option<u64>) -> Result<(u64, Option<u64>), Error> {

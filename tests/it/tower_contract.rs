@@ -803,7 +803,7 @@ fn the_deadline_holds_while_another_runtime_stands_still() {
             tokio::spawn(async move { sessions.user(&token).await });
         }
         while sessions.counts().statements < 2 {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
     });
 

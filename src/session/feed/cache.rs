@@ -1,0 +1,232 @@
+//! Live sessions of which nothing has been announced since they were looked up.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use quick_cache::{Lifecycle, UnitWeighter, sync};
+use smallvec::SmallVec;
+
+use super::announced::{Announced, Asked};
+use crate::{LiveSession, SessionId, TokenDigest};
+
+/// An answer is kept no longer than this, whatever is announced.
+const LONGEST_KEPT: Duration = Duration::from_secs(5 * 60);
+/// A session that began while its user was being changed, in a transaction that had not ended, is not
+/// named when that change is announced. Sessions are kept from this age on.
+const SHORTEST_AGE: Duration = Duration::from_secs(60);
+
+/// Answers from memory. What it holds is bounded; it never holds that a session does not exist.
+pub(crate) struct Cache<U> {
+    entries: Entries<U>,
+    state: Mutex<State>,
+    idle_limit: Option<Duration>,
+    touch_interval: Option<Duration>,
+}
+
+/// When a lookup was asked: among the announcements, and by the clock.
+pub(crate) type AskedAt = (Asked, Instant);
+
+type Entries<U> =
+    sync::Cache<TokenDigest, Arc<Entry<U>>, UnitWeighter, BuildHasherDefault<ByDigest>, Evicted>;
+
+/// Everything but a hit goes through one lock, so that an announcement never falls between the check
+/// and the insertion.
+#[derive(Default)]
+struct State {
+    announced: Announced,
+    digests: HashMap<SessionId, TokenDigest>,
+}
+
+struct Entry<U> {
+    live: LiveSession<U>,
+    /// From here on the store's clock is taken to go as this process's does.
+    asked: Instant,
+    /// When one of the session's limits passes.
+    until: Instant,
+    /// Milliseconds after `asked` from which on a use is to be written down.
+    touch_after: AtomicU64,
+}
+
+/// An answer from the cache.
+pub(crate) struct Hit<U> {
+    pub(crate) live: LiveSession<U>,
+    /// Whether the use is to be written down.
+    pub(crate) touch: bool,
+}
+
+impl<U: Clone> Cache<U> {
+    pub(crate) fn new(
+        sessions: usize,
+        idle_limit: Option<Duration>,
+        touch_interval: Option<Duration>,
+    ) -> Self {
+        let entries = sync::Cache::with(
+            sessions,
+            sessions as u64,
+            UnitWeighter,
+            BuildHasherDefault::default(),
+            Evicted,
+        );
+        Self {
+            entries,
+            state: Mutex::default(),
+            idle_limit,
+            touch_interval,
+        }
+    }
+
+    /// The session, if it is here, none of its limits has passed, and `hears` says of the present moment
+    /// that the feed hears. It is asked last: a process that slept in between must not answer.
+    pub(crate) fn get(
+        &self,
+        digest: &TokenDigest,
+        hears: impl FnOnce(Instant) -> bool,
+    ) -> Option<Hit<U>> {
+        let entry = self.entries.get(digest)?;
+        let now = Instant::now();
+        if !hears(now) {
+            return None;
+        }
+        if now >= entry.until {
+            self.forget(entry.live.session.id());
+            return None;
+        }
+        let since = now.saturating_duration_since(entry.asked);
+        let live = LiveSession {
+            user: entry.live.user.clone(),
+            session: entry.live.session.after(since),
+        };
+        let touch = self.is_due(&entry, since);
+        Some(Hit { live, touch })
+    }
+
+    /// True once an interval.
+    fn is_due(&self, entry: &Entry<U>, since: Duration) -> bool {
+        let Some(interval) = self.touch_interval else {
+            return false;
+        };
+        let (since, due) = (millis(since), entry.touch_after.load(Relaxed));
+        since >= due
+            && entry
+                .touch_after
+                .compare_exchange(due, since + millis(interval), Relaxed, Relaxed)
+                .is_ok()
+    }
+
+    /// To be called before the question is sent.
+    pub(crate) fn ask(&self) -> AskedAt {
+        (self.state().announced.ask(), Instant::now())
+    }
+
+    /// Keeps a live session, unless something was announced about it since it was asked about.
+    pub(crate) fn keep(&self, asked: AskedAt, digest: TokenDigest, live: &LiveSession<U>) {
+        let session = &live.session;
+        let (asked, at) = asked;
+        if session.age() < SHORTEST_AGE {
+            return;
+        }
+        let until = at + session.limit_in(self.idle_limit).min(LONGEST_KEPT);
+        let used = session.since_last_seen();
+        let touch_after = self.touch_interval.map_or(0, |interval| {
+            // One that was due has just been handed over.
+            let rest = interval.checked_sub(used).filter(|rest| !rest.is_zero());
+            millis(rest.unwrap_or(interval))
+        });
+        let entry = Arc::new(Entry {
+            live: live.clone(),
+            asked: at,
+            until,
+            touch_after: AtomicU64::new(touch_after),
+        });
+        let mut state = self.state();
+        if !state.announced.may_keep(asked, session.id()) {
+            return;
+        }
+        if let Some(old) = state.digests.insert(session.id(), digest)
+            && old != digest
+        {
+            self.entries.remove(&old);
+        }
+        let mut evicted = SmallVec::new();
+        self.entries
+            .insert_with_lifecycle(digest, entry, &mut evicted);
+        for (digest, session) in evicted {
+            if state.digests.get(&session) == Some(&digest) {
+                state.digests.remove(&session);
+            }
+        }
+    }
+
+    /// Something was announced about these.
+    pub(crate) fn announce(&self, sessions: &[SessionId]) {
+        let mut state = self.state();
+        for session in sessions {
+            state.announced.announce(*session);
+            if let Some(digest) = state.digests.remove(session) {
+                self.entries.remove(&digest);
+            }
+        }
+    }
+
+    /// Anything may have changed.
+    pub(crate) fn clear(&self) {
+        let mut state = self.state();
+        state.announced.announce_everything();
+        state.digests.clear();
+        self.entries.clear();
+    }
+
+    fn forget(&self, session: SessionId) {
+        let mut state = self.state();
+        if let Some(digest) = state.digests.remove(&session) {
+            self.entries.remove(&digest);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Hands over what had to make room.
+#[derive(Clone)]
+struct Evicted;
+
+impl<U> Lifecycle<TokenDigest, Arc<Entry<U>>> for Evicted {
+    type RequestState = SmallVec<[(TokenDigest, SessionId); 1]>;
+
+    fn on_evict(&self, state: &mut Self::RequestState, digest: TokenDigest, entry: Arc<Entry<U>>) {
+        state.push((digest, entry.live.session.id()));
+    }
+}
+
+/// A digest is uniform already, and nobody can choose the digest of a session that is live. Equality is
+/// that of all 32 bytes.
+#[derive(Default)]
+struct ByDigest(u64);
+
+impl Hasher for ByDigest {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    /// The length, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,262 @@
+//! Streams end with their session, wherever it was ended.
+
+use std::{
+    future::{pending, poll_fn},
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_core::Stream;
+use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
+use tokio::time::timeout;
+use tower_user_session::{
+    EndedBecause, Lifetime, MemorySessionStore, PgSessionStore, SessionService,
+};
+
+use crate::{
+    feed::{announcing, caching, process},
+    support::{User, cookie, database, pool, sessions, sql},
+};
+
+const LEASE: Duration = Duration::from_millis(400);
+
+async fn within(limit: Duration, ended: impl Future<Output = EndedBecause>) -> EndedBecause {
+    timeout(limit, ended).await.expect("it does not end")
+}
+
+/// H17: with a feed a stream closes at once, without one within the lease, whoever ended the session.
+#[tokio::test]
+async fn a_stream_closes_when_its_session_ends() {
+    let database = announcing().await;
+    let elsewhere = sessions(&database);
+    let (with_feed, without) = (caching(&database).await, process(&database));
+    for way in 0..4 {
+        sql(&database, "UPDATE users SET disabled_at = NULL").await;
+        let signed_in = elsewhere.sign_in(1).await.unwrap();
+        let other = elsewhere.sign_in(2).await.unwrap();
+        let session = signed_in.session();
+        let told = [with_feed.ended(&session), with_feed.ended(&session)];
+        let asking = without.ended(&session);
+        let mut others = [
+            with_feed.ended(&other.session()),
+            without.ended(&other.session()),
+        ];
+        // Until both have been asked about once.
+        tokio::time::sleep(LEASE / 2).await;
+        let headers = cookie(&elsewhere, signed_in.token());
+        let start = Instant::now();
+        match way {
+            0 => drop(elsewhere.sign_out(&headers).await),
+            1 => assert_eq!(elsewhere.revoke_all(&1).await.unwrap(), 1),
+            2 => drop(sql(&database, "DELETE FROM sessions WHERE user_id = 1").await),
+            _ => drop(
+                sql(
+                    &database,
+                    "UPDATE users SET disabled_at = now() WHERE id = 1",
+                )
+                .await,
+            ),
+        }
+        for ended in told {
+            assert_eq!(
+                within(LEASE / 2, ended).await,
+                EndedBecause::Revoked,
+                "way {way}"
+            );
+        }
+        let limit = LEASE + Duration::from_millis(100);
+        assert_eq!(within(limit, asking).await, EndedBecause::Revoked);
+        assert!(start.elapsed() < limit, "way {way}: {:?}", start.elapsed());
+        for other in &mut others {
+            assert!(
+                timeout(LEASE, other).await.is_err(),
+                "somebody else's stream closed"
+            );
+        }
+    }
+}
+
+/// A new token is no end, and neither is being used.
+#[tokio::test]
+async fn a_stream_outlives_a_new_token() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let ended = sessions.ended(&signed_in.session());
+    let headers = cookie(&sessions, signed_in.token());
+    let confirmed = sessions.confirm(1, &headers).await.unwrap();
+    sql(
+        &database,
+        "UPDATE sessions SET last_seen_at = now() + interval '1 second'",
+    )
+    .await;
+    let mut ended = Box::pin(ended);
+    assert!(timeout(LEASE, &mut ended).await.is_err());
+    drop(
+        sessions
+            .sign_out(&cookie(&sessions, confirmed.token()))
+            .await,
+    );
+    assert_eq!(within(LEASE, ended).await, EndedBecause::Revoked);
+}
+
+/// D10, D11: a stream closes when a limit passes, and says so; use puts the idle limit off.
+#[tokio::test]
+async fn a_stream_closes_when_its_session_expires() {
+    let second = Duration::from_secs(1);
+    let database = database().await;
+    let lifetime = Lifetime::absolute(10 * second)
+        .unwrap()
+        .with_idle(2 * second)
+        .unwrap();
+    let store = PgSessionStore::<User>::new(pool(&database, 4)).with_lifetime(lifetime);
+    let sessions = SessionService::new(store);
+    let short = sessions.sign_in(1).at_most(second).await.unwrap();
+    let idle = sessions.sign_in(1).await.unwrap();
+    let used = sessions.sign_in(1).await.unwrap();
+    let start = Instant::now();
+    let ended = [&short, &idle, &used].map(|signed_in| sessions.ended(&signed_in.session()));
+    let [short, idle, used] = ended;
+    assert_eq!(within(2 * second, short).await, EndedBecause::Expired);
+    assert!(start.elapsed() > second * 8 / 10 && start.elapsed() < second * 15 / 10);
+    let touch = "UPDATE sessions SET last_seen_at = now() WHERE id = (
+        SELECT id FROM sessions ORDER BY created_at DESC LIMIT 1)";
+    sql(&database, touch).await;
+    assert_eq!(within(2 * second, idle).await, EndedBecause::Expired);
+    assert!(start.elapsed() > second * 18 / 10 && start.elapsed() < second * 27 / 10);
+    assert_eq!(within(2 * second, used).await, EndedBecause::Expired);
+    assert!(start.elapsed() > second * 28 / 10, "{:?}", start.elapsed());
+}
+
+/// Waiting for a session that is over already ends at once.
+#[tokio::test]
+async fn a_session_that_is_over_is_noticed_when_the_waiting_begins() {
+    let sessions = crate::support::memory();
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let before = sessions.ended(&signed_in.session());
+    drop(
+        sessions
+            .sign_out(&cookie(&sessions, signed_in.token()))
+            .await,
+    );
+    let after = sessions.ended(&signed_in.session());
+    for ended in [before, after] {
+        assert_eq!(within(LEASE, ended).await, EndedBecause::Revoked);
+    }
+}
+
+/// A store that cannot be asked closes nothing before it can, or before the absolute limit.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_ends_no_stream_early() {
+    let hour = Duration::from_secs(60 * 60);
+    let store = MemorySessionStore::new().with_lifetime(Lifetime::absolute(hour).unwrap());
+    store.add_user(1, "Ada");
+    let sessions = SessionService::new(store);
+    let [first, second] = [
+        sessions.sign_in(1).await.unwrap(),
+        sessions.sign_in(1).await.unwrap(),
+    ];
+    let mut ended = Box::pin(sessions.ended(&first.session()));
+    let expired = sessions.ended(&second.session());
+    sessions.store().set_failing(true);
+    assert!(timeout(hour / 2, &mut ended).await.is_err());
+    sessions.store().set_failing(false);
+    drop(sessions.sign_out(&cookie(&sessions, first.token())).await);
+    assert_eq!(
+        within(Duration::from_secs(2), ended).await,
+        EndedBecause::Revoked
+    );
+    sessions.store().set_failing(true);
+    assert_eq!(within(hour, expired).await, EndedBecause::Expired);
+}
+
+#[tokio::test]
+async fn closing_the_service_closes_its_streams() {
+    let sessions = crate::support::memory();
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let ended = sessions.ended(&signed_in.session());
+    sessions.close().await;
+    assert_eq!(within(LEASE, ended).await, EndedBecause::ServiceClosed);
+    let ended = sessions.ended(&signed_in.session());
+    assert_eq!(within(LEASE, ended).await, EndedBecause::ServiceClosed);
+}
+
+struct Ticks(u32);
+
+impl Stream for Ticks {
+    type Item = u32;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<u32>> {
+        if self.0 == 3 {
+            return pin_pending(cx);
+        }
+        self.0 += 1;
+        Poll::Ready(Some(self.0))
+    }
+}
+
+/// A stream that has nothing to say and says nothing when it has.
+fn pin_pending<T>(cx: &mut Context<'_>) -> Poll<T> {
+    Pin::new(&mut pending()).poll(cx)
+}
+
+async fn all<S: Stream>(stream: S) -> Vec<S::Item> {
+    let mut stream = Box::pin(stream);
+    let mut items = Vec::new();
+    while let Some(item) = poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
+        items.push(item);
+    }
+    items
+}
+
+/// H14, H17: streams and bodies end as if they were complete, with a last word where one is given.
+#[tokio::test]
+async fn streams_and_bodies_end_with_the_session() {
+    let sessions = crate::support::memory();
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let ended = || sessions.ended(&signed_in.session());
+    let silent = tokio::spawn(all(ended().close_stream(Ticks(0))));
+    let last = |because| {
+        Some(if because == EndedBecause::Revoked {
+            99
+        } else {
+            0
+        })
+    };
+    let speaking = tokio::spawn(all(ended().close_stream_with(Ticks(1), last)));
+    let waiting = sessions.while_live(&signed_in.session(), pending::<()>());
+    let frames = StreamBody::new(Frames(Ticks(0)));
+    let body: UnsyncBoxBody<_, std::convert::Infallible> =
+        ended().close_body(frames).boxed_unsync();
+    let body = tokio::spawn(body.collect());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!silent.is_finished() && !speaking.is_finished() && !body.is_finished());
+    drop(
+        sessions
+            .sign_out(&cookie(&sessions, signed_in.token()))
+            .await,
+    );
+    assert_eq!(silent.await.unwrap(), [1, 2, 3]);
+    assert_eq!(speaking.await.unwrap(), [2, 3, 99]);
+    assert_eq!(
+        body.await.unwrap().unwrap().to_bytes().as_ref(),
+        b"\x01\x02\x03"
+    );
+    assert_eq!(waiting.await, Err(EndedBecause::Revoked));
+}
+
+struct Frames(Ticks);
+
+impl Stream for Frames {
+    type Item = Result<http_body::Frame<bytes::Bytes>, std::convert::Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.0).poll_next(cx).map(|tick| {
+            tick.map(|tick| {
+                let byte = bytes::Bytes::from(vec![u8::try_from(tick).unwrap()]);
+                Ok(http_body::Frame::data(byte))
+            })
+        })
+    }
+}

@@ -1,0 +1,397 @@
+//! Sessions that end elsewhere: the cache never outlives them by more than is promised.
+
+use std::time::{Duration, Instant};
+
+use ephemeral_postgres::TestDatabase;
+use http::Request;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_user_session::{
+    CurrentSession, ErrorKind, LoadUserLayer, PgSessionStore, SessionLookup as _, SessionService,
+    SessionToken, SignedIn, tokio_postgres::NoTls,
+};
+
+use crate::{
+    proxy::{Line, Proxy},
+    support::{PgSessions, User, cookie, database, pool, sessions, sql},
+};
+
+const LEASE: Duration = Duration::from_millis(400);
+
+/// A database whose sessions and users are announced.
+pub async fn announcing() -> TestDatabase {
+    let database = database().await;
+    let store = PgSessionStore::<User>::new(pool(&database, 1));
+    store.migrate().announce_changed_users().await.unwrap();
+    database
+}
+
+/// One process.
+pub fn process(database: &TestDatabase) -> PgSessions {
+    let store = PgSessionStore::new(pool(database, 4));
+    SessionService::builder(store).lease(LEASE).build().unwrap()
+}
+
+/// One process with a cache.
+pub async fn caching(database: &TestDatabase) -> PgSessions {
+    let sessions = process(database);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    sessions.cache(feed, 1_000).await.unwrap();
+    sessions
+}
+
+/// A session that is old enough to be kept.
+pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> SignedIn {
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let older = format!(
+        "UPDATE sessions SET created_at = created_at - interval '1 hour' WHERE id = '{}'",
+        signed_in.session().id()
+    );
+    sql(database, &older).await;
+    signed_in
+}
+
+/// Looks it up until it is answered from memory.
+async fn kept(sessions: &PgSessions, token: &SessionToken) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        let before = sessions.counts().from_cache;
+        assert!(sessions.user(token).await.unwrap().is_some());
+        if sessions.counts().from_cache > before {
+            return;
+        }
+        assert!(Instant::now() < patience, "it is never kept");
+    }
+}
+
+/// How long until the token is refused.
+async fn refused(sessions: &PgSessions, token: &SessionToken) -> Duration {
+    let start = Instant::now();
+    while sessions.user(token).await.unwrap().is_some() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it lives on");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn a_kept_session_is_answered_without_a_statement() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    kept(&sessions, signed_in.token()).await;
+
+    let before = sessions.counts();
+    for _ in 0..100 {
+        let live = sessions.resolve(signed_in.token()).await.unwrap().unwrap();
+        assert_eq!(
+            (live.user.id, live.session.id()),
+            (1, signed_in.session().id())
+        );
+    }
+    let after = sessions.counts();
+    assert_eq!(after.from_cache - before.from_cache, 100);
+    assert_eq!(after.statements, before.statements);
+
+    let layer = LoadUserLayer::new(sessions.clone());
+    let inner = service_fn(async |request: Request<()>| {
+        let user = request.extensions().get::<User>().map(|user| user.id);
+        assert!(request.extensions().get::<CurrentSession>().is_some());
+        Ok::<_, std::convert::Infallible>(http::Response::new(user))
+    });
+    let mut request = Request::new(());
+    *request.headers_mut() = cookie(&sessions, signed_in.token());
+    let response = layer.layer(inner).oneshot(request).await.unwrap();
+    assert_eq!(*response.body(), Some(1));
+    assert_eq!(response.headers()["cache-control"], "private");
+    assert_eq!(sessions.counts().from_cache, after.from_cache + 1);
+}
+
+/// E05: in the process that ended it, a session is over when the call returns.
+#[tokio::test]
+async fn a_session_that_was_ended_here_is_over_at_once() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    for way in 0..5 {
+        let signed_in = signed_in(&database, &sessions).await;
+        let token = signed_in.token();
+        kept(&sessions, token).await;
+        let headers = cookie(&sessions, token);
+        match way {
+            0 => assert!(sessions.sign_out(&headers).await.ended().unwrap()),
+            1 => drop(sessions.confirm(1, &headers).await.unwrap()),
+            2 => drop(sessions.sign_in(1).request(&headers).await.unwrap()),
+            3 => assert!(sessions.revoke(&1, signed_in.session().id()).await.unwrap()),
+            _ => assert!(sessions.revoke_everyone().await.unwrap() > 0),
+        }
+        assert_eq!(sessions.user(token).await.unwrap(), None, "way {way}");
+    }
+}
+
+/// D07, C08, C09, C10: elsewhere it is over as soon as the announcement is there, whoever ended it.
+#[tokio::test]
+async fn a_session_that_was_ended_elsewhere_is_over_soon() {
+    let database = announcing().await;
+    let (here, elsewhere) = (caching(&database).await, sessions(&database));
+    for way in 0..5 {
+        sql(
+            &database,
+            "UPDATE users SET disabled_at = NULL WHERE id = 1",
+        )
+        .await;
+        let signed_in = signed_in(&database, &here).await;
+        let token = signed_in.token();
+        kept(&here, token).await;
+        match way {
+            0 => drop(elsewhere.sign_out(&cookie(&elsewhere, token)).await),
+            1 => assert_eq!(elsewhere.revoke_all(&1).await.unwrap(), 1),
+            2 => assert_eq!(sql(&database, "DELETE FROM sessions").await, 1),
+            3 => drop(
+                sql(
+                    &database,
+                    "UPDATE users SET disabled_at = now() WHERE id = 1",
+                )
+                .await,
+            ),
+            _ => drop(
+                database
+                    .client()
+                    .await
+                    .batch_execute("TRUNCATE sessions")
+                    .await,
+            ),
+        }
+        let took = refused(&here, token).await;
+        // Far below the lease, which is what would have ended it otherwise.
+        assert!(took < LEASE / 2, "way {way}: {took:?}");
+    }
+}
+
+/// C10: a user whose row has changed is another one for the next request.
+#[tokio::test]
+async fn a_user_who_was_changed_is_looked_up_again() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    kept(&sessions, signed_in.token()).await;
+    sql(&database, "UPDATE users SET role = 'operator' WHERE id = 1").await;
+    let patience = Instant::now() + LEASE / 2;
+    loop {
+        let user = sessions.user(signed_in.token()).await.unwrap().unwrap();
+        if user.role == "operator" {
+            break;
+        }
+        assert!(Instant::now() < patience, "it is as it was");
+    }
+}
+
+/// D10, D11: a limit ends a session in memory on time, without anybody being asked.
+#[tokio::test]
+async fn limits_end_what_is_kept() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    for limit in [
+        "expires_at = now() + interval '700 ms'",
+        "last_seen_at = now() - interval '14 days' + interval '700 ms'",
+    ] {
+        let signed_in = signed_in(&database, &sessions).await;
+        let shorter = format!("UPDATE sessions SET {limit}");
+        sql(&database, &shorter).await;
+        let start = Instant::now();
+        kept(&sessions, signed_in.token()).await;
+        let took = start.elapsed() + refused(&sessions, signed_in.token()).await;
+        assert!(took < Duration::from_millis(800), "{took:?}");
+    }
+}
+
+/// A guard that asks for a fresh proof must not see a session younger than it is.
+#[tokio::test]
+async fn a_kept_session_grows_older() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    kept(&sessions, signed_in.token()).await;
+    let resolve = async || {
+        sessions
+            .resolve(signed_in.token())
+            .await
+            .unwrap()
+            .unwrap()
+            .session
+    };
+    let before = resolve().await;
+    let pause = Duration::from_millis(300);
+    tokio::time::sleep(pause).await;
+    let after = resolve().await;
+    assert!(after.since_authentication() >= before.since_authentication() + pause);
+    assert!(after.remaining() + pause <= before.remaining());
+}
+
+/// D14: what is answered from memory counts as use, once an interval.
+#[tokio::test]
+async fn a_hit_counts_as_use() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    let interval = sessions.store().touch_interval().unwrap();
+    let almost = interval - Duration::from_millis(600);
+    sql(
+        &database,
+        &format!(
+            "UPDATE sessions SET last_seen_at = now() - interval '{} seconds'",
+            almost.as_secs_f64()
+        ),
+    )
+    .await;
+    kept(&sessions, signed_in.token()).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let before = sessions.counts();
+    for _ in 0..100 {
+        assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+    }
+    assert_eq!(sessions.counts().from_cache - before.from_cache, 100);
+    sessions.close().await;
+    let touched =
+        "SELECT count(*) FROM sessions WHERE last_seen_at > now() - interval '10 seconds'";
+    assert_eq!(crate::support::number(&database, touched).await, 1);
+}
+
+/// While the feed is deaf nothing is answered from memory, and afterwards it is again.
+#[tokio::test]
+async fn a_feed_that_was_cut_is_noticed_and_connected_again() {
+    let database = announcing().await;
+    let (here, elsewhere) = (caching(&database).await, sessions(&database));
+    for _ in 0..3 {
+        let signed_in = signed_in(&database, &here).await;
+        kept(&here, signed_in.token()).await;
+        let listeners = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND query ~ 'pg_notify|announce' AND pid <> pg_backend_pid()";
+        assert!(crate::support::number(&database, listeners).await > 0);
+        drop(
+            elsewhere
+                .sign_out(&cookie(&elsewhere, signed_in.token()))
+                .await,
+        );
+        let took = refused(&here, signed_in.token()).await;
+        assert!(took < LEASE + Duration::from_millis(100), "{took:?}");
+    }
+}
+
+/// The same where nothing says that the connection is gone.
+#[tokio::test]
+async fn a_feed_that_hears_nothing_is_deaf_when_its_lease_is_over() {
+    let database = announcing().await;
+    let proxy = Proxy::before(&database).await;
+    let (here, elsewhere) = (process(&database), sessions(&database));
+    let feed = here.store().feed(proxy.config(), NoTls);
+    here.cache(feed, 1_000).await.unwrap();
+    let signed_in = signed_in(&database, &here).await;
+    kept(&here, signed_in.token()).await;
+    proxy.set(Line::Silent);
+    drop(
+        elsewhere
+            .sign_out(&cookie(&elsewhere, signed_in.token()))
+            .await,
+    );
+    let took = refused(&here, signed_in.token()).await;
+    assert!(took < LEASE + Duration::from_millis(100), "{took:?}");
+    // Asking goes on without it, and so does ending a session here.
+    let other = self::signed_in(&database, &here).await;
+    let start = Instant::now();
+    drop(here.sign_out(&cookie(&here, other.token())).await);
+    assert_eq!(here.user(other.token()).await.unwrap(), None);
+    assert!(start.elapsed() < 2 * LEASE);
+    proxy.set(Line::Open);
+    let third = self::signed_in(&database, &here).await;
+    kept(&here, third.token()).await;
+}
+
+/// Switching the cache on without the triggers is an error that says so; losing them later is being deaf.
+#[tokio::test]
+async fn without_its_triggers_a_feed_is_refused_and_turns_deaf() {
+    let bare = database().await;
+    let sessions = process(&bare);
+    let feed = || sessions.store().feed(bare.config(), NoTls);
+    let error = sessions.cache(feed(), 10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    assert!(error.to_string().contains("triggers"), "{error}");
+    // Nothing is left of the attempt.
+    let store = PgSessionStore::<User>::new(pool(&bare, 1));
+    store.migrate().announce_ended_sessions().await.unwrap();
+    sessions.cache(feed(), 10).await.unwrap();
+    let error = sessions.follow(feed()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+
+    let signed_in = signed_in(&bare, &sessions).await;
+    kept(&sessions, signed_in.token()).await;
+    let drop_triggers = "DROP FUNCTION tower_user_session_announce() CASCADE";
+    bare.client()
+        .await
+        .batch_execute(drop_triggers)
+        .await
+        .unwrap();
+    sql(&bare, "DELETE FROM sessions").await;
+    let took = refused(&sessions, signed_in.token()).await;
+    assert!(took < LEASE + Duration::from_millis(100), "{took:?}");
+}
+
+/// Whatever anybody announces costs questions and nothing else.
+#[tokio::test]
+async fn what_others_announce_does_no_harm() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    let client = database.client().await;
+    let oid: u32 = client
+        .query_one("SELECT 'sessions'::regclass::oid", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let id = signed_in.session().id().to_string().replace('-', "");
+    let ended = sessions.ended(&signed_in.session());
+    for payload in [
+        "",
+        "ended",
+        "ended x",
+        "everything",
+        "nonsense",
+        &format!("ended {id}"),
+        &"x".repeat(7_999),
+    ] {
+        kept(&sessions, signed_in.token()).await;
+        let notify = format!("NOTIFY tower_user_session_{oid}, '{payload}'");
+        client.batch_execute(&notify).await.unwrap();
+    }
+    let flood = format!(
+        "SELECT pg_notify('tower_user_session_{oid}', 'ended ' || n) FROM generate_series(1, 100000) n"
+    );
+    client.execute(&flood, &[]).await.unwrap();
+    kept(&sessions, signed_in.token()).await;
+    let still = tokio::time::timeout(Duration::from_millis(100), ended).await;
+    assert!(still.is_err(), "a session was ended by a rumour");
+}
+
+/// What is kept is bounded, and what had to make room is simply asked again.
+#[tokio::test]
+async fn the_cache_is_bounded() {
+    let database = announcing().await;
+    let sessions = process(&database);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    sessions.cache(feed, 10).await.unwrap();
+    let mut all = Vec::new();
+    for _ in 0..60 {
+        all.push(signed_in(&database, &sessions).await);
+    }
+    for _ in 0..3 {
+        for signed_in in &all {
+            let live = sessions.resolve(signed_in.token()).await.unwrap().unwrap();
+            assert_eq!(live.session.id(), signed_in.session().id());
+        }
+    }
+    let counts = sessions.counts();
+    // Of a cycle that is longer than the cache no more than the cache can be known.
+    assert!(counts.from_cache <= 2 * 20, "{counts:?}");
+    assert_eq!(sessions.revoke_all(&1).await.unwrap(), 60);
+    for signed_in in &all {
+        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+    }
+}
