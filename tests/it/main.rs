@@ -17,6 +17,7 @@ mod faults;
 mod frameworks;
 mod guards;
 mod keys_and_names;
+mod least_privilege;
 mod life_cycle;
 mod lifetimes;
 mod load_user;
