@@ -29,6 +29,7 @@ mod proxy;
 mod secrets;
 mod server_log;
 mod store_conformance;
+mod supply_chain;
 mod support;
 mod tower_contract;
 mod wire;
