@@ -10,6 +10,7 @@
 mod allocations;
 mod batching;
 mod browser;
+mod catalogue;
 mod cookie_reading;
 mod cookie_writing;
 mod devices;
