@@ -11,7 +11,7 @@ use tower_user_session::{
 };
 
 use crate::{
-    browser::{Browser, SameSite, Stored, parse},
+    reference::browser::{Browser, SameSite, Stored, parse},
     support::{Logs, User, cases, cookie_lines, memory},
 };
 

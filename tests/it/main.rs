@@ -16,6 +16,7 @@ mod cookie_writing;
 mod devices;
 mod faults;
 mod frameworks;
+mod fuzzing;
 mod guards;
 mod keys_and_names;
 mod least_privilege;
@@ -27,6 +28,8 @@ mod migrations;
 mod plans;
 mod proof;
 mod proxy;
+#[path = "../reference/mod.rs"]
+mod reference;
 mod secrets;
 mod server_log;
 mod store_conformance;
