@@ -64,7 +64,7 @@ fn the_grammar_reaches_every_kind() {
     assert!(tally.values().all(|&number| number >= 10), "{tally:#?}");
 }
 
-/// A02: the same for as long as one likes, with other inputs each time:
+/// The same for as long as one likes, with other inputs each time:
 /// `FUZZ_MINUTES=60 cargo test --release --all-features --test it fuzzing:: -- --ignored --nocapture`.
 /// `FUZZ_SEED` repeats a run.
 #[test]
