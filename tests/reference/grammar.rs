@@ -137,6 +137,7 @@ pub fn place(choices: &mut Choices<'_>) -> String {
             "%2E%2e",
             "%25",
             "%252f",
+            "%%32f",
             "%0a",
             "%1F",
             "%7f",

@@ -33,6 +33,9 @@ pub fn allowed(place: &str) -> Result<(), &'static str> {
         }
         for after in segment.split('%').skip(1) {
             let code = after.get(..2).unwrap_or(after);
+            if code.len() < 2 || !code.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err("place: a stray percent sign");
+            }
             if ["2f", "5c", "2e", "25"].contains(&code) {
                 return Err("place: a slash, backslash, dot or percent sign in disguise");
             }
@@ -91,7 +94,8 @@ fn decoded(path: &str) -> String {
             .and_then(|code| std::str::from_utf8(code).ok());
         let code = code.filter(|code| code.bytes().all(|digit| digit.is_ascii_hexdigit()));
         match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
-            Some(byte) if *first == b'%' => {
+            // What comes out as one of these is no separator any more.
+            Some(byte) if *first == b'%' && !b"#?".contains(&byte) => {
                 bytes.push(byte);
                 rest = &after[2..];
             }
