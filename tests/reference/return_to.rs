@@ -72,16 +72,15 @@ fn stays(place: &str) {
     let here = Url::parse("https://app.example.com/sign-in?next=x").unwrap();
     let (path, query) = place.split_at(place.find('?').unwrap_or(place.len()));
     let mut path = path.to_owned();
-    for _ in 0..3 {
+    for times_decoded in 0..3 {
         let place = format!("{path}{query}");
         let there = here.join(&place).unwrap();
         assert_eq!(there.origin(), here.origin(), "{place:?}");
-        assert_eq!(
-            there.path().split('/').count(),
-            path.split('/').count(),
-            "{place:?}"
-        );
         assert!(!there.path().starts_with("//"), "{place:?}");
+        if times_decoded == 0 {
+            let segments = there.path().split('/').count();
+            assert_eq!(segments, path.split('/').count(), "{place:?}");
+        }
         path = decoded(&path);
     }
 }
