@@ -1,7 +1,9 @@
 //! What a failure of the driver or of the server means here.
 
+use std::fmt;
+
 use deadpool_postgres::PoolError;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use crate::{Error, ErrorKind};
 
@@ -19,8 +21,38 @@ pub(super) fn pool(error: PoolError) -> Error {
 
 /// The kind of a failure while a statement was prepared or ran.
 pub(super) fn statement(error: tokio_postgres::Error) -> Error {
-    Error::new(statement_kind(&error), error)
+    match error.as_db_error() {
+        Some(refused) if refused.code().code().starts_with("23") => {
+            Error::new(kind(&error), Constraint::new(refused))
+        }
+        _ => Error::new(kind(&error), error),
+    }
 }
+
+/// A constraint that a row did not meet, by the server's message, which names it. The server's detail
+/// is left out: it shows the whole row, and so the digest.
+#[derive(Debug)]
+struct Constraint {
+    state: String,
+    message: String,
+}
+
+impl Constraint {
+    fn new(refused: &DbError) -> Self {
+        Self {
+            state: refused.code().code().to_owned(),
+            message: refused.message().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.message, self.state)
+    }
+}
+
+impl std::error::Error for Constraint {}
 
 /// Like [`statement`], for one that changes something: where the server did not say that it failed, it
 /// may have succeeded.
@@ -34,7 +66,7 @@ pub(super) fn write(error: tokio_postgres::Error) -> Error {
     }
 }
 
-pub(super) fn statement_kind(error: &tokio_postgres::Error) -> ErrorKind {
+fn kind(error: &tokio_postgres::Error) -> ErrorKind {
     let Some(state) = error.code() else {
         // No word from the server: the connection broke, or what came over it made no sense.
         return ErrorKind::Connection;

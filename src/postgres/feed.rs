@@ -81,7 +81,7 @@ impl<T> PgSessionFeed<T> {
         let listen = format!("LISTEN {channel}; LISTEN {}", heartbeat.channel);
         *lock(channels) = Some(channel.clone());
         client.batch_execute(&listen).await.map_err(|error| {
-            Error::new(failure::statement_kind(&error), error)
+            failure::statement(error)
                 .saying("the database cannot LISTEN, or not on this connection")
         })?;
         hearing.connected();

@@ -39,6 +39,7 @@ use crate::{
 /// # Privileges
 ///
 /// `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the sessions' table, and `SELECT` on what [`PgUser`] names.
+/// `SECURITY.md` has the statements that grant them column by column.
 ///
 /// # Example
 ///

@@ -13,7 +13,8 @@ const PARAMETER: &str = "next";
 ///
 /// It can lead nowhere else, whatever a browser makes of it (an open redirect, CWE-601). Refused is
 /// everything that does not begin with exactly one `/`; every `\`, `//`, and percent-encoded slash,
-/// backslash or dot in the path, and every segment `.` or `..`; white space, control characters and
+/// backslash or dot in the path, every `%` that two hexadecimal digits do not follow, and every segment
+/// `.` or `..`; white space, control characters and
 /// everything that is not ASCII; a fragment; and more than 2,048 bytes.
 ///
 /// ```
@@ -45,7 +46,12 @@ impl ReturnTo {
             .iter()
             .any(|code| lower.contains(code));
         let control = lower.contains("%0") || lower.contains("%1") || lower.contains("%7f");
-        (here && plain && !encoded && !control).then(|| Self(place.to_owned()))
+        // Decoded twice, `%%32f` is a slash.
+        let whole = path.split('%').skip(1).all(|after| {
+            let code = after.as_bytes().get(..2);
+            code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
+        });
+        (here && plain && whole && !encoded && !control).then(|| Self(place.to_owned()))
     }
 
     /// The place that a request asks for, if it can be returned to.
@@ -121,6 +127,9 @@ mod tests {
             "/a/../b",
             "/./b",
             "/%252Fb",
+            "/%%32fb",
+            "/a%",
+            "/a%4/b",
             "/a b",
             "/a\tb",
             "/a\r\nb",

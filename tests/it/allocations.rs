@@ -132,3 +132,33 @@ fn a_lookup_allocates_the_same_whatever_the_cookies_size() {
         }
     }
 }
+
+/// J03: tokens of nobody, all different, leave nothing behind: after three hundred thousand there is
+/// as much as after three thousand, and at no time was there more.
+#[test]
+fn a_flood_of_unknown_tokens_leaves_nothing_behind() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let sessions = memory();
+    let flood = |waves: u32| {
+        allocation_counter::measure(|| {
+            runtime.block_on(async {
+                for _ in 0..waves {
+                    let asked: [_; 100] = std::array::from_fn(|_| {
+                        let sessions = sessions.clone();
+                        let token = SessionToken::generate().unwrap();
+                        tokio::spawn(async move { sessions.user(&token).await })
+                    });
+                    for user in asked {
+                        assert_eq!(user.await.unwrap().unwrap(), None);
+                    }
+                }
+            });
+        })
+    };
+    let _ = flood(30);
+    let (few, many) = (flood(30), flood(3_000));
+    assert_eq!(sessions.counts().lookups, 306_000);
+    assert!(few.bytes_current.abs() < 16_384, "{few:?}");
+    assert!(many.bytes_current.abs() < 16_384, "{many:?}");
+    assert!(many.bytes_max < 2 * few.bytes_max, "{few:?} {many:?}");
+}

@@ -1,7 +1,6 @@
 //! What counts as our cookie in a request, and what does not.
 
 use std::{
-    collections::BTreeSet,
     convert::Infallible,
     hint::black_box,
     time::{Duration, Instant},
@@ -12,110 +11,19 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame};
 use proptest::prelude::*;
 use tower::{ServiceBuilder, ServiceExt};
-use tower_user_session::{LoadUserLayer, Presented, SessionCookie, SessionToken};
+use tower_user_session::{LoadUserLayer, SessionCookie, SessionToken};
 
 use crate::{
-    browser::Browser,
+    reference::{
+        browser::Browser,
+        cookie_header::{NAME, NEAR_MISSES, OTHER, Read, TOKEN, read, reference, visible},
+        token,
+    },
     support::{Logs, User, WatchedSessions, cases, cookie_lines, signed_in_cookie, watched, who},
 };
 
-const NAME: &str = "__Host-session";
-const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
-const OTHER: &str = "__________________________________________8";
-
-/// What a request presents, by the reference parser or by ours.
-#[derive(Debug, PartialEq, Eq)]
-enum Read {
-    Nothing,
-    Token(String),
-    Malformed,
-    Ambiguous,
-}
-
-fn read(headers: &HeaderMap) -> Read {
-    match SessionCookie::default().read(headers) {
-        Presented::Nothing => Read::Nothing,
-        Presented::Token(token) => Read::Token(token.expose()),
-        Presented::Malformed => Read::Malformed,
-        Presented::Ambiguous => Read::Ambiguous,
-        other => panic!("unknown outcome {other:?}"),
-    }
-}
-
 fn read_lines<L: AsRef<[u8]>>(lines: &[L]) -> Read {
     read(&cookie_lines(lines))
-}
-
-/// The reference: every pair that is called `__Host-session`, as a set of values.
-fn reference<L: AsRef<[u8]>>(lines: &[L]) -> Read {
-    let white = |byte: &u8| *byte == b' ' || *byte == b'\t';
-    let mut values = BTreeSet::new();
-    for piece in lines
-        .iter()
-        .flat_map(|line| line.as_ref().split(|&byte| byte == b';'))
-    {
-        let Some(start) = piece.iter().position(|byte| !white(byte)) else {
-            continue;
-        };
-        let end = piece.iter().rposition(|byte| !white(byte)).unwrap();
-        let piece = &piece[start..=end];
-        let Some(equals) = piece.iter().position(|&byte| byte == b'=') else {
-            continue;
-        };
-        if &piece[..equals] == NAME.as_bytes() {
-            values.insert(piece[equals + 1..].to_vec());
-        }
-    }
-    match values.pop_first() {
-        None => Read::Nothing,
-        Some(_) if !values.is_empty() => Read::Ambiguous,
-        Some(value) if is_token(&value) => Read::Token(String::from_utf8(value).unwrap()),
-        Some(_) => Read::Malformed,
-    }
-}
-
-/// 43 characters of base64url whose last one leaves its two spare bits zero (RFC 4648 §3.5, §5).
-fn is_token(value: &[u8]) -> bool {
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-' || *byte == b'_';
-    value.len() == 43 && value.iter().all(allowed) && b"AEIMQUYcgkosw048".contains(&value[42])
-}
-
-/// Names that a careless reader takes for ours.
-const NEAR_MISSES: [&str; 25] = [
-    "__host-session",
-    "__HOST-session",
-    "__Host-Session",
-    "__Host-session ",
-    "__Host-session\t",
-    " __Host-session\u{a0}",
-    "\u{2000}__Host-session",
-    "\u{a0}__Host-session",
-    "\u{feff}__Host-session",
-    "\u{85}__Host-session",
-    "__%48ost-session",
-    "%5F%5FHost-session",
-    "__Host%2Dsession",
-    "\"__Host-session\"",
-    "\"__Host-session",
-    "__Host-session\"",
-    "__Host-sessio",
-    "__Host-sessions",
-    "x__Host-session",
-    "_Host-session",
-    "__Secure-session",
-    "session",
-    "=__Host-session",
-    "$Version=1,__Host-session",
-    "__Host-session[]",
-];
-
-fn visible(byte: u8) -> u8 {
-    // What `HeaderValue` admits: HTAB and everything from SP on but DEL.
-    if byte == b'\t' || (byte >= 0x20 && byte != 0x7f) {
-        byte
-    } else {
-        b';'
-    }
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
@@ -319,7 +227,7 @@ fn malformed() -> Vec<Vec<u8>> {
         // HTAB at the end would be trimmed away; it stands in the middle here.
         let mut value = TOKEN.as_bytes().to_vec();
         value[20] = byte;
-        if !is_token(&value) && visible(byte) == byte && byte != b';' {
+        if token::decode(&value).is_err() && visible(byte) == byte && byte != b';' {
             values.push(value);
         }
     }

@@ -12,7 +12,7 @@ use tower_user_session::{
 };
 
 use crate::{
-    browser::{Browser, SameSite, Stored, parse},
+    reference::browser::{Browser, SameSite, Stored, parse},
     support::{Logs, User, cases, cookie_lines, memory},
 };
 

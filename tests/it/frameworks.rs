@@ -43,7 +43,7 @@ use tower_user_session::{
 };
 
 use crate::{
-    browser::Browser,
+    reference::browser::Browser,
     support::{User, WatchedSessions, signed_in_cookie, watched},
 };
 

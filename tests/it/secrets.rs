@@ -31,7 +31,7 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    Logs, MemorySessions, User, cookie_lines, database, memory, pool, sessions, sources, who,
+    Logs, MemorySessions, User, cookie_lines, database, memory, pool, sessions, sources, sql, who,
 };
 
 /// I02: there is no way to print, compare, hash or copy a token by accident.
@@ -314,6 +314,33 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     all.join("\n")
+}
+
+/// I01, I03: PostgreSQL shows the row that a constraint refuses, and so the digest; the error does not.
+#[tokio::test]
+async fn a_row_that_the_table_refuses_is_not_shown() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    for (change, name) in [
+        (
+            "ALTER TABLE sessions ADD COLUMN tenant int NOT NULL",
+            "tenant",
+        ),
+        (
+            "ALTER TABLE sessions DROP COLUMN tenant, ADD CONSTRAINT closed CHECK (user_id > 1)",
+            "closed",
+        ),
+    ] {
+        sql(&database, change).await;
+        let error = sessions.sign_in(1).await.unwrap_err();
+        let source = std::error::Error::source(&error).unwrap();
+        let told = format!("{error} {error:?} {source} {source:?}");
+        assert!(told.contains(name), "{told}");
+        assert!(
+            !told.contains("\\x") && !told.contains("Failing row"),
+            "{told}"
+        );
+    }
 }
 
 /// I06: a panic, such as polling a future again that has ended, says nothing of the request; and the
