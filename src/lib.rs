@@ -89,6 +89,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `postgres` | yes | [`PgSessionStore`]: sessions in PostgreSQL |
+//! | `rustls` | | [`PgPoolBuilder`]: a pool from a connection URL, with TLS towards every other host |
 //! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`, on `axum-core` alone |
 //! | `test-util` | | [`MemorySessionStore`], and a signed-in request for an application's tests |
 
@@ -112,6 +113,8 @@ mod session;
 pub use self::extract::CurrentUser;
 #[cfg(feature = "test-util")]
 pub use self::memory::MemorySessionStore;
+#[cfg(feature = "rustls")]
+pub use self::postgres::PgPoolBuilder;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{Check, Demands, Migrate, PgSessionStore, PgUser, UserRow};
 pub use self::{

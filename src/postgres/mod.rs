@@ -3,16 +3,24 @@
 #[cfg(test)]
 mod boundaries;
 mod check;
+#[cfg(feature = "rustls")]
+mod connection_string;
 mod connections;
 mod decode;
 mod failure;
 mod migrate;
+#[cfg(feature = "rustls")]
+mod pool;
 mod statements;
 mod store;
+#[cfg(feature = "rustls")]
+mod tls;
 mod transaction;
 mod user;
 mod writes;
 
+#[cfg(feature = "rustls")]
+pub use self::pool::PgPoolBuilder;
 pub use self::{
     check::Check,
     migrate::Migrate,

@@ -143,7 +143,7 @@ impl<U: PgUser> PgSessionStore<U> {
     /// stale reads were not asked for; otherwise as for a lookup.
     pub async fn check(&self) -> Result<Check, Error> {
         let client = Borrowed::from(&self.pool).await?;
-        let check = check::run(&client, &self.statements).await;
+        let check = check::run(&client, &self.statements, self.pool.timeouts()).await;
         client.give_back();
         let check = check?;
         if check.in_recovery() && !self.recovery_allowed {

@@ -92,7 +92,7 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// Names of the public types whose `Debug` this module looks at.
-const LOOKED_AT: [&str; 46] = [
+const LOOKED_AT: [&str; 47] = [
     "BoxError", // a boxed error of the application's
     "Check",
     "Confirm",
@@ -113,6 +113,7 @@ const LOOKED_AT: [&str; 46] = [
     "MemorySessionStore",
     "Migrate",
     "NewSession",
+    "PgPoolBuilder", // see `transport`
     "PgSessionStore",
     "PgUser", // a trait
     "Presented",
