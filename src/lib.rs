@@ -134,6 +134,6 @@ pub use self::{
 pub use {deadpool_postgres, tokio_postgres};
 
 /// Compiles what the README shows.
-#[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "test-util"))]
+#[cfg(all(doctest, feature = "axum", feature = "rustls", feature = "test-util"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

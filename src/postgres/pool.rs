@@ -49,7 +49,7 @@ const GREETING: Duration = Duration::from_secs(2);
 /// | `application_name` | `tower-user-session` | for `pg_stat_activity` |
 /// | waiting for a connection | 2 s, the [default deadline](crate::DEFAULT_DEADLINE) | nobody waits for ever |
 /// | opening one | `connect_timeout` for each host, and 2 s | a host that takes a connection and then says nothing |
-/// | recycling one | 2 s | |
+/// | recycling one | 2 s | as for the others |
 /// | connections | two for each processor | |
 ///
 /// A connection is lent again without a test query ([`RecyclingMethod::Fast`]): the query would cost

@@ -134,7 +134,9 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     /// Checks, for an application's start-up, that the tables, columns and rights are there that
-    /// lookups and sign-ins need, and says what kind of server answers. It writes nothing.
+    /// lookups and sign-ins need, and says what kind of server answers. It writes nothing. A
+    /// connection to another host that is not encrypted, and a pool without timeouts, are logged as
+    /// warnings.
     ///
     /// # Errors
     ///

@@ -29,5 +29,9 @@ mod secrets;
 mod server_log;
 mod store_conformance;
 mod support;
+#[cfg(feature = "rustls")]
+mod tls_server;
 mod tower_contract;
+#[cfg(feature = "rustls")]
+mod transport;
 mod wire;
