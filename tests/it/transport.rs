@@ -263,8 +263,27 @@ async fn a_wrong_password_is_told_apart_and_told_to_nobody() {
 
     let bound = builder("app:correct%20horse", "&channel_binding=require");
     assert!(store(bound).check().await.is_ok());
-    let nobody = kind_for(builder("nobody:x", "")).await;
-    assert_eq!(nobody, ErrorKind::Authentication);
+    // Without a password, without a line in `pg_hba.conf`, and where the server does not do its part.
+    for (login, options, kind) in [
+        ("app", "", ErrorKind::Configuration),
+        ("nobody:x", "", ErrorKind::Authentication),
+        (
+            "certified",
+            "&channel_binding=require",
+            ErrorKind::Authentication,
+        ),
+        (
+            "app:correct%20horse",
+            "&target_session_attrs=read-write&options=-c%20default_transaction_read_only=on",
+            ErrorKind::Recovery,
+        ),
+    ] {
+        assert_eq!(
+            kind_for(builder(login, options)).await,
+            kind,
+            "{login} {options}"
+        );
+    }
 
     let certified = builder("certified", "");
     assert_eq!(kind_for(certified).await, ErrorKind::Authentication);
