@@ -82,7 +82,9 @@ async fn only_a_server_that_proves_who_it_is_is_spoken_to() {
         builder(""),
         builder("&sslmode=prefer"),
         builder("&sslmode=require"),
-        PgPoolBuilder::from_url(&several).unwrap(),
+        PgPoolBuilder::from_url(&several)
+            .unwrap()
+            .root_certificates(ours.pem()),
     ] {
         assert_eq!(kind_for(refused).await, ErrorKind::Tls);
         let said = std::mem::take(&mut *said.lock().unwrap());
@@ -221,7 +223,7 @@ async fn a_wrong_password_is_told_apart_and_told_to_nobody() {
     let loopback = "127.0.0.1/32";
     listening
         .let_in(&format!(
-            "hostssl all app {loopback} scram-sha-256\nhostssl all certified {loopback} cert"
+            "hostssl all app {loopback} scram-sha-256\nhostssl all certified {loopback} cert\nhostssl all postgres {loopback} trust"
         ))
         .await;
     let name = listening.database.name();
@@ -268,7 +270,7 @@ async fn a_wrong_password_is_told_apart_and_told_to_nobody() {
         ("app", "", ErrorKind::Configuration),
         ("nobody:x", "", ErrorKind::Authentication),
         (
-            "certified",
+            "postgres",
             "&channel_binding=require",
             ErrorKind::Authentication,
         ),
