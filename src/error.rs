@@ -33,6 +33,13 @@ pub enum ErrorKind {
     Closed,
     /// No connection to the database could be made, or it was lost.
     Connection,
+    /// No encrypted connection to the database could be made: the server offers none, or its
+    /// certificate has expired, names another host or comes from an unknown authority.
+    Tls,
+    /// The database does not let the application in: the password is wrong, the user may not
+    /// connect, or `pg_hba.conf` has no line for the user, the database, the client's address or a
+    /// connection without encryption.
+    Authentication,
     /// The deadline passed before there was an answer.
     Deadline,
     /// The application's pool had no connection to lend.
@@ -109,6 +116,8 @@ impl ErrorKind {
             Self::Configuration => "the settings cannot be used",
             Self::Closed => "the session service is closed",
             Self::Connection => "the database cannot be reached",
+            Self::Tls => "no encrypted connection to the database can be made",
+            Self::Authentication => "the database refused to let the application in",
             Self::Deadline => "the database did not answer within the deadline",
             Self::Pool => "the pool had no connection to lend",
             Self::Overloaded => "too many lookups are waiting",

@@ -89,6 +89,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `postgres` | yes | [`PgSessionStore`]: sessions in PostgreSQL |
+//! | `rustls` | | [`PgPoolBuilder`]: a pool from a connection URL, with TLS towards every other host |
 //! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`, on `axum-core` alone |
 //! | `test-util` | | [`MemorySessionStore`], and a signed-in request for an application's tests |
 
@@ -113,6 +114,8 @@ mod session;
 pub use self::extract::CurrentUser;
 #[cfg(feature = "test-util")]
 pub use self::memory::MemorySessionStore;
+#[cfg(feature = "rustls")]
+pub use self::postgres::PgPoolBuilder;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{Check, Demands, Migrate, PgSessionFeed, PgSessionStore, PgUser, UserRow};
 pub use self::{
@@ -134,6 +137,6 @@ pub use self::{
 pub use {deadpool_postgres, tokio_postgres};
 
 /// Compiles what the README shows.
-#[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "test-util"))]
+#[cfg(all(doctest, feature = "axum", feature = "rustls", feature = "test-util"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,6 +1,8 @@
 //! Whether the database fits, asked before the first request does.
 
-use deadpool_postgres::Object;
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Timeouts};
 
 use super::{failure, statements::Statements};
 use crate::Error;
@@ -12,6 +14,8 @@ pub struct Check {
     in_recovery: bool,
     encrypted: Option<bool>,
     local: bool,
+    wait_timeout: Option<Duration>,
+    create_timeout: Option<Duration>,
 }
 
 impl Check {
@@ -34,12 +38,28 @@ impl Check {
     pub const fn is_local(&self) -> bool {
         self.local
     }
+
+    /// How long the pool lets a caller wait for a connection. `None` means for ever, once all are
+    /// lent; only this crate's own calls have a [deadline](crate::DEFAULT_DEADLINE) besides.
+    pub const fn wait_timeout(&self) -> Option<Duration> {
+        self.wait_timeout
+    }
+
+    /// How long opening a connection of the pool may take. `None` means for ever, when a host takes
+    /// the connection and then says nothing.
+    pub const fn create_timeout(&self) -> Option<Duration> {
+        self.create_timeout
+    }
 }
 
 /// Rights on columns are found out only by running a statement; this one finds nothing.
 const NOBODY: [crate::TokenDigest; 1] = [crate::TokenDigest::from_bytes([0; 32])];
 
-pub(super) async fn run(client: &Object, statements: &Statements) -> Result<Check, Error> {
+pub(super) async fn run(
+    client: &Object,
+    statements: &Statements,
+    timeouts: Timeouts,
+) -> Result<Check, Error> {
     let find = client
         .prepare(&statements.find)
         .await
@@ -72,9 +92,18 @@ pub(super) async fn run(client: &Object, statements: &Statements) -> Result<Chec
         in_recovery: row.try_get(1).map_err(read)?,
         encrypted: row.try_get(2).map_err(read)?,
         local: row.try_get(3).map_err(read)?,
+        wait_timeout: timeouts.wait,
+        create_timeout: timeouts.create,
     };
     if check.encrypted == Some(false) && !check.local {
         tracing::warn!("the connection to the database on another host is not encrypted");
+    }
+    if check.wait_timeout.is_none() || check.create_timeout.is_none() {
+        tracing::warn!(
+            wait_timeout = ?check.wait_timeout,
+            create_timeout = ?check.create_timeout,
+            "the pool has no timeout, so that a caller may wait for a connection for ever"
+        );
     }
     Ok(check)
 }

@@ -1,20 +1,50 @@
 //! What a failure of the driver or of the server means here.
 
-use std::fmt;
+use std::{error::Error as _, fmt, io};
 
-use deadpool_postgres::PoolError;
+use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::{Error, ErrorKind};
 
-/// The kind of a failure while connecting: whatever the server says, there is no connection.
+/// A failure while connecting: whatever its kind, there is no connection.
 pub(super) fn connecting(error: tokio_postgres::Error) -> Error {
-    Error::new(ErrorKind::Connection, error)
+    Error::new(kind_of_connecting(&error), error)
+}
+
+fn kind_of_connecting(error: &tokio_postgres::Error) -> ErrorKind {
+    if let Some(state) = error.code() {
+        // Invalid authorization, or no right to connect to this database.
+        let refused = state.code().starts_with("28") || *state == SqlState::INSUFFICIENT_PRIVILEGE;
+        return if refused {
+            ErrorKind::Authentication
+        } else {
+            ErrorKind::Connection
+        };
+    }
+    let io = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
+    // `target_session_attrs`: the driver's own refusal, not one of the operating system's.
+    if io.is_some_and(|io| {
+        io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none()
+    }) {
+        return ErrorKind::Recovery;
+    }
+    // The driver tells which it was by this text alone. It is for the operator: nothing hangs on it.
+    match error.to_string().as_str() {
+        "error performing TLS handshake" => ErrorKind::Tls,
+        "authentication error" => ErrorKind::Authentication,
+        "invalid configuration" => ErrorKind::Configuration,
+        _ => ErrorKind::Connection,
+    }
 }
 
 pub(super) fn pool(error: PoolError) -> Error {
     match error {
         PoolError::Backend(error) => connecting(error),
+        // The pool had room, but the server did not answer.
+        error @ PoolError::Timeout(TimeoutType::Create) => Error::new(ErrorKind::Connection, error),
         other => Error::new(ErrorKind::Pool, other),
     }
 }

@@ -3,17 +3,25 @@
 #[cfg(test)]
 mod boundaries;
 mod check;
+#[cfg(feature = "rustls")]
+mod connection_string;
 mod connections;
 mod decode;
 mod failure;
 mod feed;
 mod migrate;
+#[cfg(feature = "rustls")]
+mod pool;
 mod statements;
 mod store;
+#[cfg(feature = "rustls")]
+mod tls;
 mod transaction;
 mod user;
 mod writes;
 
+#[cfg(feature = "rustls")]
+pub use self::pool::PgPoolBuilder;
 pub use self::{
     check::Check,
     feed::PgSessionFeed,

@@ -136,7 +136,9 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     /// Checks, for an application's start-up, that the tables, columns and rights are there that
-    /// lookups and sign-ins need, and says what kind of server answers. It writes nothing.
+    /// lookups and sign-ins need, and says what kind of server answers. It writes nothing. A
+    /// connection to another host that is not encrypted, and a pool without timeouts, are logged as
+    /// warnings.
     ///
     /// # Errors
     ///
@@ -145,7 +147,7 @@ impl<U: PgUser> PgSessionStore<U> {
     /// stale reads were not asked for; otherwise as for a lookup.
     pub async fn check(&self) -> Result<Check, Error> {
         let client = Borrowed::from(&self.pool).await?;
-        let check = check::run(&client, &self.statements).await;
+        let check = check::run(&client, &self.statements, self.pool.timeouts()).await;
         client.give_back();
         let check = check?;
         self.refuse_recovery(check.in_recovery())?;

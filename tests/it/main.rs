@@ -38,5 +38,9 @@ mod server_log;
 mod store_conformance;
 mod supply_chain;
 mod support;
+#[cfg(feature = "rustls")]
+mod tls_server;
 mod tower_contract;
+#[cfg(feature = "rustls")]
+mod transport;
 mod wire;

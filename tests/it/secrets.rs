@@ -94,7 +94,7 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// Names of the public types whose `Debug` this module looks at.
-const LOOKED_AT: [&str; 54] = [
+const LOOKED_AT: [&str; 55] = [
     "Announcement",
     "BodyUntilEnded",
     "BoxError", // a boxed error of the application's
@@ -120,6 +120,7 @@ const LOOKED_AT: [&str; 54] = [
     "MemorySessionStore",
     "Migrate",
     "NewSession",
+    "PgPoolBuilder", // see `transport`
     "PgSessionFeed",
     "PgSessionStore",
     "PgUser", // a trait
