@@ -1,8 +1,13 @@
 //! Whether the database fits, asked before the first request does.
 
 use deadpool_postgres::Object;
+use tokio_postgres::types::ToSql;
 
-use super::{failure, statements::Statements};
+use super::{
+    execution::{Execution, Find, On},
+    failure,
+    statements::Statements,
+};
 use crate::Error;
 
 /// What kind of server answers, as [`PgSessionStore::check`](super::PgSessionStore::check) found.
@@ -39,23 +44,22 @@ impl Check {
 /// Rights on columns are found out only by running a statement; this one finds nothing.
 const NOBODY: [crate::TokenDigest; 1] = [crate::TokenDigest::from_bytes([0; 32])];
 
-pub(super) async fn run(client: &Object, statements: &Statements) -> Result<Check, Error> {
-    let find = client
-        .prepare(&statements.find)
-        .await
-        .map_err(failure::statement)?;
-    client
-        .query(&find, &[&&NOBODY[..], &None::<f64>])
-        .await
-        .map_err(failure::statement)?;
+pub(super) async fn run(
+    client: &Object,
+    execution: &Execution,
+    statements: &Statements,
+) -> Result<Check, Error> {
+    let on = On::connection(client);
+    execution.check_columns(on).await?;
+    let nobody: [&(dyn ToSql + Sync); 2] = [&&NOBODY[..], &None::<f64>];
+    Find::Unnamed
+        .query(client, &statements.find, &nobody)
+        .await?;
     for statement in statements.all() {
-        client
-            .prepare(statement)
-            .await
-            .map_err(failure::statement)?;
+        execution.check(on, statement).await?;
     }
     let row = client
-        .query_one(
+        .query_typed_one(
             "SELECT pg_catalog.current_setting('server_version'),
                     pg_catalog.pg_is_in_recovery(),
                     (SELECT ssl.ssl FROM pg_catalog.pg_stat_ssl AS ssl

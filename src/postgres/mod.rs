@@ -5,12 +5,15 @@ mod boundaries;
 mod check;
 mod connections;
 mod decode;
+mod execution;
 mod failure;
 mod migrate;
+mod statement;
 mod statements;
 mod store;
 mod transaction;
 mod user;
+mod users_types;
 mod writes;
 
 pub use self::{

@@ -9,6 +9,7 @@
 
 mod allocations;
 mod batching;
+mod bouncer;
 mod browser;
 mod cookie_reading;
 mod cookie_writing;
@@ -22,6 +23,7 @@ mod lifetimes;
 mod load_user;
 mod lookup;
 mod migrations;
+mod pgbouncer;
 mod plans;
 mod proof;
 mod proxy;
@@ -30,4 +32,5 @@ mod server_log;
 mod store_conformance;
 mod support;
 mod tower_contract;
+mod transaction_pooling;
 mod wire;

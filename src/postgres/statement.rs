@@ -1,0 +1,122 @@
+//! One statement: its text, and of which types its parameters are.
+
+use std::fmt::Write as _;
+
+use tokio_postgres::types::{ToSql, Type};
+
+/// Values for a statement's parameters, in their order.
+pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A statement's text, ready to be run.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub(super) sql: String,
+    parameters: &'static [&'static str],
+    demands: Vec<&'static str>,
+}
+
+impl Statement {
+    pub(super) fn new(sql: String, parameters: &'static [&'static str]) -> Self {
+        Self {
+            sql,
+            parameters,
+            demands: Vec::new(),
+        }
+    }
+
+    /// The statement with what must be true of the user's row besides: columns that must still have a
+    /// value, as parameters after the others.
+    pub(super) fn demanding(&self, columns: Vec<&'static str>) -> Self {
+        let mut demands = String::new();
+        for (n, column) in columns.iter().enumerate() {
+            let place = self.parameters.len() + 1 + n;
+            // Writing to a string does not fail.
+            let _ = writeln!(demands, "AND ({column}) IS NOT DISTINCT FROM ${place}");
+        }
+        Self {
+            sql: self.sql.replace(NO_DEMANDS, &demands),
+            parameters: self.parameters,
+            demands: columns,
+        }
+    }
+
+    /// The columns that must still have a value.
+    pub(super) fn demands(&self) -> &[&'static str] {
+        &self.demands
+    }
+
+    /// How many parameters it has, without those for demands.
+    pub(super) const fn parameters(&self) -> usize {
+        self.parameters.len()
+    }
+
+    /// Whether there is a plan for it to ask for.
+    pub(super) fn can_be_explained(&self) -> bool {
+        !self.sql.starts_with("LOCK ")
+    }
+
+    /// Whether one of its parameters is the user's key, whose type is the application's choice.
+    pub(super) fn names_a_user(&self) -> bool {
+        self.parameters.iter().any(|name| type_of(name).is_none())
+    }
+
+    /// The values with the types of their parameters, where those of the application's columns are as
+    /// given.
+    pub(super) fn typed<'a>(
+        &self,
+        values: Values<'a>,
+        key: &Type,
+        demands: Vec<Type>,
+    ) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+        let own = self.parameters.iter().map(|name| type_of(name));
+        let types = own.map(|own| own.unwrap_or_else(|| key.clone()));
+        values.iter().copied().zip(types.chain(demands)).collect()
+    }
+}
+
+/// Where the demands go; a comment, so that the statement without any is whole.
+pub(super) const NO_DEMANDS: &str = "/* and nothing else */";
+
+/// The type of a parameter, which has the same name in every statement; `None`: the user's key.
+fn type_of(parameter: &str) -> Option<Type> {
+    Some(match parameter {
+        "digest" => Type::BYTEA,
+        "digests" | "replaced" | "kept" => Type::BYTEA_ARRAY,
+        "idle_seconds" | "lifetime_seconds" | "interval_seconds" => Type::FLOAT8,
+        "remembered" => Type::BOOL,
+        "user_agent" | "table_name" => Type::TEXT,
+        "ip" => Type::INET,
+        "only" | "except" => Type::UUID,
+        "ids" => Type::UUID_ARRAY,
+        "times" => Type::TIMESTAMPTZ_ARRAY,
+        "others" | "page" | "next_page" => Type::INT8,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn demands_come_after_the_other_parameters() {
+        let sql = format!("SELECT WHERE $1 {NO_DEMANDS}");
+        let statement = Statement::new(sql, &["remembered"]).demanding(vec!["u.a", "u.b"]);
+        let expected = "SELECT WHERE $1 \
+                        AND (u.a) IS NOT DISTINCT FROM $2\nAND (u.b) IS NOT DISTINCT FROM $3\n";
+        assert_eq!(statement.sql, expected);
+        let values: Values<'_> = &[&true, &"a", &7_i32];
+        let typed = statement.typed(values, &Type::UUID, vec![Type::TEXT, Type::INT4]);
+        let types: Vec<_> = typed.into_iter().map(|(_, ty)| ty).collect();
+        assert_eq!(types, [Type::BOOL, Type::TEXT, Type::INT4]);
+    }
+
+    #[test]
+    fn the_key_of_the_user_is_of_the_type_given() {
+        let statement = Statement::new(String::new(), &["user_id", "only"]);
+        assert!(statement.names_a_user());
+        let typed = statement.typed(&[&7_i32, &None::<i32>], &Type::INT4, Vec::new());
+        let types: Vec<_> = typed.into_iter().map(|(_, ty)| ty).collect();
+        assert_eq!(types, [Type::INT4, Type::UUID]);
+    }
+}
