@@ -96,7 +96,46 @@ fn type_of(parameter: &str) -> Option<Type> {
 
 #[cfg(test)]
 mod tests {
+    use ephemeral_postgres::TestDatabase;
+
     use super::*;
+    use crate::{
+        BoxError, PgUser, UserRow,
+        postgres::statements::{Statements, Table},
+    };
+
+    #[derive(Clone)]
+    struct User;
+
+    impl PgUser for User {
+        type Id = i32;
+        const COLUMNS: &'static str = "u.id";
+
+        fn from_row(_: &UserRow<'_>) -> Result<Self, BoxError> {
+            Ok(Self)
+        }
+    }
+
+    /// Sent whole or prepared, a statement means the same: the types given are those that the server
+    /// finds out.
+    #[tokio::test]
+    async fn parameters_have_the_types_that_the_server_finds() {
+        let migration = include_str!("../../migrations/0001_create_sessions.sql");
+        let users = "CREATE TABLE users (id int PRIMARY KEY);";
+        let database = TestDatabase::create(&format!("{users}{migration}")).await;
+        let client = database.client().await;
+        let table = Table {
+            schema: None,
+            name: "sessions".to_owned(),
+        };
+        for statement in Statements::new::<User>(&table).all() {
+            let prepared = client.prepare(&statement.sql).await.unwrap();
+            let nothing = vec![&None::<i32> as &(dyn ToSql + Sync); statement.parameters()];
+            let typed = statement.typed(&nothing, &Type::INT4, Vec::new());
+            let types: Vec<_> = typed.into_iter().map(|(_, ty)| ty).collect();
+            assert_eq!(types, prepared.params(), "{}", statement.sql);
+        }
+    }
 
     #[test]
     fn demands_come_after_the_other_parameters() {

@@ -12,15 +12,13 @@ use std::{
 
 use ephemeral_postgres::{TestDatabase, skip};
 use http::HeaderMap;
-use tower_user_session::{
-    ErrorKind, PgSessionStore, SessionLimit, SessionService, SessionStore, SessionToken,
-};
+use tower_user_session::{ErrorKind, PgSessionStore, SessionLimit, SessionService, SessionToken};
 
 use crate::{
     bouncer::Bouncer,
     proxy::Proxy,
     store_conformance::{conforms, two_limits},
-    support::{PgSessions, USERS, User, cookie, database, number, sql},
+    support::{PgSessions, USERS, User, cookie, database, number, sql, until_waiting},
 };
 
 /// So many service instances, as in so many processes.
@@ -57,15 +55,14 @@ async fn the_whole_life_of_a_session_leaves_nothing_behind() {
     let sessions = SessionService::new(store());
     conforms(&sessions).await;
     one_by_one(&sessions, &database).await;
-    for limit in [SessionLimit::refuse_new(1), SessionLimit::end_oldest(1)] {
-        let limited = SessionService::new(store().with_session_limit(limit.unwrap()));
+    for (limit, ends_oldest) in [
+        (SessionLimit::refuse_new(1).unwrap(), false),
+        (SessionLimit::end_oldest(1).unwrap(), true),
+    ] {
+        let limited = SessionService::new(store().with_session_limit(limit));
         limited.revoke_everyone().await.unwrap();
         let _ = limited.sign_in(1).await.unwrap();
-        let second = limited.sign_in(1).await;
-        assert_eq!(
-            second.is_ok(),
-            limit.unwrap() == SessionLimit::end_oldest(1).unwrap()
-        );
+        assert_eq!(limited.sign_in(1).await.is_ok(), ends_oldest);
         assert_eq!(limited.devices(&1).await.unwrap().len(), 1);
     }
 
@@ -246,6 +243,41 @@ async fn changing_the_tables_and_the_connections_is_not_seen() {
         task.await.unwrap();
     }
     assert!(connections.len() > 2, "the pooler replaced no connection");
+}
+
+/// F14, F03: server connections that are killed under the pooler, idle and at work: the lookup is asked
+/// once more, and nobody sees it.
+#[tokio::test]
+async fn a_lost_server_connection_is_not_seen() {
+    let name = "pgbouncer::a_lost_server_connection_is_not_seen";
+    let database = database().await;
+    let Some(bouncer) = Bouncer::before(name, &database, "").await else {
+        return;
+    };
+    let sessions = instances(&bouncer).remove(0);
+    let ada = sessions.sign_in(1).await.unwrap();
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE '%asked_digest%' AND pid <> pg_backend_pid()";
+    for _ in 0..5 {
+        assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+        assert!(number(&database, kill).await >= 1);
+        assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    }
+
+    // At work: behind a lock on the users' table, until it is killed.
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let asking = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.user(ada.token()).await }
+    });
+    until_waiting(&database, 1).await;
+    assert_eq!(number(&database, kill).await, 1);
+    lock.commit().await.unwrap();
+    assert_eq!(asking.await.unwrap().unwrap(), Some(User::ada()));
 }
 
 /// A lookup that does not finish is not waited for by the next one, through a pooler either: what it had
