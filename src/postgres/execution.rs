@@ -61,8 +61,8 @@ impl Execution {
                 let prepared = on.prepare(statement).await?;
                 on.client.query(&prepared, values).await
             }
-            Self::Unnamed(types) => {
-                let typed = typed(types, on.client, statement, values).await?;
+            Self::Unnamed(users) => {
+                let typed = typed(users, on.client, statement, values).await?;
                 on.client.query_typed(&statement.sql, &typed).await
             }
         };
@@ -81,8 +81,8 @@ impl Execution {
                 let prepared = on.prepare(statement).await?;
                 on.client.execute(&prepared, values).await
             }
-            Self::Unnamed(types) => {
-                let typed = typed(types, on.client, statement, values).await?;
+            Self::Unnamed(users) => {
+                let typed = typed(users, on.client, statement, values).await?;
                 on.client.execute_typed(&statement.sql, &typed).await
             }
         };
@@ -102,8 +102,8 @@ impl Execution {
                     .map(Find::Prepared)
                     .map_err(failure::statement)
             }
-            Self::Unnamed(types) => {
-                types.check_columns(client).await?;
+            Self::Unnamed(users) => {
+                users.check_columns(client).await?;
                 Ok(Find::Unnamed)
             }
         }
@@ -113,7 +113,7 @@ impl Execution {
     pub(super) async fn check_columns(&self, on: On<'_>) -> Result<(), Error> {
         match self {
             Self::Prepared => Ok(()),
-            Self::Unnamed(types) => types.check_columns(on.client).await,
+            Self::Unnamed(users) => users.check_columns(on.client).await,
         }
     }
 
@@ -121,9 +121,9 @@ impl Execution {
     pub(super) async fn check(&self, on: On<'_>, statement: &Statement) -> Result<(), Error> {
         match self {
             Self::Prepared => on.client.prepare(&statement.sql).await.map(drop),
-            Self::Unnamed(types) if statement.can_be_explained() => {
+            Self::Unnamed(users) if statement.can_be_explained() => {
                 let samples = vec![&Sample as &(dyn ToSql + Sync); statement.parameters()];
-                let typed = typed(types, on.client, statement, &samples).await?;
+                let typed = typed(users, on.client, statement, &samples).await?;
                 let explain = format!("EXPLAIN {}", statement.sql);
                 let explained = on.client.query_typed(&explain, &typed).await;
                 match explained {
@@ -139,17 +139,17 @@ impl Execution {
 }
 
 async fn typed<'a>(
-    types: &UsersTypes,
+    users: &UsersTypes,
     client: &Client,
     statement: &Statement,
     values: Values<'a>,
 ) -> Result<Vec<(&'a (dyn ToSql + Sync), Type)>, Error> {
     let key = if statement.names_a_user() {
-        types.of_key(client).await?
+        users.of_key(client).await?
     } else {
         Type::UNKNOWN
     };
-    let demands = types.of(client, statement.demands()).await?;
+    let demands = users.of(client, statement.demands()).await?;
     Ok(statement.typed(values, &key, demands))
 }
 

@@ -116,6 +116,10 @@ mod tests {
         }
     }
 
+    fn types(values: Vec<(&(dyn ToSql + Sync), Type)>) -> Vec<Type> {
+        values.into_iter().map(|(_, ty)| ty).collect()
+    }
+
     /// Sent whole or prepared, a statement means the same: the types given are those that the server
     /// finds out.
     #[tokio::test]
@@ -131,9 +135,8 @@ mod tests {
         for statement in Statements::new::<User>(&table).all() {
             let prepared = client.prepare(&statement.sql).await.unwrap();
             let nothing = vec![&None::<i32> as &(dyn ToSql + Sync); statement.parameters()];
-            let typed = statement.typed(&nothing, &Type::INT4, Vec::new());
-            let types: Vec<_> = typed.into_iter().map(|(_, ty)| ty).collect();
-            assert_eq!(types, prepared.params(), "{}", statement.sql);
+            let found = types(statement.typed(&nothing, &Type::INT4, Vec::new()));
+            assert_eq!(found, prepared.params(), "{}", statement.sql);
         }
     }
 
@@ -145,17 +148,15 @@ mod tests {
                         AND (u.a) IS NOT DISTINCT FROM $2\nAND (u.b) IS NOT DISTINCT FROM $3\n";
         assert_eq!(statement.sql, expected);
         let values: Values<'_> = &[&true, &"a", &7_i32];
-        let typed = statement.typed(values, &Type::UUID, vec![Type::TEXT, Type::INT4]);
-        let types: Vec<_> = typed.into_iter().map(|(_, ty)| ty).collect();
-        assert_eq!(types, [Type::BOOL, Type::TEXT, Type::INT4]);
+        let found = types(statement.typed(values, &Type::UUID, vec![Type::TEXT, Type::INT4]));
+        assert_eq!(found, [Type::BOOL, Type::TEXT, Type::INT4]);
     }
 
     #[test]
     fn the_key_of_the_user_is_of_the_type_given() {
         let statement = Statement::new(String::new(), &["user_id", "only"]);
         assert!(statement.names_a_user());
-        let typed = statement.typed(&[&7_i32, &None::<i32>], &Type::INT4, Vec::new());
-        let types: Vec<_> = typed.into_iter().map(|(_, ty)| ty).collect();
-        assert_eq!(types, [Type::INT4, Type::UUID]);
+        let found = types(statement.typed(&[&7_i32, &None::<i32>], &Type::INT4, Vec::new()));
+        assert_eq!(found, [Type::INT4, Type::UUID]);
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
     BoxError, Error, ErrorKind, PgSessionStore, PgUser, SessionService, UserRow,
+    tokio_postgres::{Config, NoTls},
 };
 
 use crate::{
     proxy::Proxy,
-    support::{USERS, User, database, pool, sql},
+    support::{USERS, User, database, sql},
 };
 
 /// F13: one round trip for a lookup and for whatever else is one statement, without a name.
@@ -117,22 +119,37 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
 #[tokio::test]
 async fn a_check_finds_what_does_not_fit() {
     let database = TestDatabase::create(USERS).await;
-    let store = |pooling: bool| {
-        let store = PgSessionStore::<User>::new(pool(&database, 1));
+    let role = format!("asker_{}", database.name());
+    sql(&database, &format!("CREATE ROLE {role} LOGIN")).await;
+    let with = |config: Config, pooling: bool| {
+        let manager = Manager::new(config, NoTls);
+        let pool = Pool::builder(manager).max_size(1).build().unwrap();
+        let store = PgSessionStore::<User>::new(pool);
         if pooling {
             store.with_transaction_pooling()
         } else {
             store
         }
     };
+    let store = |pooling| with(database.config(), pooling);
     for pooling in [false, true] {
         let error = store(pooling).check().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Schema);
     }
     store(true).migrate().await.unwrap();
+    sql(
+        &database,
+        &format!("GRANT SELECT ON users, sessions TO {role}"),
+    )
+    .await;
     for pooling in [false, true] {
         store(pooling).check().await.unwrap();
+        let mut limited = database.config();
+        limited.user(&role);
+        with(limited, pooling).check().await.unwrap();
     }
+    sql(&database, &format!("DROP OWNED BY {role}")).await;
+    sql(&database, &format!("DROP ROLE {role}")).await;
     // In `list.sql` alone.
     sql(&database, "ALTER TABLE sessions RENAME user_agent TO agent").await;
     for pooling in [false, true] {
