@@ -122,8 +122,8 @@ impl Execution {
         match self {
             Self::Prepared => on.client.prepare(&statement.sql).await.map(drop),
             Self::Unnamed(users) if statement.can_be_explained() => {
-                let samples = vec![&Sample as &(dyn ToSql + Sync); statement.parameters()];
-                let typed = typed(users, on.client, statement, &samples).await?;
+                let nothing = vec![&Null as &(dyn ToSql + Sync); statement.parameters()];
+                let typed = typed(users, on.client, statement, &nothing).await?;
                 let explain = format!("EXPLAIN {}", statement.sql);
                 let explained = on.client.query_typed(&explain, &typed).await;
                 match explained {
@@ -192,18 +192,13 @@ impl<'a> On<'a> {
     }
 }
 
-/// A value for a statement that is not run. The planner looks at it all the same, and refuses pages of a
-/// table that are null.
+/// Null, of any type: for a statement that is not run.
 #[derive(Debug)]
-struct Sample;
+struct Null;
 
-impl ToSql for Sample {
-    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, BoxError> {
-        if *ty == Type::INT8 {
-            0_i64.to_sql(ty, out)
-        } else {
-            Ok(IsNull::Yes)
-        }
+impl ToSql for Null {
+    fn to_sql(&self, _: &Type, _: &mut BytesMut) -> Result<IsNull, BoxError> {
+        Ok(IsNull::Yes)
     }
 
     fn accepts(_: &Type) -> bool {

@@ -23,8 +23,8 @@ pub(super) fn statement(error: tokio_postgres::Error) -> Error {
     let error = Error::new(kind(&error), error);
     if misplaced {
         error.saying(
-            "a prepared statement is not on the server connection that it was prepared on: behind a \
-             pooler that pools transactions, PgSessionStore::with_transaction_pooling is needed",
+            "a prepared statement is not where it was prepared, or was there before: behind a pooler \
+             that pools transactions, PgSessionStore::with_transaction_pooling is needed",
         )
     } else {
         error

@@ -361,9 +361,26 @@ async fn a_pooler_that_tracks_statements_needs_no_setting() {
     let Some(bouncer) = Bouncer::before(name, &database, tracking).await else {
         return;
     };
+    works_without_the_setting(&bouncer).await;
+}
+
+/// Where a client keeps its server connection, so that it is as if there were no pooler.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_mode_needs_no_setting() {
+    let name = "pgbouncer::session_mode_needs_no_setting";
+    let database = database().await;
+    let session_mode = "pool_mode = session\ndefault_pool_size = 20";
+    let Some(bouncer) = Bouncer::before(name, &database, session_mode).await else {
+        return;
+    };
+    works_without_the_setting(&bouncer).await;
+}
+
+async fn works_without_the_setting(bouncer: &Bouncer) {
     let mut tasks = Vec::new();
     for _ in 0..INSTANCES {
         let sessions = SessionService::new(PgSessionStore::<User>::new(bouncer.pool(4)));
+        sessions.store().check().await.unwrap();
         for user in [1, 2] {
             tasks.push(tokio::spawn(come_and_go(sessions.clone(), user)));
         }

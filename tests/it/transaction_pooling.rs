@@ -11,7 +11,7 @@ use tower_user_session::{
 
 use crate::{
     proxy::Proxy,
-    support::{USERS, User, database, sql},
+    support::{USERS, User, database, pool, sql},
 };
 
 /// F13: one round trip for a lookup and for whatever else is one statement, without a name.
@@ -79,6 +79,9 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
     let store = PgSessionStore::<Typed<false>>::new(proxy.pool(2)).with_transaction_pooling();
     store.migrate().await.unwrap();
     refused(store.check().await);
+    let direct = PgSessionStore::<Typed<false>>::new(pool(&database, 1));
+    direct.check().await.unwrap();
+    proxy.sent();
     let not_cast = SessionService::new(store);
     let ada = not_cast.sign_in("ada".to_owned()).await.unwrap();
     refused(not_cast.user(ada.token()).await);
