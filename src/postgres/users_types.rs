@@ -64,7 +64,9 @@ impl UsersTypes {
         if expressions.is_empty() {
             return Ok(types);
         }
-        for oid in self.oids(client, &expressions.join(", ")).await? {
+        // In parentheses, as in the statements.
+        let expressions = format!("({})", expressions.join("), ("));
+        for oid in self.oids(client, &expressions).await? {
             types.push(match base_type(client, oid).await? {
                 Base::BuiltIn(built_in) => built_in,
                 Base::Simple(simple) => simple,
