@@ -27,7 +27,7 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting contradicts another one or cannot be used.
+    /// A setting is missing, contradicts another one or cannot be used.
     Configuration,
     /// The service was closed.
     Closed,

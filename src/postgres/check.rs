@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Timeouts};
+use tokio_postgres::types::ToSql;
 
-use super::{failure, statements::Statements};
+use super::{
+    execution::{Execution, Find, On},
+    failure,
+    statements::Statements,
+};
 use crate::Error;
 
 /// What kind of server answers, as [`PgSessionStore::check`](super::PgSessionStore::check) found.
@@ -57,25 +62,21 @@ const NOBODY: [crate::TokenDigest; 1] = [crate::TokenDigest::from_bytes([0; 32])
 
 pub(super) async fn run(
     client: &Object,
+    execution: &Execution,
     statements: &Statements,
     timeouts: Timeouts,
 ) -> Result<Check, Error> {
-    let find = client
-        .prepare(&statements.find)
-        .await
-        .map_err(failure::statement)?;
-    client
-        .query(&find, &[&&NOBODY[..], &None::<f64>])
-        .await
-        .map_err(failure::statement)?;
+    let on = On::connection(client);
+    execution.check_columns(on).await?;
+    let nobody: [&(dyn ToSql + Sync); 2] = [&&NOBODY[..], &None::<f64>];
+    Find::Unnamed
+        .query(client, &statements.find, &nobody)
+        .await?;
     for statement in statements.all() {
-        client
-            .prepare(statement)
-            .await
-            .map_err(failure::statement)?;
+        execution.check(on, statement).await?;
     }
     let row = client
-        .query_one(
+        .query_typed_one(
             "SELECT pg_catalog.current_setting('server_version'),
                     pg_catalog.pg_is_in_recovery(),
                     (SELECT ssl.ssl FROM pg_catalog.pg_stat_ssl AS ssl

@@ -11,20 +11,17 @@ use std::{
 
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{ClientWrapper, Object, Pool};
-use tokio_postgres::{Error as PgError, Row, Statement, types::ToSql};
+use tokio_postgres::Row;
 
-use super::failure;
+use super::{
+    execution::{Execution, Find, On},
+    failure,
+    statement::{Statement, Values},
+};
 use crate::{Error, session::BATCHES_IN_FLIGHT};
 
 /// As many as there are lookups in flight at once.
 const KEPT: usize = BATCHES_IN_FLIGHT;
-
-/// One plan for every execution, made so that it stays good: a table that was tiny when the plan was
-/// made must not be read from end to end once it has grown, and a plan over an index that is all the
-/// same taken for expensive must not be compiled at length.
-const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
-                        SET enable_seqscan = off; \
-                        SET jit = off";
 
 pub(super) struct LookupConnections {
     pool: Pool,
@@ -37,11 +34,11 @@ struct Kept {
     closed: bool,
 }
 
-/// A connection with the lookup prepared on it. Dropped, it is closed: whatever was under way on it
+/// A connection that is ready for the lookup. Dropped, it is closed: whatever was under way on it
 /// can reach nobody else. [`LookupConnections::keep`] is for one whose lookup has finished.
 pub(super) struct LookupConnection {
-    pub(super) client: ClientWrapper,
-    pub(super) find: Statement,
+    client: ClientWrapper,
+    find: Find,
     pool: Pool,
 }
 
@@ -67,22 +64,19 @@ impl LookupConnections {
 
     /// A connection that has just been opened. The outer error means that there is none to be had, the
     /// inner one that it broke, or refused the statement, before it was ready.
-    pub(super) async fn open(&self, find: &str) -> Result<Result<LookupConnection, Error>, Error> {
+    pub(super) async fn open(
+        &self,
+        execution: &Execution,
+        find: &Statement,
+    ) -> Result<Result<LookupConnection, Error>, Error> {
         let manager = self.pool.manager();
         let client = manager.create().await.map_err(failure::connecting)?;
-        let prepared = async {
-            client.batch_execute(SETTINGS).await?;
-            client.prepare(find).await
-        }
-        .await;
-        Ok(match prepared {
-            Ok(find) => Ok(LookupConnection {
-                client,
-                find,
-                pool: self.pool.clone(),
-            }),
-            Err(error) => Err(failure::statement(error)),
-        })
+        let ready = execution.ready(&client, find).await;
+        Ok(ready.map(|find| LookupConnection {
+            client,
+            find,
+            pool: self.pool.clone(),
+        }))
     }
 
     /// Keeps the connection for the next lookup.
@@ -104,6 +98,16 @@ impl LookupConnections {
     }
 }
 
+impl LookupConnection {
+    pub(super) async fn query(
+        &self,
+        find: &Statement,
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Error> {
+        self.find.query(&self.client, find, values).await
+    }
+}
+
 impl Drop for LookupConnection {
     fn drop(&mut self) {
         // The manager remembers every connection it has made until it is told.
@@ -122,31 +126,33 @@ impl fmt::Debug for LookupConnections {
 /// behind what is still under way on it.
 pub(super) struct Borrowed(Option<Object>);
 
-type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
-
 impl Borrowed {
     pub(super) async fn from(pool: &Pool) -> Result<Self, Error> {
         Ok(Self(Some(pool.get().await.map_err(failure::pool)?)))
     }
 
     /// Runs one statement, and gives the connection back when it has finished.
-    pub(super) async fn query(self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, PgError> {
-        let rows = async {
-            let statement = self.prepare_cached(sql).await?;
-            (*self).query(&statement, values).await
-        }
-        .await;
+    pub(super) async fn query(
+        self,
+        execution: &Execution,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Error> {
+        let on = On::connection(&self);
+        let rows = execution.query(on, statement, values).await;
         self.give_back();
         rows
     }
 
     /// Like [`query`](Self::query), for the number of rows that it changed.
-    pub(super) async fn execute(self, sql: &str, values: Values<'_>) -> Result<u64, PgError> {
-        let changed = async {
-            let statement = self.prepare_cached(sql).await?;
-            (*self).execute(&statement, values).await
-        }
-        .await;
+    pub(super) async fn execute(
+        self,
+        execution: &Execution,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<u64, Error> {
+        let on = On::connection(&self);
+        let changed = execution.execute(on, statement, values).await;
         self.give_back();
         changed
     }

@@ -51,26 +51,45 @@ pub(super) fn pool(error: PoolError) -> Error {
 
 /// The kind of a failure while a statement was prepared or ran.
 pub(super) fn statement(error: tokio_postgres::Error) -> Error {
-    match error.as_db_error() {
+    let error = match error.as_db_error() {
         Some(refused) if refused.code().code().starts_with("23") => {
-            Error::new(kind(&error), Constraint::new(refused))
+            return Error::new(kind(&error), Constraint::new(refused));
         }
-        _ => Error::new(kind(&error), error),
+        _ => error,
+    };
+    let misplaced = error.code().is_some_and(is_misplaced);
+    let error = Error::new(kind(&error), error);
+    if misplaced {
+        error.saying(
+            "a prepared statement is not where it was prepared, or was there before: behind a pooler \
+             that pools transactions, PgSessionStore::with_transaction_pooling is needed",
+        )
+    } else {
+        error
     }
+}
+
+/// Whether a prepared statement is missing, or there is one where there should be none.
+fn is_misplaced(state: &SqlState) -> bool {
+    [
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        SqlState::DUPLICATE_PSTATEMENT,
+    ]
+    .contains(state)
 }
 
 /// A constraint that a row did not meet, by the server's message, which names it. The server's detail
 /// is left out: it shows the whole row, and so the digest.
 #[derive(Debug)]
 struct Constraint {
-    state: String,
+    state: SqlState,
     message: String,
 }
 
 impl Constraint {
     fn new(refused: &DbError) -> Self {
         Self {
-            state: refused.code().code().to_owned(),
+            state: refused.code().clone(),
             message: refused.message().to_owned(),
         }
     }
@@ -78,22 +97,36 @@ impl Constraint {
 
 impl fmt::Display for Constraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (SQLSTATE {})", self.message, self.state)
+        write!(f, "{} (SQLSTATE {})", self.message, self.state.code())
     }
 }
 
 impl std::error::Error for Constraint {}
 
-/// Like [`statement`], for one that changes something: where the server did not say that it failed, it
-/// may have succeeded.
-pub(super) fn write(error: tokio_postgres::Error) -> Error {
-    let refused = error.code().is_some();
-    let error = statement(error);
-    if refused {
-        error
-    } else {
+/// Of a statement that changes something: where the server did not say that it failed, it may have
+/// succeeded.
+pub(super) fn write(error: Error) -> Error {
+    if driver(&error).is_some_and(|cause| cause.code().is_none()) {
         error.with_outcome_unknown()
+    } else {
+        error
     }
+}
+
+pub(super) fn commit(error: tokio_postgres::Error) -> Error {
+    write(statement(error))
+}
+
+/// What the server called the failure, if it said so.
+pub(super) fn code(error: &Error) -> Option<&SqlState> {
+    let constraint = || error.source()?.downcast_ref::<Constraint>();
+    driver(error)
+        .and_then(tokio_postgres::Error::code)
+        .or_else(|| constraint().map(|constraint| &constraint.state))
+}
+
+fn driver(error: &Error) -> Option<&tokio_postgres::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
 fn kind(error: &tokio_postgres::Error) -> ErrorKind {
@@ -104,6 +137,7 @@ fn kind(error: &tokio_postgres::Error) -> ErrorKind {
     match *state {
         SqlState::READ_ONLY_SQL_TRANSACTION => ErrorKind::Recovery,
         SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE => ErrorKind::Deadline,
+        _ if is_misplaced(state) => ErrorKind::Configuration,
         // Undefined and ambiguous objects, wrong types, missing rights.
         _ if state.code().starts_with("42") => ErrorKind::Schema,
         // A value that cannot be computed or converted: one row's fault.
@@ -121,11 +155,8 @@ fn kind(error: &tokio_postgres::Error) -> ErrorKind {
 /// Whether the same lookup may succeed on a connection that has just been opened: this one was lost,
 /// its server was demoted, or what was prepared on it no longer fits.
 pub(super) fn is_stale(error: &Error) -> bool {
-    let code = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<tokio_postgres::Error>())
-        .and_then(tokio_postgres::Error::code);
     matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
-        || code.is_some_and(|code| {
+        || code(error).is_some_and(|code| {
             [
                 SqlState::FEATURE_NOT_SUPPORTED,
                 SqlState::INVALID_SQL_STATEMENT_NAME,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use deadpool_postgres::Pool;
+use tokio_postgres::types::Type;
 
 use super::{connections::Borrowed, failure, statements::Table};
 use crate::Error;
@@ -164,19 +165,19 @@ impl Migrate {
         let migrated = async {
             let transaction = client.transaction().await?;
             transaction
-                .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
+                .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])
                 .await?;
             transaction
-                .execute(
+                .execute_typed(
                     "SELECT set_config('tower_user_session.sessions_table', $1, true),
                             set_config('tower_user_session.users_table', $2, true),
                             set_config('tower_user_session.users_key', $3, true),
                             set_config('tower_user_session.announce_users', $4, true)",
                     &[
-                        &self.sessions_table.to_sql(),
-                        &self.users_table,
-                        &self.users_key,
-                        &users,
+                        (&self.sessions_table.to_sql(), Type::TEXT),
+                        (&self.users_table, Type::TEXT),
+                        (&self.users_key, Type::TEXT),
+                        (&users, Type::TEXT),
                     ],
                 )
                 .await?;

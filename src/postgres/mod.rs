@@ -7,17 +7,20 @@ mod check;
 mod connection_string;
 mod connections;
 mod decode;
+mod execution;
 mod failure;
 mod feed;
 mod migrate;
 #[cfg(feature = "rustls")]
 mod pool;
+mod statement;
 mod statements;
 mod store;
 #[cfg(feature = "rustls")]
 mod tls;
 mod transaction;
 mod user;
+mod users_types;
 mod writes;
 
 #[cfg(feature = "rustls")]

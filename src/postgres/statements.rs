@@ -1,8 +1,11 @@
 //! The statements, with the application's names and fragments put in.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::LazyLock};
 
-use super::user::PgUser;
+use super::{
+    statement::{NO_DEMANDS, Statement},
+    user::PgUser,
+};
 
 /// Where the sessions are.
 #[derive(Clone, Debug)]
@@ -24,21 +27,24 @@ impl Table {
 
 macro_rules! statements {
     ($($name:ident: $file:literal, $parameters:expr;)*) => {
-        /// Each statement's text, ready to be prepared. Its parameters come in the order given here.
+        /// The statements. Their parameters come in the order given here.
         #[derive(Debug)]
         pub(super) struct Statements {
-            $(pub(super) $name: String,)*
+            $(pub(super) $name: Statement,)*
         }
 
         impl Statements {
             pub(super) fn new<U: PgUser>(table: &Table) -> Self {
                 let filler = Filler::new::<U>(table);
-                Self { $($name: filler.fill(include_str!($file), &$parameters),)* }
+                Self { $($name: Statement::new(
+                    filler.fill(include_str!($file), &$parameters),
+                    &$parameters,
+                ),)* }
             }
 
             /// Every statement, for checking that all of them fit the database.
-            pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-                [$(&*self.$name,)*].into_iter()
+            pub(super) fn all(&self) -> impl Iterator<Item = &Statement> {
+                [$(&self.$name,)*].into_iter()
             }
         }
 
@@ -67,23 +73,18 @@ statements! {
     clean_up: "clean_up.sql", ["page", "next_page", "table_name", "idle_seconds"];
 }
 
-/// How many parameters `insert.sql` has before those of [`with_demands`].
-pub(super) const INSERT_PARAMETERS: usize = 7;
-
-/// `insert.sql` with what must be true of the user's row besides: columns that must still have a
-/// value, as parameters after the others.
-pub(super) fn with_demands(insert: &str, columns: &[&str]) -> String {
-    let mut demands = String::new();
-    for (n, column) in columns.iter().enumerate() {
-        let place = INSERT_PARAMETERS + 1 + n;
-        // Writing to a string does not fail.
-        let _ = writeln!(demands, "AND ({column}) IS NOT DISTINCT FROM ${place}");
-    }
-    insert.replace(NO_DEMANDS, &demands)
+/// `users_types.sql`, for these expressions.
+pub(super) fn asking_for_types(from: &'static str, expressions: &str) -> String {
+    // The application's texts are put in last, and not read again.
+    let sql = without_comments(include_str!("users_types.sql"));
+    let (before, after) = sql.split_once(":expressions").unwrap_or_default();
+    let (between, after) = after.split_once(":from").unwrap_or_default();
+    [before, expressions, between, from, after].concat()
 }
 
-/// Where the demands go; a comment, so that the statement without any is whole.
-const NO_DEMANDS: &str = "/* and nothing else */";
+/// `base_type.sql`.
+pub(super) static BASE_TYPE: LazyLock<String> =
+    LazyLock::new(|| without_comments(include_str!("base_type.sql")).replace(":type_oid", "$1"));
 
 struct Filler {
     sessions: String,
@@ -182,10 +183,16 @@ mod tests {
         assert!(
             statements
                 .find
+                .sql
                 .contains("FROM \"my \"\"own\"\"\".\"log ins\" AS s")
         );
-        assert!(statements.find.contains("SELECT ':key', u.a::text\n"));
-        assert!(statements.find.contains("unnest($1::pg_catalog.bytea[])"));
+        assert!(statements.find.sql.contains("SELECT ':key', u.a::text\n"));
+        assert!(
+            statements
+                .find
+                .sql
+                .contains("unnest($1::pg_catalog.bytea[])")
+        );
     }
 
     #[test]
@@ -232,21 +239,6 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn demands_come_after_the_other_parameters() {
-        let table = Table {
-            schema: None,
-            name: "sessions".to_owned(),
-        };
-        let insert = Statements::new::<User>(&table).insert;
-        assert!(insert.contains(&format!("${INSERT_PARAMETERS}")));
-        assert!(!insert.contains(&format!("${}", INSERT_PARAMETERS + 1)));
-        let insert = with_demands(&insert, &["u.a", "u.b"]);
-        assert!(
-            insert.contains("AND (u.a) IS NOT DISTINCT FROM $8\nAND (u.b) IS NOT DISTINCT FROM $9")
-        );
     }
 
     /// D19: no statement changes a session that another one may have begun.

@@ -12,7 +12,9 @@ use tokio_postgres::types::ToSql;
 use super::{
     check::{self, Check},
     connections::{Borrowed, LookupConnection, LookupConnections},
-    decode, failure,
+    decode,
+    execution::Execution,
+    failure,
     feed::PgSessionFeed,
     migrate::Migrate,
     statements::{Statements, Table},
@@ -32,6 +34,9 @@ use crate::{
 /// not finish is closed, never lent again. A lookup that met a connection which was lost, whose
 /// server was demoted, or whose prepared statement no longer fits the tables, is asked once more on
 /// a fresh one. Writes borrow from the pool and are never repeated.
+///
+/// Behind a pooler that pools transactions, say so:
+/// [`with_transaction_pooling`](Self::with_transaction_pooling).
 ///
 /// A server in recovery (a replica, or a primary that was demoted) is refused, because it may not
 /// know yet who was signed out: [`ErrorKind::Recovery`].
@@ -73,6 +78,7 @@ pub struct PgSessionStore<U> {
     pub(super) limit: Option<SessionLimit>,
     recovery_allowed: bool,
     pub(super) statements: Statements,
+    pub(super) execution: Execution,
     lookups: LookupConnections,
     user: PhantomData<fn() -> U>,
 }
@@ -91,6 +97,7 @@ impl<U: PgUser> PgSessionStore<U> {
             limit: None,
             recovery_allowed: false,
             statements: Statements::new::<U>(&table),
+            execution: Execution::Prepared,
             table,
             user: PhantomData,
         }
@@ -130,6 +137,42 @@ impl<U: PgUser> PgSessionStore<U> {
         self
     }
 
+    /// Runs behind a pooler that lends a server connection for one transaction at a time, such as
+    /// [PgBouncer] with `pool_mode = transaction`, in any version.
+    ///
+    /// The store then uses nothing that outlives a transaction: no prepared statement, no setting of
+    /// the session. Each statement is sent whole, in one round trip, and so is a lookup; the server
+    /// plans it each time, which costs it some tenths of a millisecond. Every use of the store needs
+    /// the setting, in every process that goes through the pooler.
+    ///
+    /// **Without it**, the store's prepared statements are looked for where they are not, or meet
+    /// those of another process: lookups and writes fail with [`ErrorKind::Configuration`], if not at
+    /// the first statement then under load, and where two applications share one database and role,
+    /// a statement can run that was not meant. The planner settings of the lookups stay on the
+    /// pooler's server connections and reach others. A pooler that tracks prepared statements
+    /// (PgBouncer from 1.21 with `max_prepared_statements`) spares the errors, but not the settings.
+    ///
+    /// # What the application does
+    ///
+    /// * The columns in [`PgUser::COLUMNS`] and in
+    ///   [`only_if_still`](crate::SignIn::only_if_still) must have types that are built into
+    ///   PostgreSQL, or be domains over them; the driver would prepare a statement to learn about
+    ///   others. Cast an enum: `u.role::text AS role`. Otherwise lookups, [`check`](Self::check) and
+    ///   such sign-ins fail with [`ErrorKind::Configuration`].
+    /// * The pool's connections must have no start-up `options`; PgBouncer refuses them. What the
+    ///   store would set on its own connections, set for the role: `ALTER ROLE … SET jit = off`.
+    /// * What the application itself prepares on the pool is its own to see to. `deadpool`'s
+    ///   `prepare_cached` and `tokio-postgres`'s `query` use named statements; `query_typed` does not.
+    ///
+    /// [`check`](Self::check) says how the server sees the pooler's connection to it, not how this
+    /// process is connected to the pooler.
+    ///
+    /// [PgBouncer]: https://www.pgbouncer.org/features.html
+    pub fn with_transaction_pooling(mut self) -> Self {
+        self.execution = Execution::unnamed::<U>();
+        self
+    }
+
     /// Creates the sessions' table, or brings it up to date. See [`Migrate`].
     pub fn migrate(&self) -> Migrate {
         Migrate::new(self.pool.clone(), self.table.clone())
@@ -147,7 +190,8 @@ impl<U: PgUser> PgSessionStore<U> {
     /// stale reads were not asked for; otherwise as for a lookup.
     pub async fn check(&self) -> Result<Check, Error> {
         let client = Borrowed::from(&self.pool).await?;
-        let check = check::run(&client, &self.statements, self.pool.timeouts()).await;
+        let timeouts = self.pool.timeouts();
+        let check = check::run(&client, &self.execution, &self.statements, timeouts).await;
         client.give_back();
         let check = check?;
         self.refuse_recovery(check.in_recovery())?;
@@ -170,7 +214,7 @@ impl<U: PgUser> PgSessionStore<U> {
         PgSessionFeed::new(
             config,
             tls,
-            self.statements.announced.clone(),
+            self.statements.announced.sql.clone(),
             self.table.to_sql(),
         )
     }
@@ -191,7 +235,8 @@ impl<U: PgUser> PgSessionStore<U> {
         &self,
         digests: &[TokenDigest],
     ) -> Result<Result<Vec<LookupAnswer<U>>, Error>, Error> {
-        Ok(match self.lookups.open(&self.statements.find).await? {
+        let opened = self.lookups.open(&self.execution, &self.statements.find);
+        Ok(match opened.await? {
             Ok(connection) => self.find_on(connection, digests).await,
             Err(error) => Err(error),
         })
@@ -203,11 +248,9 @@ impl<U: PgUser> PgSessionStore<U> {
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupAnswer<U>>, Error> {
         let idle = self.idle_seconds();
-        let asked = connection
-            .client
-            .query(&connection.find, &[&digests, &idle])
-            .await;
-        let rows = match asked.map_err(failure::statement) {
+        let values: [&(dyn ToSql + Sync); 2] = [&digests, &idle];
+        let asked = connection.query(&self.statements.find, &values);
+        let rows = match asked.await {
             Ok(rows) => rows,
             Err(error) => {
                 // A value in a row was at fault, not the connection.
@@ -254,8 +297,8 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
         let interval = self.lifetime.touch_interval().as_secs_f64();
         let client = Borrowed::from(&self.pool).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&ids, &times, &interval, &self.idle_seconds()];
-        let touched = client.execute(&self.statements.touch, &values).await;
-        touched.map(drop).map_err(failure::statement)
+        let touched = client.execute(&self.execution, &self.statements.touch, &values);
+        touched.await.map(drop)
     }
 
     async fn close(&self) {

@@ -8,8 +8,8 @@ use tokio_postgres::{error::SqlState, types::ToSql};
 use super::{
     connections::Borrowed,
     decode::{self, column},
+    execution::On,
     failure,
-    statements::with_demands,
     store::PgSessionStore,
     transaction::Demands,
     user::PgUser,
@@ -35,7 +35,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let transaction = client.transaction().await.map_err(failure::statement)?;
         let outcome = self.insert_in(&transaction, &new).await?;
         if matches!(outcome, Insertion::Done(_)) {
-            transaction.commit().await.map_err(failure::write)?;
+            transaction.commit().await.map_err(failure::commit)?;
         } else {
             transaction.rollback().await.map_err(failure::statement)?;
         }
@@ -51,11 +51,13 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     ) -> Result<Rotation, Error> {
         let client = Borrowed::from(self.pool()).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
-        let rotated = client.query(&self.statements.rotate, &values).await;
+        let rotated = client
+            .query(&self.execution, &self.statements.rotate, &values)
+            .await;
         match rotated.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => Ok(Rotation::Done(decode::current(&row, 0)?, column(&row, 6)?)),
             Ok(None) => Ok(Rotation::NoSession),
-            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+            Err(error) if failure::code(&error) == Some(&SqlState::UNIQUE_VIOLATION) => {
                 Ok(Rotation::DigestTaken)
             }
             Err(error) => Err(failure::write(error)),
@@ -64,15 +66,16 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
         let client = Borrowed::from(self.pool()).await?;
-        let deleted = client.execute(&self.statements.delete, &[&digests]).await;
+        let delete = &self.statements.delete;
+        let deleted = client.execute(&self.execution, delete, &[&digests]).await;
         deleted.map_err(failure::write)
     }
 
     async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
         let client = Borrowed::from(self.pool()).await?;
         let values: [&(dyn ToSql + Sync); 2] = [user_id, &self.idle_seconds()];
-        let listed = client.query(&self.statements.list, &values).await;
-        let rows = listed.map_err(failure::statement)?;
+        let listed = client.query(&self.execution, &self.statements.list, &values);
+        let rows = listed.await?;
         rows.iter()
             .map(|row| {
                 let mut device = Device::new(&decode::current(row, 0)?);
@@ -87,7 +90,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let mut client = Borrowed::from(self.pool()).await?;
         let transaction = client.transaction().await.map_err(failure::statement)?;
         let ended = self.revoke_in(&transaction, user_id, which).await?;
-        transaction.commit().await.map_err(failure::write)?;
+        transaction.commit().await.map_err(failure::commit)?;
         client.give_back();
         Ok(ended)
     }
@@ -95,27 +98,24 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     async fn revoke_everyone(&self) -> Result<u64, Error> {
         let mut client = Borrowed::from(self.pool()).await?;
         let transaction = client.transaction().await.map_err(failure::statement)?;
-        let ended = async {
-            // A statement of its own, so that the next one sees the sign-ins that it waited for.
-            transaction
-                .batch_execute(&self.statements.lock_everyone)
-                .await?;
-            transaction
-                .execute(&self.statements.revoke_everyone, &[])
-                .await
-        };
-        let ended = ended.await.map_err(failure::statement)?;
-        transaction.commit().await.map_err(failure::write)?;
+        // A statement of its own, so that the next one sees the sign-ins that it waited for.
+        transaction
+            .batch_execute(&self.statements.lock_everyone.sql)
+            .await
+            .map_err(failure::statement)?;
+        let on = On::transaction(&transaction);
+        let revoke = &self.statements.revoke_everyone;
+        let ended = self.execution.execute(on, revoke, &[]).await?;
+        transaction.commit().await.map_err(failure::commit)?;
         client.give_back();
         Ok(ended)
     }
 
     async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
         let client = Borrowed::from(self.pool()).await?;
-        let asked = client
-            .query(&self.statements.still_live, &[&ids, &self.idle_seconds()])
-            .await;
-        let rows = asked.map_err(failure::statement)?;
+        let values: [&(dyn ToSql + Sync); 2] = [&ids, &self.idle_seconds()];
+        let asked = client.query(&self.execution, &self.statements.still_live, &values);
+        let rows = asked.await?;
         rows.iter()
             .map(|row| {
                 self.refuse_recovery(column(row, 1)?)?;
@@ -134,7 +134,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let client = Borrowed::from(self.pool()).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&from, &to, &table, &self.idle_seconds()];
         let rows = client
-            .query(&self.statements.clean_up, &values)
+            .query(&self.execution, &self.statements.clean_up, &values)
             .await
             .map_err(failure::write)?;
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
@@ -153,15 +153,15 @@ impl<U: PgUser> PgSessionStore<U> {
         transaction: &Transaction<'_>,
         new: &NewSession<'_, Self>,
     ) -> Result<Insertion, Error> {
-        self.lock(transaction, new.user_id).await?;
+        let on = On::transaction(transaction);
+        self.lock(on, new.user_id).await?;
         let idle = self.idle_seconds();
         if let Some(limit) = self.limit.filter(|limit| !limit.ends_oldest) {
-            let statement = prepare(transaction, &self.statements.count).await?;
-            let row = transaction
-                .query_one(&statement, &[new.user_id, &new.replaced, &idle])
-                .await
-                .map_err(failure::statement)?;
-            if column::<i64>(&row, 0)? >= i64::from(limit.sessions) {
+            let values: [&(dyn ToSql + Sync); 3] = [new.user_id, &new.replaced, &idle];
+            let count = &self.statements.count;
+            let rows = self.execution.query(on, count, &values).await?;
+            let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+            if column::<i64>(row, 0)? >= i64::from(limit.sessions) {
                 return Ok(Insertion::TooManySessions);
             }
         }
@@ -175,36 +175,30 @@ impl<U: PgUser> PgSessionStore<U> {
             &new.user_agent,
             &new.ip,
         ];
-        let sql = with_demands(&self.statements.insert, &new.condition.columns());
         parameters.extend(new.condition.values());
-        let inserted = async {
-            let statement = transaction.prepare_cached(&sql).await?;
-            transaction.query_opt(&statement, &parameters).await
-        }
-        .await;
-        match inserted {
+        let insert = self.statements.insert.demanding(new.condition.columns());
+        let inserted = self.execution.query(on, &insert, &parameters).await;
+        match inserted.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => {
                 if let Some(limit) = self.limit.filter(|limit| limit.ends_oldest) {
                     let others = i64::from(limit.sessions) - 1;
-                    let statement = prepare(transaction, &self.statements.end_oldest).await?;
                     let new_one = &[new.digest][..];
-                    transaction
-                        .execute(&statement, &[new.user_id, &new_one, &idle, &others])
-                        .await
-                        .map_err(failure::statement)?;
+                    let values: [&(dyn ToSql + Sync); 4] = [new.user_id, &new_one, &idle, &others];
+                    let end = &self.statements.end_oldest;
+                    self.execution.execute(on, end, &values).await?;
                 }
                 decode::current(&row, 0).map(Insertion::Done)
             }
             Ok(None) => Ok(Insertion::UserRefused),
             // The digest is the only thing that is unique and chosen here.
-            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+            Err(error) if failure::code(&error) == Some(&SqlState::UNIQUE_VIOLATION) => {
                 Ok(Insertion::DigestTaken)
             }
             // The user was deleted at this moment.
-            Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
+            Err(error) if failure::code(&error) == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
                 Ok(Insertion::UserRefused)
             }
-            Err(error) => Err(failure::statement(error)),
+            Err(error) => Err(error),
         }
     }
 
@@ -215,34 +209,26 @@ impl<U: PgUser> PgSessionStore<U> {
         user_id: &U::Id,
         which: Revocation,
     ) -> Result<u64, Error> {
-        self.lock(transaction, user_id).await?;
+        let on = On::transaction(transaction);
+        self.lock(on, user_id).await?;
         let (only, except) = match which {
             Revocation::One(id) => (Some(id), None),
             Revocation::AllBut(id) => (None, Some(id)),
             Revocation::All => (None, None),
         };
-        let statement = prepare(transaction, &self.statements.revoke).await?;
-        transaction
-            .execute(&statement, &[user_id, &only, &except])
+        let values: [&(dyn ToSql + Sync); 3] = [user_id, &only, &except];
+        self.execution
+            .execute(on, &self.statements.revoke, &values)
             .await
-            .map_err(failure::statement)
     }
 
     /// Sign-ins and revocations of one user take turns, until their transactions end.
-    async fn lock(&self, transaction: &Transaction<'_>, user_id: &U::Id) -> Result<(), Error> {
-        let statement = prepare(transaction, &self.statements.lock).await?;
+    async fn lock(&self, on: On<'_>, user_id: &U::Id) -> Result<(), Error> {
         let table = self.table.to_sql();
-        let locked = transaction.query(&statement, &[user_id, &table]).await;
-        locked.map(drop).map_err(failure::statement)
+        let values: [&(dyn ToSql + Sync); 2] = [user_id, &table];
+        self.execution
+            .query(on, &self.statements.lock, &values)
+            .await
+            .map(drop)
     }
-}
-
-async fn prepare(
-    transaction: &Transaction<'_>,
-    sql: &str,
-) -> Result<tokio_postgres::Statement, Error> {
-    transaction
-        .prepare_cached(sql)
-        .await
-        .map_err(failure::statement)
 }

@@ -233,7 +233,7 @@ async fn a_hit_counts_as_use() {
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
     let interval = sessions.store().touch_interval().unwrap();
-    let almost = interval - Duration::from_millis(600);
+    let almost = interval.checked_sub(Duration::from_millis(600)).unwrap();
     sql(
         &database,
         &format!(

@@ -54,6 +54,19 @@ where
     U: PgUser + PartialEq + std::fmt::Debug,
     U::Id: Clone,
 {
+    works_with::<U>(key_type, key, id.clone(), |store| store).await;
+    works_with::<U>(key_type, key, id, PgSessionStore::with_transaction_pooling).await;
+}
+
+async fn works_with<U>(
+    key_type: &str,
+    key: &str,
+    id: U::Id,
+    with: fn(PgSessionStore<U>) -> PgSessionStore<U>,
+) where
+    U: PgUser + PartialEq + std::fmt::Debug,
+    U::Id: Clone,
+{
     let setup = format!(
         "CREATE SCHEMA \"my App\";
          CREATE SCHEMA \"Sessions!\";
@@ -61,7 +74,7 @@ where
          INSERT INTO \"my App\".\"user's \"\"accounts\"\"\" VALUES ({key}, 'ada');"
     );
     let database = TestDatabase::create(&setup).await;
-    let store = PgSessionStore::<U>::new(pool(&database, 2))
+    let store = with(PgSessionStore::new(pool(&database, 2)))
         .with_schema("Sessions!")
         .with_table("log \"ins\"; --");
     let migrate = || {
@@ -172,7 +185,13 @@ async fn a_hostile_search_path_changes_nothing() {
     ] {
         sql(&database, statement).await;
     }
-    let store = PgSessionStore::<Qualified>::new(pool(&database, 2)).with_schema("public");
+    let store = || PgSessionStore::<Qualified>::new(pool(&database, 2)).with_schema("public");
+    for store in [store(), store().with_transaction_pooling()] {
+        stands_by_its_tables(&database, store).await;
+    }
+}
+
+async fn stands_by_its_tables(database: &TestDatabase, store: PgSessionStore<Qualified>) {
     let sessions = SessionService::new(store);
     sessions.store().check().await.unwrap();
     let ada = sessions.sign_in(1).await.unwrap();
@@ -187,7 +206,7 @@ async fn a_hostile_search_path_changes_nothing() {
     );
     assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
     sql(
-        &database,
+        database,
         "UPDATE public.sessions SET expires_at = pg_catalog.now() - interval '1 second'",
     )
     .await;

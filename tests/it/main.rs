@@ -10,6 +10,7 @@
 mod allocations;
 mod announcements;
 mod batching;
+mod bouncer;
 mod browser;
 mod catalogue;
 mod cookie_reading;
@@ -28,6 +29,7 @@ mod lifetimes;
 mod load_user;
 mod lookup;
 mod migrations;
+mod pgbouncer;
 mod plans;
 mod proof;
 mod proxy;
@@ -41,6 +43,7 @@ mod support;
 #[cfg(feature = "rustls")]
 mod tls_server;
 mod tower_contract;
+mod transaction_pooling;
 #[cfg(feature = "rustls")]
 mod transport;
 mod wire;

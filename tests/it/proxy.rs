@@ -37,10 +37,15 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn before(database: &TestDatabase) -> Self {
+        Self::to(database.config()).await
+    }
+
+    /// Before whatever is reached in this way.
+    pub async fn to(config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             port: listener.local_addr().unwrap().port(),
-            config: database.config(),
+            config,
             sent: Arc::default(),
             line: watch::Sender::new(Line::Open),
         };
@@ -73,7 +78,7 @@ impl Proxy {
     }
 
     /// How many messages of each type clients have sent since this was last asked: `B` binds
-    /// parameters, `E` executes, `P` parses, `Q` is a simple query.
+    /// parameters, `E` executes, `P` parses, `Q` is a simple query; `n` stands for a `P` under a name.
     pub fn sent(&self) -> BTreeMap<char, u64> {
         std::mem::take(&mut self.sent.lock().unwrap())
     }
@@ -159,12 +164,11 @@ impl Proxy {
                 return;
             }
             if *started {
-                *self
-                    .sent
-                    .lock()
-                    .unwrap()
-                    .entry(char::from(message[0]))
-                    .or_default() += 1;
+                let named = message[0] == b'P' && message[5] != 0;
+                let types = [char::from(message[0]), 'n'];
+                for seen in &types[..=usize::from(named)] {
+                    *self.sent.lock().unwrap().entry(*seen).or_default() += 1;
+                }
             }
             *started = true;
             message.drain(..length);

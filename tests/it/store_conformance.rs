@@ -11,7 +11,7 @@ use tower_user_session::{
 
 use crate::support::{User, cookie, database, pool, sql};
 
-fn two_limits() -> Lifetime {
+pub fn two_limits() -> Lifetime {
     let hour = Duration::from_secs(60 * 60);
     Lifetime::absolute(10 * hour)
         .unwrap()
@@ -19,7 +19,7 @@ fn two_limits() -> Lifetime {
         .unwrap()
 }
 
-async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &SessionService<S>) {
+pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &SessionService<S>) {
     let store = sessions.store();
     // Every digest is answered once, be it of nobody.
     let ada = sessions.sign_in(1).await.unwrap();

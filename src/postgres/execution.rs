@@ -1,0 +1,209 @@
+//! How statements are run: prepared on a connection once, under a name, and found there again; or, where
+//! the next transaction may run on another server connection, each time whole and without a name.
+
+use bytes::BytesMut;
+use deadpool_postgres::{ClientWrapper, StatementCache, Transaction};
+use tokio_postgres::{
+    Client, GenericClient, Row,
+    error::SqlState,
+    types::{IsNull, ToSql, Type, to_sql_checked},
+};
+
+use super::{
+    failure,
+    statement::{Statement, Values},
+    user::PgUser,
+    users_types::UsersTypes,
+};
+use crate::{BoxError, Error};
+
+/// One plan for every execution, made so that it stays good: a table that was tiny when the plan was
+/// made must not be read from end to end once it has grown, and a plan over an index that is all the
+/// same taken for expensive must not be compiled at length.
+const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
+                        SET enable_seqscan = off; \
+                        SET jit = off";
+
+/// Every statement of the store goes through here.
+#[derive(Debug)]
+pub(super) enum Execution {
+    Prepared,
+    /// One round trip each. That needs the types of the parameters, and so those of the user's columns.
+    Unnamed(UsersTypes),
+}
+
+/// A connection, or a transaction on one, and what is prepared there.
+#[derive(Clone, Copy)]
+pub(super) struct On<'a> {
+    client: &'a Client,
+    prepared: &'a StatementCache,
+}
+
+/// How the lookup runs on a connection that is ready for it.
+pub(super) enum Find {
+    Prepared(tokio_postgres::Statement),
+    Unnamed,
+}
+
+impl Execution {
+    pub(super) fn unnamed<U: PgUser>() -> Self {
+        Self::Unnamed(UsersTypes::new::<U>())
+    }
+
+    pub(super) async fn query(
+        &self,
+        on: On<'_>,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Error> {
+        let rows = match self {
+            Self::Prepared => {
+                let prepared = on.prepare(statement).await?;
+                on.client.query(&prepared, values).await
+            }
+            Self::Unnamed(users) => {
+                let typed = typed(users, on.client, statement, values).await?;
+                on.client.query_typed(&statement.sql, &typed).await
+            }
+        };
+        rows.map_err(failure::statement)
+    }
+
+    /// Like [`query`](Self::query), for the number of rows that it changed.
+    pub(super) async fn execute(
+        &self,
+        on: On<'_>,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<u64, Error> {
+        let changed = match self {
+            Self::Prepared => {
+                let prepared = on.prepare(statement).await?;
+                on.client.execute(&prepared, values).await
+            }
+            Self::Unnamed(users) => {
+                let typed = typed(users, on.client, statement, values).await?;
+                on.client.execute_typed(&statement.sql, &typed).await
+            }
+        };
+        changed.map_err(failure::statement)
+    }
+
+    /// Makes a connection that serves lookups alone ready for them.
+    pub(super) async fn ready(&self, client: &Client, find: &Statement) -> Result<Find, Error> {
+        match self {
+            Self::Prepared => {
+                let prepared = async {
+                    client.batch_execute(SETTINGS).await?;
+                    client.prepare(&find.sql).await
+                };
+                prepared
+                    .await
+                    .map(Find::Prepared)
+                    .map_err(failure::statement)
+            }
+            Self::Unnamed(users) => {
+                users.check_columns(client).await?;
+                Ok(Find::Unnamed)
+            }
+        }
+    }
+
+    /// Whether the columns in [`PgUser`] can be read.
+    pub(super) async fn check_columns(&self, on: On<'_>) -> Result<(), Error> {
+        match self {
+            Self::Prepared => Ok(()),
+            Self::Unnamed(users) => users.check_columns(on.client).await,
+        }
+    }
+
+    /// Whether a statement fits the tables, without running it.
+    pub(super) async fn check(&self, on: On<'_>, statement: &Statement) -> Result<(), Error> {
+        match self {
+            Self::Prepared => on.client.prepare(&statement.sql).await.map(drop),
+            Self::Unnamed(users) if statement.can_be_explained() => {
+                let nothing = vec![&Null as &(dyn ToSql + Sync); statement.parameters()];
+                let typed = typed(users, on.client, statement, &nothing).await?;
+                let explain = format!("EXPLAIN {}", statement.sql);
+                let explained = on.client.query_typed(&explain, &typed).await;
+                match explained {
+                    // Preparing a statement does not ask for rights, either.
+                    Err(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
+                    other => other.map(drop),
+                }
+            }
+            Self::Unnamed(_) => Ok(()),
+        }
+        .map_err(failure::statement)
+    }
+}
+
+async fn typed<'a>(
+    users: &UsersTypes,
+    client: &Client,
+    statement: &Statement,
+    values: Values<'a>,
+) -> Result<Vec<(&'a (dyn ToSql + Sync), Type)>, Error> {
+    let key = if statement.names_a_user() {
+        users.of_key(client).await?
+    } else {
+        Type::UNKNOWN
+    };
+    let demands = users.of(client, statement.demands()).await?;
+    Ok(statement.typed(values, &key, demands))
+}
+
+impl Find {
+    pub(super) async fn query(
+        &self,
+        client: &Client,
+        find: &Statement,
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Error> {
+        let rows = match self {
+            Self::Prepared(prepared) => client.query(prepared, values).await,
+            Self::Unnamed => {
+                let typed = find.typed(values, &Type::UNKNOWN, Vec::new());
+                client.query_typed(&find.sql, &typed).await
+            }
+        };
+        rows.map_err(failure::statement)
+    }
+}
+
+impl<'a> On<'a> {
+    pub(super) fn connection(connection: &'a ClientWrapper) -> Self {
+        Self {
+            client: connection,
+            prepared: &connection.statement_cache,
+        }
+    }
+
+    pub(super) fn transaction(transaction: &'a Transaction<'_>) -> Self {
+        Self {
+            client: GenericClient::client(&**transaction),
+            prepared: &transaction.statement_cache,
+        }
+    }
+
+    async fn prepare(&self, statement: &Statement) -> Result<tokio_postgres::Statement, Error> {
+        let prepared = self.prepared.prepare(self.client, &statement.sql).await;
+        prepared.map_err(failure::statement)
+    }
+}
+
+/// Null, of any type: for a statement that is not run.
+#[derive(Debug)]
+struct Null;
+
+impl ToSql for Null {
+    fn to_sql(&self, _: &Type, _: &mut BytesMut) -> Result<IsNull, BoxError> {
+        Ok(IsNull::Yes)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
