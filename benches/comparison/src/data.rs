@@ -154,8 +154,8 @@ async fn ours(config: &Config, client: &Client, numbers: Numbers) -> Result<(), 
     client
         .batch_execute(&format!(
             "SET session_replication_role = replica;
-             INSERT INTO sessions (token_digest, user_id, expires_at, last_seen_at)
-             SELECT {}, 1 + (n::bigint * 7919) % {}, now() + interval '30 days', now() + interval '6 hours'
+             INSERT INTO sessions (token_digest, user_id, created_at, expires_at, last_seen_at)
+             SELECT {}, 1 + (n::bigint * 7919) % {}, now() - interval '1 hour', now() + interval '30 days', now() + interval '6 hours'
              FROM generate_series(0, {}) AS n;
              RESET session_replication_role",
             digest_in_sql("n"),

@@ -44,10 +44,10 @@ pub(crate) async fn run(
         );
         let contestant = contestants::ours_over(config, numbers)?;
         // Until the caches hold what they can.
-        contestant.closed(64, TIME, None).await;
+        contestant.closed(64, 0, TIME, None).await;
         for tasks in TASKS {
             let sample = contestant
-                .closed(tasks, TIME, ground.server_of("ours"))
+                .closed(tasks, 0, TIME, ground.server_of("ours"))
                 .await;
             growth.push(Growth {
                 sessions,

@@ -54,7 +54,7 @@ where
 pub(crate) async fn closed<S>(
     service: &S,
     requests: &Arc<Requests>,
-    tasks: u32,
+    (tasks, unknown_of_ten): (u32, u32),
     time: Duration,
     server: Option<cpu::Server>,
 ) -> Sample
@@ -74,16 +74,26 @@ where
         running.spawn(async move {
             let (mut latencies, mut wrong) = (Latencies::new(), 0);
             loop {
+                let is_known = unknown_of_ten == 0 || random.below(10) >= unknown_of_ten;
                 let n = random.below(requests.known());
-                let request = requests.request(n);
+                let request = if is_known {
+                    requests.request(n)
+                } else {
+                    requests.unknown(n)
+                };
                 let asked = Instant::now();
                 let user = ask(&mut service, request).await;
                 let answered = Instant::now();
-                wrong += u64::from(!requests.is_right(n, user));
+                let right = if is_known {
+                    requests.is_right(n, user)
+                } else {
+                    user.is_none()
+                };
+                wrong += u64::from(!right);
                 if answered >= end {
                     return (latencies, wrong);
                 }
-                if answered >= start {
+                if answered >= start && is_known {
                     latencies.push(nanos(answered - asked));
                 }
                 // A service that never waits must let the others run too.

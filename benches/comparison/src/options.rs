@@ -17,6 +17,8 @@ pub(crate) enum Part {
     Open,
     /// The same under axum over loopback.
     Http,
+    /// The closed loop again, where nine of ten requests carry tokens of no session.
+    Flood,
     /// Statements and allocations a request.
     Counts,
     /// Single steps, in nanoseconds.
@@ -25,10 +27,11 @@ pub(crate) enum Part {
     Growth,
 }
 
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("closed", Part::Closed),
     ("open", Part::Open),
     ("http", Part::Http),
+    ("flood", Part::Flood),
     ("counts", Part::Counts),
     ("micro", Part::Micro),
     ("growth", Part::Growth),
@@ -65,7 +68,7 @@ cargo run --release --manifest-path benches/comparison/Cargo.toml -- [options]
   --tasks N,N          closed loop: at once (1,8,64,256)
   --rates N,N          open loop: requests a second (1000,5000)
   --connections N,N    HTTP: connections (64,256)
-  --parts P,P          of closed, open, http, counts, micro, growth (all but growth)
+  --parts P,P          of closed, open, http, flood, counts, micro, growth (all but growth)
   --growth             also: server time a lookup at 10,000 and 1,000,000 sessions
   --growth-10m         also at 10,000,000
   --out DIR            where the results go (benches/comparison/results)

@@ -21,6 +21,7 @@ const OTHERS: [&str; 9] = [
 #[derive(Clone, Debug)]
 pub(crate) struct Ratio {
     pub(crate) kind: &'static str,
+    pub(crate) ours: &'static str,
     pub(crate) other: &'static str,
     pub(crate) by: &'static str,
     pub(crate) load: u32,
@@ -31,19 +32,23 @@ impl std::fmt::Display for Ratio {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             kind,
+            ours,
             other,
             by,
             load,
             value,
         } = self;
-        write!(f, "{kind} ours/{other} {by}={load} {value:.3}")
+        write!(f, "{kind} {ours}/{other} {by}={load} {value:.3}")
     }
 }
 
 type Value = fn(&Round) -> Option<f64>;
 
 /// Of each kind: what its lines are called, where it is measured and what is compared.
-const KINDS: [(&str, Part, &str, Value); 5] = [
+const KINDS: [(&str, Part, &str, Value); 6] = [
+    ("ratio-p99-flood", Part::Flood, "tasks", |round| {
+        round.p99_us
+    }),
     ("ratio-p50", Part::Open, "rate", |round| round.p50_us),
     ("ratio-p99", Part::Open, "rate", |round| round.p99_us),
     ("ratio-http", Part::Http, "connections", |round| {
@@ -53,29 +58,43 @@ const KINDS: [(&str, Part, &str, Value); 5] = [
     ("ratio", Part::Closed, "tasks", |round| Some(round.rate)),
 ];
 
+/// Which of ours is compared with whom.
+fn pairs(part: Part) -> Vec<(&'static str, &'static str)> {
+    match part {
+        Part::Flood => vec![("ours-flooded", "ours")],
+        Part::Open => OTHERS.map(|other| ("ours", other)).to_vec(),
+        _ => ["empty", "usual-memory"]
+            .map(|other| ("ours-cached", other))
+            .into_iter()
+            .chain(OTHERS.map(|other| ("ours", other)))
+            .collect(),
+    }
+}
+
 pub(crate) fn all(results: &Results) -> Vec<Ratio> {
     let mut ratios = Vec::new();
     for (kind, part, by, value) in KINDS {
-        for other in OTHERS {
-            for ours in results
+        for (ours, other) in pairs(part) {
+            for cell in results
                 .cells
                 .iter()
-                .filter(|cell| cell.part == part && cell.contestant == "ours")
+                .filter(|cell| cell.part == part && cell.contestant == ours)
             {
                 let theirs = match other {
                     PGBENCH => best_pgbench(results),
-                    _ => results.find(part, other, ours.load),
+                    _ => results.find(part, other, cell.load),
                 };
                 let comparable = other != PGBENCH || kind == "ratio";
                 if let Some(value) = theirs
                     .filter(|_| comparable)
-                    .and_then(|theirs| ours.ratio(theirs, value))
+                    .and_then(|theirs| cell.ratio(theirs, value))
                 {
                     ratios.push(Ratio {
                         kind,
+                        ours,
                         other,
                         by,
-                        load: ours.load,
+                        load: cell.load,
                         value,
                     });
                 }

@@ -10,6 +10,9 @@ use crate::data::{self, Numbers};
 /// Bytes in the `Cookie` header, and five cookies in it.
 pub(crate) const HEADER_BYTES: usize = 612;
 
+/// How many tokens of no session there are.
+const UNKNOWN: u32 = 20_000;
+
 /// Which cookie names the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Cookie {
@@ -46,20 +49,23 @@ pub(crate) fn header(pair: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct Requests {
     headers: Vec<HeaderValue>,
+    /// With tokens that belong to no session.
+    unknown: Vec<HeaderValue>,
     numbers: Numbers,
     checked: bool,
 }
 
 impl Requests {
     pub(crate) fn new(cookie: Cookie, numbers: Numbers) -> Arc<Self> {
-        let headers = (0..numbers.known())
-            .map(|n| {
-                let header = header(&cookie.pair(numbers.session(n)));
-                HeaderValue::try_from(header).expect("cookies are ASCII")
-            })
-            .collect();
+        let header = |session| {
+            let header = header(&cookie.pair(session));
+            HeaderValue::try_from(header).expect("cookies are ASCII")
+        };
+        let headers = (0..numbers.known()).map(|n| header(numbers.session(n)));
+        let unknown = (0..UNKNOWN).map(|n| header(numbers.sessions + n));
         Arc::new(Self {
-            headers,
+            headers: headers.collect(),
+            unknown: unknown.collect(),
             numbers,
             checked: true,
         })
@@ -69,6 +75,7 @@ impl Requests {
     pub(crate) fn unchecked(&self) -> Arc<Self> {
         Arc::new(Self {
             headers: self.headers.clone(),
+            unknown: Vec::new(),
             numbers: self.numbers,
             checked: false,
         })
@@ -96,10 +103,19 @@ impl Requests {
     }
 
     pub(crate) fn request(&self, n: u32) -> Request<Body> {
-        let mut request = Request::new(Body::empty());
-        request.headers_mut().insert(COOKIE, self.header(n).clone());
-        request
+        with_cookie(self.header(n))
     }
+
+    /// A request that nobody's token is in.
+    pub(crate) fn unknown(&self, n: u32) -> Request<Body> {
+        with_cookie(&self.unknown[n as usize % self.unknown.len()])
+    }
+}
+
+fn with_cookie(header: &HeaderValue) -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    request.headers_mut().insert(COOKIE, header.clone());
+    request
 }
 
 /// A small generator: which session is next must cost nothing that would be measured.

@@ -27,6 +27,7 @@ pub(crate) async fn run(options: &Options, mut results: Results) -> Result<Resul
         Part::Closed,
         Part::Open,
         Part::Http,
+        Part::Flood,
         Part::Counts,
         Part::Growth,
     ];
@@ -109,6 +110,9 @@ async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), B
     if options.runs(Part::Http) {
         session.http().await?;
     }
+    if options.runs(Part::Flood) {
+        session.flood().await;
+    }
     let in_process = session.in_process.clone();
     drop(session);
     if options.runs(Part::Counts) {
@@ -183,7 +187,7 @@ impl Session<'_> {
             for &tasks in &self.options.tasks {
                 for id in self.order(round, false) {
                     let server = self.ground.server_of(id);
-                    let sample = self.started[id].closed(tasks, self.time(), server).await;
+                    let sample = self.started[id].closed(tasks, 0, self.time(), server).await;
                     self.take(Part::Closed, id, tasks, round, sample);
                 }
             }
@@ -200,6 +204,23 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What a flood of unknown tokens does to the others.
+    async fn flood(&mut self) {
+        const TASKS: u32 = 256;
+        if !self.started.contains_key("ours") {
+            return;
+        }
+        for round in 0..self.options.rounds {
+            eprintln!("flood, round {} of {}", round + 1, self.options.rounds);
+            for (id, unknown) in [("ours", 0), ("ours-flooded", 9)] {
+                let server = self.ground.server_of(id);
+                let ours = &self.started["ours"];
+                let sample = ours.closed(TASKS, unknown, self.time(), server).await;
+                self.take(Part::Flood, id, TASKS, round, sample);
+            }
+        }
     }
 
     async fn open(&mut self) {

@@ -56,6 +56,11 @@ pub(crate) const ALL: &[About] = &[
         true,
     ),
     about(
+        "ours-cached",
+        "the same with the feed of ended sessions and the cache, once it is warm",
+        true,
+    ),
+    about(
         "joined",
         "one joined query by hand: deadpool, prepare_cached, query_opt",
         true,
@@ -161,10 +166,12 @@ impl Ground {
 #[async_trait]
 pub(crate) trait Contestant: Send + Sync {
     fn requests(&self) -> &Arc<Requests>;
-    /// `tasks` at once, each with one request after the other, for so long.
+    /// `tasks` at once, each with one request after the other, for so long. Of ten requests so many
+    /// carry tokens of no session.
     async fn closed(
         &self,
         tasks: u32,
+        unknown_of_ten: u32,
         time: Duration,
         server: Option<crate::cpu::Server>,
     ) -> Sample;
@@ -183,6 +190,7 @@ pub(crate) async fn start(id: &str, ground: &Ground) -> Started {
     match id {
         "empty" => empty::start(ground),
         "ours" => ours::start(ground),
+        "ours-cached" => ours::start_cached(ground).await,
         "joined" => by_hand::start(ground, by_hand::Way::Joined),
         "two" => by_hand::start(ground, by_hand::Way::Two),
         "usual" => usual::start(ground, true).await,
@@ -247,10 +255,18 @@ where
     async fn closed(
         &self,
         tasks: u32,
+        unknown_of_ten: u32,
         time: Duration,
         server: Option<crate::cpu::Server>,
     ) -> Sample {
-        load::closed(&self.service, &self.requests, tasks, time, server).await
+        load::closed(
+            &self.service,
+            &self.requests,
+            (tasks, unknown_of_ten),
+            time,
+            server,
+        )
+        .await
     }
 
     async fn open(&self, rate: u32, time: Duration, server: Option<crate::cpu::Server>) -> Sample {

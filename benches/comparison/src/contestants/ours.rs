@@ -1,4 +1,4 @@
-//! This crate, with every default.
+//! This crate, with every default; and with its cache switched on.
 
 use std::{convert::Infallible, future::ready, sync::Arc};
 
@@ -9,22 +9,45 @@ use tokio_postgres::{Config, NoTls};
 use tower::{Layer as _, service_fn};
 use tower_user_session::{LoadUserLayer, PgSessionStore, SessionService};
 
-use super::{Ground, InProcess, POOL_SIZE, Started, User, user::answer};
-use crate::request::{Cookie, Requests};
+use super::{Contestant, Ground, InProcess, POOL_SIZE, Started, User, user::answer};
+use crate::{
+    BoxError, data,
+    request::{Cookie, Requests},
+};
 
 pub(super) fn start(ground: &Ground) -> Started {
     over(ground.config.clone(), ground.requests(Cookie::Ours)?)
 }
 
+/// With the feed of ended sessions and the cache, which are off by default.
+pub(super) async fn start_cached(ground: &Ground) -> Started {
+    let sessions = sessions(ground.config.clone())?;
+    let store = sessions.store();
+    store.migrate().announce_changed_users().await?;
+    let feed = store.feed(ground.config.clone(), NoTls);
+    sessions.cache(feed, 2 * data::KNOWN as usize).await?;
+    Ok(service(sessions, ground.requests(Cookie::Ours)?))
+}
+
 pub(super) fn over(config: Config, requests: Arc<Requests>) -> Started {
+    Ok(service(sessions(config)?, requests))
+}
+
+fn sessions(config: Config) -> Result<SessionService<PgSessionStore<User>>, BoxError> {
     let pool = Pool::builder(Manager::new(config, NoTls))
         .max_size(POOL_SIZE as usize)
         .build()?;
-    let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
+    Ok(SessionService::new(PgSessionStore::new(pool)))
+}
+
+fn service(
+    sessions: SessionService<PgSessionStore<User>>,
+    requests: Arc<Requests>,
+) -> Box<dyn Contestant> {
     let inner = service_fn(|request: Request<Body>| {
         let user = request.extensions().get::<User>();
         ready(Ok::<_, Infallible>(answer(user.map(|user| user.id))))
     });
     let service = LoadUserLayer::new(sessions).layer(inner);
-    Ok(InProcess::boxed(service, requests))
+    InProcess::boxed(service, requests)
 }

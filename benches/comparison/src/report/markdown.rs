@@ -17,6 +17,7 @@ pub(super) fn report(results: &Results) -> String {
         (Part::Closed, "In this process, as fast as it goes", CLOSED),
         (Part::Open, "In this process, at a fixed rate", OPEN),
         (Part::Http, "Over HTTP", HTTP),
+        (Part::Flood, "A flood of unknown tokens", FLOOD),
     ];
     for (part, title, words) in parts {
         let _ = write!(text, "\n## {title}\n{words}\n");
@@ -96,7 +97,7 @@ How long it takes to get from a session cookie to a user, here and in other ways
 its own, fills it, checks every answer and measures; another writes this page from what was measured:
 
 ```sh
-cargo run --release --manifest-path benches/comparison/Cargo.toml -- --growth
+cargo run --release --manifest-path benches/comparison/Cargo.toml -- --growth-10m
 cargo run --release --manifest-path benches/comparison/Cargo.toml -- --report
 ```
 
@@ -114,15 +115,16 @@ general session stores: an application can keep anything in a session, and switc
 crate knows sessions and users only, in one PostgreSQL, and that is why one statement is enough. In `axum_session`'s defaults
 a session stays in the process's memory for an hour and a user for six, so that its row shows both hits and queries; it
 also writes a session back when it has been loaded. `joined` and `two` do nothing but look up: no deadline, no
-limits on waiting, no headers for caches. Redis answers with a value that somebody must have put there, and must take away when
+limits on waiting, no headers for caches. `ours-cached` answers from memory, and follows a feed that
+drops what ended elsewhere. Redis answers with a value that somebody must have put there, and must take away when
 a user changes.
 
 What is the same for all: 612 bytes of `Cookie` header with five cookies, of which one is the contestant's; the same users and as
 many sessions in its own tables, 100,000 of them asked for in random order; ten connections in the pool (both pools' default is
 not far from it), except that this crate looks up on two of its own; the same runtime; an inner service that
 answers with the user's number, which is checked every time. Each contestant is configured as its own documentation shows. This
-crate writes down once a minute that a session is used; the sessions here have just been seen, so no such write falls into the
-measurement. `pgbench` computes the digest in SQL, which costs it a microsecond or two.
+crate writes down every five minutes that a session is used; the sessions here count as just seen, so no such write falls into the
+measurement (`benches/upkeep` measures them). `pgbench` computes the digest in SQL, which costs it a microsecond or two.
 
 Rounds are interleaved, and each begins with another contestant. A cell runs for a quarter of its time before it is measured.
 Processor time is this process's own, load included (the empty service shows how much that is), and that of the server with all
@@ -149,6 +151,11 @@ const HTTP: &str = "
 The same services under axum over loopback; `wrk` with one thread asks, and takes its share of the same processors.
 
 ![Requests a second over HTTP](benches/comparison/plots/http.svg)
+";
+
+const FLOOD: &str = "
+256 at once, as fast as it goes. In `ours-flooded` nine of ten requests carry tokens of no session; the rates and times are those of
+the others.
 ";
 
 const COUNTS: &str = "

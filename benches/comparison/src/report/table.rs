@@ -14,6 +14,7 @@ pub(crate) fn table(results: &Results) -> String {
         (Part::Closed, "Closed loop, in process"),
         (Part::Open, "Open loop, in process"),
         (Part::Http, "HTTP over loopback"),
+        (Part::Flood, "A flood of unknown tokens: the others"),
     ] {
         if results.cells.iter().any(|cell| cell.part == part) {
             let _ = write!(text, "\n{title}\n\n{}", of_part(results, part));
