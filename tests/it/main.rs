@@ -16,6 +16,7 @@ mod devices;
 mod faults;
 mod frameworks;
 mod guards;
+mod history;
 mod keys_and_names;
 mod life_cycle;
 mod lifetimes;

@@ -83,12 +83,15 @@ impl Proxy {
             match host {
                 Host::Unix(folder) => {
                     let path = folder.join(format!(".s.PGSQL.{port}"));
-                    let server = UnixStream::connect(path).await.unwrap();
-                    tokio::spawn(self.clone().relay(client, server));
+                    // While the server is away, so is its proxy.
+                    if let Ok(server) = UnixStream::connect(path).await {
+                        tokio::spawn(self.clone().relay(client, server));
+                    }
                 }
                 Host::Tcp(name) => {
-                    let server = TcpStream::connect((&**name, port)).await.unwrap();
-                    tokio::spawn(self.clone().relay(client, server));
+                    if let Ok(server) = TcpStream::connect((&**name, port)).await {
+                        tokio::spawn(self.clone().relay(client, server));
+                    }
                 }
             }
         }
