@@ -35,6 +35,22 @@ use crate::{
 /// A server in recovery (a replica, or a primary that was demoted) is refused, because it may not
 /// know yet who was signed out: [`ErrorKind::Recovery`].
 ///
+/// # Failover
+///
+/// Name all servers in one pool and let the driver find the one that takes writes:
+/// `host=db1,db2 target_session_attrs=read-write connect_timeout=1`. The driver waits `connect_timeout`,
+/// in seconds, for each server, by default without limit: keep it below the service's deadline, or
+/// one silent server keeps every new connection from the next. When a replica has been promoted,
+/// lookups and writes find it by themselves, each after a failure at most.
+///
+/// **A replica that was promoted knows only what had reached it.** With asynchronous replication,
+/// PostgreSQL's default, a session whose end was acknowledged a moment before the primary was lost can
+/// be live again; [`revoke_everyone`](crate::SessionService::revoke_everyone) is then the way to be
+/// sure. With `synchronous_standby_names` set and `synchronous_commit` at its default, `on`, an
+/// acknowledged end stays an end. Signing out then waits for the replica: where none answers, it fails
+/// at the deadline with an [outcome that is unknown](Error::is_outcome_unknown), and the session lives
+/// until one does. (PostgreSQL 17, "Log-Shipping Standby Servers".)
+///
 /// # Privileges
 ///
 /// `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the sessions' table, and `SELECT` on what [`PgUser`] names.
@@ -122,7 +138,9 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     /// Looks sessions up on a server in recovery too. **A session that was ended on the primary is
-    /// live here until the replica has replayed that**, however far it lags behind.
+    /// live here until the replica has replayed that**, however far it lags behind, and a session that
+    /// has just begun is nobody's. Nothing bounds this but how far the application lets its replicas
+    /// lag; ask the primary wherever it matters who has signed out.
     pub fn with_stale_reads_from_a_replica(mut self) -> Self {
         self.recovery_allowed = true;
         self

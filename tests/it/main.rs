@@ -13,6 +13,7 @@ mod browser;
 mod cookie_reading;
 mod cookie_writing;
 mod devices;
+mod failover;
 mod faults;
 mod frameworks;
 mod guards;

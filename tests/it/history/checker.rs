@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     time::{Duration, SystemTime},
 };
 
@@ -111,16 +110,10 @@ pub enum Rule {
     SlowRecovery,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub rule: Rule,
     pub record: Record,
-}
-
-impl fmt::Debug for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {:?}", self.rule, self.record)
-    }
 }
 
 /// Everything in this history that cannot have happened. Rule 6, that an operation whose outcome is

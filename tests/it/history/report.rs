@@ -50,8 +50,15 @@ pub fn text(history: &History) -> String {
     }
     let violations = violations(history);
     line(format!("{} violations", violations.len()));
-    for violation in violations.iter().take(20) {
-        line(format!("  {violation:?}"));
+    let mut by_rule: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for violation in &violations {
+        by_rule.entry(violation.rule).or_default().push(violation);
+    }
+    for (rule, violations) in by_rule {
+        line(format!("  {} times {rule:?}, as", violations.len()));
+        for violation in violations.iter().take(3) {
+            line(format!("    {:?}", violation.record));
+        }
     }
     text
 }
