@@ -141,7 +141,7 @@ async fn a_failover_under_load_keeps_what_was_acknowledged() {
     let processes: Vec<_> = (0..3)
         .map(|_| Process::new(pool_of(pair.config(), 4), pair.config()))
         .collect();
-    let mut workload = Workload::start(&processes, 15);
+    let mut workload = Workload::start(&processes, 15).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let from = workload.now();
     pair.fail_over().await;

@@ -11,6 +11,7 @@
 mod checker;
 mod checker_tests;
 mod nemesis;
+mod other_process;
 mod report;
 mod workload;
 
@@ -128,7 +129,7 @@ fn check(history: &History) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short() {
     let (world, processes) = world().await;
-    let mut workload = Workload::start(&processes, 1);
+    let mut workload = Workload::start(&processes, 1).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     for nemesis in ALL {
         let from = workload.now();
@@ -157,7 +158,7 @@ async fn long() {
     println!("HISTORY_SEED={seed}");
     let (world, processes) = world().await;
     let mut dice = Dice::new(seed);
-    let mut workload = Workload::start(&processes, seed);
+    let mut workload = Workload::start(&processes, seed).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let descriptors = open_files();
     while workload.now() < Duration::from_secs(60 * minutes) {
@@ -188,6 +189,13 @@ async fn long() {
     check(&history);
     assert!(after <= before + 10, "{before} open files, then {after}");
     check_leftovers(&world, processes).await;
+}
+
+/// Half of the others; see `other_process.rs`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a process that the other tests start"]
+async fn other_process() {
+    other_process::live().await;
 }
 
 /// How many files and sockets this process has open.

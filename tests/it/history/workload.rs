@@ -15,7 +15,10 @@ use tower_user_session::{
     tokio_postgres::{Client, Config, NoTls},
 };
 
-use super::checker::{Fault, History, Key, Operation, Outcome, Record};
+use super::{
+    checker::{Fault, History, Key, Operation, Outcome, Record},
+    other_process::OtherProcess,
+};
 use crate::support::{PgSessions, USERS, cookie};
 
 /// Longer than any statement takes on a slow machine.
@@ -59,11 +62,12 @@ impl Process {
 
 /// A session that the processes know of, whether it is live or not.
 #[derive(Clone)]
-struct Known {
-    number: u32,
-    user: i64,
-    id: SessionId,
-    token: String,
+pub(super) struct Known {
+    pub(super) number: u32,
+    pub(super) user: i64,
+    /// Not told to other processes of the operating system.
+    pub(super) id: Option<SessionId>,
+    pub(super) token: String,
 }
 
 impl Known {
@@ -72,19 +76,47 @@ impl Known {
     }
 }
 
-struct Shared {
+pub(super) struct Shared {
     start: Instant,
-    stop: AtomicBool,
+    pub(super) stop: AtomicBool,
     known: Mutex<Vec<Known>>,
     numbers: AtomicU32,
     disabled: AtomicI64,
     /// When the last operation was invoked that failed, in microseconds.
     last_error: AtomicU64,
+    /// Who else is told of sessions.
+    other: Option<OtherProcess>,
 }
 
 impl Shared {
+    pub(super) fn new(start: Instant, other: Option<OtherProcess>) -> Arc<Self> {
+        Arc::new(Self {
+            start,
+            stop: AtomicBool::new(false),
+            known: Mutex::default(),
+            numbers: AtomicU32::new(0),
+            disabled: AtomicI64::new(0),
+            last_error: AtomicU64::new(0),
+            other,
+        })
+    }
+
     fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// Lets every worker know of a session; one that is known already makes room, at random.
+    pub(super) fn tell(&self, known: Known, dice: &mut Dice) {
+        if let Some(other) = &self.other {
+            other.tell(&known);
+        }
+        let mut all = self.known.lock().unwrap();
+        if all.len() < REMEMBERED {
+            all.push(known);
+        } else {
+            let at = dice.index(all.len());
+            all[at] = known;
+        }
     }
 }
 
@@ -95,30 +127,21 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Sets the processes to work.
-    pub fn start(processes: &[Process], seed: u64) -> Self {
-        let shared = Arc::new(Shared {
-            start: Instant::now(),
-            stop: AtomicBool::new(false),
-            known: Mutex::default(),
-            numbers: AtomicU32::new(0),
-            disabled: AtomicI64::new(0),
-            last_error: AtomicU64::new(0),
-        });
+    /// Sets the processes to work, and beside them one of the operating system that looks up what they
+    /// have begun, and ends some of it.
+    pub async fn start(processes: &[Process], seed: u64) -> Self {
+        let start = Instant::now();
+        let config = processes[0].config.clone();
+        let other = OtherProcess::start(start, &config, seed).await;
+        let shared = Shared::new(start, Some(other));
         let mut workers = Vec::new();
         for process in processes {
             for _ in 0..WORKERS {
-                let worker = Worker {
-                    shared: Arc::clone(&shared),
-                    sessions: process.sessions.clone(),
-                    config: process.config.clone(),
-                    dice: Dice::new(seed + workers.len() as u64),
-                    records: Vec::new(),
-                };
+                let dice = Dice::new(seed + workers.len() as u64);
+                let worker = Worker::new(&shared, process, dice);
                 workers.push(tokio::spawn(worker.work()));
             }
         }
-        let config = processes[0].config.clone();
         workers.push(tokio::spawn(watch_clock(Arc::clone(&shared), config)));
         Self {
             shared,
@@ -157,12 +180,15 @@ impl Workload {
         for worker in self.workers {
             history.records.extend(worker.await.unwrap());
         }
+        if let Some(other) = &self.shared.other {
+            history.records.extend(other.stop().await);
+        }
         history.records.sort_by_key(|record| record.invoked);
         history
     }
 }
 
-struct Worker {
+pub(super) struct Worker {
     shared: Arc<Shared>,
     sessions: PgSessions,
     config: Config,
@@ -171,7 +197,29 @@ struct Worker {
 }
 
 impl Worker {
-    async fn work(mut self) -> Vec<Record> {
+    pub(super) fn new(shared: &Arc<Shared>, process: &Process, dice: Dice) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            sessions: process.sessions.clone(),
+            config: process.config.clone(),
+            dice,
+            records: Vec::new(),
+        }
+    }
+
+    /// Only asks about what others have begun, and ends some of it.
+    pub(super) async fn visit(mut self) -> Vec<Record> {
+        while !self.shared.stop.load(Relaxed) {
+            tokio::time::sleep(PAUSE).await;
+            match self.dice.below(50) {
+                0 => self.revoke(true).await,
+                _ => self.look_up().await,
+            }
+        }
+        self.records
+    }
+
+    pub(super) async fn work(mut self) -> Vec<Record> {
         while !self.shared.stop.load(Relaxed) {
             let pause = PAUSE.mul_f64(2.0 * self.dice.fraction());
             tokio::time::sleep(pause).await;
@@ -180,7 +228,7 @@ impl Worker {
                 12..16 => self.revoke(true).await,
                 16..19 => self.revoke(false).await,
                 19 => self.revoke_all().await,
-                20 if self.dice.below(2) == 0 => self.disable().await,
+                20 if self.dice.below(4) == 0 => self.disable().await,
                 _ => self.look_up().await,
             }
         }
@@ -221,7 +269,7 @@ impl Worker {
                 let known = Known {
                     number,
                     user,
-                    id: session.id(),
+                    id: Some(session.id()),
                     token: signed_in.token().expose(),
                 };
                 let expires = session.times().expires_at;
@@ -232,13 +280,7 @@ impl Worker {
                     Outcome::Began { user, expires },
                 );
                 // Only now, so that whoever learns of it asks after this has returned.
-                let mut all = self.shared.known.lock().unwrap();
-                if all.len() < REMEMBERED {
-                    all.push(known);
-                } else {
-                    let at = self.dice.index(all.len());
-                    all[at] = known;
-                }
+                self.shared.tell(known, &mut self.dice);
                 return;
             }
             Some(Err(error)) => (Key::User(user), of_write(&error)),
@@ -253,13 +295,12 @@ impl Worker {
         let sessions = self.sessions.clone();
         let (invoked, revoked) = self
             .run(async move {
-                if by_signing_out {
-                    let headers = cookie(&sessions, &known.token());
-                    let signed_out = sessions.sign_out(&headers).await;
-                    signed_out.ended().map(drop).map_err(Clone::clone)
-                } else {
-                    sessions.revoke(&known.user, known.id).await.map(drop)
+                if let Some(id) = known.id.filter(|_| !by_signing_out) {
+                    return sessions.revoke(&known.user, id).await.map(drop);
                 }
+                let headers = cookie(&sessions, &known.token());
+                let signed_out = sessions.sign_out(&headers).await;
+                signed_out.ended().map(drop).map_err(Clone::clone)
             })
             .await;
         self.record(
