@@ -45,7 +45,7 @@ pub(super) async fn run(client: &Object, statements: &Statements) -> Result<Chec
         .await
         .map_err(failure::statement)?;
     client
-        .query(&find, &[&&NOBODY[..], &None::<f64>])
+        .query(&find, &[&&NOBODY[..], &None::<f64>, &0_i64])
         .await
         .map_err(failure::statement)?;
     for statement in statements.all() {

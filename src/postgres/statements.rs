@@ -48,7 +48,7 @@ macro_rules! statements {
 }
 
 statements! {
-    find: "find.sql", ["digests", "idle_seconds"];
+    find: "find.sql", ["digests", "idle_seconds", "question"];
     insert: "insert.sql", [
         "digest", "user_id", "replaced", "lifetime_seconds", "remembered", "user_agent", "ip"
     ];

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     marker::PhantomData,
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -88,6 +89,8 @@ pub struct PgSessionStore<U> {
     recovery_allowed: bool,
     pub(super) statements: Statements,
     lookups: LookupConnections,
+    /// How many lookups have been sent.
+    questions: AtomicI64,
     user: PhantomData<fn() -> U>,
 }
 
@@ -106,6 +109,7 @@ impl<U: PgUser> PgSessionStore<U> {
             recovery_allowed: false,
             statements: Statements::new::<U>(&table),
             table,
+            questions: AtomicI64::new(0),
             user: PhantomData,
         }
     }
@@ -196,9 +200,10 @@ impl<U: PgUser> PgSessionStore<U> {
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupAnswer<U>>, Error> {
         let idle = self.idle_seconds();
+        let question = self.questions.fetch_add(1, Relaxed);
         let asked = connection
             .client
-            .query(&connection.find, &[&digests, &idle])
+            .query(&connection.find, &[&digests, &idle, &question])
             .await;
         let rows = match asked.map_err(failure::statement) {
             Ok(rows) => rows,
@@ -213,12 +218,20 @@ impl<U: PgUser> PgSessionStore<U> {
         let mut answers = Vec::with_capacity(rows.len());
         for row in &rows {
             let found = decode::found(row)?;
+            // The connection is out of step: what it says is true of an earlier moment.
+            if found.question != question {
+                let context = "the database answered another question";
+                return Err(Error::bare(ErrorKind::Protocol).saying(context));
+            }
             if found.in_recovery && !self.recovery_allowed {
                 return Err(Error::bare(ErrorKind::Recovery));
             }
             answers.push(found.answer);
         }
-        self.lookups.keep(connection);
+        // Where a row is missing, more may be.
+        if answers.len() >= digests.len() {
+            self.lookups.keep(connection);
+        }
         Ok(answers)
     }
 }

@@ -23,6 +23,7 @@ mod life_cycle;
 mod lifetimes;
 mod load_user;
 mod lookup;
+mod lying_server;
 mod migrations;
 mod plans;
 mod proof;
