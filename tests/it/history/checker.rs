@@ -12,7 +12,7 @@ pub const RECOVERY: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     SignIn,
-    /// One session, by signing out or by its public name.
+    /// One session, by signing out, by its public name, or by a sign-in that replaces it.
     Revoke,
     RevokeAll,
     Disable,

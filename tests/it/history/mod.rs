@@ -125,7 +125,7 @@ fn check(history: &History) {
     assert_eq!(seen, None);
 }
 
-/// E01, E05, D07, F03, F04, F05, F06, F09, F10, F26: each fault alone, then some at once, under load.
+/// E01, E05, D02, D07, F03, F04, F05, F06, F09, F10, F26: each fault alone, then some at once, under load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short() {
     let (world, processes) = world().await;

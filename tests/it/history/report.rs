@@ -74,7 +74,7 @@ pub fn picture(history: &History) -> String {
     let end = end.unwrap_or_default().as_secs_f64().max(0.1);
     let x = |at: f64| LEFT + at / end * WIDTH;
     let y = |share: f64| TOP + HEIGHT * (1.0 - share);
-    let bin = (end / 600.0).max(0.1);
+    let bin = (end / 1200.0).max(0.1);
     let mut bins: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
     for record in &history.records {
         let bin = whole(record.invoked.as_secs_f64() / bin);

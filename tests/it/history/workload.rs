@@ -261,8 +261,26 @@ impl Worker {
             // Some end of themselves while the run lasts.
             sign_in = sign_in.at_most(Duration::from_secs(1 + self.dice.below(3)));
         }
+        // Some come with a session, which ends in the same step or not at all.
+        let replaced = self.pick().filter(|_| self.dice.below(3) == 0);
+        if let Some(replaced) = &replaced {
+            sign_in = sign_in.request(&cookie(&self.sessions, &replaced.token()));
+        }
         let number = self.shared.numbers.fetch_add(1, Relaxed);
         let (invoked, signed_in) = self.run(sign_in).await;
+        if let Some(replaced) = replaced {
+            let result = match &signed_in {
+                Some(Ok(_)) => Outcome::Done,
+                Some(Err(error)) => of_write(error),
+                None => Outcome::Abandoned,
+            };
+            self.record(
+                Operation::Revoke,
+                Key::Session(replaced.number),
+                invoked,
+                result,
+            );
+        }
         let (key, result) = match signed_in {
             Some(Ok(signed_in)) => {
                 let session = signed_in.session();
