@@ -29,9 +29,10 @@ use crate::{
 /// Lookups have connections of their own, at most two: opened when first needed, by the manager of
 /// the application's pool and so in the application's way, but outside the pool's number, because
 /// they carry planner settings that must not reach other statements. A connection whose lookup did
-/// not finish is closed, never lent again. A lookup that met a connection which was lost, whose
-/// server was demoted, or whose prepared statement no longer fits the tables, is asked once more on
-/// a fresh one. Writes borrow from the pool and are never repeated.
+/// not finish, or on which another question was answered, is closed, never lent again. A lookup that
+/// met a connection which was lost, whose server was demoted, or whose prepared statement no longer
+/// fits the tables, is asked once more on a fresh one. Writes borrow from the pool and are never
+/// repeated.
 ///
 /// A server in recovery (a replica, or a primary that was demoted) is refused, because it may not
 /// know yet who was signed out: [`ErrorKind::Recovery`].
@@ -41,8 +42,10 @@ use crate::{
 /// Name all servers in one pool and let the driver find the one that takes writes:
 /// `host=db1,db2 target_session_attrs=read-write connect_timeout=1`. The driver waits `connect_timeout`,
 /// in seconds, for each server, by default without limit: keep it below the service's deadline, or
-/// one silent server keeps every new connection from the next. When a replica has been promoted,
-/// lookups and writes find it by themselves, each after a failure at most.
+/// one silent server keeps every new connection from the next. When a replica has been promoted, what
+/// was under way may fail, and what comes later goes there by itself. Where the old primary falls
+/// silent instead of closing its connections, each of them costs a lookup or a write its deadline;
+/// `tcp_user_timeout` shortens that.
 ///
 /// **A replica that was promoted knows only what had reached it.** With asynchronous replication,
 /// PostgreSQL's default, a session whose end was acknowledged a moment before the primary was lost can

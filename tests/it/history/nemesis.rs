@@ -9,7 +9,10 @@ use std::{
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tokio::time::{sleep, timeout};
 
-use super::workload::{DEADLINE, Dice, connect};
+use super::{
+    dice::Dice,
+    workload::{DEADLINE, connect},
+};
 use crate::proxy::{Line, Proxy};
 
 /// Longer than a lookup waits.

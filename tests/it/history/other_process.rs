@@ -13,7 +13,9 @@ use tower_user_session::tokio_postgres::{Config, NoTls, config::Host};
 
 use super::{
     checker::{Key, Operation, Outcome, Record},
-    workload::{Dice, Known, Process, Shared, Worker},
+    dice::Dice,
+    worker::Worker,
+    workload::{Known, Process, Shared},
 };
 
 /// Tells the other process where the database is, and with which seed to begin.
