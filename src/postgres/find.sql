@@ -3,8 +3,8 @@
 -- The user's part is a subquery of its own: the names in it are the application's tables' and never
 -- the sessions'. What decides is pg_catalog's, whatever the search_path says. The question's number comes
 -- back, so that no answer to an earlier question passes for this one's.
-SELECT asked.asked_digest, :question::pg_catalog.int8, pg_catalog.pg_is_in_recovery(), pg_catalog.now(),
-       live.*
+SELECT asked.asked_digest, :question::pg_catalog.int8 AS question, pg_catalog.pg_is_in_recovery(),
+       pg_catalog.now(), live.*
 FROM pg_catalog.unnest(:digests::pg_catalog.bytea[]) AS asked (asked_digest)
 LEFT JOIN LATERAL (
     SELECT live_session.live_session_id,

@@ -216,6 +216,7 @@ mod tests {
             "interval_seconds",
             "page",
             "next_page",
+            "question",
             "table_name",
         ];
         for sql in FILES {
