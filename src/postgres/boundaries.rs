@@ -61,7 +61,7 @@ async fn a_limit_is_strict_to_the_microsecond() {
             format!("UPDATE sessions SET expires_at = {expires}, last_seen_at = {last_seen}");
         transaction.execute(&update, &[]).await.unwrap();
         let row = transaction
-            .query_one(&statements.find.sql, &[&&digest[..], &Some(60.0)])
+            .query_one(&statements.find.sql, &[&&digest[..], &Some(60.0), &0_i64])
             .await;
         let found = super::decode::found::<User>(&row.unwrap()).unwrap();
         let outcome = found.answer.into_outcome().unwrap();

@@ -68,7 +68,7 @@ pub(super) async fn run(
 ) -> Result<Check, Error> {
     let on = On::connection(client);
     execution.check_columns(on).await?;
-    let nobody: [&(dyn ToSql + Sync); 2] = [&&NOBODY[..], &None::<f64>];
+    let nobody: [&(dyn ToSql + Sync); 3] = [&&NOBODY[..], &None::<f64>, &0_i64];
     Find::Unnamed
         .query(client, &statements.find, &nobody)
         .await?;

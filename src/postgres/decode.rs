@@ -14,20 +14,23 @@ use crate::{
 };
 
 /// The columns of `find.sql` before the user's.
-pub(super) const FIRST_USER_COLUMN: usize = 8;
+pub(super) const FIRST_USER_COLUMN: usize = 9;
 
 /// What one row of `find.sql` says.
 pub(super) struct FoundRow<U> {
     pub(super) answer: LookupAnswer<U>,
     pub(super) in_recovery: bool,
+    /// The number of the question that it answers.
+    pub(super) question: i64,
 }
 
 /// Reads a row of `find.sql`, by position. A user that cannot be read fails this digest alone.
 pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
     let digest: TokenDigest = column(row, 0)?;
-    let in_recovery = column(row, 1)?;
-    let session = (|| match column::<Option<SessionId>>(row, 3)? {
-        Some(_) => current(row, 2).map(Some),
+    let question = column(row, 1)?;
+    let in_recovery = column(row, 2)?;
+    let session = (|| match column::<Option<SessionId>>(row, 4)? {
+        Some(_) => current(row, 3).map(Some),
         None => Ok(None),
     })();
     let answer = match session {
@@ -41,6 +44,7 @@ pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
     Ok(FoundRow {
         answer,
         in_recovery,
+        question,
     })
 }
 

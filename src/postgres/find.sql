@@ -1,8 +1,10 @@
 -- Whose sessions are these? One row for every digest asked, live or not, in no promised order.
 --
 -- The user's part is a subquery of its own: the names in it are the application's tables' and never
--- the sessions'. What decides is pg_catalog's, whatever the search_path says.
-SELECT asked.asked_digest, pg_catalog.pg_is_in_recovery(), pg_catalog.now(), live.*
+-- the sessions'. What decides is pg_catalog's, whatever the search_path says. The question's number comes
+-- back, so that no answer to an earlier question passes for this one's.
+SELECT asked.asked_digest, :question::pg_catalog.int8 AS question, pg_catalog.pg_is_in_recovery(),
+       pg_catalog.now(), live.*
 FROM pg_catalog.unnest(:digests::pg_catalog.bytea[]) AS asked (asked_digest)
 LEFT JOIN LATERAL (
     SELECT live_session.live_session_id,

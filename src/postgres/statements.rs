@@ -54,7 +54,7 @@ macro_rules! statements {
 }
 
 statements! {
-    find: "find.sql", ["digests", "idle_seconds"];
+    find: "find.sql", ["digests", "idle_seconds", "question"];
     insert: "insert.sql", [
         "digest", "user_id", "replaced", "lifetime_seconds", "remembered", "user_agent", "ip"
     ];
@@ -225,6 +225,7 @@ mod tests {
             "interval_seconds",
             "page",
             "next_page",
+            "question",
             "table_name",
         ];
         for sql in FILES {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     marker::PhantomData,
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -31,15 +32,34 @@ use crate::{
 /// Lookups have connections of their own, at most two: opened when first needed, by the manager of
 /// the application's pool and so in the application's way, but outside the pool's number, because
 /// they carry planner settings that must not reach other statements. A connection whose lookup did
-/// not finish is closed, never lent again. A lookup that met a connection which was lost, whose
-/// server was demoted, or whose prepared statement no longer fits the tables, is asked once more on
-/// a fresh one. Writes borrow from the pool and are never repeated.
+/// not finish, or on which another question was answered, is closed, never lent again. A lookup that
+/// met a connection which was lost, whose server was demoted, or whose prepared statement no longer
+/// fits the tables, is asked once more on a fresh one. Writes borrow from the pool and are never
+/// repeated.
 ///
 /// Behind a pooler that pools transactions, say so:
 /// [`with_transaction_pooling`](Self::with_transaction_pooling).
 ///
 /// A server in recovery (a replica, or a primary that was demoted) is refused, because it may not
 /// know yet who was signed out: [`ErrorKind::Recovery`].
+///
+/// # Failover
+///
+/// Name all servers in one pool and let the driver find the one that takes writes:
+/// `host=db1,db2 target_session_attrs=read-write connect_timeout=1`. The driver waits `connect_timeout`,
+/// in seconds, for each server, by default without limit: keep it below the service's deadline, or
+/// one silent server keeps every new connection from the next. When a replica has been promoted, what
+/// was under way may fail, and what comes later goes there by itself. Where the old primary falls
+/// silent instead of closing its connections, each of them costs a lookup or a write its deadline;
+/// `tcp_user_timeout` shortens that.
+///
+/// **A replica that was promoted knows only what had reached it.** With asynchronous replication,
+/// PostgreSQL's default, a session whose end was acknowledged a moment before the primary was lost can
+/// be live again; [`revoke_everyone`](crate::SessionService::revoke_everyone) is then the way to be
+/// sure. With `synchronous_standby_names` set and `synchronous_commit` at its default, `on`, an
+/// acknowledged end stays an end. Signing out then waits for the replica: where none answers, it fails
+/// at the deadline with an [outcome that is unknown](Error::is_outcome_unknown), and the session lives
+/// until one does. (PostgreSQL 17, "Log-Shipping Standby Servers".)
 ///
 /// # Privileges
 ///
@@ -80,6 +100,8 @@ pub struct PgSessionStore<U> {
     pub(super) statements: Statements,
     pub(super) execution: Execution,
     lookups: LookupConnections,
+    /// How many lookups have been sent.
+    questions: AtomicI64,
     user: PhantomData<fn() -> U>,
 }
 
@@ -99,6 +121,7 @@ impl<U: PgUser> PgSessionStore<U> {
             statements: Statements::new::<U>(&table),
             execution: Execution::Prepared,
             table,
+            questions: AtomicI64::new(0),
             user: PhantomData,
         }
     }
@@ -131,7 +154,9 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     /// Looks sessions up on a server in recovery too. **A session that was ended on the primary is
-    /// live here until the replica has replayed that**, however far it lags behind.
+    /// live here until the replica has replayed that**, however far it lags behind, and a session that
+    /// has just begun is nobody's. Nothing bounds this but how far the application lets its replicas
+    /// lag; ask the primary wherever it matters who has signed out.
     pub fn with_stale_reads_from_a_replica(mut self) -> Self {
         self.recovery_allowed = true;
         self
@@ -248,7 +273,8 @@ impl<U: PgUser> PgSessionStore<U> {
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupAnswer<U>>, Error> {
         let idle = self.idle_seconds();
-        let values: [&(dyn ToSql + Sync); 2] = [&digests, &idle];
+        let question = self.questions.fetch_add(1, Relaxed);
+        let values: [&(dyn ToSql + Sync); 3] = [&digests, &idle, &question];
         let asked = connection.query(&self.statements.find, &values);
         let rows = match asked.await {
             Ok(rows) => rows,
@@ -263,10 +289,18 @@ impl<U: PgUser> PgSessionStore<U> {
         let mut answers = Vec::with_capacity(rows.len());
         for row in &rows {
             let found = decode::found(row)?;
+            // The connection is out of step: what it says is true of an earlier moment.
+            if found.question != question {
+                let context = "the database answered another question";
+                return Err(Error::bare(ErrorKind::Protocol).saying(context));
+            }
             self.refuse_recovery(found.in_recovery)?;
             answers.push(found.answer);
         }
-        self.lookups.keep(connection);
+        // Where a row is missing, more may be.
+        if answers.len() >= digests.len() {
+            self.lookups.keep(connection);
+        }
         Ok(answers)
     }
 }

@@ -55,22 +55,12 @@ impl Proxy {
 
     /// How to connect through here.
     pub fn config(&self) -> Config {
-        let mut config = Config::new();
-        config.host("127.0.0.1").port(self.port);
-        config.user(self.config.get_user().unwrap());
-        config.dbname(self.config.get_dbname().unwrap());
-        if let Some(password) = self.config.get_password() {
-            config.password(password);
-        }
-        config
+        config_through(self.port, &self.config)
     }
 
     /// A pool whose connections go through here.
     pub fn pool(&self, size: usize) -> Pool {
-        Pool::builder(Manager::new(self.config(), NoTls))
-            .max_size(size)
-            .build()
-            .unwrap()
+        pool_through(self.port, &self.config, size)
     }
 
     pub fn set(&self, line: Line) {
@@ -88,23 +78,14 @@ impl Proxy {
             if *self.line.borrow() == Line::Cut {
                 continue;
             }
-            let (host, port) = (&self.config.get_hosts()[0], self.config.get_ports().first());
-            let port = port.copied().unwrap_or(5432);
-            match host {
-                Host::Unix(folder) => {
-                    let path = folder.join(format!(".s.PGSQL.{port}"));
-                    let server = UnixStream::connect(path).await.unwrap();
-                    tokio::spawn(self.clone().relay(client, server));
-                }
-                Host::Tcp(name) => {
-                    let server = TcpStream::connect((&**name, port)).await.unwrap();
-                    tokio::spawn(self.clone().relay(client, server));
-                }
+            // While the server is away, so is its proxy.
+            if let Some(server) = dial(&self.config).await {
+                tokio::spawn(self.clone().relay(client, server));
             }
         }
     }
 
-    async fn relay(self, client: TcpStream, server: impl AsyncRead + AsyncWrite) {
+    async fn relay(self, client: TcpStream, server: Box<dyn Stream>) {
         let mut cut = self.line.subscribe();
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = tokio::io::split(server);
@@ -174,4 +155,39 @@ impl Proxy {
             message.drain(..length);
         }
     }
+}
+
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection to the server, on which nothing has been said yet.
+pub async fn dial(config: &Config) -> Option<Box<dyn Stream>> {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    Some(match &config.get_hosts()[0] {
+        Host::Unix(folder) => {
+            let path = folder.join(format!(".s.PGSQL.{port}"));
+            Box::new(UnixStream::connect(path).await.ok()?)
+        }
+        Host::Tcp(name) => Box::new(TcpStream::connect((&**name, port)).await.ok()?),
+    })
+}
+
+/// A pool that reaches the server through something that listens on this port.
+pub fn pool_through(port: u16, server: &Config, size: usize) -> Pool {
+    Pool::builder(Manager::new(config_through(port, server), NoTls))
+        .max_size(size)
+        .build()
+        .unwrap()
+}
+
+fn config_through(port: u16, server: &Config) -> Config {
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(port);
+    config.user(server.get_user().unwrap());
+    config.dbname(server.get_dbname().unwrap());
+    if let Some(password) = server.get_password() {
+        config.password(password);
+    }
+    config
 }

@@ -36,15 +36,41 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Creates and starts one.
     pub(crate) fn start(bin: &Path, folder: Folder, settings: Settings) -> Result<Self, Error> {
-        let cluster = Self {
+        let cluster = Self::stopped(bin, folder, settings);
+        cluster.init()?;
+        *cluster.postmaster() = Some(cluster.spawn()?);
+        Ok(cluster)
+    }
+
+    /// Copies a running one, and starts the copy as its replica.
+    pub(crate) fn start_replica(&self, folder: Folder, settings: Settings) -> Result<Self, Error> {
+        let replica = Self::stopped(&self.bin, folder, settings);
+        let (socket, port) = (self.folder.path.display(), self.settings.port());
+        replica.run(
+            "pg_basebackup",
+            &[
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+                &format!("--dbname=host={socket} port={port} user=postgres"),
+            ],
+        )?;
+        *replica.postmaster() = Some(replica.spawn()?);
+        Ok(replica)
+    }
+
+    fn stopped(bin: &Path, folder: Folder, settings: Settings) -> Self {
+        Self {
             folder,
             settings,
             bin: bin.into(),
             postmaster: Mutex::new(None),
-        };
-        cluster.init()?;
-        *cluster.postmaster() = Some(cluster.spawn()?);
-        Ok(cluster)
+        }
+    }
+
+    /// Makes a replica a primary, and waits until it is one.
+    pub(crate) fn promote(&self) -> Result<(), Error> {
+        self.run("pg_ctl", &["promote", "--wait", "--silent"])
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -85,23 +111,33 @@ impl Cluster {
     }
 
     fn init(&self) -> Result<(), Error> {
-        let log = self.folder.path.join("initdb.log");
-        let status = program::command(&self.bin.join("initdb"), &self.folder, &log)?
-            .args([
+        self.run(
+            "initdb",
+            &[
                 "--no-sync",
                 "--auth=trust",
                 "--username=postgres",
                 "--encoding=UTF8",
-            ])
-            .args(["--locale=C", "--wal-segsize=1", "-D"])
+                "--locale=C",
+                "--wal-segsize=1",
+            ],
+        )
+    }
+
+    /// Runs one of PostgreSQL's programs on the data, to its end.
+    fn run(&self, name: &'static str, arguments: &[&str]) -> Result<(), Error> {
+        let log = self.folder.path.join(format!("{name}.log"));
+        let status = program::command(&self.bin.join(name), &self.folder, &log)?
+            .args(arguments)
+            .arg("-D")
             .arg(self.folder.data())
             .status()
-            .map_err(Error::system("start initdb"))?;
+            .map_err(Error::system(format!("start {name}")))?;
         if status.success() {
             return Ok(());
         }
         Err(Kind::Program {
-            name: "initdb",
+            name,
             status,
             log: read(&log),
         }

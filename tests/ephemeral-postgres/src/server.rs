@@ -98,10 +98,31 @@ impl Server {
         }
     }
 
+    /// A private server that follows a private one as its streaming replica, over a Unix socket, with
+    /// settings of its own, as `("recovery_min_apply_delay", "5s")`. Blocks until it takes
+    /// connections, for reading.
+    ///
+    /// # Errors
+    ///
+    /// If the primary is not private or does not run, or if its programs lack `pg_basebackup`, as the
+    /// bundled one's do.
+    pub fn replica_of(primary: &Self, settings: &[(&str, &str)]) -> Result<Self, Error> {
+        let source = &primary.source;
+        let bin = source.bin_dir().ok_or(Kind::NotPrivate)?;
+        let folder = Folder::create(matches!(source, Source::Bundled(_)))?;
+        let settings = Settings::new(bin, settings);
+        let cluster = primary.own()?.start_replica(folder, settings)?;
+        Ok(Self::private(source, cluster))
+    }
+
     fn start(source: &Source, settings: &[(&str, &str)]) -> Result<Self, Error> {
         let bin = source.bin_dir().ok_or(Kind::NotPrivate)?;
         let folder = Folder::create(matches!(source, Source::Bundled(_)))?;
         let cluster = Cluster::start(bin, folder, Settings::new(bin, settings))?;
+        Ok(Self::private(source, cluster))
+    }
+
+    fn private(source: &Source, cluster: Cluster) -> Self {
         let mut config = Config::new();
         config
             .host_path(&cluster.folder.path)
@@ -109,7 +130,7 @@ impl Server {
             .user("postgres")
             .dbname("postgres");
         let url = url::of_socket(&cluster.folder.path, cluster.settings.port());
-        Ok(Self::new(config, url, source.clone(), Some(cluster)))
+        Self::new(config, url, source.clone(), Some(cluster))
     }
 
     fn new(config: Config, url: String, source: Source, cluster: Option<Cluster>) -> Self {
@@ -188,6 +209,15 @@ impl Server {
     /// As for [`Server::stop`], or if it does not start again.
     pub fn restart(&self) -> Result<(), Error> {
         self.own()?.restart()
+    }
+
+    /// Makes a private server that is a replica a primary. Blocks until it takes writes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Server::stop`], or if it is no replica.
+    pub fn promote(&self) -> Result<(), Error> {
+        self.own()?.promote()
     }
 
     fn own(&self) -> Result<&Cluster, Error> {

@@ -208,3 +208,48 @@ async fn timers_and_contrib_modules_are_missing_from_the_bundled_server_only() {
     }
     assert!(!(has_statistics && Server::for_tests().is_bundled()));
 }
+
+#[tokio::test]
+async fn a_replica_follows_and_can_be_promoted() {
+    let primary = Server::start_private(&[]).unwrap();
+    let database = TestDatabase::create_on(&primary, "CREATE TABLE things (n int)").await;
+    let database = database.unwrap();
+    if !primary.bin_dir().unwrap().join("pg_basebackup").is_file() {
+        // As with the bundled one.
+        return assert!(Server::replica_of(&primary, &[]).is_err());
+    }
+    let replica = Server::replica_of(&primary, &[("work_mem", "1234kB")]).unwrap();
+    let client = database.client().await;
+    client
+        .execute("INSERT INTO things VALUES (5)", &[])
+        .await
+        .unwrap();
+    let follower = connect(replica.config().dbname(database.name())).await;
+    let row = follower.query_one("SHOW work_mem", &[]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "1234kB");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while follower
+        .query_opt("SELECT n FROM things", &[])
+        .await
+        .unwrap()
+        .is_none()
+    {
+        assert!(Instant::now() < deadline, "it does not follow");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let insert = "INSERT INTO things VALUES (6)";
+    assert!(follower.execute(insert, &[]).await.is_err());
+    assert!(primary.promote().is_err());
+
+    primary.stop(StopMode::Immediate).unwrap();
+    replica.promote().unwrap();
+    assert_eq!(follower.execute(insert, &[]).await.unwrap(), 1);
+    assert_eq!(
+        number(&follower, "SELECT sum(n)::int FROM things").await,
+        11
+    );
+
+    let folder = replica.directory().unwrap().to_owned();
+    drop(replica);
+    assert!(!folder.exists());
+}

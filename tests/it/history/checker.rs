@@ -1,0 +1,346 @@
+//! What a run has recorded, and whether it could have happened.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+/// So long after a fault has ended, nothing fails any more.
+pub const RECOVERY: Duration = Duration::from_secs(5);
+
+/// What a process asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operation {
+    SignIn,
+    /// One session, by signing out, by its public name, or by a sign-in that replaces it.
+    Revoke,
+    RevokeAll,
+    Disable,
+    Lookup,
+    /// What the database's clock says.
+    Clock,
+}
+
+/// Whom or what it was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    User(i64),
+    /// A session's number in this run.
+    Session(u32),
+    Nothing,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A sign-in of this user that succeeded, and when the session ends by the database's clock.
+    Began {
+        user: i64,
+        expires: SystemTime,
+    },
+    /// Another write that succeeded.
+    Done,
+    /// The user may not sign in.
+    Refused,
+    /// A lookup that found this user.
+    Found(i64),
+    /// A lookup that found nobody.
+    Nobody,
+    /// An error that says that nothing happened; for a lookup, any error.
+    Unavailable,
+    /// An error that leaves open whether it happened. It may still happen at any later time.
+    Unknown,
+    /// The client went away. The same, but no error.
+    Abandoned,
+    Time(SystemTime),
+}
+
+impl Outcome {
+    /// Whether a client that asked for it got an error.
+    pub fn is_error(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Unknown)
+    }
+
+    /// Whether a write with this outcome may have taken effect.
+    fn may_have_happened(self) -> bool {
+        matches!(self, Self::Done | Self::Unknown | Self::Abandoned)
+    }
+}
+
+/// One operation, by one monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub operation: Operation,
+    pub key: Key,
+    pub invoked: Duration,
+    pub returned: Duration,
+    pub result: Outcome,
+}
+
+/// A time in which something was broken on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub name: &'static str,
+    pub from: Duration,
+    pub to: Duration,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    pub records: Vec<Record>,
+    pub faults: Vec<Fault>,
+}
+
+/// What cannot have happened if the promises hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Rule {
+    /// 1: a lookup found a user whose session it is not.
+    WrongUser,
+    /// 2: a lookup that was invoked after a revocation had returned found the user.
+    StaleSuccess,
+    /// 2, for the user: a sign-in that was invoked after the user had been disabled succeeded.
+    DisabledSignIn,
+    /// 3: a lookup found nobody although nothing could have ended the session yet.
+    FalseRejection,
+    /// 4: a lookup found the user after another one had found nobody.
+    Resurrection,
+    /// 5: a lookup that was invoked when the database's clock had passed the limit found the user.
+    Expired,
+    /// 7: an error long after the last fault.
+    SlowRecovery,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: Rule,
+    pub record: Record,
+}
+
+/// Everything in this history that cannot have happened. Rule 6, that an operation whose outcome is
+/// unknown may have happened or not, at any time from its invocation on, runs through all of them.
+pub fn violations(history: &History) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let sessions = sessions(history, &mut found);
+    let clock = Clock::new(&history.records);
+    for session in sessions.values() {
+        session.check(&clock, &mut found);
+    }
+    found.extend(slow(history));
+    found.sort_by_key(|violation| (violation.rule, violation.record.invoked));
+    found
+}
+
+/// For each fault, how long after its end an operation was invoked that failed.
+pub fn recoveries(history: &History) -> Vec<(&'static str, Duration)> {
+    let calm = calm_times(&history.faults);
+    let recovery = |&(name, from, to): &(_, Duration, Duration)| {
+        let errors = history.records.iter().filter(|record| {
+            record.result.is_error() && record.invoked >= from && record.returned < to
+        });
+        let last = errors.map(|record| record.invoked).max();
+        (
+            name,
+            last.map_or(Duration::ZERO, |last| last.saturating_sub(from)),
+        )
+    };
+    calm.iter().map(recovery).collect()
+}
+
+struct Session {
+    owner: i64,
+    began: Record,
+    expires: SystemTime,
+    /// When the first operation was invoked that may have ended it.
+    may_end: Option<Duration>,
+    /// When the first operation returned that has surely ended it.
+    ended: Option<Duration>,
+    lookups: Vec<Record>,
+}
+
+/// Every session with what was done to it.
+fn sessions(history: &History, found: &mut Vec<Violation>) -> HashMap<u32, Session> {
+    let mut sessions = HashMap::new();
+    let mut of_user: HashMap<i64, Vec<u32>> = HashMap::new();
+    for record in &history.records {
+        if let (Key::Session(number), Outcome::Began { user, expires }) =
+            (record.key, record.result)
+        {
+            of_user.entry(user).or_default().push(number);
+            let session = Session {
+                owner: user,
+                began: *record,
+                expires,
+                may_end: None,
+                ended: None,
+                lookups: Vec::new(),
+            };
+            let before = sessions.insert(number, session);
+            assert!(before.is_none(), "two sessions have the number {number}");
+        }
+    }
+    let nobodys = Vec::new();
+    for record in &history.records {
+        let concerned = match record.key {
+            Key::Session(number) => std::slice::from_ref(&number).to_vec(),
+            Key::User(user) => of_user.get(&user).unwrap_or(&nobodys).clone(),
+            Key::Nothing => continue,
+        };
+        for number in concerned {
+            if let Some(session) = sessions.get_mut(&number) {
+                session.note(record, found);
+            }
+        }
+    }
+    sessions
+}
+
+impl Session {
+    fn note(&mut self, record: &Record, found: &mut Vec<Violation>) {
+        let done = record.result == Outcome::Done;
+        let (may, surely) = match record.operation {
+            Operation::Lookup => {
+                self.lookups.push(*record);
+                return;
+            }
+            Operation::Revoke => (record.result.may_have_happened(), done),
+            // One that had returned before the session began left it alone, unless it is still on
+            // its way. One that began before the session had begun may have missed it.
+            Operation::RevokeAll => (
+                record.result.may_have_happened()
+                    && (!done || record.returned > self.began.invoked),
+                done && record.invoked > self.began.returned,
+            ),
+            Operation::Disable => {
+                if done && record.returned < self.began.invoked {
+                    found.push(Violation {
+                        rule: Rule::DisabledSignIn,
+                        record: self.began,
+                    });
+                }
+                (record.result.may_have_happened(), done)
+            }
+            Operation::SignIn | Operation::Clock => return,
+        };
+        if may {
+            self.may_end = Some(
+                self.may_end
+                    .map_or(record.invoked, |at| at.min(record.invoked)),
+            );
+        }
+        if surely {
+            self.ended = Some(
+                self.ended
+                    .map_or(record.returned, |at| at.min(record.returned)),
+            );
+        }
+    }
+
+    fn check(&self, clock: &Clock, found: &mut Vec<Violation>) {
+        let mut add = |rule, record: &Record| {
+            found.push(Violation {
+                rule,
+                record: *record,
+            });
+        };
+        let expired = clock.surely_reached(self.expires);
+        let rejected = self.lookups.iter().filter(|l| l.result == Outcome::Nobody);
+        let first_rejection = rejected.map(|lookup| lookup.returned).min();
+        let after = |lookup: &Record, time: Option<Duration>| {
+            time.is_some_and(|time| lookup.invoked > time)
+        };
+        for lookup in &self.lookups {
+            match lookup.result {
+                Outcome::Found(user) => {
+                    if user != self.owner {
+                        add(Rule::WrongUser, lookup);
+                    }
+                    if after(lookup, self.ended) {
+                        add(Rule::StaleSuccess, lookup);
+                    }
+                    if after(lookup, first_rejection) {
+                        add(Rule::Resurrection, lookup);
+                    }
+                    if after(lookup, expired) {
+                        add(Rule::Expired, lookup);
+                    }
+                }
+                Outcome::Nobody => {
+                    let ended = self.may_end.is_some_and(|time| time <= lookup.returned);
+                    let wholly_after = lookup.invoked > self.began.returned;
+                    let expired = clock.may_have_reached(self.expires, lookup.returned);
+                    if wholly_after && !ended && !expired {
+                        add(Rule::FalseRejection, lookup);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The database's clock, as it was read from time to time.
+struct Clock {
+    /// Each with the time before and the time after it, in order.
+    readings: Vec<(Duration, Duration, SystemTime)>,
+}
+
+impl Clock {
+    fn new(records: &[Record]) -> Self {
+        let readings = records.iter().filter_map(|record| match record.result {
+            Outcome::Time(time) => Some((record.invoked, record.returned, time)),
+            _ => None,
+        });
+        let mut readings: Vec<_> = readings.collect();
+        readings.sort_unstable();
+        Self { readings }
+    }
+
+    /// The first time at which the clock was seen there.
+    fn surely_reached(&self, time: SystemTime) -> Option<Duration> {
+        let after = self.readings.iter().filter(|(.., read)| *read >= time);
+        after.map(|(_, returned, _)| *returned).min()
+    }
+
+    /// Whether the clock may have been there at `when`: not if it was seen short of it later.
+    fn may_have_reached(&self, time: SystemTime, when: Duration) -> bool {
+        let later = self
+            .readings
+            .partition_point(|(invoked, ..)| *invoked < when);
+        !self.readings[later..].iter().any(|(.., read)| *read < time)
+    }
+}
+
+/// From the end of each fault, or of the last of some that overlap, to the beginning of the next.
+fn calm_times(faults: &[Fault]) -> Vec<(&'static str, Duration, Duration)> {
+    let mut faults: Vec<_> = faults.iter().collect();
+    faults.sort_by_key(|fault| fault.from);
+    let mut calm = Vec::new();
+    let mut end = Duration::ZERO;
+    for (at, fault) in faults.iter().enumerate() {
+        end = end.max(fault.to);
+        let next = faults.get(at + 1).map_or(Duration::MAX, |next| next.from);
+        if next > end {
+            calm.push((fault.name, end, next));
+        }
+    }
+    calm
+}
+
+fn slow(history: &History) -> Vec<Violation> {
+    let calm = calm_times(&history.faults);
+    let first = history.faults.iter().map(|fault| fault.from).min();
+    let errors = history.records.iter().filter(|record| {
+        let invoked = record.invoked;
+        let before_any = first.is_none_or(|first| record.returned < first);
+        let recovered = calm
+            .iter()
+            .any(|&(_, from, to)| invoked > from + RECOVERY && record.returned < to);
+        record.result.is_error() && (before_any || recovered)
+    });
+    errors
+        .map(|record| Violation {
+            rule: Rule::SlowRecovery,
+            record: *record,
+        })
+        .collect()
+}

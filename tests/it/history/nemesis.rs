@@ -1,0 +1,215 @@
+//! What breaks the server, the connections and the tables, on purpose and for a while.
+
+use std::{
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use ephemeral_postgres::{Server, StopMode, TestDatabase};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    dice::Dice,
+    workload::{DEADLINE, connect},
+};
+use crate::proxy::{Line, Proxy};
+
+/// Longer than a lookup waits.
+const TOO_LONG: Duration = DEADLINE.saturating_add(Duration::from_millis(400));
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nemesis {
+    /// Every backend of the database is terminated, again and again.
+    KilledBackends,
+    /// All processes of the server are stopped, and continued.
+    StoppedServer,
+    /// The server stops as in a crash, and starts again.
+    Restart,
+    /// The connections of the processes behind a proxy are cut, and new ones too.
+    CutConnections,
+    /// What these connections carry stays on the way.
+    BlackHole,
+    /// Columns come, change and go.
+    ChangedTables,
+    /// Somebody locks the users and the sessions.
+    LockedTables,
+}
+
+pub const ALL: [Nemesis; 7] = [
+    Nemesis::KilledBackends,
+    Nemesis::StoppedServer,
+    Nemesis::Restart,
+    Nemesis::CutConnections,
+    Nemesis::BlackHole,
+    Nemesis::ChangedTables,
+    Nemesis::LockedTables,
+];
+
+/// What there is to break.
+#[derive(Clone)]
+pub struct World {
+    pub server: Arc<Server>,
+    pub database: Arc<TestDatabase>,
+    pub proxy: Proxy,
+}
+
+impl Nemesis {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KilledBackends => "killed backends",
+            Self::StoppedServer => "stopped server",
+            Self::Restart => "immediate restart",
+            Self::CutConnections => "cut connections",
+            Self::BlackHole => "black hole",
+            Self::ChangedTables => "changed tables",
+            Self::LockedTables => "locked tables",
+        }
+    }
+
+    /// Breaks it and mends it again.
+    pub async fn strike(self, world: &World) {
+        match self {
+            Self::KilledBackends => world.kill_backends().await,
+            Self::StoppedServer => world.stop_and_continue().await,
+            Self::Restart => world.restart().await,
+            Self::CutConnections => world.interfere(Line::Cut, Duration::from_millis(500)).await,
+            Self::BlackHole => world.interfere(Line::Silent, TOO_LONG).await,
+            Self::ChangedTables => world.change_tables().await,
+            Self::LockedTables => world.lock_tables().await,
+        }
+    }
+}
+
+/// Some of them at once.
+pub async fn strike_together(world: &World, dice: &mut Dice) -> Vec<&'static str> {
+    let mut tasks = Vec::new();
+    let mut names = Vec::new();
+    for nemesis in ALL {
+        if dice.below(2) == 0 {
+            let (world, wait) = (world.clone(), Duration::from_millis(dice.below(500)));
+            names.push(nemesis.name());
+            tasks.push(tokio::spawn(async move {
+                sleep(wait).await;
+                nemesis.strike(&world).await;
+            }));
+        }
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    names
+}
+
+impl World {
+    async fn kill_backends(&self) {
+        // From another database, so that it does not meet itself.
+        let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname LIKE 'test%'";
+        for _ in 0..8 {
+            let _ = timeout(DEADLINE, async {
+                let client = connect(&self.server.config()).await?;
+                client.execute(kill, &[]).await.ok()
+            })
+            .await;
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn stop_and_continue(&self) {
+        let Some(postmaster) = self.server.pid() else {
+            return;
+        };
+        // It first, so that it starts no others meanwhile.
+        signal("STOP", &[postmaster]);
+        let children = children_of(postmaster);
+        signal("STOP", &children);
+        sleep(TOO_LONG).await;
+        signal("CONT", &children);
+        signal("CONT", &[postmaster]);
+    }
+
+    async fn restart(&self) {
+        let server = Arc::clone(&self.server);
+        let restarting = tokio::task::spawn_blocking(move || {
+            server.stop(StopMode::Immediate).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            server.restart().unwrap();
+        });
+        restarting.await.unwrap();
+    }
+
+    async fn interfere(&self, line: Line, how_long: Duration) {
+        self.proxy.set(line);
+        sleep(how_long).await;
+        self.proxy.set(Line::Open);
+    }
+
+    async fn change_tables(&self) {
+        for change in [
+            "ALTER TABLE users ADD COLUMN nickname text",
+            "ALTER TABLE users ALTER COLUMN email TYPE varchar(200)",
+            "ALTER TABLE sessions ADD COLUMN note text",
+            "ALTER TABLE users ALTER COLUMN email TYPE text",
+            "ALTER TABLE users DROP COLUMN nickname",
+            "ALTER TABLE sessions DROP COLUMN note",
+        ] {
+            self.execute(change).await;
+            sleep(Duration::from_millis(50)).await;
+        }
+        for table in [
+            "users DROP COLUMN IF EXISTS nickname",
+            "sessions DROP COLUMN IF EXISTS note",
+        ] {
+            self.execute(&format!("ALTER TABLE {table}")).await;
+        }
+    }
+
+    async fn lock_tables(&self) {
+        let _ = timeout(2 * TOO_LONG, async {
+            let mut client = connect(&self.database.config()).await?;
+            let transaction = client.transaction().await.ok()?;
+            let lock = "LOCK TABLE users, sessions IN ACCESS EXCLUSIVE MODE";
+            transaction.batch_execute(lock).await.ok()?;
+            sleep(TOO_LONG).await;
+            transaction.rollback().await.ok()
+        })
+        .await;
+    }
+
+    /// Best effort: another nemesis may be at work.
+    async fn execute(&self, statement: &str) {
+        let _ = timeout(2 * TOO_LONG, async {
+            let client = connect(&self.database.config()).await?;
+            client.batch_execute(statement).await.ok()
+        })
+        .await;
+    }
+}
+
+pub fn signal(name: &str, processes: &[u32]) {
+    let mut kill = Command::new("/bin/sh");
+    kill.args(["-c", "kill -s \"$@\"", "sh", name]);
+    kill.args(processes.iter().map(u32::to_string));
+    // One of them may have ended.
+    let _ = kill.stderr(Stdio::null()).status();
+}
+
+/// The processes that this one has started.
+fn children_of(process: u32) -> Vec<u32> {
+    let children = format!("/proc/{process}/task/{process}/children");
+    let listed = std::fs::read_to_string(children).unwrap_or_else(|_| {
+        let output = Command::new("pgrep")
+            .args(["-P", &process.to_string()])
+            .output();
+        output.map_or(String::new(), |output| {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        })
+    });
+    let children: Vec<_> = listed
+        .split_whitespace()
+        .map(|id| id.parse().unwrap())
+        .collect();
+    assert!(!children.is_empty(), "a server has children");
+    children
+}

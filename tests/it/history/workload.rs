@@ -1,0 +1,224 @@
+//! Processes that sign in, look up and revoke at random, and write down what they saw.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use deadpool_postgres::Pool;
+use tokio::{task::JoinHandle, time::timeout};
+use tower_user_session::{
+    PgSessionStore, SessionId, SessionService, SessionToken,
+    tokio_postgres::{Client, Config, NoTls},
+};
+
+use super::{
+    checker::{Fault, History, Key, Operation, Outcome, RECOVERY, Record},
+    dice::Dice,
+    other_process::OtherProcess,
+    worker::Worker,
+};
+use crate::support::{PgSessions, USERS};
+
+/// Longer than any statement takes on a slow machine.
+pub const DEADLINE: Duration = Duration::from_secs(1);
+const WORKERS: usize = 4;
+/// Sessions that are asked about; the ended ones among them.
+const REMEMBERED: usize = 400;
+
+/// Enough users for a long run.
+pub fn users() -> String {
+    format!(
+        "{USERS}
+        INSERT INTO users (id, email)
+        SELECT n, n || '@example.com' FROM generate_series(3, 20000) AS n;"
+    )
+}
+
+/// What an instance of an application has: a pool and a service of its own.
+pub struct Process {
+    pub sessions: PgSessions,
+    pub pool: Pool,
+    /// How an operator reaches the same database.
+    pub config: Config,
+}
+
+impl Process {
+    pub fn new(pool: Pool, config: Config) -> Self {
+        let store = PgSessionStore::new(pool.clone());
+        let builder = SessionService::builder(store).deadline(DEADLINE);
+        Self {
+            sessions: builder.build().unwrap(),
+            pool,
+            config,
+        }
+    }
+}
+
+/// A session that the processes know of, whether it is live or not.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) number: u32,
+    pub(super) user: i64,
+    /// Not told to other processes of the operating system.
+    pub(super) id: Option<SessionId>,
+    pub(super) token: String,
+}
+
+impl Known {
+    pub(super) fn token(&self) -> SessionToken {
+        SessionToken::parse(self.token.as_bytes()).unwrap()
+    }
+}
+
+pub(super) struct Shared {
+    start: Instant,
+    pub(super) stop: AtomicBool,
+    pub(super) known: Mutex<Vec<Known>>,
+    pub(super) numbers: AtomicU32,
+    pub(super) disabled: AtomicI64,
+    /// When the last operation was invoked that failed, in microseconds.
+    pub(super) last_error: AtomicU64,
+    /// Who else is told of sessions.
+    other: Option<OtherProcess>,
+}
+
+impl Shared {
+    pub(super) fn new(start: Instant, other: Option<OtherProcess>) -> Arc<Self> {
+        Arc::new(Self {
+            start,
+            stop: AtomicBool::new(false),
+            known: Mutex::default(),
+            numbers: AtomicU32::new(0),
+            disabled: AtomicI64::new(0),
+            last_error: AtomicU64::new(0),
+            other,
+        })
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Lets every worker know of a session; one that is known already makes room, at random.
+    pub(super) fn tell(&self, known: Known, dice: &mut Dice) {
+        if let Some(other) = &self.other {
+            other.tell(&known);
+        }
+        let mut all = self.known.lock().unwrap();
+        if all.len() < REMEMBERED {
+            all.push(known);
+        } else {
+            let at = dice.index(all.len());
+            all[at] = known;
+        }
+    }
+}
+
+pub struct Workload {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<Vec<Record>>>,
+    faults: Vec<Fault>,
+}
+
+impl Workload {
+    /// Sets the processes to work, and beside them one of the operating system that looks up what they
+    /// have begun, and ends some of it.
+    pub async fn start(processes: &[Process], seed: u64) -> Self {
+        let start = Instant::now();
+        let config = processes[0].config.clone();
+        let other = OtherProcess::start(start, &config, seed).await;
+        let shared = Shared::new(start, Some(other));
+        let mut workers = Vec::new();
+        for process in processes {
+            for _ in 0..WORKERS {
+                let dice = Dice::new(seed + workers.len() as u64);
+                let worker = Worker::new(&shared, process, dice);
+                workers.push(tokio::spawn(worker.work()));
+            }
+        }
+        workers.push(tokio::spawn(watch_clock(Arc::clone(&shared), config)));
+        Self {
+            shared,
+            workers,
+            faults: Vec::new(),
+        }
+    }
+
+    /// By the clock of the records.
+    pub fn now(&self) -> Duration {
+        self.shared.now()
+    }
+
+    /// Something was broken from then until now. Returns when nothing has failed for a while since, or
+    /// when that took too long.
+    pub async fn broken(&mut self, name: &'static str, from: Duration) {
+        let to = self.now();
+        self.faults.push(Fault { name, from, to });
+        let quiet = Duration::from_millis(500);
+        loop {
+            let error = Duration::from_micros(self.shared.last_error.load(Relaxed));
+            let now = self.now();
+            if now > to + 2 * RECOVERY || now > error.max(to) + quiet {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub async fn stop(self) -> History {
+        self.shared.stop.store(true, Relaxed);
+        let mut history = History {
+            faults: self.faults,
+            ..History::default()
+        };
+        for worker in self.workers {
+            history.records.extend(worker.await.unwrap());
+        }
+        if let Some(other) = &self.shared.other {
+            history.records.extend(other.stop().await);
+        }
+        history.records.sort_by_key(|record| record.invoked);
+        history
+    }
+}
+
+/// Reads the database's clock while it can.
+async fn watch_clock(shared: Arc<Shared>, config: Config) -> Vec<Record> {
+    let mut records = Vec::new();
+    let mut client = None;
+    while !shared.stop.load(Relaxed) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if client.is_none() {
+            client = timeout(DEADLINE, connect(&config)).await.ok().flatten();
+        }
+        let Some(connected) = &client else { continue };
+        let invoked = shared.now();
+        let read = timeout(
+            DEADLINE,
+            connected.query_one("SELECT clock_timestamp()", &[]),
+        );
+        let Ok(Ok(row)) = read.await else {
+            client = None;
+            continue;
+        };
+        records.push(Record {
+            operation: Operation::Clock,
+            key: Key::Nothing,
+            invoked,
+            returned: shared.now(),
+            result: Outcome::Time(row.get(0)),
+        });
+    }
+    records
+}
+
+/// A connection, if there is one to be had.
+pub async fn connect(config: &Config) -> Option<Client> {
+    let (client, connection) = config.connect(NoTls).await.ok()?;
+    tokio::spawn(connection);
+    Some(client)
+}
