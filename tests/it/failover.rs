@@ -255,7 +255,7 @@ async fn a_lagging_replica_is_refused_unless_asked_for() {
     let mut writable = pair.replica_config();
     writable.target_session_attrs(TargetSessionAttrs::ReadWrite);
     let error = sessions_on(writable).user(ada.token()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert_eq!(error.kind(), ErrorKind::Recovery);
 
     let stale = SessionService::new(
         PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2))
