@@ -102,6 +102,7 @@ mod cookie;
 mod error;
 #[cfg(feature = "axum")]
 mod extract;
+mod jitter;
 #[cfg(feature = "test-util")]
 mod memory;
 mod origin;

@@ -16,6 +16,7 @@ use tokio_postgres::Row;
 use super::{
     execution::{Execution, Find, On},
     failure,
+    reconnect::Reconnect,
     statement::{Statement, Values},
 };
 use crate::{Error, session::BATCHES_IN_FLIGHT};
@@ -26,6 +27,7 @@ const KEPT: usize = BATCHES_IN_FLIGHT;
 pub(super) struct LookupConnections {
     pool: Pool,
     kept: Mutex<Kept>,
+    reconnect: Reconnect,
 }
 
 #[derive(Default)]
@@ -47,6 +49,7 @@ impl LookupConnections {
         Self {
             pool,
             kept: Mutex::default(),
+            reconnect: Reconnect::default(),
         }
     }
 
@@ -62,15 +65,23 @@ impl LookupConnections {
         }
     }
 
-    /// A connection that has just been opened. The outer error means that there is none to be had, the
+    /// A connection that has just been opened, unless one could not be had a moment ago. The outer error means that there is none to be had, the
     /// inner one that it broke, or refused the statement, before it was ready.
     pub(super) async fn open(
         &self,
         execution: &Execution,
         find: &Statement,
     ) -> Result<Result<LookupConnection, Error>, Error> {
-        let manager = self.pool.manager();
-        let client = manager.create().await.map_err(failure::connecting)?;
+        self.reconnect.allowed()?;
+        let client = match self.pool.manager().create().await {
+            Ok(client) => client,
+            Err(error) => {
+                let error = failure::connecting(error);
+                self.reconnect.failed(&error);
+                return Err(error);
+            }
+        };
+        self.reconnect.succeeded();
         let ready = execution.ready(&client, find).await;
         Ok(ready.map(|find| LookupConnection {
             client,

@@ -13,6 +13,7 @@ mod feed;
 mod migrate;
 #[cfg(feature = "rustls")]
 mod pool;
+mod reconnect;
 mod statement;
 mod statements;
 mod store;

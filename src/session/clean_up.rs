@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use rand::{TryRng, rngs::SysRng};
 use tokio::time::{Instant, sleep};
 
 use super::{SessionService, SessionStore, devices::within};
-use crate::{Error, error::Chain};
+use crate::{Error, error::Chain, jitter::jittered};
 
 /// Nobody waits for a batch, so that it may take longer than what somebody waits for.
 const LONGEST_BATCH: Duration = Duration::from_secs(60);
@@ -74,11 +73,4 @@ impl<S: SessionStore> SessionService<S> {
             }
         }
     }
-}
-
-/// Between half and one and a half times as long.
-pub(super) fn jittered(time: Duration) -> Duration {
-    // Where there is no randomness there is no jitter; sign-in reports that.
-    let random = SysRng.try_next_u32().unwrap_or(u32::MAX / 2);
-    time.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
 }

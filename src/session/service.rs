@@ -71,6 +71,7 @@ struct Shared<L: SessionLookup> {
     credentials: Credentials,
     rejected: Notice,
     unavailable: Notice,
+    lingering: Notice,
 }
 
 /// Settings of a [`SessionService`] that is about to be built.
@@ -112,6 +113,7 @@ impl<L: SessionLookup> SessionService<L> {
             credentials: builder.credentials,
             rejected: Notice::default(),
             unavailable: Notice::default(),
+            lingering: Notice::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -210,6 +212,13 @@ impl<L: SessionLookup> SessionService<L> {
         self.count(Counter::Rejected);
         if let Some(requests) = self.shared.rejected.count() {
             tracing::warn!(reason, requests, "session cookies were rejected");
+        }
+    }
+
+    pub(super) fn report_lingering(&self, error: &Error) {
+        if let Some(sign_outs) = self.shared.lingering.count() {
+            let error = Chain(error);
+            tracing::error!(%error, sign_outs, "sessions may live on after sign-out");
         }
     }
 

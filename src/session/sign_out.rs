@@ -9,7 +9,7 @@ use std::{
 use http::HeaderMap;
 
 use super::{SessionService, SessionStore, TokenDigest};
-use crate::{Error, SessionCookie, error::Chain};
+use crate::{Error, SessionCookie};
 
 /// A sign-out that is about to happen: await it.
 ///
@@ -46,7 +46,7 @@ impl<S: SessionStore> SignOut<S> {
             Ok(0) => {}
             Ok(_) => tracing::info!("signed out"),
             Err(error) => {
-                tracing::error!(error = %Chain(error), "a session may live on after sign-out");
+                self.sessions.report_lingering(error);
             }
         }
         SignedOut {

@@ -1,9 +1,20 @@
 //! What breaks, and what the next request sees.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
 
+use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
-use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken};
+use tokio::net::TcpListener;
+use tower_user_session::{
+    ErrorKind, PgSessionStore, SessionService, SessionToken,
+    tokio_postgres::{Config, NoTls},
+};
 
 use crate::{
     proxy::{Line, Proxy},
@@ -37,7 +48,44 @@ async fn a_database_that_is_down_is_an_error_at_once() {
     }
     assert!(start.elapsed() < 10 * DEADLINE);
     proxy.set(Line::Open);
-    assert_eq!(sessions.user(&token).await.unwrap(), None);
+    let start = Instant::now();
+    while !matches!(sessions.user(&token).await, Ok(None)) {
+        assert!(start.elapsed() < Duration::from_millis(500));
+    }
+}
+
+/// F01, F18: a server that cannot be had is not stormed with connections, and whoever asks meanwhile is
+/// told at once.
+#[tokio::test]
+async fn a_server_that_is_down_is_not_stormed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            counted.fetch_add(1, SeqCst);
+            drop(connection);
+        }
+    });
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(port).user("nobody");
+    let pool = Pool::builder(Manager::new(config, NoTls)).build().unwrap();
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
+    let token = SessionToken::generate().unwrap();
+    let (start, mut asked) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(1) {
+        let asking = Instant::now();
+        let error = sessions.user(&token).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection);
+        assert!(asking.elapsed() < Duration::from_millis(200));
+        asked += 1;
+    }
+    let attempts = attempts.load(SeqCst);
+    assert!(
+        (5..60).contains(&attempts) && asked > 500,
+        "{attempts} of {asked}"
+    );
 }
 
 /// F03, F04, F05, F25: the lookups' connections are killed, idle and at work: the callers see the user

@@ -20,9 +20,8 @@ use super::{
     cache::{AskedAt, Cache, Hit},
 };
 use crate::{
-    Error, ErrorKind, LiveSession, TokenDigest,
-    error::Chain,
-    session::{clean_up::jittered, notice::Notice},
+    Error, ErrorKind, LiveSession, TokenDigest, error::Chain, jitter::jittered,
+    session::notice::Notice,
 };
 
 /// How long a feed counts as hearing after a heartbeat that came back was sent, unless the application
