@@ -72,7 +72,8 @@
 //!                 │     no cookie, or not a token ─────────────► inner service: no query
 //!                 ▼
 //!    SessionService                               digest = SHA-256(token)
-//!                 │  joins the batch that has not been sent yet
+//!                 │  the cache, where one is switched on and its feed hears
+//!                 │  else: joins the batch that has not been sent yet
 //!                 ▼
 //!    SessionLookup::find                          one joined query for the whole batch, in a task of
 //!                 │                               its own; the answer comes back over a channel

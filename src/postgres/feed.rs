@@ -52,8 +52,8 @@ impl<T> PgSessionFeed<T> {
         }
     }
 
-    /// The channel on which sessions are announced.
-    async fn channel(&self, client: &Client) -> Result<String, Error> {
+    /// The channel on which sessions are announced, and whether changes of users are.
+    async fn channel(&self, client: &Client) -> Result<(String, bool), Error> {
         let asked = client
             .query_typed(&self.announced, &[(&self.table, Type::TEXT)])
             .await;
@@ -61,7 +61,7 @@ impl<T> PgSessionFeed<T> {
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
         let read = |error| Error::new(ErrorKind::Row, error);
         if row.try_get(1).map_err(read)? {
-            row.try_get(0).map_err(read)
+            Ok((row.try_get(0).map_err(read)?, row.try_get(2).map_err(read)?))
         } else {
             Err(Error::bare(ErrorKind::Schema).saying(
                 "the triggers that announce ended sessions are not on the sessions' table: see \
@@ -77,7 +77,12 @@ impl<T> PgSessionFeed<T> {
         channels: &Mutex<Option<String>>,
         hearing: &Hearing,
     ) -> Result<(), Error> {
-        let channel = self.channel(client).await?;
+        let (channel, users) = self.channel(client).await?;
+        if !users {
+            tracing::info!(
+                "changes of users are not announced: a cache notices them when a session is looked up again"
+            );
+        }
         let listen = format!("LISTEN {channel}; LISTEN {}", heartbeat.channel);
         *lock(channels) = Some(channel.clone());
         client.batch_execute(&listen).await.map_err(|error| {
@@ -91,7 +96,7 @@ impl<T> PgSessionFeed<T> {
             let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
                 [(&heartbeat.channel, Type::TEXT), (&payload, Type::TEXT)];
             // First what it is about: the triggers stand, and on the same table.
-            if self.channel(client).await? != channel {
+            if self.channel(client).await?.0 != channel {
                 return Err(Error::bare(ErrorKind::Schema)
                     .saying("another table of sessions has taken the place of this one"));
             }

@@ -43,9 +43,11 @@ impl<S: SessionStore> SessionService<S> {
     ///
     /// It never keeps that a session does not exist. A session is kept from the age of a minute on, for
     /// five minutes at most, and while the feed is deaf nothing is kept and every lookup asks the
-    /// store. What it keeps of the *user* is as old as the lookup, up to those five minutes, unless
-    /// changes of users are announced as well; a change in a table that is only joined to the users'
-    /// never is.
+    /// store.
+    ///
+    /// Let changes of users be announced as well, and a user who was disabled or whose role changed is
+    /// another one at once. Otherwise, and for what is only joined to the users' table, what is kept of
+    /// the *user* is as old as the lookup: up to those five minutes.
     ///
     /// # Errors
     ///
