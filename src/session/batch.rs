@@ -1,8 +1,9 @@
 //! Which lookups go to the store together. A state machine without a clock, a runtime or a lock, so
 //! that it can be checked by itself.
 //!
-//! While nothing is in flight, a lookup goes out at once and alone. While the allowed number of
-//! batches is in flight, arrivals gather, and what has gathered goes out when one of them returns.
+//! While nothing is in flight, a lookup goes out at once and alone. While something is, arrivals gather.
+//! What has gathered goes out when a batch returns, or before that, as long as the allowed number of
+//! batches is not in flight and it is enough to be worth another one.
 //! Nobody joins a batch that has been sent: a session that was ended before the question was asked
 //! can never be answered from a lookup that was sent earlier.
 
@@ -33,6 +34,8 @@ pub(crate) struct Limits {
     pub(crate) in_flight: usize,
     /// Digests in one batch.
     pub(crate) digests: usize,
+    /// From so many digests on, what has gathered goes out although another batch is in flight.
+    pub(crate) worth_another: usize,
     /// Callers whose batch has not been sent.
     pub(crate) waiting: usize,
     /// How long a batch takes in newcomers. All of a batch share the deadline of its first caller,
@@ -71,8 +74,8 @@ impl<W> Queue<W> {
     }
 
     pub(crate) fn admit(&mut self, digest: TokenDigest, caller: W, now: Instant) -> Admission<W> {
-        if self.in_flight < self.limits.in_flight {
-            self.in_flight += 1;
+        if self.in_flight == 0 {
+            self.in_flight = 1;
             return Admission::Send(Batch::of(digest, caller, now));
         }
         if self.callers >= self.limits.waiting {
@@ -88,15 +91,28 @@ impl<W> Queue<W> {
             Some(batch) => batch.waiting.entry(digest).or_default().push(caller),
             None => self.batches.push_back(Batch::of(digest, caller, now)),
         }
+        if self.in_flight < self.limits.in_flight
+            && let Some(batch) = self.take(|batch| batch.waiting.len() >= limits.worth_another)
+        {
+            self.in_flight += 1;
+            return Admission::Send(batch);
+        }
         Admission::Waiting
+    }
+
+    /// The batch that has waited longest, if it is like that.
+    fn take(&mut self, wanted: impl FnOnce(&Batch<W>) -> bool) -> Option<Batch<W>> {
+        self.batches.front().filter(|batch| wanted(batch))?;
+        let batch = self.batches.pop_front()?;
+        self.callers -= batch.waiting.values().map(SmallVec::len).sum::<usize>();
+        Some(batch)
     }
 
     /// A batch returned. The next one, if there is one, is to be sent in its place.
     pub(crate) fn returned(&mut self) -> Option<Batch<W>> {
-        let next = self.batches.pop_front();
-        match &next {
-            Some(batch) => self.callers -= batch.waiting.values().map(SmallVec::len).sum::<usize>(),
-            None => self.in_flight -= 1,
+        let next = self.take(|_| true);
+        if next.is_none() {
+            self.in_flight -= 1;
         }
         next
     }
@@ -134,6 +150,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         in_flight: 2,
         digests: 3,
+        worth_another: 1,
         waiting: 6,
         joinable: Duration::from_millis(500),
     };
@@ -174,6 +191,33 @@ mod tests {
         assert_eq!(callers(&next), [(8, vec![5]), (9, vec![3, 4])]);
         assert!(waiting(&queue.admit(digest(9), 6, now)));
         assert_eq!(callers(&queue.returned().unwrap()), [(9, vec![6])]);
+        assert!(queue.returned().is_none());
+        assert!(queue.returned().is_none());
+        assert!(queue.is_idle());
+    }
+
+    /// A second batch goes out beside the first when enough has gathered, and a third one does not.
+    #[test]
+    fn another_batch_goes_out_when_it_is_worth_it() {
+        let limits = Limits {
+            worth_another: 2,
+            ..LIMITS
+        };
+        let mut queue = Queue::new(limits);
+        let now = Instant::now();
+        assert!(matches!(queue.admit(digest(1), 1, now), Admission::Send(_)));
+        assert!(waiting(&queue.admit(digest(2), 2, now)));
+        assert!(waiting(&queue.admit(digest(2), 3, now)));
+        let Admission::Send(second) = queue.admit(digest(3), 4, now) else {
+            panic!("two digests are worth a batch")
+        };
+        assert_eq!(callers(&second), [(2, vec![2, 3]), (3, vec![4])]);
+        assert!(waiting(&queue.admit(digest(4), 5, now)));
+        assert!(waiting(&queue.admit(digest(5), 6, now)));
+        assert_eq!(
+            callers(&queue.returned().unwrap()),
+            [(4, vec![5]), (5, vec![6])]
+        );
         assert!(queue.returned().is_none());
         assert!(queue.returned().is_none());
         assert!(queue.is_idle());

@@ -19,6 +19,7 @@ type Caller = mpsc::Sender<bool>;
 const LIMITS: Limits = Limits {
     in_flight: 2,
     digests: 2,
+    worth_another: 2,
     waiting: 8,
     joinable: Duration::from_secs(1),
 };

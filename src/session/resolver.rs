@@ -32,6 +32,8 @@ type Waiting<U> = HashMap<TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>>;
 
 /// Two connections keep two processors busy, and more of them only share the same work.
 pub(crate) const BATCHES_IN_FLIGHT: usize = 2;
+/// Below this a statement costs more than it saves: measured with 2 to 24.
+const WORTH_ANOTHER_CONNECTION: usize = 4;
 /// Beyond this the planner takes the statement for one over many rows.
 const DIGESTS_IN_A_BATCH: usize = 128;
 /// Some tenths of a second of work: whoever comes after that waits in vain.
@@ -62,6 +64,7 @@ impl<L: SessionLookup> Resolver<L> {
         let limits = Limits {
             in_flight: BATCHES_IN_FLIGHT,
             digests: DIGESTS_IN_A_BATCH,
+            worth_another: WORTH_ANOTHER_CONNECTION,
             waiting: CALLERS_WAITING,
             joinable: deadline / 4,
         };

@@ -30,9 +30,10 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 ///
 /// # Lookups
 ///
-/// While nothing is in flight, a lookup goes to the store at once and alone. While it is busy,
-/// lookups gather and go together when it returns: under load many requests share one statement. A
-/// lookup runs in a task of its own: dropping a call disturbs nobody who waits for the same answer.
+/// While nothing is in flight, a lookup goes to the store at once and alone. While something is,
+/// lookups gather and go together when it returns, or beside it once there are four of them: under
+/// load many requests share one statement. A lookup runs in a task of its own: dropping a call
+/// disturbs nobody who waits for the same answer.
 /// No lookup is ever answered from a question that was sent before it was asked, so a session that
 /// was ended is dead for every request that starts after the ending call returned, in any process.
 ///

@@ -16,7 +16,9 @@ pub(crate) async fn statements(id: &str, ground: &Ground) -> Result<f64, BoxErro
         .batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         .await?;
     let contestant = contestants::start(id, ground).await?;
-    contestant.exactly(TASKS, REQUESTS / 10).await;
+    contestant
+        .exactly(TASKS, contestant.requests().known())
+        .await;
     data::counting(&client, true).await?;
     client
         .batch_execute("SELECT pg_stat_statements_reset()")
@@ -41,7 +43,7 @@ pub(crate) fn allocations(id: &str, ground: &Ground) -> Result<(f64, f64), BoxEr
         .enable_all()
         .build()?;
     let contestant = runtime.block_on(contestants::start(id, ground))?;
-    runtime.block_on(contestant.exactly(TASKS, REQUESTS / 10));
+    runtime.block_on(contestant.exactly(TASKS, contestant.requests().known()));
     let counted = allocation_counter::measure(|| {
         runtime.block_on(contestant.exactly(TASKS, REQUESTS));
     });
