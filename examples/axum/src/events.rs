@@ -12,6 +12,7 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     extract::{Query, State},
+    http::{HeaderName, header},
     response::sse::{Event, KeepAlive, Sse},
 };
 use example_application::{Application, Sessions, User};
@@ -34,7 +35,10 @@ pub(crate) async fn events(
     CurrentUser(user): CurrentUser<User>,
     current: CurrentSession,
     Query(wanted): Query<Wanted>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+) -> (
+    [(HeaderName, &'static str); 1],
+    Sse<impl Stream<Item = Result<Event, Infallible>>>,
+) {
     let ended = sessions.ended(&current);
     let news = if wanted.devices.is_some() {
         devices(sessions, user.id).left_stream()
@@ -42,7 +46,8 @@ pub(crate) async fn events(
         stream::pending().right_stream()
     };
     let events = ended.close_stream_with(news, last_word).map(Ok);
-    Sse::new(events).keep_alive(KeepAlive::default())
+    let events = Sse::new(events).keep_alive(KeepAlive::default());
+    ([(header::CACHE_CONTROL, "no-store")], events)
 }
 
 fn last_word(because: EndedBecause) -> Option<Event> {

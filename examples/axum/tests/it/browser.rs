@@ -305,13 +305,16 @@ async fn a_window_notices_that_another_one_signed_it_out() {
     }
 
     // One of the three is not a window.
-    let listed = "return document.querySelectorAll('.devices li').length === 3";
+    let listed = "return document.querySelectorAll('.devices li').length";
+    let mut count = json!(0);
     for _ in 0..PATIENCE {
-        if here.0.execute(listed, vec![]).await.unwrap() == json!(true) {
+        count = here.0.execute(listed, vec![]).await.unwrap();
+        if count == json!(3) {
             break;
         }
         tokio::time::sleep(MOMENT).await;
     }
+    assert_eq!(count, json!(3));
     assert!(here.is_marked().await, "the list came with another page");
 
     here.press("Sign out on all others").await;

@@ -13,7 +13,7 @@ use tokio_tungstenite::{
         Error, Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode,
     },
 };
-use tower_user_session::DEFAULT_LEASE;
+use tower_user_session::{DEFAULT_LEASE, ErrorKind, tokio_postgres::NoTls};
 
 use crate::support::{ADA, Browser, Site};
 
@@ -48,6 +48,7 @@ async fn a_stream_of_events_ends_with_its_session() {
         browser.post("/sign-in", ADA).await;
         let events = browser.open("/events").await;
         assert_eq!(events.headers()[header::CONTENT_TYPE], "text/event-stream");
+        assert_eq!(events.headers()[header::CACHE_CONTROL], "no-store");
         let mut events = events.into_body();
         nothing_comes(&mut events).await;
 
@@ -70,6 +71,16 @@ async fn a_stream_of_events_ends_with_its_session() {
         let again = browser.open("/events").await;
         assert_eq!(again.status(), StatusCode::UNAUTHORIZED, "{way}");
     }
+}
+
+/// Without a feed all of this would take longer, and no session would be kept in memory.
+#[tokio::test]
+async fn the_application_follows_the_feed() {
+    let site = Site::open().await;
+    let config = site.database.as_ref().unwrap().config();
+    let feed = site.sessions.store().feed(config, NoTls);
+    let again = site.sessions.follow(feed).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::Configuration);
 }
 
 /// A process that ends signs nobody out: the browser connects to the next one.
