@@ -13,6 +13,8 @@ use crate::{AccountError, Accounts, Credentials, PasswordChange, User};
 
 /// How long a request waits for a connection before it is told to come back.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// So many live sessions are looked up without asking the database.
+const SESSIONS_IN_MEMORY: usize = 100_000;
 
 /// The sessions of this application's users.
 pub type Sessions = SessionService<PgSessionStore<User>>;
@@ -38,7 +40,8 @@ pub struct Client<'a> {
 }
 
 impl Application {
-    /// Connects to this database, and creates in it what is missing.
+    /// Connects to this database, and creates in it what is missing. Of sessions that end in another
+    /// process over the same database this one hears at once.
     ///
     /// There is no TLS: a database on another host needs it.
     pub async fn open(config: Config) -> Result<Self, BoxError> {
@@ -50,7 +53,7 @@ impl Application {
         config: Config,
         settings: impl FnOnce(Settings) -> Settings,
     ) -> Result<Self, BoxError> {
-        let pool = Pool::builder(Manager::new(config, NoTls))
+        let pool = Pool::builder(Manager::new(config.clone(), NoTls))
             .max_size(8)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(LONGEST_WAIT))
@@ -60,11 +63,14 @@ impl Application {
         pool.get().await?.batch_execute(users).await?;
 
         let store = PgSessionStore::new(pool.clone());
-        store.migrate().await?;
+        // Changed users too, because they are kept in memory with their sessions.
+        store.migrate().announce_changed_users().await?;
         store.check().await?;
         // Where there is TLS, leave the cookie as it is by default.
         let cookie = SessionCookie::insecure_for_local_development();
         let sessions = settings(Sessions::builder(store).cookie(cookie)).build()?;
+        let feed = sessions.store().feed(config, NoTls);
+        sessions.cache(feed, SESSIONS_IN_MEMORY).await?;
         let accounts = Accounts::new(pool)?;
         Ok(Self { sessions, accounts })
     }

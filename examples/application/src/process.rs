@@ -31,6 +31,7 @@ pub async fn postgres() -> Result<Server, BoxError> {
     } else {
         tracing::info!(
             source = %server.source(),
+            DATABASE_URL = server.url(),
             "the database is gone when this ends; to keep one, set DATABASE_URL"
         );
     }

@@ -1,12 +1,14 @@
 //! Sign up, sign in, who am I, your devices, change the password, sign out: on axum, with pages that
-//! work without JavaScript.
+//! work without JavaScript. With it they notice at once when the session is over.
 
 mod accounts;
 mod devices;
+mod events;
 mod internal;
 mod layers;
 mod pages;
 mod password;
+mod socket;
 
 use std::time::Duration;
 
@@ -37,6 +39,8 @@ pub fn router(application: Application) -> Router {
         .route("/", get(home))
         .route("/account", get(account).layer(members_only.clone()))
         .route("/devices", get(devices::list).layer(members_only.clone()))
+        .route("/events", get(events::events).layer(members_only.clone()))
+        .route("/socket", get(socket::socket).layer(members_only.clone()))
         .route(
             "/devices/end",
             post(devices::end).layer(members_only.clone()),
@@ -66,6 +70,7 @@ pub fn router(application: Application) -> Router {
         )
         .route("/sign-out", post(accounts::sign_out))
         .route("/style.css", get(style))
+        .route("/events.js", get(script))
         .route("/favicon.ico", get(StatusCode::NO_CONTENT))
         .route("/healthz", get("ok"))
         .fallback(pages::not_found);
@@ -86,9 +91,17 @@ async fn me(CurrentUser(user): CurrentUser<User>) -> Json<User> {
 }
 
 async fn style() -> impl IntoResponse {
+    file("text/css; charset=utf-8", include_str!("style.css"))
+}
+
+async fn script() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("events.js"))
+}
+
+fn file(content_type: &'static str, content: &'static str) -> impl IntoResponse {
     let headers = [
-        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
+        (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "public, max-age=600"),
     ];
-    (headers, include_str!("style.css"))
+    (headers, content)
 }

@@ -4,8 +4,9 @@
 //! cargo run -p example-axum
 //! ```
 //!
-//! and open <http://127.0.0.1:3000>. `ADDR` chooses another address, `DATABASE_URL` a database that
-//! is still there afterwards.
+//! and open <http://127.0.0.1:3000>. `ADDR` chooses another address, `INTERNAL_ADDR` one for the
+//! resolver of other services, `DATABASE_URL` a database that is still there afterwards, or that of
+//! another process: what ends a session in one of them is known at once in the other.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -32,6 +33,15 @@ async fn main() -> Result<(), BoxError> {
         async move { sessions.clean_up_every(Duration::from_secs(60 * 60)).await }
     });
 
+    // Streams end now: they would keep the server from ending.
+    let closing = tokio::spawn({
+        let sessions = sessions.clone();
+        async move {
+            shutdown().await;
+            sessions.close().await;
+        }
+    });
+
     let router = example_axum::router(application);
     let pages = axum::serve(
         public,
@@ -49,6 +59,7 @@ async fn main() -> Result<(), BoxError> {
         () = overdue() => {}
     }
     cleaning.abort();
+    closing.abort();
     sessions.close().await;
     Ok(())
 }

@@ -64,8 +64,8 @@ pub async fn serve(
         .layer(CsrfLayer::new())
         .layer(load_user);
 
+    let me = MeServer::new(Me(application.sessions.clone()));
     let accounts = AccountsServer::new(Accounts(application));
-    let me = MeServer::new(Me);
     Server::builder()
         .layer(layers)
         .add_service(accounts.max_decoding_message_size(LONGEST_MESSAGE))

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use example_application::User;
+use example_application::{Sessions, User};
 use tokio::time::interval;
 use tokio_stream::{StreamExt as _, wrappers::IntervalStream};
 use tonic::{Request, Response, Status, codegen::BoxStream};
-use tower_user_session::CurrentSession;
+use tower_user_session::{CurrentSession, EndedBecause};
 
 use crate::proto::{self, CountdownRequest, Nothing, Remaining};
 
-pub(crate) struct Me;
+pub(crate) struct Me(pub(crate) Sessions);
 
 #[tonic::async_trait]
 impl proto::me_server::Me for Me {
@@ -36,7 +36,21 @@ impl proto::me_server::Me for Me {
                     seconds: remaining.as_secs(),
                 })
             });
+        // `RequireUserLayer` asked once, before the first message. This asks for as long as it lasts.
+        let stream = self
+            .0
+            .ended(&session)
+            .close_stream_with(stream, |because| Some(Err(status(because))));
         Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+fn status(because: EndedBecause) -> Status {
+    match because {
+        EndedBecause::Revoked => Status::unauthenticated("signed out"),
+        EndedBecause::Expired => Status::unauthenticated("the session has expired"),
+        // This process is ending: call again.
+        _ => Status::unavailable("shutting down"),
     }
 }
 

@@ -5,33 +5,25 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+use std::time::Duration;
+
 use ephemeral_postgres::TestDatabase;
 use example_application::Application;
 use example_tonic::proto::{
     CountdownRequest, Credentials, Nothing, accounts_client::AccountsClient, me_client::MeClient,
 };
-use tokio::net::TcpListener;
-use tonic::{Code, Request, transport::Endpoint};
-use tower_user_session::SessionServiceBuilder;
+use tokio::{net::TcpListener, time::timeout};
+use tonic::{
+    Code, Request,
+    transport::{Channel, Endpoint},
+};
+use tower_user_session::{DEFAULT_LEASE, SessionServiceBuilder};
 
 /// H19: whoever is not signed in is answered with status 16, by every method.
 #[tokio::test]
 async fn a_client_signs_up_signs_in_calls_and_signs_out() {
     let database = TestDatabase::create("").await;
-    let application =
-        Application::open_with(database.config(), SessionServiceBuilder::bearer_tokens)
-            .await
-            .unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = format!("http://{}", listener.local_addr().unwrap());
-    let never = std::future::pending();
-    tokio::spawn(example_tonic::serve(listener, application, never));
-
-    let channel = Endpoint::from_shared(server)
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
+    let (_, channel) = process(&database).await;
     let mut accounts = AccountsClient::new(channel.clone());
     let mut me = MeClient::new(channel);
     let refused = me.who_am_i(Nothing {}).await.unwrap_err();
@@ -42,10 +34,7 @@ async fn a_client_signs_up_signs_in_calls_and_signs_out() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
 
-    let ada = Credentials {
-        email: "ada@example.com".to_owned(),
-        password: "correct horse".to_owned(),
-    };
+    let ada = ada();
     accounts.sign_up(ada.clone()).await.unwrap();
     let taken = accounts.sign_up(ada.clone()).await.unwrap_err();
     assert_eq!(taken.code(), Code::AlreadyExists);
@@ -81,6 +70,66 @@ async fn a_client_signs_up_signs_in_calls_and_signs_out() {
     accounts.sign_out(with(cookie, Nothing {})).await.unwrap();
     let refused = me.who_am_i(with(cookie, Nothing {})).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
+}
+
+/// H17, H19: a stream ends with status 16 when its session is ended in another process over the same
+/// database, and with 14 when the process ends.
+#[tokio::test]
+async fn a_stream_ends_with_its_session() {
+    let database = TestDatabase::create("").await;
+    let (here, channel) = process(&database).await;
+    let (elsewhere, _) = process(&database).await;
+    let mut accounts = AccountsClient::new(channel.clone());
+    let mut me = MeClient::new(channel);
+    accounts.sign_up(ada()).await.unwrap();
+
+    for (last, code) in [(false, Code::Unauthenticated), (true, Code::Unavailable)] {
+        let signed_in = accounts.sign_in(ada()).await.unwrap();
+        let cookie = example_tonic::cookie(signed_in.metadata()).unwrap();
+        let for_ever = CountdownRequest { times: u32::MAX };
+        let countdown = me.countdown(with(cookie, for_ever)).await.unwrap();
+        let mut countdown = countdown.into_inner();
+        assert!(countdown.message().await.unwrap().is_some());
+
+        if last {
+            here.sessions.close().await;
+        } else {
+            elsewhere.sessions.revoke_all(&1).await.unwrap();
+        }
+        let ended = async {
+            loop {
+                if let Err(status) = countdown.message().await.map(Option::unwrap) {
+                    break status;
+                }
+            }
+        };
+        let status = timeout(DEFAULT_LEASE + SLACK, ended).await.unwrap();
+        assert_eq!(status.code(), code);
+    }
+}
+
+/// For a machine that is busy.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// A process over this database, and a connection to it.
+async fn process(database: &TestDatabase) -> (Application, Channel) {
+    let application =
+        Application::open_with(database.config(), SessionServiceBuilder::bearer_tokens)
+            .await
+            .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let never = std::future::pending();
+    tokio::spawn(example_tonic::serve(listener, application.clone(), never));
+    let endpoint = Endpoint::from_shared(server).unwrap();
+    (application, endpoint.connect().await.unwrap())
+}
+
+fn ada() -> Credentials {
+    Credentials {
+        email: "ada@example.com".to_owned(),
+        password: "correct horse".to_owned(),
+    }
 }
 
 fn with<T>(cookie: &str, message: T) -> Request<T> {

@@ -5,18 +5,18 @@ use std::time::Duration;
 use maud::html;
 use tower_user_session::{CurrentSession, Device};
 
-use super::{Page, in_words, page};
+use super::{Page, in_words, live_page};
 
 pub(crate) fn devices(devices: &[Device], current: CurrentSession) -> Page {
     let ago = |device: &Device| {
         let since = current.times().now.duration_since(device.last_seen_at);
         in_words(since.unwrap_or(Duration::ZERO))
     };
-    page(
+    live_page(
         "Your devices",
         &html! {
             h1 { "Your devices" }
-            ul.devices {
+            ul.devices data-names=(names(devices)) {
                 @for device in devices {
                     li {
                         // What a client calls itself is the client's to say: it is escaped like everything.
@@ -46,4 +46,11 @@ pub(crate) fn devices(devices: &[Device], current: CurrentSession) -> Page {
             }
         },
     )
+}
+
+/// The sessions' public names: another text when one of them has begun or ended.
+pub(crate) fn names(devices: &[Device]) -> String {
+    let mut names: Vec<_> = devices.iter().map(|device| device.id.to_string()).collect();
+    names.sort_unstable();
+    names.join(" ")
 }

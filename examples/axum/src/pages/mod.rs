@@ -4,7 +4,7 @@ mod devices;
 mod forms;
 
 pub(crate) use self::{
-    devices::devices,
+    devices::{devices, names},
     forms::{SIGN_IN, SIGN_UP, confirm, password, refused, sign_in_or_up},
 };
 
@@ -24,6 +24,7 @@ use tower_user_session::{CurrentSession, Rejection, RejectionKind};
 pub(crate) type Page = ([(HeaderName, &'static str); 1], Markup);
 
 pub(crate) fn home(user: Option<&User>) -> Page {
+    let page = if user.is_some() { live_page } else { page };
     page(
         "Who is making this request?",
         &html! {
@@ -48,7 +49,7 @@ pub(crate) fn home(user: Option<&User>) -> Page {
 }
 
 pub(crate) fn account(user: &User, session: CurrentSession) -> Page {
-    page(
+    live_page(
         "Your account",
         &html! {
             h1 { "Your account" }
@@ -146,6 +147,15 @@ fn sign_out_button() -> Markup {
 }
 
 fn page(title: &str, content: &Markup) -> Page {
+    document(title, content, false)
+}
+
+/// A page that says so when the session is over.
+fn live_page(title: &str, content: &Markup) -> Page {
+    document(title, content, true)
+}
+
+fn document(title: &str, content: &Markup, live: bool) -> Page {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -155,10 +165,19 @@ fn page(title: &str, content: &Markup) -> Page {
                 meta name="color-scheme" content="light dark";
                 title { (title) }
                 link rel="stylesheet" href="/style.css";
+                @if live { script src="/events.js" defer {} }
             }
             body {
                 main { (content) }
                 footer { "tower-user-session on axum" }
+                @if live {
+                    // What stands in `main` then; the script fills in why.
+                    template #signed-out {
+                        h1 { "Signed out" }
+                        p.problem role="alert" {}
+                        a.button href="/sign-in" { "Sign in" }
+                    }
+                }
             }
         }
     };

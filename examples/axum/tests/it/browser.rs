@@ -139,6 +139,27 @@ impl Browser {
         panic!("there is no {css}");
     }
 
+    /// Waits until this stands on the page, which is not loaded again.
+    async fn wait_for(&self, text: &str) {
+        for _ in 0..PATIENCE {
+            if self.text().await.contains(text) {
+                return;
+            }
+            tokio::time::sleep(MOMENT).await;
+        }
+        panic!("{text} does not come: {}", self.text().await);
+    }
+
+    /// Leaves a mark in the page that is gone when another one is loaded.
+    async fn mark(&self) {
+        self.0.execute("window.mark = 1", vec![]).await.unwrap();
+    }
+
+    async fn is_marked(&self) -> bool {
+        let mark = self.0.execute("return window.mark === 1", vec![]).await;
+        mark.unwrap() == json!(true)
+    }
+
     async fn sign_in(&self, password: &str) {
         self.fill("email", "ada@example.com").await;
         self.fill("password", password).await;
@@ -223,6 +244,7 @@ async fn a_person_lives_with_their_sessions() {
     assert_eq!(phone.path().await, "/sign-in");
     phone.sign_in("correct horse").await;
     assert_eq!(phone.path().await, "/devices");
+    laptop.wait_for("Sign out there").await;
 
     // Another password, once it is sure who asks.
     let client = site.database.as_ref().unwrap().client().await;
@@ -259,6 +281,62 @@ async fn a_person_lives_with_their_sessions() {
     assert!(!laptop.text().await.contains("ada@example.com"));
 
     for browser in [laptop, phone] {
+        browser.0.close().await.unwrap();
+    }
+}
+
+/// H17: a page says at once that its session is over, though another process ended it; a list of devices
+/// follows them; and nothing of it loads a page again.
+#[tokio::test]
+async fn a_window_notices_that_another_one_signed_it_out() {
+    let name = "browser::a_window_notices_that_another_one_signed_it_out";
+    let Some(driver) = Driver::start().await else {
+        return skip(name, "there is no chromedriver");
+    };
+    let site = Site::open().await;
+    let elsewhere = site.beside().await;
+    site.adas_browser().await;
+    let (here, there) = (driver.browser().await, driver.browser().await);
+    for (window, site, path) in [(&here, &site, "/devices"), (&there, &elsewhere, "/account")] {
+        window.open(site, &format!("/sign-in?next={path}")).await;
+        window.sign_in("correct horse").await;
+        assert_eq!(window.path().await, path);
+        window.mark().await;
+    }
+
+    // One of the three is not a window.
+    let listed = "return document.querySelectorAll('.devices li').length";
+    let mut count = json!(0);
+    for _ in 0..PATIENCE {
+        count = here.0.execute(listed, vec![]).await.unwrap();
+        if count == json!(3) {
+            break;
+        }
+        tokio::time::sleep(MOMENT).await;
+    }
+    assert_eq!(count, json!(3));
+    assert!(here.is_marked().await, "the list came with another page");
+
+    here.press("Sign out on all others").await;
+    there
+        .wait_for("You were signed out on another device")
+        .await;
+    assert!(there.is_marked().await, "the text came with another page");
+    assert_eq!(there.heading().await, "Signed out");
+    assert!(!there.text().await.contains("ada@example.com"));
+    assert!(!here.text().await.contains("Sign out there"));
+    there.press("Sign in").await;
+    there.sign_in("correct horse").await;
+    assert!(there.text().await.contains("ada@example.com"));
+
+    // The stream breaks, and when it is opened again, nobody is signed in any more.
+    there.0.execute("events.close()", vec![]).await.unwrap();
+    site.sessions.revoke_all(&1).await.unwrap();
+    here.wait_for("You were signed out on another device").await;
+    there.0.execute("listen()", vec![]).await.unwrap();
+    there.wait_for("You are signed out.").await;
+
+    for browser in [here, there] {
         browser.0.close().await.unwrap();
     }
 }

@@ -7,6 +7,7 @@
 
 mod browser;
 mod csrf;
+mod ending;
 mod failure;
 mod flow;
 mod sessions;

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use ephemeral_postgres::TestDatabase;
 use example_application::{Application, Sessions};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -28,6 +29,12 @@ impl Site {
         let mut site = Self::serve(application).await;
         site.database = Some(database);
         site
+    }
+
+    /// Another process over the same database.
+    pub(crate) async fn beside(&self) -> Self {
+        let database = self.database.as_ref().unwrap();
+        Self::serve(Application::open(database.config()).await.unwrap()).await
     }
 
     pub(crate) async fn serve(application: Application) -> Self {
@@ -92,18 +99,7 @@ impl Browser {
         headers: &[(&str, &str)],
         form: &str,
     ) -> Answer {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.address))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(cookie) = &self.cookie {
-            request = request.header(header::COOKIE, cookie);
-        }
-        let request = request.body(form.to_owned().into()).unwrap();
-        let (head, body) = self.client.request(request).await.unwrap().into_parts();
+        let (head, body) = self.ask(method, path, headers, form).await.into_parts();
         if let Some(cookie) = head.headers.get(header::SET_COOKIE) {
             let cookie = cookie.to_str().unwrap().split(';').next().unwrap();
             self.cookie = (!cookie.ends_with('=')).then(|| cookie.to_owned());
@@ -115,5 +111,31 @@ impl Browser {
             headers,
             body: String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap(),
         }
+    }
+
+    /// An answer that may last.
+    pub(crate) async fn open(&self, path: &str) -> Response<Incoming> {
+        self.ask(Method::GET, path, &[], "").await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        form: &str,
+    ) -> Response<Incoming> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(cookie) = &self.cookie {
+            request = request.header(header::COOKIE, cookie);
+        }
+        let request = request.body(form.to_owned().into()).unwrap();
+        self.client.request(request).await.unwrap()
     }
 }

@@ -1,0 +1,86 @@
+//! `GET /events`: what happens to somebody's sessions, as server-sent events, until theirs is over.
+//!
+//! | event | data | when |
+//! |---|---|---|
+//! | `signed-out` | what to tell the person | last, when the session is over |
+//! | `devices` | the names of the person's sessions | at first and when they have changed, with `?devices=yes` |
+//!
+//! Each open page holds a connection, and over HTTP/1 a browser has six for a host: on the internet
+//! serve this over HTTP/2.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    extract::{Query, State},
+    http::{HeaderName, header},
+    response::sse::{Event, KeepAlive, Sse},
+};
+use example_application::{Application, Sessions, User};
+use futures_util::stream::{self, Stream, StreamExt as _};
+use serde::Deserialize;
+use tokio::time::{MissedTickBehavior, interval};
+use tower_user_session::{CurrentSession, CurrentUser, EndedBecause};
+
+use crate::pages;
+
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+#[derive(Deserialize)]
+pub(crate) struct Wanted {
+    devices: Option<String>,
+}
+
+pub(crate) async fn events(
+    State(Application { sessions, .. }): State<Application>,
+    CurrentUser(user): CurrentUser<User>,
+    current: CurrentSession,
+    Query(wanted): Query<Wanted>,
+) -> (
+    [(HeaderName, &'static str); 1],
+    Sse<impl Stream<Item = Result<Event, Infallible>>>,
+) {
+    let ended = sessions.ended(&current);
+    let news = if wanted.devices.is_some() {
+        devices(sessions, user.id).left_stream()
+    } else {
+        stream::pending().right_stream()
+    };
+    let events = ended.close_stream_with(news, last_word).map(Ok);
+    let events = Sse::new(events).keep_alive(KeepAlive::default());
+    ([(header::CACHE_CONTROL, "no-store")], events)
+}
+
+fn last_word(because: EndedBecause) -> Option<Event> {
+    let text = match because {
+        EndedBecause::Revoked => "You were signed out on another device or in another window.",
+        EndedBecause::Expired => "Your session has expired.",
+        // This process is ending. The browser connects again, to the next one.
+        _ => return None,
+    };
+    Some(Event::default().event("signed-out").data(text))
+}
+
+/// The feed tells of sessions that end, not of those that begin. So the list is asked for, again and
+/// again, for the pages that show it.
+fn devices(sessions: Sessions, user_id: i64) -> impl Stream<Item = Event> {
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let nothing = None::<String>;
+    stream::unfold(
+        (sessions, looks, nothing),
+        move |(sessions, mut looks, told)| async move {
+            loop {
+                looks.tick().await;
+                // What cannot be found out now is found out at the next look.
+                let Ok(devices) = sessions.devices(&user_id).await else {
+                    continue;
+                };
+                let names = pages::names(&devices);
+                if told.as_ref() != Some(&names) {
+                    let event = Event::default().event("devices").data(&names);
+                    return Some((event, (sessions, looks, Some(names))));
+                }
+            }
+        },
+    )
+}
