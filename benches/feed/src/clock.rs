@@ -1,6 +1,6 @@
 //! Time that all processes share, and time that processors spent.
 
-use std::{collections::HashMap, fs};
+use std::fs;
 
 use rustix::time::{ClockId, clock_gettime};
 use tower_user_session::BoxError;
@@ -15,14 +15,11 @@ pub(crate) fn millis(nanos: u64) -> f64 {
     nanos as f64 / 1e6
 }
 
-/// Seconds that each of these processes was on a processor.
-pub(crate) fn on_cpu(processes: &[i32]) -> Result<HashMap<i32, f64>, BoxError> {
-    let one = |pid: &i32| {
-        let schedstat = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-        let nanos: f64 = schedstat.split(' ').next().unwrap_or_default().parse()?;
-        Ok((*pid, nanos / 1e9))
-    };
-    processes.iter().map(one).collect()
+/// Seconds that this process was on a processor.
+pub(crate) fn on_cpu(pid: i32) -> Result<f64, BoxError> {
+    let schedstat = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let nanos: f64 = schedstat.split(' ').next().unwrap_or_default().parse()?;
+    Ok(nanos / 1e9)
 }
 
 /// Bytes of this process's memory that are in use.

@@ -63,6 +63,8 @@ impl Way {
 pub(crate) struct Outcome {
     /// From when the ending call began to the last process that refused, in milliseconds.
     pub(crate) last_refusal: f64,
+    /// The same from when the call had returned.
+    pub(crate) after_return: f64,
     /// Processes that answered late.
     pub(crate) late: u64,
     /// Processes that did not answer from the cache at all.
@@ -124,6 +126,7 @@ impl Ending<'_> {
         }
         Ok(Outcome {
             last_refusal: clock::millis(last.saturating_sub(began)),
+            after_return: clock::millis(last.saturating_sub(returned)),
             late,
             not_kept,
         })

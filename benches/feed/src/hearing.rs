@@ -9,6 +9,7 @@ use crate::{
     ending::{Ending, Way, four, keep},
     figures::{Report, percentile},
     ground::{Ground, sessions},
+    process::Process,
 };
 
 const SESSIONS: u64 = 10_500;
@@ -45,15 +46,17 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
         });
     }
     let mut by_way: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    let mut after_return = Vec::new();
     let (mut late, mut not_kept) = (0, 0);
     while let Some(outcomes) = tasks.join_next().await {
         for (way, outcome) in outcomes?? {
             by_way.entry(way).or_default().push(outcome.last_refusal);
+            after_return.push(outcome.after_return);
             late += outcome.late;
             not_kept += outcome.not_kept;
         }
     }
-    let failed: u64 = processes.iter().map(|process| process.failed()).sum();
+    let failed: u64 = processes.iter().map(Process::failed).sum();
 
     println!("\na. From the end of a session to the last of four processes that refuses it, in ms");
     println!("{:<16}{:>8}{:>8}{:>8}{:>8}", "", "p50", "p99", "max", "n");
@@ -64,6 +67,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
         line(name.trim_end_matches("(0)"), times);
     }
     line("all", &mut all);
+    line("from the return", &mut after_return);
     println!("late answers: {late}; not kept before: {not_kept}; failed lookups: {failed}");
     report.late += late;
     report.add("ended_to_refused_p50", percentile(&mut all, 50), "ms", "-");

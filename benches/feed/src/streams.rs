@@ -7,6 +7,7 @@ use crate::{
     ending::{four, keep},
     figures::Report,
     ground::{Ground, PROCESSES},
+    process::Process,
 };
 
 pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxError> {
@@ -42,7 +43,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
     for expected in closed {
         last = last.max(*expected.report().await?.first().ok_or("no time")?);
     }
-    let wrong: u64 = processes.iter().map(|process| process.failed()).sum();
+    let wrong: u64 = processes.iter().map(Process::failed).sum();
     let took = clock::millis(last.saturating_sub(began));
     println!(
         "revoke_everyone took {:.1} ms; all closed after {took:.1} ms; for another reason: {wrong}",

@@ -1,6 +1,9 @@
 //! Part d: what the triggers cost the server at a sign-out.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use ephemeral_postgres::TestDatabase;
 use tokio::task::JoinSet;
@@ -18,6 +21,8 @@ use crate::{
 
 const BATCH: u64 = 500;
 const AT_ONCE: [u64; 2] = [1, 8];
+/// What the connections are called that sign out.
+const SIGNING_OUT: &str = "signing out";
 
 /// One way to sign out.
 struct Arm {
@@ -36,6 +41,8 @@ struct Spent {
     time: Duration,
     /// Seconds of all the database's backends, those of the listeners too.
     processor: f64,
+    /// Of these, seconds of those that sign out.
+    signing_out: f64,
 }
 
 pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxError> {
@@ -70,14 +77,15 @@ async fn idle(arm: &Arm) -> Result<f64, BoxError> {
     let before = arm.processor().await?;
     let start = Instant::now();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    Ok(arm.processor().await?.since(&before) / start.elapsed().as_secs_f64())
+    let spent = arm.processor().await?.since(&before, |_| true);
+    Ok(spent / start.elapsed().as_secs_f64())
 }
 
 fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
     println!("\nd. Sign-outs, on a server that keeps what was committed");
     println!(
-        "{:<34}{:>8}{:>12}{:>16}{:>22}",
-        "", "at once", "sign-outs/s", "server us each", "without heartbeats"
+        "{:<34}{:>8}{:>12}{:>16}{:>14}{:>20}",
+        "", "at once", "sign-outs/s", "server us each", "to sign out", "without heartbeats"
     );
     for (place, at_once) in AT_ONCE.into_iter().enumerate() {
         for (number, arm) in arms.iter().enumerate() {
@@ -86,13 +94,15 @@ fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
                 sign_outs,
                 time,
                 processor,
+                signing_out,
             } = arm.spent[place];
             let net = processor - listening * time.as_secs_f64();
             println!(
-                "{:<34}{at_once:>8}{:>12.0}{:>16.1}{:>22.1}",
+                "{:<34}{at_once:>8}{:>12.0}{:>16.1}{:>14.1}{:>20.1}",
                 arm.name,
                 sign_outs as f64 / time.as_secs_f64(),
                 processor * 1e6 / sign_outs as f64,
+                signing_out * 1e6 / sign_outs as f64,
                 net * 1e6 / sign_outs as f64
             );
             let name = ["without", "with", "following"][number];
@@ -127,6 +137,13 @@ fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
         "ratio",
         "-",
     );
+    let signing_out = |arm: &Arm| arm.spent.iter().map(|spent| spent.signing_out).sum::<f64>();
+    report.add(
+        "triggers_processor_time_of_who_signs_out",
+        signing_out(&arms[1]) / signing_out(&arms[0]),
+        "ratio",
+        "-",
+    );
     report.add(
         "following_processor_time",
         total(&arms[2], 0.0) / without,
@@ -136,13 +153,15 @@ fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
     report.add("four_listeners", idle * 1e3, "ms/s", "-");
 }
 
-/// What the backends of a database had used at a moment.
-struct Processor(std::collections::HashMap<i32, f64>);
+/// What the backends of a database had used at a moment, and which of them sign out.
+struct Processor(HashMap<i32, (f64, bool)>);
 
 impl Processor {
-    fn since(&self, before: &Self) -> f64 {
-        let since = |(pid, time): (&i32, &f64)| time - before.0.get(pid).unwrap_or(&0.0);
-        self.0.iter().map(since).sum()
+    fn since(&self, before: &Self, which: impl Fn(bool) -> bool) -> f64 {
+        let backends = self.0.iter().filter(|(_, (_, kind))| which(*kind));
+        backends
+            .map(|(pid, (time, _))| time - before.0.get(pid).map_or(0.0, |(time, _)| *time))
+            .sum()
     }
 }
 
@@ -154,7 +173,7 @@ impl Arm {
     ) -> Result<Self, BoxError> {
         Ok(Self {
             name,
-            sessions: sessions(&database.config(), 8)?,
+            sessions: sessions(database.config().application_name(SIGNING_OUT), 8)?,
             client: database.client().await,
             next: first,
             spent: [Spent::default(); 2],
@@ -190,15 +209,20 @@ impl Arm {
         spent.sign_outs += signed_out;
         spent.time += time;
         let after = self.processor().await?;
-        self.spent[place].processor += after.since(&before);
+        self.spent[place].processor += after.since(&before, |_| true);
+        self.spent[place].signing_out += after.since(&before, |signing_out| signing_out);
         Ok(())
     }
 
     async fn processor(&self) -> Result<Processor, BoxError> {
-        let backends = "SELECT pid FROM pg_stat_activity
+        let backends = "SELECT pid, application_name = $1 FROM pg_stat_activity
             WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
-        let rows = self.client.query(backends, &[]).await?;
-        let pids: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
-        Ok(Processor(clock::on_cpu(&pids)?))
+        let rows = self.client.query(backends, &[&SIGNING_OUT]).await?;
+        let mut used = HashMap::new();
+        for row in rows {
+            let pid: i32 = row.get(0);
+            used.insert(pid, (clock::on_cpu(pid)?, row.get(1)));
+        }
+        Ok(Processor(used))
     }
 }

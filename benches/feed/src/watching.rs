@@ -51,8 +51,6 @@ fn watch(
                 last_live: 0,
                 hits: 0,
             });
-            // Only now does somebody wait for it to end.
-            println!("watching {session}");
             last_answer = clock::now();
         }
         all.retain_mut(|watched| {
@@ -65,6 +63,10 @@ fn watch(
             missed |= !hit;
             match answer {
                 Ok(Some(_)) => {
+                    if watched.last_live == 0 {
+                        // From now on it may end.
+                        println!("watching {}", watched.session);
+                    }
                     watched.last_live = asked;
                     watched.hits += u64::from(hit);
                     if hit && slept {
