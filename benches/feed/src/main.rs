@@ -3,7 +3,7 @@
 //! # How to run it
 //!
 //! ```sh
-//! cargo run --release --manifest-path benches/feed/Cargo.toml               # six minutes or so
+//! cargo run --release --manifest-path benches/feed/Cargo.toml               # four minutes or so
 //! cargo run --release --manifest-path benches/feed/Cargo.toml -- --quick    # to see that it works
 //! cargo run --release --manifest-path benches/feed/Cargo.toml -- --only a,b # some of the parts
 //! ```
