@@ -1,0 +1,228 @@
+//! Part d: what the triggers cost the server at a sign-out.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use ephemeral_postgres::TestDatabase;
+use tokio::task::JoinSet;
+use tower_user_session::{
+    BoxError, Error,
+    tokio_postgres::{Client, NoTls},
+};
+
+use crate::{
+    clock,
+    ending::four,
+    figures::Report,
+    ground::{Ground, Sessions, headers, sessions},
+};
+
+const BATCH: u64 = 500;
+const AT_ONCE: [u64; 2] = [1, 8];
+/// What the connections are called that sign out.
+const SIGNING_OUT: &str = "signing out";
+
+/// One way to sign out.
+struct Arm {
+    name: &'static str,
+    sessions: Sessions,
+    client: Client,
+    /// The first session that is not signed out yet.
+    next: u64,
+    /// By how many are signed out at once.
+    spent: [Spent; AT_ONCE.len()],
+}
+
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    sign_outs: u64,
+    time: Duration,
+    /// Seconds of all the database's backends, those of the listeners too.
+    processor: f64,
+    /// Of these, seconds of those that sign out.
+    signing_out: f64,
+}
+
+pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxError> {
+    let each = ground.scaled(20_000, 2_000);
+    let quiet = ground.quiet_database(each).await?;
+    // Half of it for a service that follows the feed itself.
+    let announcing = ground.database(2 * each).await?;
+    let _listening = four(&announcing).await?;
+    let mut arms = [
+        Arm::new("without triggers", &quiet, 0).await?,
+        Arm::new("with triggers and four listeners", &announcing, 0).await?,
+        Arm::new("the same, following itself", &announcing, each).await?,
+    ];
+    let idle = idle(&arms[1]).await?;
+    let following = &arms[2].sessions;
+    let feed = following.store().feed(announcing.config(), NoTls);
+    following.follow(feed).await?;
+
+    for batch in 0..each / BATCH {
+        for turn in 0..arms.len() {
+            let arm = &mut arms[(turn + batch as usize) % 3];
+            // As many batches one at a time as eight at a time, in turn.
+            arm.batch((batch % 2) as usize).await?;
+        }
+    }
+    tell(&arms, idle, report);
+    Ok(())
+}
+
+/// Seconds of processor time a second that a database with listeners takes while nobody signs out.
+async fn idle(arm: &Arm) -> Result<f64, BoxError> {
+    let before = arm.processor().await?;
+    let start = Instant::now();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let spent = arm.processor().await?.since(&before, |_| true);
+    Ok(spent / start.elapsed().as_secs_f64())
+}
+
+fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
+    println!("\nd. Sign-outs, on a server that keeps what was committed");
+    println!(
+        "{:<34}{:>8}{:>12}{:>16}{:>14}{:>20}",
+        "", "at once", "sign-outs/s", "server us each", "to sign out", "without heartbeats"
+    );
+    for (place, at_once) in AT_ONCE.into_iter().enumerate() {
+        for (number, arm) in arms.iter().enumerate() {
+            let listening = if number == 0 { 0.0 } else { idle };
+            let Spent {
+                sign_outs,
+                time,
+                processor,
+                signing_out,
+            } = arm.spent[place];
+            let net = processor - listening * time.as_secs_f64();
+            println!(
+                "{:<34}{at_once:>8}{:>12.0}{:>16.1}{:>14.1}{:>20.1}",
+                arm.name,
+                sign_outs as f64 / time.as_secs_f64(),
+                processor * 1e6 / sign_outs as f64,
+                signing_out * 1e6 / sign_outs as f64,
+                net * 1e6 / sign_outs as f64
+            );
+            let name = ["without", "with", "following"][number];
+            report.add(
+                &format!("sign_outs_{name}_at_{at_once}"),
+                sign_outs as f64 / time.as_secs_f64(),
+                "1/s",
+                "-",
+            );
+        }
+    }
+    println!(
+        "four listeners alone take {:.2} ms of processor time a second",
+        idle * 1e3
+    );
+    let total = |arm: &Arm, listening: f64| {
+        let spent = arm.spent.iter();
+        spent
+            .map(|spent| spent.processor - listening * spent.time.as_secs_f64())
+            .sum::<f64>()
+    };
+    let without = total(&arms[0], 0.0);
+    report.add(
+        "triggers_processor_time",
+        total(&arms[1], 0.0) / without,
+        "ratio",
+        "<= 1.5",
+    );
+    report.add(
+        "triggers_processor_time_no_heartbeats",
+        total(&arms[1], idle) / without,
+        "ratio",
+        "-",
+    );
+    let signing_out = |arm: &Arm| arm.spent.iter().map(|spent| spent.signing_out).sum::<f64>();
+    report.add(
+        "triggers_processor_time_of_who_signs_out",
+        signing_out(&arms[1]) / signing_out(&arms[0]),
+        "ratio",
+        "-",
+    );
+    report.add(
+        "following_processor_time",
+        total(&arms[2], 0.0) / without,
+        "ratio",
+        "-",
+    );
+    report.add("four_listeners", idle * 1e3, "ms/s", "-");
+}
+
+/// What the backends of a database had used at a moment, and which of them sign out.
+struct Processor(HashMap<i32, (f64, bool)>);
+
+impl Processor {
+    fn since(&self, before: &Self, which: impl Fn(bool) -> bool) -> f64 {
+        let backends = self.0.iter().filter(|(_, (_, kind))| which(*kind));
+        backends
+            .map(|(pid, (time, _))| time - before.0.get(pid).map_or(0.0, |(time, _)| *time))
+            .sum()
+    }
+}
+
+impl Arm {
+    async fn new(
+        name: &'static str,
+        database: &TestDatabase,
+        first: u64,
+    ) -> Result<Self, BoxError> {
+        Ok(Self {
+            name,
+            sessions: sessions(database.config().application_name(SIGNING_OUT), 8)?,
+            client: database.client().await,
+            next: first,
+            spent: [Spent::default(); 2],
+        })
+    }
+
+    async fn batch(&mut self, place: usize) -> Result<(), BoxError> {
+        let (first, at_once) = (self.next, AT_ONCE[place]);
+        self.next += BATCH;
+        let before = self.processor().await?;
+        let start = Instant::now();
+        let mut tasks = JoinSet::new();
+        for task in 0..at_once {
+            let sessions = self.sessions.clone();
+            tasks.spawn(async move {
+                let mut signed_out = 0;
+                for session in (first + task..first + BATCH).step_by(at_once as usize) {
+                    let ended = sessions.sign_out(&headers(session)?).await;
+                    signed_out += u64::from(ended.ended().map_err(Error::clone)?);
+                }
+                Ok::<_, BoxError>(signed_out)
+            });
+        }
+        let mut signed_out = 0;
+        while let Some(task) = tasks.join_next().await {
+            signed_out += task??;
+        }
+        let time = start.elapsed();
+        if signed_out != BATCH {
+            return Err("a session was over already".into());
+        }
+        let spent = &mut self.spent[place];
+        spent.sign_outs += signed_out;
+        spent.time += time;
+        let after = self.processor().await?;
+        self.spent[place].processor += after.since(&before, |_| true);
+        self.spent[place].signing_out += after.since(&before, |signing_out| signing_out);
+        Ok(())
+    }
+
+    async fn processor(&self) -> Result<Processor, BoxError> {
+        let backends = "SELECT pid, application_name = $1 FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        let rows = self.client.query(backends, &[&SIGNING_OUT]).await?;
+        let mut used = HashMap::new();
+        for row in rows {
+            let pid: i32 = row.get(0);
+            used.insert(pid, (clock::on_cpu(pid)?, row.get(1)));
+        }
+        Ok(Processor(used))
+    }
+}
