@@ -82,7 +82,7 @@ async fn short() {
     run_short(false).await;
 }
 
-/// E05, D07, C10, F03, F04, F05, F26: the same where processes keep answers in memory, and with what breaks
+/// E05, D07, F03, F04, F05, F26: the same where processes keep answers in memory, and with what breaks
 /// their feeds. A session is over at once where it was ended, and elsewhere within the lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_with_cache() {
