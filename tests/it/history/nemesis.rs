@@ -11,13 +11,15 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     dice::Dice,
-    workload::{DEADLINE, LEASE, connect},
+    workload::{BOUND, DEADLINE, LEASE, connect},
     world::World,
 };
 use crate::proxy::{Line, Proxy};
 
 /// Longer than a lookup waits.
 const TOO_LONG: Duration = DEADLINE.saturating_add(Duration::from_millis(400));
+/// Twice as long as a process that hears nothing may answer from memory.
+const LONGER_THAN_KEPT: Duration = BOUND.saturating_mul(2);
 /// A feed that is so late hears, if only just.
 const LATE: Duration = Duration::from_millis(300);
 const _: () = assert!(LATE.as_millis() < LEASE.as_millis());
@@ -92,6 +94,10 @@ impl Nemesis {
         }
     }
 
+    pub fn strikes_tables(self) -> bool {
+        matches!(self, Self::ChangedTables | Self::LockedTables)
+    }
+
     /// Whether a lookup waits for nothing that is broken.
     pub fn spares_lookups(self) -> bool {
         matches!(
@@ -116,10 +122,12 @@ impl Nemesis {
             Self::BlackHole => interfere(connections, Line::Silent, TOO_LONG).await,
             Self::ChangedTables => world.change_tables().await,
             Self::LockedTables => world.lock_tables().await,
-            Self::SlowAnswers => interfere(connections, Line::Delayed(SLOW), TOO_LONG).await,
+            Self::SlowAnswers => {
+                interfere(connections, Line::Delayed(SLOW), LONGER_THAN_KEPT).await
+            }
             Self::CutFeeds => interfere(feeds, Line::Cut, shortly).await,
-            Self::SilentFeeds => interfere(feeds, Line::Silent, TOO_LONG).await,
-            Self::LateFeeds => interfere(feeds, Line::Delayed(LATE), TOO_LONG).await,
+            Self::SilentFeeds => interfere(feeds, Line::Silent, LONGER_THAN_KEPT).await,
+            Self::LateFeeds => interfere(feeds, Line::Delayed(LATE), LONGER_THAN_KEPT).await,
         }
     }
 }

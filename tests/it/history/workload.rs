@@ -195,7 +195,8 @@ impl Workload {
     pub async fn broken(&mut self, name: &'static str, from: Duration) {
         let to = self.now();
         self.faults.push(Fault { name, from, to });
-        let quiet = Duration::from_millis(500);
+        let quiet = if self.bound.is_zero() { 500 } else { 300 };
+        let quiet = Duration::from_millis(quiet);
         loop {
             let error = Duration::from_micros(self.shared.last_error.load(Relaxed));
             let now = self.now();
