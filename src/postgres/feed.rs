@@ -52,17 +52,13 @@ impl<T> PgSessionFeed<T> {
         }
     }
 
-<<<<<<< HEAD
     /// The channel on which sessions are announced, and whether changes of users are.
-    async fn channel(&self, client: &Client) -> Result<(String, bool), Error> {
-        let asked = client
-            .query_typed(&self.announced, &[(&self.table, Type::TEXT)])
-            .await;
-=======
-    /// The channel on which sessions are announced.
-    async fn channel(&self, client: &Client, announced: &Statement) -> Result<String, Error> {
+    async fn channel(
+        &self,
+        client: &Client,
+        announced: &Statement,
+    ) -> Result<(String, bool), Error> {
         let asked = client.query(announced, &[&self.table]).await;
->>>>>>> measure
         let rows = asked.map_err(failure::statement)?;
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
         let read = |error| Error::new(ErrorKind::Row, error);
@@ -83,19 +79,15 @@ impl<T> PgSessionFeed<T> {
         channels: &Mutex<Option<String>>,
         hearing: &Hearing,
     ) -> Result<(), Error> {
-<<<<<<< HEAD
-        let (channel, users) = self.channel(client).await?;
+        // Prepared, because to plan it takes the server several times as long as to run it.
+        let announced = client.prepare_typed(&self.announced, &[Type::TEXT]).await;
+        let announced = announced.map_err(failure::statement)?;
+        let (channel, users) = self.channel(client, &announced).await?;
         if !users {
             tracing::info!(
                 "changes of users are not announced: a cache notices them when a session is looked up again"
             );
         }
-=======
-        // Prepared, because to plan it takes the server several times as long as to run it.
-        let announced = client.prepare_typed(&self.announced, &[Type::TEXT]).await;
-        let announced = announced.map_err(failure::statement)?;
-        let channel = self.channel(client, &announced).await?;
->>>>>>> measure
         let listen = format!("LISTEN {channel}; LISTEN {}", heartbeat.channel);
         *lock(channels) = Some(channel.clone());
         client.batch_execute(&listen).await.map_err(|error| {
@@ -109,11 +101,7 @@ impl<T> PgSessionFeed<T> {
             let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
                 [(&heartbeat.channel, Type::TEXT), (&payload, Type::TEXT)];
             // First what it is about: the triggers stand, and on the same table.
-<<<<<<< HEAD
-            if self.channel(client).await?.0 != channel {
-=======
-            if self.channel(client, &announced).await? != channel {
->>>>>>> measure
+            if self.channel(client, &announced).await?.0 != channel {
                 return Err(Error::bare(ErrorKind::Schema)
                     .saying("another table of sessions has taken the place of this one"));
             }

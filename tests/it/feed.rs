@@ -127,6 +127,26 @@ async fn a_session_that_was_ended_here_is_over_at_once() {
     }
 }
 
+/// E05, D07: so it is when several lookups at once have found it, and each was to be kept.
+#[tokio::test]
+async fn a_session_that_was_kept_twice_is_over_at_once() {
+    let database = announcing().await;
+    let (here, elsewhere) = (caching(&database).await, caching(&database).await);
+    for _ in 0..10 {
+        let signed_in = signed_in(&database, &here).await;
+        let token = signed_in.token();
+        for sessions in [&here, &elsewhere] {
+            let (one, other) = tokio::join!(sessions.user(token), sessions.user(token));
+            assert!(one.unwrap().is_some() && other.unwrap().is_some());
+            kept(sessions, token).await;
+        }
+        assert!(here.revoke(&1, signed_in.session().id()).await.unwrap());
+        assert_eq!(here.user(token).await.unwrap(), None);
+        let took = refused(&elsewhere, token).await;
+        assert!(took < LEASE / 2, "{took:?}");
+    }
+}
+
 /// D07, C08, C09, C10: elsewhere it is over as soon as the announcement is there, whoever ended it.
 #[tokio::test]
 async fn a_session_that_was_ended_elsewhere_is_over_soon() {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use deadpool_postgres::{Manager, Pool};
@@ -10,7 +11,8 @@ use ephemeral_postgres::TestDatabase;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
 };
 use tower_user_session::tokio_postgres::{Config, NoTls, config::Host};
 
@@ -21,6 +23,8 @@ pub enum Line {
     Open,
     /// It reaches the client byte by byte.
     Trickling,
+    /// It reaches the client so much later, all of it.
+    Delayed(Duration),
     /// It stays on the way, and so does what the client says.
     Silent,
     /// The connections are cut, and new ones too.
@@ -102,12 +106,30 @@ impl Proxy {
                 }
             }
         };
-        let answers = async {
+        let (on_the_way, mut arriving) = mpsc::channel(64);
+        let proxy = &self;
+        let receiving = async move {
             let mut buffer = [0; 8192];
             while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
-                self.speaking().await;
-                let trickling = *self.line.borrow() == Line::Trickling;
-                for part in buffer[..read].chunks(if trickling { 1 } else { read }) {
+                let delay = match *proxy.line.borrow() {
+                    Line::Delayed(delay) => delay,
+                    _ => Duration::ZERO,
+                };
+                let part = (Instant::now() + delay, buffer[..read].to_vec());
+                if on_the_way.send(part).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let delivering = async move {
+            while let Some((due, part)) = arriving.recv().await {
+                // A timer takes a moment even where there is nothing to wait for.
+                if due > Instant::now() {
+                    sleep_until(due).await;
+                }
+                proxy.speaking().await;
+                let trickling = *proxy.line.borrow() == Line::Trickling;
+                for part in part.chunks(if trickling { 1 } else { part.len() }) {
                     if to_client.write_all(part).await.is_err() {
                         return;
                     }
@@ -120,7 +142,8 @@ impl Proxy {
         };
         tokio::select! {
             () = requests => {}
-            () = answers => {}
+            // Once the server has closed, until all of it is there.
+            ((), ()) = async { tokio::join!(receiving, delivering) } => {}
             _ = cut.wait_for(|line| *line == Line::Cut) => {}
         }
     }

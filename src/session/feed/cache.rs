@@ -158,7 +158,10 @@ impl<U: Clone> Cache<U> {
         self.entries
             .insert_with_lifecycle(digest, entry, &mut evicted);
         for (digest, session) in evicted {
-            if state.digests.get(&session) == Some(&digest) {
+            // What it replaces is handed over too. As long as something is kept under a digest, it must be
+            // found when its session is announced.
+            let gone = !self.entries.contains_key(&digest);
+            if gone && state.digests.get(&session) == Some(&digest) {
                 state.digests.remove(&session);
             }
         }
@@ -199,7 +202,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Hands over what had to make room.
+/// Hands over what had to make room, and what was replaced.
 #[derive(Clone)]
 struct Evicted;
 

@@ -1,108 +1,29 @@
-//! What a run has recorded, and whether it could have happened.
+//! Whether what a run has recorded could have happened.
 
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime},
 };
 
+use super::record::{Fault, History, Key, Operation, Outcome, Record};
+
 /// So long after a fault has ended, nothing fails any more.
 pub const RECOVERY: Duration = Duration::from_secs(5);
-
-/// What a process asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Operation {
-    SignIn,
-    /// One session, by signing out, by its public name, or by a sign-in that replaces it.
-    Revoke,
-    RevokeAll,
-    Disable,
-    Lookup,
-    /// What the database's clock says.
-    Clock,
-}
-
-/// Whom or what it was about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Key {
-    User(i64),
-    /// A session's number in this run.
-    Session(u32),
-    Nothing,
-}
-
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A sign-in of this user that succeeded, and when the session ends by the database's clock.
-    Began {
-        user: i64,
-        expires: SystemTime,
-    },
-    /// Another write that succeeded.
-    Done,
-    /// The user may not sign in.
-    Refused,
-    /// A lookup that found this user.
-    Found(i64),
-    /// A lookup that found nobody.
-    Nobody,
-    /// An error that says that nothing happened; for a lookup, any error.
-    Unavailable,
-    /// An error that leaves open whether it happened. It may still happen at any later time.
-    Unknown,
-    /// The client went away. The same, but no error.
-    Abandoned,
-    Time(SystemTime),
-}
-
-impl Outcome {
-    /// Whether a client that asked for it got an error.
-    pub fn is_error(self) -> bool {
-        matches!(self, Self::Unavailable | Self::Unknown)
-    }
-
-    /// Whether a write with this outcome may have taken effect.
-    fn may_have_happened(self) -> bool {
-        matches!(self, Self::Done | Self::Unknown | Self::Abandoned)
-    }
-}
-
-/// One operation, by one monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
-    pub operation: Operation,
-    pub key: Key,
-    pub invoked: Duration,
-    pub returned: Duration,
-    pub result: Outcome,
-}
-
-/// A time in which something was broken on purpose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    pub name: &'static str,
-    pub from: Duration,
-    pub to: Duration,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct History {
-    pub records: Vec<Record>,
-    pub faults: Vec<Fault>,
-}
 
 /// What cannot have happened if the promises hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
     /// 1: a lookup found a user whose session it is not.
     WrongUser,
-    /// 2: a lookup that was invoked after a revocation had returned found the user.
+    /// 2: a lookup that was invoked after a revocation had returned found the user. Where answers are
+    /// kept in memory, this holds at once in the process that revoked, and after the bound elsewhere.
     StaleSuccess,
     /// 2, for the user: a sign-in that was invoked after the user had been disabled succeeded.
     DisabledSignIn,
     /// 3: a lookup found nobody although nothing could have ended the session yet.
     FalseRejection,
-    /// 4: a lookup found the user after another one had found nobody.
+    /// 4: a lookup found the user after another one had found nobody. Where answers are kept in memory,
+    /// this holds after the bound, but at once if only the limit can have been the reason.
     Resurrection,
     /// 5: a lookup that was invoked when the database's clock had passed the limit found the user.
     Expired,
@@ -123,7 +44,7 @@ pub fn violations(history: &History) -> Vec<Violation> {
     let sessions = sessions(history, &mut found);
     let clock = Clock::new(&history.records);
     for session in sessions.values() {
-        session.check(&clock, &mut found);
+        session.check(&clock, history.bound, &mut found);
     }
     found.extend(slow(history));
     found.sort_by_key(|violation| (violation.rule, violation.record.invoked));
@@ -146,14 +67,30 @@ pub fn recoveries(history: &History) -> Vec<(&'static str, Duration)> {
     calm.iter().map(recovery).collect()
 }
 
+/// The lookups that found a session which had been ended, and how long ago that was.
+pub fn stale(history: &History) -> Vec<(Record, Duration)> {
+    let mut stale = Vec::new();
+    for session in sessions(history, &mut Vec::new()).values() {
+        let Some(ended) = session.ended.iter().map(|(at, _)| *at).min() else {
+            continue;
+        };
+        for lookup in &session.lookups {
+            if matches!(lookup.result, Outcome::Found(_)) && lookup.invoked > ended {
+                stale.push((*lookup, lookup.invoked.saturating_sub(ended)));
+            }
+        }
+    }
+    stale
+}
+
 struct Session {
     owner: i64,
     began: Record,
     expires: SystemTime,
     /// When the first operation was invoked that may have ended it.
     may_end: Option<Duration>,
-    /// When the first operation returned that has surely ended it.
-    ended: Option<Duration>,
+    /// When operations returned that have surely ended it, and which process had asked for them.
+    ended: Vec<(Duration, Option<usize>)>,
     lookups: Vec<Record>,
 }
 
@@ -171,7 +108,7 @@ fn sessions(history: &History, found: &mut Vec<Violation>) -> HashMap<u32, Sessi
                 began: *record,
                 expires,
                 may_end: None,
-                ended: None,
+                ended: Vec::new(),
                 lookups: Vec::new(),
             };
             let before = sessions.insert(number, session);
@@ -228,14 +165,28 @@ impl Session {
             );
         }
         if surely {
-            self.ended = Some(
-                self.ended
-                    .map_or(record.returned, |at| at.min(record.returned)),
-            );
+            self.ended.push((record.returned, record.process));
         }
     }
 
-    fn check(&self, clock: &Clock, found: &mut Vec<Violation>) {
+    /// From when on no lookup in this process finds the session.
+    fn over_in(&self, process: Option<usize>, bound: Duration) -> Option<Duration> {
+        let over = self.ended.iter().map(|&(returned, by)| {
+            let here = by.is_some() && by == process;
+            returned + if here { Duration::ZERO } else { bound }
+        });
+        over.min()
+    }
+
+    /// From when on no lookup finds the session, because another one has not.
+    fn rejected(&self, bound: Duration) -> Option<Duration> {
+        let rejected = self.lookups.iter().filter(|l| l.result == Outcome::Nobody);
+        let first = rejected.map(|lookup| lookup.returned).min()?;
+        let may_be_ended = self.may_end.is_some_and(|at| at <= first);
+        Some(first + if may_be_ended { bound } else { Duration::ZERO })
+    }
+
+    fn check(&self, clock: &Clock, bound: Duration, found: &mut Vec<Violation>) {
         let mut add = |rule, record: &Record| {
             found.push(Violation {
                 rule,
@@ -243,8 +194,7 @@ impl Session {
             });
         };
         let expired = clock.surely_reached(self.expires);
-        let rejected = self.lookups.iter().filter(|l| l.result == Outcome::Nobody);
-        let first_rejection = rejected.map(|lookup| lookup.returned).min();
+        let rejected = self.rejected(bound);
         let after = |lookup: &Record, time: Option<Duration>| {
             time.is_some_and(|time| lookup.invoked > time)
         };
@@ -254,10 +204,10 @@ impl Session {
                     if user != self.owner {
                         add(Rule::WrongUser, lookup);
                     }
-                    if after(lookup, self.ended) {
+                    if after(lookup, self.over_in(lookup.process, bound)) {
                         add(Rule::StaleSuccess, lookup);
                     }
-                    if after(lookup, first_rejection) {
+                    if after(lookup, rejected) {
                         add(Rule::Resurrection, lookup);
                     }
                     if after(lookup, expired) {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::checker::{
-    Fault, History, Key, Operation, Outcome, Record, Rule, recoveries, violations,
+use super::{
+    checker::{Rule, recoveries, stale, violations},
+    record::{Fault, History, Key, Operation, Outcome, Record},
 };
 
 fn at(millis: u64) -> Duration {
@@ -17,6 +18,7 @@ fn clock(seconds: u64) -> SystemTime {
 
 fn record(operation: Operation, key: Key, from: u64, to: u64, result: Outcome) -> Record {
     Record {
+        process: Some(1),
         operation,
         key,
         invoked: at(from),
@@ -61,7 +63,15 @@ fn late_reading() -> Record {
 }
 
 fn rules(records: &[Record]) -> Vec<Rule> {
-    let mut history = History::default();
+    rules_within(0, records)
+}
+
+/// Where answers may be so old, in milliseconds.
+fn rules_within(bound: u64, records: &[Record]) -> Vec<Rule> {
+    let mut history = History {
+        bound: at(bound),
+        ..History::default()
+    };
     history.records.extend([began(), late_reading()]);
     history.records.extend(records);
     // Errors are not the subject.
@@ -186,6 +196,97 @@ fn the_dead_do_not_come_back() {
     assert_eq!(rules(&[revocation, nobody(201, 204), found(203, 205)]), []);
 }
 
+/// The record, by this process.
+fn by(process: usize, record: Record) -> Record {
+    Record {
+        process: Some(process),
+        ..record
+    }
+}
+
+#[test]
+fn elsewhere_a_kept_answer_may_be_as_old_as_the_bound() {
+    for end in [
+        revoke(200, 210, Outcome::Done),
+        of_user(Operation::RevokeAll, 200, 210, Outcome::Done),
+    ] {
+        let rules = |lookup| rules_within(450, &[end, lookup]);
+        assert_eq!(rules(by(2, found(211, 212))), []);
+        assert_eq!(rules(by(2, found(660, 900))), []);
+        assert_eq!(rules(by(2, found(661, 662))), [Rule::StaleSuccess]);
+        // Where it was ended it is over at once.
+        assert_eq!(rules(by(1, found(209, 212))), []);
+        assert_eq!(rules(by(1, found(211, 212))), [Rule::StaleSuccess]);
+    }
+    // What happens past the library happens elsewhere for everybody.
+    let disable = of_user(Operation::Disable, 200, 210, Outcome::Done);
+    let disable = Record {
+        process: None,
+        ..disable
+    };
+    for process in [None, Some(1)] {
+        let rules = |from| {
+            let lookup = Record {
+                process,
+                ..found(from, from + 1)
+            };
+            rules_within(450, &[disable, lookup])
+        };
+        assert_eq!(rules(660), []);
+        assert_eq!(rules(661), [Rule::StaleSuccess]);
+    }
+}
+
+#[test]
+fn the_first_who_ended_it_sets_the_bound_and_each_who_did_has_none() {
+    let first = by(1, revoke(200, 210, Outcome::Done));
+    let second = by(2, revoke(300, 310, Outcome::Done));
+    let rules = |lookup| rules_within(450, &[second, first, lookup]);
+    assert_eq!(rules(by(2, found(305, 306))), []);
+    assert_eq!(rules(by(2, found(311, 312))), [Rule::StaleSuccess]);
+    assert_eq!(rules(by(3, found(659, 660))), []);
+    assert_eq!(rules(by(3, found(661, 662))), [Rule::StaleSuccess]);
+    // A second end does not prolong anything where the first one happened.
+    assert_eq!(rules(by(1, found(250, 251))), [Rule::StaleSuccess]);
+
+    let mut history = History::default();
+    let lookups = [
+        by(2, found(250, 251)),
+        by(3, found(659, 660)),
+        found(190, 205),
+    ];
+    history.records.extend([began(), second, first]);
+    history.records.extend(lookups);
+    let mut stale = stale(&history);
+    stale.sort_by_key(|(_, since)| *since);
+    assert_eq!(stale, [(lookups[0], at(40)), (lookups[1], at(449))]);
+}
+
+#[test]
+fn with_kept_answers_the_dead_stay_dead_after_the_bound() {
+    let revocation = by(1, revoke(200, 210, Outcome::Done));
+    let lost = by(1, revoke(200, 210, Outcome::Unknown));
+    let rules = |end, lookup| rules_within(450, &[end, by(3, nobody(203, 205)), by(2, lookup)]);
+    assert_eq!(rules(revocation, found(211, 212)), []);
+    assert_eq!(rules(lost, found(655, 656)), []);
+    assert_eq!(rules(lost, found(656, 657)), [Rule::Resurrection]);
+    assert_eq!(
+        rules(revocation, found(661, 662)),
+        [Rule::StaleSuccess, Rule::Resurrection]
+    );
+    // No answer is kept longer than the limit, which nobody has to be told of.
+    let later = by(1, revoke(300, 310, Outcome::Done));
+    assert_eq!(
+        rules(later, found(211, 212)),
+        [Rule::FalseRejection, Rule::Resurrection]
+    );
+    // Nor is it ever kept that there is no session.
+    assert_eq!(
+        rules_within(450, &[nobody(120, 121)]),
+        [Rule::FalseRejection]
+    );
+}
+
 #[test]
 fn the_databases_clock_decides_about_the_limit() {
     let reading = |from, to, seconds| {
@@ -233,6 +334,7 @@ fn errors_end_soon_after_the_fault() {
         let history = History {
             records: [&[began()], errors].concat(),
             faults: faults.to_vec(),
+            ..History::default()
         };
         let violations = violations(&history);
         violations
@@ -263,6 +365,7 @@ fn errors_end_soon_after_the_fault() {
             error(9100),
         ],
         faults: two.to_vec(),
+        ..History::default()
     };
     assert_eq!(
         recoveries(&history),

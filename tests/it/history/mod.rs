@@ -1,8 +1,8 @@
 //! The history checker: processes that share a database work at random while something breaks, and
 //! what they have seen is held against what the crate promises.
 //!
-//! A short run is part of every test run. A long one, with a report and a picture in
-//! `target/history`:
+//! A short run is part of every test run, and another one in which they keep answers in memory. A long
+//! one, with a report and a picture in `target/history`, and answers kept with `HISTORY_CACHE=1`:
 //!
 //! ```sh
 //! HISTORY_MINUTES=30 cargo test --release --all-features --test it history::long -- --ignored --nocapture
@@ -13,94 +13,25 @@ mod checker_tests;
 mod dice;
 mod nemesis;
 mod other_process;
+mod record;
 mod report;
 mod worker;
 mod workload;
+mod world;
 
-use std::{sync::Arc, time::Duration};
-
-use ephemeral_postgres::{Server, TestDatabase};
-use tower_user_session::PgSessionStore;
+use std::time::Duration;
 
 pub use self::{
-    checker::{History, Operation, Outcome, violations},
+    checker::violations,
+    record::{History, Operation, Outcome},
     report::text,
     workload::{Process, Workload, connect, users},
 };
 use self::{
     dice::Dice,
-    nemesis::{ALL, Nemesis, World, strike_together},
+    nemesis::{ALL, ALL_WITH_CACHE, Nemesis, strike_together},
+    world::{check_leftovers, world},
 };
-use crate::{
-    proxy::Proxy,
-    support::{User, pool},
-};
-
-const POOL: usize = 4;
-/// The lookups' own connections of one service.
-const LOOKUPS: usize = 2;
-
-/// A server of its own, and three processes: two behind a proxy, one that reaches it directly.
-async fn world() -> (World, Vec<Process>) {
-    let server = tokio::task::spawn_blocking(|| Server::start_private(&[]).unwrap());
-    let server = server.await.unwrap();
-    let database = TestDatabase::create_on(&server, &users()).await.unwrap();
-    let direct = pool(&database, POOL);
-    PgSessionStore::<User>::new(direct.clone())
-        .migrate()
-        .await
-        .unwrap();
-    let proxy = Proxy::before(&database).await;
-    let config = database.config();
-    let processes =
-        [proxy.pool(POOL), proxy.pool(POOL), direct].map(|pool| Process::new(pool, config.clone()));
-    let world = World {
-        server: Arc::new(server),
-        database: Arc::new(database),
-        proxy,
-    };
-    (world, processes.into())
-}
-
-/// So many connections to the database there are, besides the one that asks.
-async fn connections(world: &World) -> usize {
-    let query = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname LIKE 'test%' AND backend_type = 'client backend'";
-    let client = connect(&world.server.config()).await.unwrap();
-    let count: i64 = client.query_one(query, &[]).await.unwrap().get(0);
-    usize::try_from(count).unwrap()
-}
-
-/// Nothing has been left behind: the pools lend what they have, and no connection is left over, neither
-/// while the processes live nor after them.
-async fn check_leftovers(world: &World, processes: Vec<Process>) {
-    for Process { pool, .. } in &processes {
-        // What is written in the background borrows from it as well.
-        let whole = || pool.status().available == pool.status().size;
-        until(async || whole()).await;
-        let status = pool.status();
-        assert!(status.size <= POOL && status.waiting == 0, "{status:?}");
-    }
-    until_connections(world, processes.len() * (POOL + LOOKUPS)).await;
-    for process in processes {
-        process.sessions.close().await;
-    }
-    until_connections(world, 0).await;
-}
-
-/// A backend needs a moment to see that its client has gone.
-async fn until_connections(world: &World, most: usize) {
-    until(async || connections(world).await <= most).await;
-}
-
-async fn until(condition: impl AsyncFn() -> bool) {
-    let waiting = tokio::time::timeout(Duration::from_secs(10), async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    waiting.await.expect("something was left behind");
-}
 
 fn check(history: &History) {
     let violations = violations(history);
@@ -115,38 +46,74 @@ fn check(history: &History) {
     assert!(count(Operation::Lookup) > 1000 && count(Operation::SignIn) > 100);
     assert!(count(Operation::Revoke) > 50 && count(Operation::RevokeAll) > 5);
 
-    // Tables that change are not seen by anybody who looks a session up.
-    let changing = |at| {
-        let mut changes = history
-            .faults
-            .iter()
-            .filter(|fault| fault.name == Nemesis::ChangedTables.name());
-        changes.any(|fault| (fault.from..fault.to).contains(&at))
+    // Some faults are not seen by anybody who looks a session up.
+    let unseen = |at| {
+        let mut spared = history.faults.iter().filter(|fault| {
+            let mut all = ALL_WITH_CACHE.iter();
+            all.any(|nemesis| nemesis.name() == fault.name && nemesis.spares_lookups())
+        });
+        spared.any(|fault| (fault.from..fault.to).contains(&at))
     };
     let seen = history.records.iter().find(|record| {
-        let lookup = record.operation == Operation::Lookup && changing(record.invoked);
+        let lookup = record.operation == Operation::Lookup && unseen(record.invoked);
         lookup && record.result.is_error()
     });
     assert_eq!(seen, None);
 }
 
+/// A good part of the lookups was answered from memory.
+fn check_cache(history: &History, processes: &[Process]) {
+    let from_cache = |process: &Process| process.sessions.counts().from_cache;
+    let from_cache: u64 = processes.iter().map(from_cache).sum();
+    let lookups = history.records.iter().filter(|record| {
+        let here = record
+            .process
+            .is_some_and(|number| number < processes.len());
+        here && record.operation == Operation::Lookup
+    });
+    let lookups = lookups.count() as u64;
+    println!("{from_cache} of {lookups} lookups were answered from memory");
+    assert!(4 * from_cache > lookups);
+}
+
 /// E01, E05, D02, D07, F03, F04, F05, F06, F09, F10, F26: each fault alone, then some at once, under load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short() {
-    let (world, processes) = world().await;
+    run_short(false).await;
+}
+
+/// E05, D07, F03, F04, F05, F26: the same where processes keep answers in memory, and with what breaks
+/// their feeds. A session is over at once where it was ended, and elsewhere within the lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_with_cache() {
+    run_short(true).await;
+}
+
+/// What there is to break.
+fn nemeses(caches: bool) -> &'static [Nemesis] {
+    if caches { &ALL_WITH_CACHE } else { &ALL }
+}
+
+async fn run_short(caches: bool) {
+    let (world, processes) = world(caches).await;
     let mut workload = Workload::start(&processes, 1).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    for nemesis in ALL {
+    // What befalls the tables does not touch what is kept.
+    let alone = |nemesis: &&Nemesis| !caches || !nemesis.strikes_tables();
+    for nemesis in nemeses(caches).iter().filter(alone) {
         let from = workload.now();
         nemesis.strike(&world).await;
         workload.broken(nemesis.name(), from).await;
     }
     let from = workload.now();
-    strike_together(&world, &mut Dice::new(3)).await;
+    strike_together(nemeses(caches), &world, &mut Dice::new(3)).await;
     workload.broken("several at once", from).await;
     let history = workload.stop().await;
     println!("{}", text(&history));
     check(&history);
+    if caches {
+        check_cache(&history, &processes);
+    }
     check_leftovers(&world, processes).await;
 }
 
@@ -161,19 +128,21 @@ async fn long() {
     let minutes = number("HISTORY_MINUTES", 10);
     let seed = number("HISTORY_SEED", u64::from(std::process::id()));
     println!("HISTORY_SEED={seed}");
-    let (world, processes) = world().await;
+    let caches = std::env::var_os("HISTORY_CACHE").is_some_and(|value| value == "1");
+    let all = nemeses(caches);
+    let (world, processes) = world(caches).await;
     let mut dice = Dice::new(seed);
     let mut workload = Workload::start(&processes, seed).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let descriptors = open_files();
     while workload.now() < Duration::from_secs(60 * minutes) {
-        let at = usize::try_from(dice.below(10)).unwrap();
+        let at = dice.index(all.len() + 3);
         let from = workload.now();
-        if let Some(nemesis) = ALL.get(at) {
+        if let Some(nemesis) = all.get(at) {
             nemesis.strike(&world).await;
             workload.broken(nemesis.name(), from).await;
         } else {
-            strike_together(&world, &mut dice).await;
+            strike_together(all, &world, &mut dice).await;
             workload.broken("several at once", from).await;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -192,6 +161,9 @@ async fn long() {
     std::fs::write(folder.join("report.txt"), &report).unwrap();
     std::fs::write(folder.join("errors.svg"), report::picture(&history)).unwrap();
     check(&history);
+    if caches {
+        check_cache(&history, &processes);
+    }
     assert!(after <= before + 10, "{before} open files, then {after}");
     check_leftovers(&world, processes).await;
 }

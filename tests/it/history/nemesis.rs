@@ -6,17 +6,25 @@ use std::{
     time::Duration,
 };
 
-use ephemeral_postgres::{Server, StopMode, TestDatabase};
+use ephemeral_postgres::StopMode;
 use tokio::time::{sleep, timeout};
 
 use super::{
     dice::Dice,
-    workload::{DEADLINE, connect},
+    workload::{BOUND, DEADLINE, LEASE, connect},
+    world::World,
 };
 use crate::proxy::{Line, Proxy};
 
 /// Longer than a lookup waits.
 const TOO_LONG: Duration = DEADLINE.saturating_add(Duration::from_millis(400));
+/// Twice as long as a process that hears nothing may answer from memory.
+const LONGER_THAN_KEPT: Duration = BOUND.saturating_mul(2);
+/// A feed that is so late hears, if only just.
+const LATE: Duration = Duration::from_millis(300);
+const _: () = assert!(LATE.as_millis() < LEASE.as_millis());
+/// Announcements overtake answers that are so late.
+const SLOW: Duration = Duration::from_millis(80);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nemesis {
@@ -34,6 +42,14 @@ pub enum Nemesis {
     ChangedTables,
     /// Somebody locks the users and the sessions.
     LockedTables,
+    /// What the connections of the processes behind a proxy carry comes late.
+    SlowAnswers,
+    /// The feeds behind a proxy are cut, and new ones too.
+    CutFeeds,
+    /// What these feeds carry stays on the way.
+    SilentFeeds,
+    /// What these feeds carry comes late.
+    LateFeeds,
 }
 
 pub const ALL: [Nemesis; 7] = [
@@ -46,13 +62,20 @@ pub const ALL: [Nemesis; 7] = [
     Nemesis::LockedTables,
 ];
 
-/// What there is to break.
-#[derive(Clone)]
-pub struct World {
-    pub server: Arc<Server>,
-    pub database: Arc<TestDatabase>,
-    pub proxy: Proxy,
-}
+/// Where answers are kept in memory.
+pub const ALL_WITH_CACHE: [Nemesis; 11] = [
+    Nemesis::SlowAnswers,
+    Nemesis::CutFeeds,
+    Nemesis::SilentFeeds,
+    Nemesis::LateFeeds,
+    Nemesis::KilledBackends,
+    Nemesis::StoppedServer,
+    Nemesis::Restart,
+    Nemesis::CutConnections,
+    Nemesis::BlackHole,
+    Nemesis::ChangedTables,
+    Nemesis::LockedTables,
+];
 
 impl Nemesis {
     pub fn name(self) -> &'static str {
@@ -64,28 +87,62 @@ impl Nemesis {
             Self::BlackHole => "black hole",
             Self::ChangedTables => "changed tables",
             Self::LockedTables => "locked tables",
+            Self::SlowAnswers => "slow answers",
+            Self::CutFeeds => "cut feeds",
+            Self::SilentFeeds => "silent feeds",
+            Self::LateFeeds => "late feeds",
         }
+    }
+
+    pub fn strikes_tables(self) -> bool {
+        matches!(self, Self::ChangedTables | Self::LockedTables)
+    }
+
+    /// Whether a lookup waits for nothing that is broken.
+    pub fn spares_lookups(self) -> bool {
+        matches!(
+            self,
+            Self::ChangedTables
+                | Self::SlowAnswers
+                | Self::CutFeeds
+                | Self::SilentFeeds
+                | Self::LateFeeds
+        )
     }
 
     /// Breaks it and mends it again.
     pub async fn strike(self, world: &World) {
+        let (connections, feeds) = (&world.proxy, &world.feeds);
+        let shortly = Duration::from_millis(500);
         match self {
             Self::KilledBackends => world.kill_backends().await,
             Self::StoppedServer => world.stop_and_continue().await,
             Self::Restart => world.restart().await,
-            Self::CutConnections => world.interfere(Line::Cut, Duration::from_millis(500)).await,
-            Self::BlackHole => world.interfere(Line::Silent, TOO_LONG).await,
+            Self::CutConnections => interfere(connections, Line::Cut, shortly).await,
+            Self::BlackHole => interfere(connections, Line::Silent, TOO_LONG).await,
             Self::ChangedTables => world.change_tables().await,
             Self::LockedTables => world.lock_tables().await,
+            Self::SlowAnswers => {
+                interfere(connections, Line::Delayed(SLOW), LONGER_THAN_KEPT).await
+            }
+            Self::CutFeeds => interfere(feeds, Line::Cut, shortly).await,
+            Self::SilentFeeds => interfere(feeds, Line::Silent, LONGER_THAN_KEPT).await,
+            Self::LateFeeds => interfere(feeds, Line::Delayed(LATE), LONGER_THAN_KEPT).await,
         }
     }
 }
 
+async fn interfere(proxy: &Proxy, line: Line, how_long: Duration) {
+    proxy.set(line);
+    sleep(how_long).await;
+    proxy.set(Line::Open);
+}
+
 /// Some of them at once.
-pub async fn strike_together(world: &World, dice: &mut Dice) -> Vec<&'static str> {
+pub async fn strike_together(all: &[Nemesis], world: &World, dice: &mut Dice) -> Vec<&'static str> {
     let mut tasks = Vec::new();
     let mut names = Vec::new();
-    for nemesis in ALL {
+    for &nemesis in all {
         if dice.below(2) == 0 {
             let (world, wait) = (world.clone(), Duration::from_millis(dice.below(500)));
             names.push(nemesis.name());
@@ -137,12 +194,6 @@ impl World {
             server.restart().unwrap();
         });
         restarting.await.unwrap();
-    }
-
-    async fn interfere(&self, line: Line, how_long: Duration) {
-        self.proxy.set(line);
-        sleep(how_long).await;
-        self.proxy.set(Line::Open);
     }
 
     async fn change_tables(&self) {

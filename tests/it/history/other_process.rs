@@ -12,17 +12,19 @@ use deadpool_postgres::{Manager, Pool};
 use tower_user_session::tokio_postgres::{Config, NoTls, config::Host};
 
 use super::{
-    checker::{Key, Operation, Outcome, Record},
     dice::Dice,
+    record::{Key, Operation, Outcome, Record},
     worker::Worker,
     workload::{Known, Process, Shared},
 };
 
-/// Tells the other process where the database is, and with which seed to begin.
+/// Tells the other process with which seed to begin, whether to keep answers, and where the database is.
 const DATABASE: &str = "HISTORY_OTHER_PROCESS";
 /// What it says begins so; the test harness says other things beside it.
 const MARK: &str = "HISTORY ";
 const WORKERS: u64 = 3;
+/// Its number, which is none of the others'.
+const NUMBER: usize = usize::MAX;
 
 pub struct OtherProcess {
     child: Mutex<Option<Child>>,
@@ -34,7 +36,7 @@ pub struct OtherProcess {
 }
 
 impl OtherProcess {
-    pub(super) async fn start(start: Instant, config: &Config, seed: u64) -> Self {
+    pub(super) async fn start(start: Instant, config: &Config, caches: bool, seed: u64) -> Self {
         let folders = config.get_hosts().iter().map(|host| match host {
             Host::Unix(folder) => folder.display().to_string(),
             Host::Tcp(name) => name.clone(),
@@ -52,7 +54,7 @@ impl OtherProcess {
                 "--ignored",
                 "--nocapture",
             ])
-            .env(DATABASE, format!("{seed} {database}"))
+            .env(DATABASE, format!("{seed} {caches} {database}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let starting = tokio::task::spawn_blocking(move || {
@@ -115,18 +117,20 @@ fn next(said: &mut Lines<BufReader<ChildStdout>>) -> Option<String> {
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
 pub async fn live() -> Option<()> {
     let told = std::env::var(DATABASE).ok()?;
-    let (seed, database) = told.split_once(' ')?;
-    let (seed, config) = (
-        seed.parse::<u64>().unwrap(),
-        database.parse::<Config>().unwrap(),
-    );
+    let mut told = told.splitn(3, ' ');
+    let seed: u64 = told.next()?.parse().unwrap();
+    let caches: bool = told.next()?.parse().unwrap();
+    let config: Config = told.next()?.parse().unwrap();
     let manager = Manager::new(config.clone(), NoTls);
     let pool = Pool::builder(manager).max_size(2).build().unwrap();
-    let process = Process::new(pool, config);
+    let mut process = Process::new(pool, config.clone());
+    if caches {
+        process.cache(config).await;
+    }
     println!("{MARK}ready");
     let mut lines = BufReader::new(std::io::stdin()).lines();
     lines.next()?.ok()?;
-    let shared = Shared::new(Instant::now(), None);
+    let shared = Shared::new(Instant::now(), caches, None);
     println!("{MARK}begun");
 
     let listening = Arc::clone(&shared);
@@ -148,7 +152,7 @@ pub async fn live() -> Option<()> {
     let workers: Vec<_> = (0..WORKERS)
         .map(|n| {
             let dice = Dice::new(seed + 1000 + n);
-            tokio::spawn(Worker::new(&shared, &process, dice).visit())
+            tokio::spawn(Worker::new(&shared, NUMBER, &process, dice).visit())
         })
         .collect();
     for worker in workers {
@@ -189,6 +193,7 @@ fn read(line: &str) -> Record {
     };
     let time = |micros: &str| Duration::from_micros(micros.parse().unwrap());
     Record {
+        process: Some(NUMBER),
         operation: match lookup {
             "1" => Operation::Lookup,
             _ => Operation::Revoke,

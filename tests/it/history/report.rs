@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use super::checker::{History, Operation, Outcome, RECOVERY, recoveries, violations};
+use super::{
+    checker::{RECOVERY, recoveries, stale, violations},
+    record::{History, Operation, Outcome},
+};
 
 /// What was asked, what failed, what was broken, what cannot have happened, how long it took to recover.
 pub fn text(history: &History) -> String {
@@ -48,6 +51,18 @@ pub fn text(history: &History) -> String {
             longest.as_millis()
         ));
     }
+    if !history.bound.is_zero() {
+        line(format!(
+            "found although ended, at most so long ago; {} ms are allowed:",
+            history.bound.as_millis()
+        ));
+        for (name, (lookups, latest)) in latest_stale(history) {
+            line(format!(
+                "{name:>22} x{lookups:<4} {:>5} ms",
+                latest.as_millis()
+            ));
+        }
+    }
     let violations = violations(history);
     line(format!("{} violations", violations.len()));
     let mut by_rule: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -61,6 +76,25 @@ pub fn text(history: &History) -> String {
         }
     }
     text
+}
+
+/// How many lookups found a session that had been ended, and how long it had been over at most, by what
+/// was broken then or had been until just before.
+pub fn latest_stale(history: &History) -> BTreeMap<&'static str, (usize, Duration)> {
+    let mut by_name = BTreeMap::new();
+    for (lookup, since) in stale(history) {
+        let mut faults = history
+            .faults
+            .iter()
+            .filter(|fault| (fault.from..=fault.to + history.bound).contains(&lookup.invoked));
+        let name = faults
+            .next_back()
+            .map_or("nothing broken", |fault| fault.name);
+        let (lookups, latest) = by_name.entry(name).or_insert((0, Duration::ZERO));
+        *lookups += 1;
+        *latest = since.max(*latest);
+    }
+    by_name
 }
 
 const WIDTH: f64 = 1200.0;

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use tower_user_session::{Error, ErrorKind, tokio_postgres::Config};
 
 use super::{
-    checker::{Key, Operation, Outcome, Record},
     dice::Dice,
+    record::{Key, Operation, Outcome, Record},
     workload::{DEADLINE, Known, Process, Shared, connect},
 };
 use crate::support::{PgSessions, cookie};
@@ -22,6 +22,7 @@ const ACTIVE_USERS: i64 = 40;
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
+    process: usize,
     sessions: PgSessions,
     config: Config,
     dice: Dice,
@@ -29,9 +30,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(shared: &Arc<Shared>, process: &Process, dice: Dice) -> Self {
+    /// Of the process with this number.
+    pub(super) fn new(shared: &Arc<Shared>, number: usize, process: &Process, dice: Dice) -> Self {
         Self {
             shared: Arc::clone(shared),
+            process: number,
             sessions: process.sessions.clone(),
             config: process.config.clone(),
             dice,
@@ -55,7 +58,7 @@ impl Worker {
         while !self.shared.stop.load(Relaxed) {
             let pause = PAUSE.mul_f64(2.0 * self.dice.fraction());
             tokio::time::sleep(pause).await;
-            match self.dice.below(100) {
+            match self.dice.below(self.shared.mix.operations) {
                 0..12 => self.sign_in().await,
                 12..16 => self.revoke(true).await,
                 16..19 => self.revoke(false).await,
@@ -207,6 +210,7 @@ impl Worker {
 
     fn record(&mut self, operation: Operation, key: Key, invoked: Duration, result: Outcome) {
         let record = Record {
+            process: (operation != Operation::Disable).then_some(self.process),
             operation,
             key,
             invoked,

@@ -16,9 +16,10 @@ use tower_user_session::{
 };
 
 use super::{
-    checker::{Fault, History, Key, Operation, Outcome, RECOVERY, Record},
+    checker::RECOVERY,
     dice::Dice,
     other_process::OtherProcess,
+    record::{Fault, History, Key, Operation, Outcome, Record},
     worker::Worker,
 };
 use crate::support::{PgSessions, USERS};
@@ -26,8 +27,30 @@ use crate::support::{PgSessions, USERS};
 /// Longer than any statement takes on a slow machine.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 const WORKERS: usize = 4;
-/// Sessions that are asked about; the ended ones among them.
-const REMEMBERED: usize = 400;
+/// Of the processes that keep answers in memory.
+pub const LEASE: Duration = Duration::from_millis(400);
+/// What is heard in time lasts no longer than the lease, from before it was sent. The rest is for a
+/// process that is not given the processor.
+pub const BOUND: Duration = LEASE.saturating_add(Duration::from_millis(50));
+
+/// What the workers do how often.
+#[derive(Clone, Copy)]
+pub(super) struct Mix {
+    /// Of so many operations twelve are sign-ins, and most of the others lookups.
+    pub(super) operations: u64,
+    /// Sessions that are asked about; the ended ones among them.
+    remembered: usize,
+}
+
+const MIX: Mix = Mix {
+    operations: 100,
+    remembered: 400,
+};
+/// So that a session is looked up more than once while it lives, and also soon after it has ended.
+const MIX_WITH_CACHE: Mix = Mix {
+    operations: 300,
+    remembered: 100,
+};
 
 /// Enough users for a long run.
 pub fn users() -> String {
@@ -44,6 +67,7 @@ pub struct Process {
     pub pool: Pool,
     /// How an operator reaches the same database.
     pub config: Config,
+    caches: bool,
 }
 
 impl Process {
@@ -51,10 +75,18 @@ impl Process {
         let store = PgSessionStore::new(pool.clone());
         let builder = SessionService::builder(store).deadline(DEADLINE);
         Self {
-            sessions: builder.build().unwrap(),
+            sessions: builder.lease(LEASE).build().unwrap(),
             pool,
             config,
+            caches: false,
         }
+    }
+
+    /// From now on it keeps answers in memory. What has ended it hears of in this way.
+    pub async fn cache(&mut self, feed: Config) {
+        let feed = self.sessions.store().feed(feed, NoTls);
+        self.sessions.cache(feed, 1_000).await.unwrap();
+        self.caches = true;
     }
 }
 
@@ -76,6 +108,7 @@ impl Known {
 
 pub(super) struct Shared {
     start: Instant,
+    pub(super) mix: Mix,
     pub(super) stop: AtomicBool,
     pub(super) known: Mutex<Vec<Known>>,
     pub(super) numbers: AtomicU32,
@@ -87,9 +120,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(start: Instant, other: Option<OtherProcess>) -> Arc<Self> {
+    pub(super) fn new(start: Instant, caches: bool, other: Option<OtherProcess>) -> Arc<Self> {
         Arc::new(Self {
             start,
+            mix: if caches { MIX_WITH_CACHE } else { MIX },
             stop: AtomicBool::new(false),
             known: Mutex::default(),
             numbers: AtomicU32::new(0),
@@ -109,7 +143,7 @@ impl Shared {
             other.tell(&known);
         }
         let mut all = self.known.lock().unwrap();
-        if all.len() < REMEMBERED {
+        if all.len() < self.mix.remembered {
             all.push(known);
         } else {
             let at = dice.index(all.len());
@@ -122,21 +156,23 @@ pub struct Workload {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<Vec<Record>>>,
     faults: Vec<Fault>,
+    bound: Duration,
 }
 
 impl Workload {
     /// Sets the processes to work, and beside them one of the operating system that looks up what they
-    /// have begun, and ends some of it.
+    /// have begun, and ends some of it. It keeps answers in memory if they do.
     pub async fn start(processes: &[Process], seed: u64) -> Self {
         let start = Instant::now();
         let config = processes[0].config.clone();
-        let other = OtherProcess::start(start, &config, seed).await;
-        let shared = Shared::new(start, Some(other));
+        let caches = processes[0].caches;
+        let other = OtherProcess::start(start, &config, caches, seed).await;
+        let shared = Shared::new(start, caches, Some(other));
         let mut workers = Vec::new();
-        for process in processes {
+        for (number, process) in processes.iter().enumerate() {
             for _ in 0..WORKERS {
                 let dice = Dice::new(seed + workers.len() as u64);
-                let worker = Worker::new(&shared, process, dice);
+                let worker = Worker::new(&shared, number, process, dice);
                 workers.push(tokio::spawn(worker.work()));
             }
         }
@@ -145,6 +181,7 @@ impl Workload {
             shared,
             workers,
             faults: Vec::new(),
+            bound: if caches { BOUND } else { Duration::ZERO },
         }
     }
 
@@ -158,7 +195,8 @@ impl Workload {
     pub async fn broken(&mut self, name: &'static str, from: Duration) {
         let to = self.now();
         self.faults.push(Fault { name, from, to });
-        let quiet = Duration::from_millis(500);
+        let quiet = if self.bound.is_zero() { 500 } else { 300 };
+        let quiet = Duration::from_millis(quiet);
         loop {
             let error = Duration::from_micros(self.shared.last_error.load(Relaxed));
             let now = self.now();
@@ -173,6 +211,7 @@ impl Workload {
         self.shared.stop.store(true, Relaxed);
         let mut history = History {
             faults: self.faults,
+            bound: self.bound,
             ..History::default()
         };
         for worker in self.workers {
@@ -206,6 +245,7 @@ async fn watch_clock(shared: Arc<Shared>, config: Config) -> Vec<Record> {
             continue;
         };
         records.push(Record {
+            process: None,
             operation: Operation::Clock,
             key: Key::Nothing,
             invoked,
