@@ -17,6 +17,7 @@ use super::{
     worker::Worker,
     workload::{Known, Process, Shared},
 };
+use crate::every_log;
 
 /// Tells the other process where the database is, and with which seed to begin.
 const DATABASE: &str = "HISTORY_OTHER_PROCESS";
@@ -115,6 +116,7 @@ fn next(said: &mut Lines<BufReader<ChildStdout>>) -> Option<String> {
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
 pub async fn live() -> Option<()> {
     let told = std::env::var(DATABASE).ok()?;
+    every_log::begin();
     let (seed, database) = told.split_once(' ')?;
     let (seed, config) = (
         seed.parse::<u64>().unwrap(),
