@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderValue, header::COOKIE, header::SET_COOKIE};
 use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken, tokio_postgres};
 
+use crate::every_log;
 use crate::support::{User, cookie, database, number, pool, sessions, sql, until_waiting};
 
 const ROWS: &str = "SELECT count(*) FROM sessions";
@@ -202,6 +203,7 @@ async fn a_digest_is_no_token() {
     let database = database().await;
     let sessions = sessions(&database);
     let ada = sessions.sign_in(1).await.unwrap();
+    every_log::presented_though_a_digest(ada.token().digest().as_bytes());
     let text =
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(ada.token().digest().as_bytes());
     let digest = SessionToken::parse(text.as_bytes()).unwrap();

@@ -17,6 +17,7 @@ mod cookie_reading;
 mod cookie_writing;
 mod devices;
 mod ended;
+mod every_log;
 mod failover;
 mod faults;
 mod feed;
@@ -50,3 +51,4 @@ mod transaction_pooling;
 #[cfg(feature = "rustls")]
 mod transport;
 mod wire;
+mod wrong_clock;

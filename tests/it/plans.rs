@@ -19,6 +19,9 @@ async fn a_lookup_never_reads_a_whole_table() {
             ("session_preload_libraries", "auto_explain"),
             ("auto_explain.log_min_duration", "0"),
             ("autovacuum", "off"),
+            // Where everything is kept, each query would stand beside its plan.
+            ("log_statement", "none"),
+            ("log_min_duration_statement", "-1"),
         ])
     });
     let server = match server.await.unwrap() {

@@ -7,13 +7,17 @@ use http::HeaderMap;
 use tower_user_session::{PgSessionStore, SessionService, SessionToken};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{USERS, User, cookie, pool};
+use crate::{
+    every_log,
+    support::{USERS, User, cookie, pool},
+};
 
 #[derive(Clone, Default)]
 struct Written(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 
 impl std::io::Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        every_log::note(bytes);
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }

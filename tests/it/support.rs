@@ -24,6 +24,8 @@ use tower_user_session::{
 };
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::every_log;
+
 /// An application's users, with whom the sessions' table has names in common.
 pub const USERS: &str = "
     CREATE TABLE users (
@@ -88,6 +90,7 @@ pub async fn database() -> TestDatabase {
 }
 
 pub fn pool(database: &TestDatabase, size: usize) -> Pool {
+    every_log::begin();
     Pool::builder(Manager::new(database.config(), NoTls))
         .max_size(size)
         .build()
@@ -99,6 +102,7 @@ pub fn sessions(database: &TestDatabase) -> PgSessions {
 }
 
 pub fn memory() -> MemorySessions {
+    every_log::begin();
     let store = MemorySessionStore::new();
     store.add_user(1, User::ada());
     store.add_user(2, User::eve());
@@ -166,6 +170,7 @@ pub struct WatchedStore {
 pub type WatchedSessions = SessionService<WatchedStore>;
 
 pub fn watched() -> WatchedSessions {
+    every_log::begin();
     let memory = MemorySessionStore::new();
     memory.add_user(1, User::ada());
     memory.add_user(2, User::eve());
@@ -277,6 +282,7 @@ pub struct Logs {
 
 impl Logs {
     pub fn capture() -> Self {
+        every_log::begin();
         // With only one dispatcher alive, a thread that has none would switch an event off for all.
         static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
         SECOND.get_or_init(|| tracing::Dispatch::new(tracing_subscriber::registry()));
@@ -313,6 +319,7 @@ struct LogWriter(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for LogWriter {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        every_log::note(text);
         self.0.lock().unwrap().extend_from_slice(text);
         Ok(text.len())
     }

@@ -32,6 +32,11 @@
 //! All tests of a process share one; a runner that starts a process for each test, like nextest,
 //! starts a server for each.
 //!
+//! Unless `EPHEMERAL_POSTGRES_KEEP` names a folder. Then every private server logs every statement
+//! with its parameters, and when it has stopped, its log, its write-ahead log and the files of its
+//! tables are moved there. An entry that ends in `.running` stands there as long as a server is to
+//! come.
+//!
 //! # A database for each test
 //!
 //! [`TestDatabase`] is a copy of a template that the migrations ran on once. Advisory locks and
@@ -47,6 +52,7 @@ mod database;
 mod error;
 mod folder;
 mod installed;
+mod keep;
 mod name;
 mod program;
 mod server;

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use crate::keep;
+
 const DEFAULTS: [(&str, &str); 10] = [
     ("listen_addresses", ""),
     ("max_connections", "200"),
@@ -16,6 +18,14 @@ const DEFAULTS: [(&str, &str); 10] = [
     ("checkpoint_flush_after", "0"),
 ];
 
+/// Where what is written down is kept: everything is.
+const EVERYTHING_LOGGED: [(&str, &str); 4] = [
+    ("log_statement", "all"),
+    ("log_min_duration_statement", "0"),
+    ("log_parameter_max_length", "-1"),
+    ("log_parameter_max_length_on_error", "-1"),
+];
+
 /// Where the modules lie, seen from the programs: Debian and the PostgreSQL project; Homebrew;
 /// Fedora.
 const MODULES: [&str; 3] = ["../lib", "../lib/postgresql", "../lib64/pgsql"];
@@ -28,7 +38,8 @@ impl Settings {
     pub(crate) fn new(bin: &Path, own: &[(&str, &str)]) -> Self {
         let statistics = has_module(bin, "pg_stat_statements");
         let statistics = statistics.then_some(&("shared_preload_libraries", "pg_stat_statements"));
-        let settings = DEFAULTS.iter().chain(statistics).chain(own);
+        let logged = keep::folder().map_or(&[][..], |_| &EVERYTHING_LOGGED);
+        let settings = DEFAULTS.iter().chain(statistics).chain(logged).chain(own);
         Self(
             settings
                 .map(|&(name, value)| (name.into(), value.into()))

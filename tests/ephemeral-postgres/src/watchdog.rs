@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use crate::Error;
+use crate::{Error, keep};
 
 /// A shell that outlives this process, if only by a moment: when the pipe to it closes, however
 /// that comes about, it stops what runs in the folder and removes the folder.
@@ -25,6 +25,7 @@ impl Watchdog {
                 "ephemeral-postgres-watchdog",
             ])
             .arg(folder)
+            .args(keep::folder())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,8 +1,10 @@
 # Creates the folder $1. When the process at the other end of the pipe has ended, ends what runs in
-# the folder and removes it. Whatever starts there first writes its id into the pipe, one a line.
+# the folder and removes it, or moves it into the folder $2, where one is given. Whatever starts there
+# first writes its id into the pipe, one a line.
 trap '' HUP INT PIPE TERM
 folder=$1
-mkdir -m 700 -- "$folder" 2>&1 || exit 1
+keep=${2:+$2/${1##*/}}
+mkdir -m 700 -- "$folder" ${keep:+"$keep.running"} 2>&1 || exit 1
 exec >/dev/null # which is the answer: all went well if nothing was said
 started=
 while read -r id; do started=$id; done
@@ -30,9 +32,17 @@ for id in $started $(head -n 1 "$folder/data/postmaster.pid" 2>/dev/null); do
   done 2>/dev/null
 done
 
+# The tables of PostgreSQL's own, which every database repeats, are not worth their place.
+if [ -n "$keep" ]; then
+  find "$folder/data/base" -type f ! -name '[1-9][0-9][0-9][0-9][0-9]*' -exec rm -f -- {} +
+  mv -- "$folder" "$keep"
+fi 2>/dev/null
+
 # Again while one of their children is still writing.
 tries=0
 until rm -rf -- "$folder" 2>/dev/null || [ $tries -eq 100 ]; do
   tries=$((tries + 1))
   sleep 0.05
 done
+
+[ -z "$keep" ] || rmdir -- "$keep.running"

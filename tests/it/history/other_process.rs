@@ -17,6 +17,7 @@ use super::{
     worker::Worker,
     workload::{Known, Process, Shared},
 };
+use crate::every_log;
 
 /// Tells the other process with which seed to begin, whether to keep answers, and where the database is.
 const DATABASE: &str = "HISTORY_OTHER_PROCESS";
@@ -117,6 +118,7 @@ fn next(said: &mut Lines<BufReader<ChildStdout>>) -> Option<String> {
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
 pub async fn live() -> Option<()> {
     let told = std::env::var(DATABASE).ok()?;
+    every_log::begin();
     let mut told = told.splitn(3, ' ');
     let seed: u64 = told.next()?.parse().unwrap();
     let caches: bool = told.next()?.parse().unwrap();

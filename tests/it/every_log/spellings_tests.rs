@@ -1,0 +1,106 @@
+//! The search finds what is there, in every spelling, and nothing else.
+
+use std::fmt::Write as _;
+
+use base64::{Engine as _, engine::general_purpose};
+use tower_user_session::SessionToken;
+
+use super::spellings::{Bytes, Spelling, in_bytes, in_line};
+
+fn found_in(line: &[u8]) -> Vec<(Spelling, Bytes)> {
+    let mut all = Vec::new();
+    in_line(line, &mut |spelling, bytes| all.push((spelling, bytes)));
+    all
+}
+
+fn spelled(bytes: &Bytes) -> Vec<(Spelling, Vec<u8>)> {
+    let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    let percent = |text: &str| {
+        text.bytes().fold(String::new(), |mut all, byte| {
+            let _ = write!(all, "%{byte:02X}");
+            all
+        })
+    };
+    let url = general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let standard = general_purpose::STANDARD.encode(bytes);
+    let encoded = standard
+        .replace('+', "%2B")
+        .replace('/', "%2F")
+        .replace('=', "%3D");
+    let mut octal = String::new();
+    let mut percent_bytes = String::new();
+    for byte in bytes {
+        let _ = write!(octal, "\\{byte:03o}");
+        let _ = write!(percent_bytes, "%{byte:02x}");
+    }
+    let pretty = format!("{bytes:#?}").replace('\n', " ");
+    let texts = [
+        (Spelling::Base64, percent(&url)),
+        (Spelling::Base64, url),
+        (Spelling::Base64, standard),
+        (Spelling::Base64, encoded),
+        (Spelling::Hex, hex.to_uppercase()),
+        (Spelling::Hex, format!("\\\\x{hex}")),
+        (Spelling::Hex, hex),
+        (Spelling::List, format!("{bytes:?}")),
+        (Spelling::List, format!("{bytes:02x?}")),
+        (Spelling::List, format!("{bytes:#04x?}").replace('\n', " ")),
+        (Spelling::List, pretty),
+        (Spelling::Raw, bytes.escape_ascii().to_string()),
+        (Spelling::Raw, octal),
+        (Spelling::Raw, percent_bytes),
+    ];
+    let texts = texts.map(|(spelling, text)| (spelling, text.into_bytes()));
+    let raw = (Spelling::Raw, bytes.to_vec());
+    texts.into_iter().chain([raw]).collect()
+}
+
+/// I03: whichever way a token could be written down, alone or inside something longer.
+#[test]
+fn every_spelling_is_found() {
+    for _ in 0..200 {
+        let token = loop {
+            // One in a thousand does not look random.
+            let token = SessionToken::generate().unwrap().expose();
+            if !found_in(token.as_bytes()).is_empty() {
+                break token;
+            }
+        };
+        let bytes = general_purpose::URL_SAFE_NO_PAD.decode(&token).unwrap();
+        let bytes: Bytes = bytes.try_into().unwrap();
+        for (spelling, text) in spelled(&bytes) {
+            for around in ["", " ", "session_", "/", "zz"] {
+                let mut line = format!("a line {around}").into_bytes();
+                line.extend_from_slice(&text);
+                line.extend_from_slice(around.as_bytes());
+                let found = found_in(&line);
+                // Too few bytes with the highest bit come once in ten thousand times.
+                let plain = bytes.iter().filter(|byte| **byte >= 0x80).count() < 6;
+                assert!(
+                    found.contains(&(spelling, bytes)) || (spelling == Spelling::Raw && plain),
+                    "{spelling:?} {}",
+                    String::from_utf8_lossy(&line)
+                );
+            }
+        }
+    }
+}
+
+/// Names, addresses and statements are no secrets.
+#[test]
+fn what_is_not_random_is_not_found() {
+    for line in [
+        "it::every_log: a_name_of_several_words_that_is_as_long_as_a_token_or_even_longer",
+        "/usr/lib/postgresql/15/bin/ASomewhatLongerPathThatNames/SeveralThings/InCamelCase",
+        "2026-11-24 13:17:35.123 UTC [4711] LOG:  duration: 0.123 ms  bind s12: SELECT 1, 2, 3",
+        "session 123e4567-e89b-42d3-a456-426614174000 of 123e4567-e89b-42d3-a456-426614174001",
+    ] {
+        assert_eq!(found_in(line.as_bytes()), [], "{line}");
+    }
+    let mut zeros = Vec::new();
+    in_bytes(&[0; 4096], &mut |_, bytes| zeros.push(bytes));
+    assert!(zeros.is_empty());
+}
