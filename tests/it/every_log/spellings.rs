@@ -29,10 +29,13 @@ pub fn in_line(line: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     in_words(line, found);
     lists(line, found);
     in_bytes(line, found);
-    if line.iter().any(|byte| matches!(byte, b'%' | b'\\')) {
-        let unescaped = unescaped(line);
-        in_words(&unescaped, found);
-        in_bytes(&unescaped, found);
+    // Each alone: text with one kind of escapes may hold what looks like the other.
+    for sign in [b'%', b'\\'] {
+        if memchr::memchr(sign, line).is_some() {
+            let unescaped = unescaped(line, sign);
+            in_words(&unescaped, found);
+            in_bytes(&unescaped, found);
+        }
     }
 }
 
@@ -210,11 +213,16 @@ fn number(digits: &[u8], radix: u32) -> Option<u8> {
     u8::from_str_radix(str::from_utf8(digits).ok()?, radix).ok()
 }
 
-/// With `%41`, `\x41`, `\101` and `\n` undone, each once.
-fn unescaped(text: &[u8]) -> Vec<u8> {
+/// With `%41`, or `\x41`, `\101` and `\n`, undone once.
+fn unescaped(text: &[u8], sign: u8) -> Vec<u8> {
     let mut all = Vec::with_capacity(text.len());
     let mut at = 0;
     while let Some(byte) = text.get(at) {
+        if *byte != sign {
+            all.push(*byte);
+            at += 1;
+            continue;
+        }
         let after = |skip: usize, length: usize, radix| {
             let digits = text.get(at + skip..at + skip + length)?;
             let is_digit = |digit: &u8| char::from(*digit).is_digit(radix);
