@@ -23,7 +23,7 @@ use crate::{
 
 const DEADLINE: Duration = Duration::from_millis(300);
 
-fn impatient(pool: deadpool_postgres::Pool) -> PgSessions {
+fn impatient(pool: Pool) -> PgSessions {
     let store = PgSessionStore::new(pool);
     SessionService::builder(store)
         .deadline(DEADLINE)
@@ -197,7 +197,7 @@ async fn changing_the_tables_is_not_seen() {
     let database: TestDatabase = database().await;
     let sessions = sessions(&database);
     let ada = sessions.sign_in(1).await.unwrap();
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let tasks: Vec<_> = (0..8)
         .map(|_| {
             let (sessions, text, stop) = (sessions.clone(), ada.token().expose(), stop.clone());

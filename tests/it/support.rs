@@ -282,10 +282,10 @@ pub struct Logs {
 
 impl Logs {
     pub fn capture() -> Self {
-        every_log::begin();
         // With only one dispatcher alive, a thread that has none would switch an event off for all.
         static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
         SECOND.get_or_init(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+        every_log::begin();
 
         let text = Arc::new(Mutex::new(Vec::new()));
         let writer = Arc::clone(&text);

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     PRESENTED,
-    spellings::{Bytes, Spelling, in_bytes, in_line, in_text},
+    spellings::{Bytes, Spelling, in_bytes, in_line, in_words},
 };
 
 /// What was searched, and what was found in it.
@@ -115,7 +115,7 @@ fn collect(folder: &Path, into: &mut Vec<(Writer, PathBuf)>) {
             Writer::Application
         } else if within("pg_wal") || within("base") {
             Writer::Data
-        } else if name == "log" || name.ends_with(".log") {
+        } else if name == "log" || path.extension().is_some_and(|extension| extension == "log") {
             Writer::Server
         } else {
             continue;
@@ -153,7 +153,7 @@ fn digests_in(path: &Path) -> Vec<Bytes> {
     let mut all = Vec::new();
     lines(path, |line| {
         if memmem::find(line, br"\x").is_some() {
-            in_text(line, &mut |spelling, bytes| {
+            in_words(line, &mut |spelling, bytes| {
                 if spelling == Spelling::Hex {
                     all.push(bytes);
                 }
@@ -201,7 +201,8 @@ fn search(writer: Writer, path: &Path, known: &Known) -> Searched {
                 }
             };
             in_bytes(&chunk, &mut met);
-            in_text(&chunk, &mut met);
+            // A list is in the log of the statement that brought it.
+            in_words(&chunk, &mut met);
             chunk.drain(..chunk.len().saturating_sub(OVERLAP));
         }
     }

@@ -26,23 +26,35 @@ const LONGEST: usize = 1 << 16;
 
 /// Calls back for everything in the line, as it stands and with its escapes undone.
 pub fn in_line(line: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
-    in_text(line, found);
+    in_words(line, found);
+    lists(line, found);
     in_bytes(line, found);
-    if line.iter().any(|byte| matches!(byte, b'%' | b'\\')) {
-        let unescaped = unescaped(line);
-        runs(&unescaped, found);
-        in_bytes(&unescaped, found);
+    // Each alone: text with one kind of escapes may hold what looks like the other.
+    for sign in [b'%', b'\\'] {
+        if memchr::memchr(sign, line).is_some() {
+            let unescaped = unescaped(line, sign);
+            in_words(&unescaped, found);
+            in_bytes(&unescaped, found);
+        }
     }
-}
-
-/// Calls back for every text in the bytes.
-pub fn in_text(text: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
-    runs(text, found);
-    lists(text, found);
 }
 
 /// Calls back for every 32 bytes in a row that look random.
 pub fn in_bytes(bytes: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
+    // Most of a log is text and most of a file is empty. Of 16 random bytes hardly ever all are ASCII.
+    const BLOCK: usize = 16;
+    let mut start = None;
+    for at in (0..bytes.len() + BLOCK).step_by(BLOCK) {
+        let block = bytes.get(at..bytes.len().min(at + BLOCK));
+        if block.is_some_and(|block| !block.is_ascii()) {
+            start.get_or_insert(at.saturating_sub(BLOCK));
+        } else if let Some(start) = start.take() {
+            random(&bytes[start..bytes.len().min(at + BLOCK)], found);
+        }
+    }
+}
+
+fn random(bytes: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     // 16 are to be expected; fewer than 6 come once in ten thousand times.
     let (mut high, mut zeros) = (0_u32, 0_u32);
     for (at, byte) in bytes.iter().enumerate() {
@@ -63,8 +75,8 @@ pub fn in_bytes(bytes: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     }
 }
 
-/// Words of base64 and of hexadecimal digits.
-fn runs(text: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
+/// Calls back for words of base64 and of hexadecimal digits.
+pub fn in_words(text: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     let is_base64 =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'+' | b'/');
     let mut start = None;
@@ -124,7 +136,7 @@ fn looks_random(word: &[u8]) -> bool {
     for byte in word {
         kinds[kind(*byte)] += 1;
     }
-    kinds[0] >= 5 && kinds[1] >= 5 && changes.count() >= 18
+    kinds[0] >= 5 && kinds[1] >= 5 && kinds[2] > 0 && changes.count() >= 18
 }
 
 fn hex(run: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
@@ -201,11 +213,16 @@ fn number(digits: &[u8], radix: u32) -> Option<u8> {
     u8::from_str_radix(str::from_utf8(digits).ok()?, radix).ok()
 }
 
-/// With `%41`, `\x41`, `\101` and `\n` undone, each once.
-fn unescaped(text: &[u8]) -> Vec<u8> {
+/// With `%41`, or `\x41`, `\101` and `\n`, undone once.
+fn unescaped(text: &[u8], sign: u8) -> Vec<u8> {
     let mut all = Vec::with_capacity(text.len());
     let mut at = 0;
     while let Some(byte) = text.get(at) {
+        if *byte != sign {
+            all.push(*byte);
+            at += 1;
+            continue;
+        }
         let after = |skip: usize, length: usize, radix| {
             let digits = text.get(at + skip..at + skip + length)?;
             let is_digit = |digit: &u8| char::from(*digit).is_digit(radix);

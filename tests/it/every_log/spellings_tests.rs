@@ -94,7 +94,7 @@ fn every_spelling_is_found() {
 fn what_is_not_random_is_not_found() {
     for line in [
         "it::every_log: a_name_of_several_words_that_is_as_long_as_a_token_or_even_longer",
-        "/usr/lib/postgresql/15/bin/ASomewhatLongerPathThatNames/SeveralThings/InCamelCase",
+        "/usr/lib/postgresql/15/bin/a_somewhat_longer_path_that_names/SeveralThings/InCamelCase",
         "2026-11-24 13:17:35.123 UTC [4711] LOG:  duration: 0.123 ms  bind s12: SELECT 1, 2, 3",
         "session 123e4567-e89b-42d3-a456-426614174000 of 123e4567-e89b-42d3-a456-426614174001",
     ] {

@@ -50,7 +50,7 @@ async fn until(database: &TestDatabase, condition: &str) {
 
 /// Both limits, the proof, what is written down and the cookie, in a process whose clock is wrong.
 async fn nothing_changes(database: &TestDatabase, application: &OtherProcess, offset: i64) {
-    let signed_in = application.ask("sign_in").await;
+    let signed_in = application.ask("sign_in");
     let [token, id, max_age] = signed_in.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{signed_in}");
     };
@@ -79,13 +79,13 @@ async fn nothing_changes(database: &TestDatabase, application: &OtherProcess, of
         let answer = if live { "found" } else { "nobody" };
         for how in [PLAIN, CACHED] {
             // From memory, until the change has been announced.
-            let mut said = application.ask(&format!("{how} {token}")).await;
+            let mut said = application.ask(&format!("{how} {token}"));
             for _ in 0..400 {
                 if how == PLAIN || said == answer {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(25)).await;
-                said = application.ask(&format!("{how} {token}")).await;
+                said = application.ask(&format!("{how} {token}"));
             }
             assert_eq!(said, answer, "{offset}: {how}, {change}");
         }
@@ -94,12 +94,12 @@ async fn nothing_changes(database: &TestDatabase, application: &OtherProcess, of
     for (minutes, passes) in [(4, true), (6, false)] {
         let proof = format!("authenticated_at = now() - interval '{minutes} minutes'");
         set(database, id, &proof).await;
-        let said = application.ask(&format!("proof {token}")).await;
+        let said = application.ask(&format!("proof {token}"));
         assert_eq!(said == "200", passes, "{offset}: {proof}: {said}");
     }
 
     set(database, id, "last_seen_at = now() - interval '30 minutes'").await;
-    assert_eq!(application.ask(&format!("{PLAIN} {token}")).await, "found");
+    assert_eq!(application.ask(&format!("{PLAIN} {token}")), "found");
     until(
         database,
         &format!(
@@ -109,15 +109,15 @@ async fn nothing_changes(database: &TestDatabase, application: &OtherProcess, of
     .await;
     assert!(ahead(database, id, "last_seen_at").await <= 0, "{offset}");
     // What is live is not cleaned up, and what is over is.
-    assert_eq!(application.ask("clean_up").await, "0", "{offset}");
+    assert_eq!(application.ask("clean_up"), "0", "{offset}");
     set(database, id, "expires_at = now()").await;
-    assert_eq!(application.ask("clean_up").await, "1", "{offset}");
+    assert_eq!(application.ask("clean_up"), "1", "{offset}");
 }
 
 /// What the cache holds outlives no limit and is held no shorter, and its feed stays alive, while the
 /// clock jumps a day in either direction.
 async fn the_cache_does_not_notice(database: &TestDatabase, application: &OtherProcess) {
-    let signed_in = application.ask("sign_in").await;
+    let signed_in = application.ask("sign_in");
     let [token, id, _] = signed_in.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{signed_in}");
     };
@@ -125,25 +125,25 @@ async fn the_cache_does_not_notice(database: &TestDatabase, application: &OtherP
     set(database, id, old_enough).await;
     for offset in [0, DAY, -DAY, 0, -DAY, DAY] {
         // Kept under one clock ...
-        assert_eq!(application.ask(&format!("kept {token}")).await, "kept");
+        assert_eq!(application.ask(&format!("kept {token}")), "kept");
         // ... and told from memory under another.
-        application.turn(offset).await;
+        application.turn(offset);
         assert_eq!(
-            application.ask(&format!("from_memory {token}")).await,
+            application.ask(&format!("from_memory {token}")),
             "100 0",
             "{offset}"
         );
     }
     for offset in [-DAY, DAY] {
-        application.turn(0).await;
+        application.turn(0);
         set(database, id, "expires_at = now() + interval '2 seconds'").await;
-        assert_eq!(application.ask(&format!("kept {token}")).await, "kept");
-        application.turn(offset).await;
-        application.ask(&format!("until_over {token}")).await;
+        assert_eq!(application.ask(&format!("kept {token}")), "kept");
+        application.turn(offset);
+        application.ask(&format!("until_over {token}"));
         let late = ahead(database, id, "expires_at").await;
         assert!((-2..=0).contains(&late), "{offset}: {late}");
     }
-    assert_eq!(application.ask("clean_up").await, "1");
+    assert_eq!(application.ask("clean_up"), "1");
 }
 
 /// C07: an application whose clock is wrong by a day in either direction, and one whose clock jumps while
@@ -160,25 +160,37 @@ async fn a_wrong_clock_changes_nothing() {
     let database = announcing().await;
     let application = OtherProcess::start(&library, &database);
     for offset in [0, DAY, -DAY] {
-        application.turn(offset).await;
+        application.turn(offset);
         nothing_changes(&database, &application, offset).await;
     }
     the_cache_does_not_notice(&database, &application).await;
     // While it jumps to and fro.
     let stop = AtomicBool::new(false);
-    let jumping = async {
+    let jumping = || {
         while !stop.load(Relaxed) {
             for offset in [DAY, -DAY, 0] {
                 application.turn_quietly(offset);
-                tokio::time::sleep(Duration::from_millis(3)).await;
+                std::thread::sleep(Duration::from_millis(3));
             }
         }
     };
-    let working = async {
-        nothing_changes(&database, &application, 0).await;
-        stop.store(true, Relaxed);
-    };
-    tokio::join!(jumping, working);
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            let _jumping = scope.spawn(jumping);
+            // However it ends.
+            let _stop = Stop(&stop);
+            runtime.block_on(nothing_changes(&database, &application, 0));
+        });
+    });
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// The application; does nothing where nobody has started it as such.

@@ -95,9 +95,9 @@ impl OtherProcess {
     }
 
     /// Its clock, so many seconds wrong from here on; and makes sure that it is.
-    pub(super) async fn turn(&self, offset: i64) {
+    pub(super) fn turn(&self, offset: i64) {
         self.turn_quietly(offset);
-        let its: i64 = self.ask("clock").await.parse().unwrap();
+        let its: i64 = self.ask("clock").parse().unwrap();
         let wrong = its - now();
         assert!((wrong - offset).abs() <= 5, "{wrong} instead of {offset}");
     }
@@ -108,7 +108,7 @@ impl OtherProcess {
         std::fs::rename(new, &self.clock).unwrap();
     }
 
-    pub(super) async fn ask(&self, question: &str) -> String {
+    pub(super) fn ask(&self, question: &str) -> String {
         tokio::task::block_in_place(|| {
             let (told, said) = &mut *self.pipes.lock().unwrap();
             told.write_all(format!("{question}\n").as_bytes()).unwrap();
