@@ -6,12 +6,11 @@ use crate::{
     results::{Results, Round},
 };
 
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 8] = [
     "usual",
     "usual-no-ping",
     "usual-memory",
     "axum_session",
-    "axum_session-uncached",
     "two",
     "joined",
     "redis",

@@ -123,7 +123,7 @@ impl Nemesis {
             Self::ChangedTables => world.change_tables().await,
             Self::LockedTables => world.lock_tables().await,
             Self::SlowAnswers => {
-                interfere(connections, Line::Delayed(SLOW), LONGER_THAN_KEPT).await
+                interfere(connections, Line::Delayed(SLOW), LONGER_THAN_KEPT).await;
             }
             Self::CutFeeds => interfere(feeds, Line::Cut, shortly).await,
             Self::SilentFeeds => interfere(feeds, Line::Silent, LONGER_THAN_KEPT).await,

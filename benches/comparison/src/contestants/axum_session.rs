@@ -12,13 +12,12 @@ use sqlx_for_axum_session::{
     PgPool, Row as _,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use time::Duration;
 use tower::{Layer as _, service_fn};
 
 use super::{Ground, InProcess, POOL_SIZE, Started, User, user::answer};
 use crate::request::Cookie;
 
-pub(super) async fn start(ground: &Ground, cached: bool) -> Started {
+pub(super) async fn start(ground: &Ground) -> Started {
     let options = PgConnectOptions::new()
         .socket(
             ground
@@ -32,12 +31,8 @@ pub(super) async fn start(ground: &Ground, cached: bool) -> Started {
         .max_connections(POOL_SIZE)
         .connect_with(options)
         .await?;
-    let mut config = SessionConfig::default().with_table_name("axum_sessions");
-    let mut auth = AuthConfig::<i64>::default();
-    if !cached {
-        config = config.with_memory_lifetime(Duration::ZERO);
-        auth = auth.set_cache(false);
-    }
+    let config = SessionConfig::default().with_table_name("axum_sessions");
+    let auth = AuthConfig::<i64>::default();
     let store = SessionStore::<SessionPgPool>::new(Some(pool.clone().into()), config).await?;
     let inner = service_fn(|request: Request<Body>| {
         let session = request

@@ -87,11 +87,6 @@ pub(crate) const ALL: &[About] = &[
         true,
     ),
     about(
-        "axum_session-uncached",
-        "the same with both caches off: every request asks PostgreSQL",
-        false,
-    ),
-    about(
         "redis",
         "a limit: one GET in Redis that holds the user, two multiplexed connections",
         true,
@@ -196,8 +191,7 @@ pub(crate) async fn start(id: &str, ground: &Ground) -> Started {
         "usual" => usual::start(ground, true).await,
         "usual-no-ping" => usual::start(ground, false).await,
         "usual-memory" => usual::start_in_memory(ground).await,
-        "axum_session" => axum_session::start(ground, true).await,
-        "axum_session-uncached" => axum_session::start(ground, false).await,
+        "axum_session" => axum_session::start(ground).await,
         "redis" => redis::start(ground).await,
         other => Err(format!("{other} is not run in this process").into()),
     }
