@@ -119,8 +119,8 @@ async fn a_lost_connection_is_replaced_unseen() {
             })
         })
         .collect();
-    until_waiting(&database, 2).await;
-    assert_eq!(number(&database, kill).await, 2);
+    until_waiting(&database, 1).await;
+    assert_eq!(number(&database, kill).await, 1);
     lock.commit().await.unwrap();
     for task in asking {
         assert_eq!(task.await.unwrap().unwrap(), Some(User::ada()));
