@@ -166,7 +166,12 @@ fn check(without: Without) {
             lives.look_up();
             assert!(lives.cache.lock().unwrap().kept);
         },
-        5_000,
+        // Some of what is left out shows in one schedule of thousands; the first one ends the check.
+        if without == Without::Nothing {
+            5_000
+        } else {
+            500_000
+        },
     );
 }
 
