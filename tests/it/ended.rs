@@ -15,11 +15,9 @@ use tower_user_session::{
 };
 
 use crate::{
-    feed::{announcing, caching, process},
+    feed::{LEASE, announcing, caching, process},
     support::{User, cookie, database, pool, sessions, sql},
 };
-
-const LEASE: Duration = Duration::from_millis(400);
 
 async fn within(limit: Duration, ended: impl Future<Output = EndedBecause>) -> EndedBecause {
     timeout(limit, ended).await.expect("it does not end")

@@ -18,7 +18,9 @@ use tower_user_session::{
 
 use crate::{
     proxy::{Line, Proxy},
-    support::{PgSessions, USERS, User, database, number, pool, sessions, sql, until_waiting},
+    support::{
+        PgSessions, USERS, User, database, kill_lookups, pool, sessions, sql, until_waiting,
+    },
 };
 
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -96,11 +98,9 @@ async fn a_lost_connection_is_replaced_unseen() {
     let proxy = Proxy::before(&database).await;
     let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(2)));
     let ada = sessions.sign_in(1).await.unwrap();
-    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-        WHERE datname = current_database() AND query LIKE '%asked_digest%' AND pid <> pg_backend_pid()";
     for _ in 0..5 {
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
-        assert!(number(&database, kill).await >= 1);
+        assert!(kill_lookups(&database).await >= 1);
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     }
 
@@ -120,7 +120,7 @@ async fn a_lost_connection_is_replaced_unseen() {
         })
         .collect();
     until_waiting(&database, 1).await;
-    assert_eq!(number(&database, kill).await, 1);
+    assert_eq!(kill_lookups(&database).await, 1);
     lock.commit().await.unwrap();
     for task in asking {
         assert_eq!(task.await.unwrap().unwrap(), Some(User::ada()));

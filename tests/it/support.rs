@@ -130,6 +130,13 @@ pub async fn number(database: &TestDatabase, query: &str) -> i64 {
         .get(0)
 }
 
+/// Kills the connections to this database that look sessions up, and says how many there were.
+pub async fn kill_lookups(database: &TestDatabase) -> i64 {
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE '%asked_digest%' AND pid <> pg_backend_pid()";
+    number(database, kill).await
+}
+
 /// The server's own `psql`, or the one on the `PATH`, where there is one.
 pub async fn psql() -> Option<PathBuf> {
     let server = tokio::task::spawn_blocking(Server::for_tests)

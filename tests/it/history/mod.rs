@@ -92,7 +92,7 @@ async fn short_with_cache() {
 
 /// What there is to break.
 fn nemeses(caches: bool) -> &'static [Nemesis] {
-    if caches { &ALL_WITH_CACHE } else { &ALL }
+    if caches { ALL_WITH_CACHE } else { ALL }
 }
 
 #[expect(clippy::print_stdout, reason = "the report is for whoever runs it")]
