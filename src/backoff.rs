@@ -4,6 +4,29 @@ use std::time::Duration;
 
 use rand::{TryRng, rngs::SysRng};
 
+/// The pauses between attempts: each twice as long as the one before, up to the longest.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) const fn new(shortest: Duration, longest: Duration) -> Self {
+        Self {
+            next: shortest,
+            longest,
+        }
+    }
+
+    /// How long to wait after one more failure.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = jittered(self.next);
+        self.next = (2 * self.next).min(self.longest);
+        pause
+    }
+}
+
 /// Between half and one and a half times as long, so that processes that started together, or that lost
 /// the same server, do not stay together.
 pub(crate) fn jittered(time: Duration) -> Duration {

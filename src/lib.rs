@@ -99,11 +99,11 @@
 pub mod load_user;
 pub mod require_user;
 
+mod backoff;
 mod cookie;
 mod error;
 #[cfg(feature = "axum")]
 mod extract;
-mod jitter;
 #[cfg(feature = "test-util")]
 mod memory;
 mod origin;

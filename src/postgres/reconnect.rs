@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Error, jitter::jittered};
+use crate::{Error, backoff::Backoff};
 
 /// The pause after a first failure; it doubles up to the longest. So a server that is starting is not
 /// stormed, and one that is back is found within a tenth of a second.
@@ -19,7 +19,7 @@ pub(super) struct Reconnect(Mutex<Option<Pause>>);
 #[derive(Debug)]
 struct Pause {
     until: Instant,
-    next: Duration,
+    backoff: Backoff,
     error: Error,
 }
 
@@ -34,10 +34,11 @@ impl Reconnect {
 
     pub(super) fn failed(&self, error: &Error) {
         let mut pause = self.lock();
-        let length = pause.as_ref().map_or(SHORTEST, |pause| pause.next);
+        let backoff = pause.take().map(|pause| pause.backoff);
+        let mut backoff = backoff.unwrap_or(Backoff::new(SHORTEST, LONGEST));
         *pause = Some(Pause {
-            until: Instant::now() + jittered(length),
-            next: (2 * length).min(LONGEST),
+            until: Instant::now() + backoff.pause(),
+            backoff,
             error: error.clone(),
         });
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{SessionService, SessionStore, devices::within};
-use crate::{Error, error::Chain, jitter::jittered};
+use crate::{Error, backoff::jittered, error::Chain};
 
 /// Nobody waits for a batch, so that it may take longer than what somebody waits for.
 const LONGEST_BATCH: Duration = Duration::from_secs(60);

@@ -1,5 +1,6 @@
 //! The domain: tokens, sessions, what a store must answer, and the service over it.
 
+mod answering;
 mod batch;
 #[cfg(test)]
 mod batch_model;
@@ -10,6 +11,7 @@ mod credentials;
 mod current;
 mod devices;
 mod feed;
+mod flight;
 mod id;
 mod lifetime;
 mod limit;
@@ -25,6 +27,7 @@ mod touch;
 
 #[cfg(feature = "postgres")]
 pub(crate) use self::resolver::BATCHES_IN_FLIGHT;
+pub(crate) use self::{answering::Answering, credentials::Credentials};
 pub use self::{
     confirm::Confirm,
     counters::Counts,
@@ -43,4 +46,3 @@ pub use self::{
     store::{Device, Insertion, NewSession, Revocation, Rotation, SessionStore},
     token::{SessionToken, TokenDigest},
 };
-pub(crate) use self::{credentials::Credentials, resolver::Answering};

@@ -1,12 +1,8 @@
-//! Sends batches of lookups to the store, each in a task of its own, and hands the answers to those
-//! who wait.
+//! Takes lookups in, asks the store about a batch of them, and hands the answers to those who wait.
 
 use std::{
     collections::HashMap,
-    future::Future,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,20 +10,21 @@ use smallvec::SmallVec;
 use tokio::{
     runtime::{self, Handle},
     sync::{Notify, OnceCell, oneshot},
-    time::{Instant, Sleep, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
-    LiveSession, LookupAnswer, SessionLookup, TokenDigest,
+    LookupAnswer, SessionLookup, TokenDigest,
+    answering::{Answering, Outcome},
     batch::{Admission, Batch, Limits, Queue, Waiters},
     counters::{Counter, Counters},
     feed::{self, Following, Watchers},
+    flight::Flight,
     touch::Toucher,
 };
 use crate::{Error, ErrorKind};
 
-type Outcome<U> = Result<Option<LiveSession<U>>, Error>;
-type Sent<U> = Batch<oneshot::Sender<Outcome<U>>>;
+pub(super) type Sent<U> = Batch<oneshot::Sender<Outcome<U>>>;
 type Waiting<U> = HashMap<TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>>;
 
 /// Two connections keep two processors busy, and more of them only share the same work.
@@ -48,14 +45,14 @@ pub(crate) struct Resolver<L: SessionLookup> {
     pub(super) watchers: Arc<Watchers>,
     following: OnceLock<(Arc<Following<L::User>>, feed::Task)>,
     state: Mutex<State<L::User>>,
-    idle: Notify,
+    pub(super) idle: Notify,
     given_up: OnceCell<()>,
 }
 
-struct State<U> {
-    queue: Queue<oneshot::Sender<Outcome<U>>>,
+pub(super) struct State<U> {
+    pub(super) queue: Queue<oneshot::Sender<Outcome<U>>>,
     /// Where the batches in flight are carried.
-    runtimes: SmallVec<[runtime::Id; BATCHES_IN_FLIGHT]>,
+    pub(super) runtimes: SmallVec<[runtime::Id; BATCHES_IN_FLIGHT]>,
     closed: bool,
 }
 
@@ -97,7 +94,7 @@ impl<L: SessionLookup> Resolver<L> {
             if hit.touch {
                 Toucher::used(self, &hit.live.session);
             }
-            return Answering(Answer::Known(Some(hit.live)));
+            return Answering::of(hit.live);
         }
         // Needed for sending; asked for here, so that being called outside a runtime is an error
         // and not a panic.
@@ -133,7 +130,7 @@ impl<L: SessionLookup> Resolver<L> {
                 return Answering::failed(Error::bare(ErrorKind::Overloaded));
             }
         }
-        Answering(Answer::Pending(answer, timer))
+        Answering::waiting(answer, timer)
     }
 
     /// Follows a feed from now on. `false` where one is followed already.
@@ -182,12 +179,12 @@ impl<L: SessionLookup> Resolver<L> {
         self.given_up.get_or_init(|| self.lookup.close()).await;
     }
 
-    fn state(&self) -> MutexGuard<'_, State<L::User>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State<L::User>> {
         // Nothing panics while it is held, and if it did: every change is complete in one call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(self: &Arc<Self>, batch: Sent<L::User>) {
+    pub(super) async fn answer(self: &Arc<Self>, batch: Sent<L::User>) {
         let mut waiting = batch.waiting;
         // Whoever has gone away need not be asked for.
         waiting.retain(|_, callers| callers.iter().any(|caller| !caller.is_closed()));
@@ -285,123 +282,4 @@ fn send<U: Clone>(callers: Waiters<oneshot::Sender<Outcome<U>>>, outcome: Outcom
         let _ = caller.send(outcome.clone());
     }
     let _ = last.send(outcome);
-}
-
-/// The task that sends one batch after the other, until none is left.
-///
-/// It exists before the task is spawned, so that its `Drop` puts the queue in order however the task
-/// ends: when the store panics, and when the runtime shuts down before the task was polled once.
-struct Flight<L: SessionLookup> {
-    resolver: Arc<Resolver<L>>,
-    runtime: runtime::Id,
-    landed: bool,
-}
-
-impl<L: SessionLookup> Flight<L> {
-    fn start(resolver: Arc<Resolver<L>>, batch: Sent<L::User>, runtime: &Handle) {
-        let flight = Self {
-            resolver,
-            runtime: runtime.id(),
-            landed: false,
-        };
-        runtime.spawn(async move {
-            let mut flight = flight;
-            let mut next = Some(batch);
-            while let Some(batch) = next {
-                flight.resolver.answer(batch).await;
-                next = flight.next(&mut flight.resolver.state());
-            }
-            flight.landed = true;
-            flight.resolver.idle.notify_waiters();
-        });
-    }
-
-    /// What goes out now that a batch has returned. Where it is nothing, this flight is over.
-    fn next(&self, state: &mut State<L::User>) -> Option<Sent<L::User>> {
-        let next = state.queue.returned();
-        if next.is_none() {
-            self.is_over(state);
-        }
-        next
-    }
-
-    fn is_over(&self, state: &mut State<L::User>) {
-        if let Some(place) = state.runtimes.iter().position(|id| *id == self.runtime) {
-            state.runtimes.swap_remove(place);
-        }
-    }
-}
-
-impl<L: SessionLookup> Drop for Flight<L> {
-    fn drop(&mut self) {
-        if self.landed {
-            return;
-        }
-        let mut state = self.resolver.state();
-        if let (true, Ok(runtime)) = (std::thread::panicking(), Handle::try_current()) {
-            // The store panicked: its callers see their channel closed, the others go on.
-            if let Some(batch) = self.next(&mut state) {
-                drop(state);
-                return Self::start(Arc::clone(&self.resolver), batch, &runtime);
-            }
-        } else {
-            // The runtime is shutting down. Callers on another one see their channel closed.
-            let abandoned = state.queue.abandon();
-            self.is_over(&mut state);
-            drop(state);
-            drop(abandoned);
-        }
-        self.resolver.idle.notify_waiters();
-    }
-}
-
-/// The answer to a question that was asked. Dropping it disturbs nobody else.
-pub(crate) struct Answering<U>(Answer<U>);
-
-enum Answer<U> {
-    /// With a timer where the deadline may be nobody else's to keep.
-    Pending(oneshot::Receiver<Outcome<U>>, Option<Pin<Box<Sleep>>>),
-    Known(Option<LiveSession<U>>),
-    Failed(Option<Error>),
-}
-
-/// Nothing in it is ever pinned.
-impl<U> Unpin for Answering<U> {}
-
-impl<U> Answering<U> {
-    /// The live session, where it is known without asking.
-    pub(crate) fn known(&mut self) -> Option<LiveSession<U>> {
-        match &mut self.0 {
-            Answer::Known(live) => live.take(),
-            _ => None,
-        }
-    }
-
-    const fn failed(error: Error) -> Self {
-        Self(Answer::Failed(Some(error)))
-    }
-}
-
-impl<U> Future for Answering<U> {
-    type Output = Outcome<U>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match &mut self.0 {
-            Answer::Pending(answer, timer) => match Pin::new(answer).poll(cx) {
-                Poll::Ready(answer) => answer.unwrap_or_else(|_| {
-                    let context = "the lookup ended without an answer";
-                    Err(Error::bare(ErrorKind::Store).saying(context))
-                }),
-                Poll::Pending => {
-                    let Some(timer) = timer else {
-                        return Poll::Pending;
-                    };
-                    ready!(timer.as_mut().poll(cx));
-                    Err(Error::bare(ErrorKind::Deadline))
-                }
-            },
-            Answer::Known(live) => Ok(live.take()),
-            Answer::Failed(error) => Err(error.take().unwrap_or(Error::bare(ErrorKind::Store))),
-        })
-    }
 }

@@ -6,11 +6,8 @@ use http::HeaderMap;
 
 use super::{
     Confirm, Counts, DEFAULT_LEASE, LiveSession, SessionLookup, SessionStore, SessionToken, SignIn,
-    SignOut, TokenDigest,
-    counters::Counter,
-    credentials::Credentials,
-    notice::Notice,
-    resolver::{Answering, Resolver},
+    SignOut, TokenDigest, answering::Answering, counters::Counter, credentials::Credentials,
+    notice::Notice, resolver::Resolver,
 };
 use crate::{
     Error, ErrorKind,

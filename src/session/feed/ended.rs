@@ -67,8 +67,6 @@ struct State {
     /// Counts doubts. What was asked about before the last one is asked about again.
     doubts: u64,
     all_doubted: u64,
-    /// When the task looks again by itself.
-    wakes_at: Option<Instant>,
 }
 
 struct Watched {
@@ -243,7 +241,11 @@ impl State {
     }
 
     /// Those that are to be asked about now, and when to look again.
-    fn due(&mut self, now: Instant, patience: Option<Duration>) -> Vec<SessionId> {
+    fn due(
+        &mut self,
+        now: Instant,
+        patience: Option<Duration>,
+    ) -> (Vec<SessionId>, Option<Instant>) {
         let mut due = Vec::new();
         let mut next = None::<Instant>;
         let (doubts, all_doubted) = (self.doubts, self.all_doubted);
@@ -262,8 +264,7 @@ impl State {
                 next = Some(next.map_or(at, |next| next.min(at)));
             }
         }
-        self.wakes_at = next;
-        due
+        (due, next)
     }
 }
 
@@ -286,7 +287,7 @@ impl<S: SessionStore> Task<S> {
                     state.running = false;
                     return;
                 }
-                (state.due(now, patience), state.wakes_at)
+                state.due(now, patience)
             };
             if due.is_empty() {
                 // The feed may turn deaf without a word.

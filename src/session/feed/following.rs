@@ -20,7 +20,7 @@ use super::{
     cache::{AskedAt, Cache, Hit},
 };
 use crate::{
-    Error, ErrorKind, LiveSession, TokenDigest, error::Chain, jitter::jittered,
+    Error, ErrorKind, LiveSession, TokenDigest, backoff::Backoff, error::Chain,
     session::notice::Notice,
 };
 
@@ -101,13 +101,15 @@ impl<U: Clone + Send + Sync + 'static> Following<U> {
 
     async fn run(self: Arc<Self>, feed: impl SessionFeed, failed: oneshot::Sender<Error>) {
         let hearing = Hearing::new(Arc::clone(&self) as Arc<dyn Hears>);
-        let (mut failed, mut pause) = (Some(failed), SHORTEST_PAUSE);
+        let mut failed = Some(failed);
+        let fresh = || Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
+        let mut backoff = fresh();
         loop {
             let before = *self.proved.borrow();
             let error = feed.hear(&hearing).await;
             self.connected();
             if *self.proved.borrow() != before {
-                pause = SHORTEST_PAUSE;
+                backoff = fresh();
             }
             if let Some(times) = self.failures.count() {
                 tracing::warn!(error = %Chain(&error), times, "the feed of ended sessions is deaf");
@@ -116,8 +118,7 @@ impl<U: Clone + Send + Sync + 'static> Following<U> {
                 // Nobody waits for it once the feed has heard.
                 let _ = failed.send(error);
             }
-            sleep(jittered(pause)).await;
-            pause = (2 * pause).min(LONGEST_PAUSE);
+            sleep(backoff.pause()).await;
         }
     }
 
@@ -172,15 +173,19 @@ impl<U: Clone + Send + Sync + 'static> Following<U> {
     pub(crate) fn stop(&self) {
         self.connected();
     }
+
+    /// Nothing that was kept is of any use.
+    fn forget_everything(&self) {
+        if let Some(cache) = &self.cache {
+            cache.clear();
+        }
+    }
 }
 
 impl<U: Clone + Send + Sync + 'static> Hears for Following<U> {
     fn connected(&self) {
         self.hears_until.store(0, SeqCst);
-        if let Some(cache) = &self.cache {
-            cache.clear();
-        }
-        self.watchers.doubt_all();
+        self.announced(Announcement::Everything);
     }
 
     fn announced(&self, announcement: Announcement) {
@@ -192,9 +197,7 @@ impl<U: Clone + Send + Sync + 'static> Hears for Following<U> {
                 self.watchers.doubt(&sessions);
             }
             Announcement::Everything => {
-                if let Some(cache) = &self.cache {
-                    cache.clear();
-                }
+                self.forget_everything();
                 self.watchers.doubt_all();
             }
         }
@@ -208,10 +211,8 @@ impl<U: Clone + Send + Sync + 'static> Hears for Following<U> {
             return;
         }
         if now >= self.hears_until.load(SeqCst) {
-            // It was deaf until now: what was kept then is no good.
-            if let Some(cache) = &self.cache {
-                cache.clear();
-            }
+            // It was deaf until now.
+            self.forget_everything();
         }
         self.hears_until.store(until, SeqCst);
         self.proved.send_replace(Some(sent));
