@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ephemeral_postgres::Server;
 use futures_util::{SinkExt as _, pin_mut};
 use tokio_postgres::{Client, Config, NoTls};
@@ -138,7 +139,7 @@ pub(crate) fn digest_in_sql(n: &str) -> String {
 
 /// A session's token as its cookie has it.
 pub(crate) fn token(session: u32) -> String {
-    base64url(&token_bytes(session))
+    URL_SAFE_NO_PAD.encode(token_bytes(session))
 }
 
 async fn ours(config: &Config, client: &Client, numbers: Numbers) -> Result<(), BoxError> {
@@ -244,18 +245,4 @@ async fn axum_session_table(client: &Client, numbers: Numbers) -> Result<(), Box
         ))
         .await?;
     Ok(())
-}
-
-fn base64url(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0_usize, |bits, i| {
-            bits << 8 | usize::from(group.get(i).copied().unwrap_or(0))
-        });
-        for place in 0..=group.len() {
-            text.push(char::from(ALPHABET[bits >> (18 - 6 * place) & 63]));
-        }
-    }
-    text
 }

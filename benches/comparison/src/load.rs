@@ -1,7 +1,6 @@
 //! The load: closed loops and open ones, in this process.
 
 use std::{
-    convert::Infallible,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,12 +10,12 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::Request;
 use tokio::{runtime::Handle, task::JoinSet};
-use tower::{Service, ServiceExt as _};
+use tower::ServiceExt as _;
 
 use crate::{
-    contestants::named,
+    contestants::{App, named},
     cpu,
     request::{Random, Requests},
     results::Round,
@@ -42,29 +41,19 @@ fn nanos(time: Duration) -> u32 {
     u32::try_from(time.as_nanos()).unwrap_or(u32::MAX)
 }
 
-async fn ask<S>(service: &mut S, request: Request<Body>) -> Option<i64>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
+async fn ask(service: &mut impl App, request: Request<Body>) -> Option<i64> {
     let Ok(ready) = service.ready().await;
     let Ok(response) = ready.call(request).await;
     named(&response)
 }
 
-pub(crate) async fn closed<S>(
-    service: &S,
+pub(crate) async fn closed(
+    service: &impl App,
     requests: &Arc<Requests>,
     (tasks, unknown_of_ten): (u32, u32),
     time: Duration,
     server: Option<cpu::Server>,
-) -> Sample
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
+) -> Sample {
     let start = Instant::now() + time.mul_f64(WARM_UP);
     let end = start + time;
     let mut running = JoinSet::new();
@@ -113,20 +102,13 @@ where
 }
 
 /// Arrivals are Poisson's, and a latency is counted from when its request was meant to arrive.
-pub(crate) async fn open<S>(
-    service: &S,
+pub(crate) async fn open(
+    service: &impl App,
     requests: &Arc<Requests>,
     rate: u32,
     time: Duration,
     server: Option<cpu::Server>,
-) -> Sample
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
+) -> Sample {
     let begin = Instant::now() + Duration::from_millis(5);
     let start = begin + time.mul_f64(WARM_UP);
     let end = start + time;
@@ -182,14 +164,12 @@ where
 }
 
 /// So many requests, and how many of the answers were wrong.
-pub(crate) async fn exactly<S>(service: &S, requests: &Arc<Requests>, tasks: u32, count: u32) -> u64
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
+pub(crate) async fn exactly(
+    service: &impl App,
+    requests: &Arc<Requests>,
+    tasks: u32,
+    count: u32,
+) -> u64 {
     let mut running = JoinSet::new();
     for task in 0..tasks {
         let (mut service, requests) = (service.clone(), Arc::clone(requests));

@@ -1,22 +1,14 @@
-//! What a careful person writes by hand: a pool, prepared statements, and a middleware. The cookie
-//! is read and hashed by this crate's functions, and the tables are its own, so that what differs
-//! is how PostgreSQL is asked.
+//! What a careful person writes by hand: a pool, prepared statements, and a middleware. The tables are
+//! this crate's, so that what differs is how PostgreSQL is asked.
 
-use std::{
-    convert::Infallible,
-    future::{Future, ready},
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use axum::body::Body;
 use deadpool_postgres::{Manager, Pool};
-use http::{Request, Response, StatusCode};
 use tokio_postgres::{NoTls, Row};
-use tower::{Service, service_fn};
-use tower_user_session::{Presented, SessionCookie, SessionToken};
+use tower_user_session::SessionToken;
 
-use super::{Ground, InProcess, POOL_SIZE, Started, User, user::answer};
+use super::{
+    Ground, InProcess, POOL_SIZE, Started, User,
+    look_up::{self, Find},
+};
 use crate::{BoxError, request::Cookie};
 
 pub(crate) const JOINED: &str = "\
@@ -40,57 +32,22 @@ pub(super) fn start(ground: &Ground, way: Way) -> Started {
     let pool = Pool::builder(Manager::new(ground.config.clone(), NoTls))
         .max_size(POOL_SIZE as usize)
         .build()?;
-    let inner = service_fn(|request: Request<Body>| {
-        let user = request.extensions().get::<User>();
-        ready(Ok::<_, Infallible>(answer(user.map(|user| user.id))))
-    });
-    let service = ByHand { inner, pool, way };
+    let service = look_up::service(ByHand { pool, way });
     Ok(InProcess::boxed(service, ground.requests(Cookie::Ours)?))
 }
 
 #[derive(Clone)]
-struct ByHand<S> {
-    inner: S,
+struct ByHand {
     pool: Pool,
     way: Way,
 }
 
-impl<S> Service<Request<Body>> for ByHand<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let not_ready_inner = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, not_ready_inner);
-        let Presented::Token(token) = SessionCookie::default().read(request.headers()) else {
-            return Box::pin(inner.call(request));
-        };
-        let (pool, way) = (self.pool.clone(), self.way);
-        Box::pin(async move {
-            let found = match way {
-                Way::Joined => joined(&pool, &token).await,
-                Way::Two => two(&pool, &token).await,
-            };
-            match found {
-                Ok(Some(user)) => drop(request.extensions_mut().insert(user)),
-                Ok(None) => {}
-                Err(_) => {
-                    let mut response = Response::new(Body::empty());
-                    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                    return Ok(response);
-                }
-            }
-            inner.call(request).await
-        })
+impl Find for ByHand {
+    async fn find(self, token: SessionToken) -> Result<Option<User>, BoxError> {
+        match self.way {
+            Way::Joined => joined(&self.pool, &token).await,
+            Way::Two => two(&self.pool, &token).await,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod axum_session;
 mod by_hand;
 mod empty;
+mod look_up;
 mod ours;
 mod redis;
 mod user;
@@ -157,6 +158,29 @@ impl Ground {
     }
 }
 
+/// A contestant's service.
+pub(crate) trait App:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> App for S where
+    S: Service<
+            Request<Body>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// A contestant that runs in this process: a tower service, and the requests it understands.
 #[async_trait]
 pub(crate) trait Contestant: Send + Sync {
@@ -218,30 +242,14 @@ struct InProcess<S> {
     requests: Arc<Requests>,
 }
 
-impl<S> InProcess<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-{
+impl<S: App> InProcess<S> {
     fn boxed(service: S, requests: Arc<Requests>) -> Box<dyn Contestant> {
         Box::new(Self { service, requests })
     }
 }
 
 #[async_trait]
-impl<S> Contestant for InProcess<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-{
+impl<S: App> Contestant for InProcess<S> {
     fn requests(&self) -> &Arc<Requests> {
         &self.requests
     }

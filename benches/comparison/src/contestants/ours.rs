@@ -2,14 +2,12 @@
 
 use std::{convert::Infallible, future::ready, sync::Arc};
 
-use axum::body::Body;
 use deadpool_postgres::{Manager, Pool};
-use http::Request;
 use tokio_postgres::{Config, NoTls};
 use tower::{Layer as _, service_fn};
 use tower_user_session::{LoadUserLayer, PgSessionStore, SessionService};
 
-use super::{Contestant, Ground, InProcess, POOL_SIZE, Started, User, user::answer};
+use super::{Contestant, Ground, InProcess, POOL_SIZE, Started, User, user::who_is_it};
 use crate::{
     BoxError, data,
     request::{Cookie, Requests},
@@ -44,10 +42,7 @@ fn service(
     sessions: SessionService<PgSessionStore<User>>,
     requests: Arc<Requests>,
 ) -> Box<dyn Contestant> {
-    let inner = service_fn(|request: Request<Body>| {
-        let user = request.extensions().get::<User>();
-        ready(Ok::<_, Infallible>(answer(user.map(|user| user.id))))
-    });
+    let inner = service_fn(|request| ready(Ok::<_, Infallible>(who_is_it(&request))));
     let service = LoadUserLayer::new(sessions).layer(inner);
     InProcess::boxed(service, requests)
 }

@@ -1,27 +1,23 @@
 //! A limit: the user in Redis, under the token's digest, one `GET` a request.
 
 use std::{
-    convert::Infallible,
-    future::{Future, ready},
     path::PathBuf,
-    pin::Pin,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use axum::body::Body;
-use http::{Request, Response, StatusCode};
 use redis::aio::MultiplexedConnection;
 use time::OffsetDateTime;
-use tower::{Service, service_fn};
-use tower_user_session::{Presented, SessionCookie, SessionToken};
+use tower_user_session::SessionToken;
 
-use super::{Ground, InProcess, Started, User, user::answer};
+use super::{
+    Ground, InProcess, Started, User,
+    look_up::{self, Find},
+};
 use crate::{
     BoxError,
     data::{self, Numbers},
@@ -122,71 +118,29 @@ pub(super) async fn start(ground: &Ground) -> Started {
     for _ in 0..CONNECTIONS {
         connections.push(server.connect().await?);
     }
-    let inner = service_fn(|request: Request<Body>| {
-        let user = request.extensions().get::<User>();
-        ready(Ok::<_, Infallible>(answer(user.map(|user| user.id))))
-    });
-    let service = InRedis {
-        inner,
+    let service = look_up::service(InRedis {
         connections: connections.into(),
         next: Arc::default(),
-    };
+    });
     Ok(InProcess::boxed(service, ground.requests(Cookie::Ours)?))
 }
 
 #[derive(Clone)]
-struct InRedis<S> {
-    inner: S,
+struct InRedis {
     connections: Arc<[MultiplexedConnection]>,
     next: Arc<AtomicUsize>,
 }
 
-impl<S> Service<Request<Body>> for InRedis<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let not_ready_inner = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, not_ready_inner);
-        let Presented::Token(token) = SessionCookie::default().read(request.headers()) else {
-            return Box::pin(inner.call(request));
-        };
+impl Find for InRedis {
+    async fn find(self, token: SessionToken) -> Result<Option<User>, BoxError> {
         let place = self.next.fetch_add(1, Relaxed) % self.connections.len();
-        let mut connection = self.connections[place].clone();
-        Box::pin(async move {
-            match find(&mut connection, &token).await {
-                Ok(Some(user)) => drop(request.extensions_mut().insert(user)),
-                Ok(None) => {}
-                Err(_) => {
-                    let mut response = Response::new(Body::empty());
-                    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                    return Ok(response);
-                }
-            }
-            inner.call(request).await
-        })
+        let digest = token.digest();
+        let value: Option<Vec<u8>> = redis::cmd("GET")
+            .arg(&digest.as_bytes()[..])
+            .query_async(&mut self.connections[place].clone())
+            .await?;
+        Ok(value
+            .map(|value| rmp_serde::from_slice(&value))
+            .transpose()?)
     }
-}
-
-async fn find(
-    connection: &mut MultiplexedConnection,
-    token: &SessionToken,
-) -> Result<Option<User>, BoxError> {
-    let digest = token.digest();
-    let value: Option<Vec<u8>> = redis::cmd("GET")
-        .arg(&digest.as_bytes()[..])
-        .query_async(connection)
-        .await?;
-    Ok(value
-        .map(|value| rmp_serde::from_slice(&value))
-        .transpose()?)
 }

@@ -1,7 +1,7 @@
 //! The application's user, the same for everybody, and the handler that says who it is.
 
 use axum::body::Body;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tower_user_session::{BoxError, PgUser, UserRow};
@@ -43,6 +43,11 @@ pub(super) fn answer(user: Option<i64>) -> Response<Body> {
         None => *response.status_mut() = StatusCode::UNAUTHORIZED,
     }
     response
+}
+
+/// What it answers where the user is in the request's extensions.
+pub(super) fn who_is_it(request: &Request<Body>) -> Response<Body> {
+    answer(request.extensions().get::<User>().map(|user| user.id))
 }
 
 pub(crate) fn named(response: &Response<Body>) -> Option<i64> {
