@@ -157,6 +157,11 @@ impl<L: SessionLookup> Resolver<L> {
 
     /// Refuses what comes, and waits for what is under way.
     pub(crate) async fn close(&self) {
+        // Nothing is answered from memory any more.
+        if let Some((following, task)) = self.following.get() {
+            task.stop();
+            following.stop();
+        }
         loop {
             let idle = self.idle.notified();
             tokio::pin!(idle);
@@ -172,10 +177,6 @@ impl<L: SessionLookup> Resolver<L> {
         }
         self.toucher.flush().await;
         self.watchers.close();
-        if let Some((following, task)) = self.following.get() {
-            task.stop();
-            following.stop();
-        }
         self.given_up.get_or_init(|| self.lookup.close()).await;
     }
 

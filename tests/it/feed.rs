@@ -1,6 +1,10 @@
 //! Sessions that end elsewhere: the cache never outlives them by more than is promised.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::Future as _,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use ephemeral_postgres::TestDatabase;
 use http::Request;
@@ -12,7 +16,7 @@ use tower_user_session::{
 
 use crate::{
     proxy::{Line, Proxy},
-    support::{PgSessions, User, cookie, database, pool, sessions, sql},
+    support::{PgSessions, User, cookie, database, pool, sessions, sql, until_waiting},
 };
 
 pub const LEASE: Duration = Duration::from_millis(400);
@@ -214,6 +218,33 @@ async fn a_user_who_was_changed_is_looked_up_again() {
         // An answer from memory waits for nothing, and this runtime has one thread.
         tokio::task::yield_now().await;
     }
+}
+
+/// From the first poll of `close` on nothing is answered from memory, even while what is under way goes on.
+#[tokio::test]
+async fn a_service_that_closes_answers_nothing_from_memory() {
+    let database = announcing().await;
+    let here = caching(&database).await;
+    let ada = signed_in(&database, &here).await;
+    kept(&here, ada.token()).await;
+
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    let locked = "LOCK TABLE users IN ACCESS EXCLUSIVE MODE";
+    lock.execute(locked, &[]).await.unwrap();
+    let unknown = SessionToken::generate().unwrap();
+    let asking = here.clone();
+    let under_way = tokio::spawn(async move { asking.user(&unknown).await });
+    until_waiting(&database, 1).await;
+    let mut closing = std::pin::pin!(here.close());
+    let first = std::future::poll_fn(|cx| Poll::Ready(closing.as_mut().poll(cx)));
+    assert!(first.await.is_pending());
+    let refused = here.user(ada.token()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Closed);
+
+    lock.commit().await.unwrap();
+    assert_eq!(under_way.await.unwrap().unwrap(), None);
+    closing.await;
 }
 
 /// D10, D11: a limit ends a session in memory on time, without anybody being asked.

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
@@ -155,7 +155,9 @@ pub async fn psql() -> Option<PathBuf> {
 pub async fn until_waiting(database: &TestDatabase, connections: i64) {
     let waiting = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let patience = Instant::now() + Duration::from_secs(20);
     while number(database, waiting).await < connections {
+        assert!(Instant::now() < patience, "nobody waits for a lock");
         tokio::task::yield_now().await;
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::{Duration, Instant as StdInstant},
 };
@@ -41,6 +41,7 @@ pub(crate) struct Following<U> {
     start: StdInstant,
     /// Nanoseconds after `start`: until then all that was announced has been heard.
     hears_until: AtomicU64,
+    stopped: AtomicBool,
     /// When the last heartbeat that came back was sent.
     proved: watch::Sender<Option<Instant>>,
     heartbeat: Notify,
@@ -77,6 +78,7 @@ impl<U: Clone + Send + Sync + 'static> Following<U> {
             lease,
             start: StdInstant::now(),
             hears_until: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
             proved: watch::Sender::new(None),
             heartbeat: Notify::new(),
             failures: Notice::default(),
@@ -171,6 +173,7 @@ impl<U: Clone + Send + Sync + 'static> Following<U> {
 
     /// For ever deaf.
     pub(crate) fn stop(&self) {
+        self.stopped.store(true, SeqCst);
         self.connected();
     }
 
@@ -215,6 +218,10 @@ impl<U: Clone + Send + Sync + 'static> Hears for Following<U> {
             self.forget_everything();
         }
         self.hears_until.store(until, SeqCst);
+        // After that, so that whichever of the two comes second sees the other.
+        if self.stopped.load(SeqCst) {
+            self.connected();
+        }
         self.proved.send_replace(Some(sent));
     }
 
