@@ -153,13 +153,16 @@ fn kind(error: &tokio_postgres::Error) -> ErrorKind {
 }
 
 /// Whether the same lookup may succeed on a connection that has just been opened: this one was lost,
-/// its server was demoted, or what was prepared on it no longer fits.
+/// its server was demoted, what was prepared on it no longer fits, or a replica needed to replay what
+/// the lookup stood in the way of.
 pub(super) fn is_stale(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
         || code(error).is_some_and(|code| {
             [
                 SqlState::FEATURE_NOT_SUPPORTED,
                 SqlState::INVALID_SQL_STATEMENT_NAME,
+                SqlState::T_R_SERIALIZATION_FAILURE,
+                SqlState::T_R_DEADLOCK_DETECTED,
             ]
             .contains(code)
         })

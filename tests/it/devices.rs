@@ -155,7 +155,7 @@ async fn a_revocation_waits_for_a_sign_in_under_way() {
     assert_eq!(sessions.user(slow.token()).await.unwrap(), None);
 }
 
-/// D18: exactly as many as the limit allows, whichever the policy.
+/// D18, J02: exactly as many as the limit allows, whichever the policy.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_sessions_is_exact() {
     let database = database().await;

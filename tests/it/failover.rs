@@ -8,7 +8,7 @@ use std::{
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tower_user_session::{
-    ErrorKind, PgSessionStore, SessionService, SignedIn,
+    BoxError, ErrorKind, PgSessionStore, PgUser, SessionService, SignedIn, UserRow,
     tokio_postgres::{Config, NoTls, config::TargetSessionAttrs},
 };
 
@@ -278,4 +278,74 @@ async fn a_lagging_replica_is_refused_unless_asked_for() {
     let lived_on = ended.elapsed();
     println!("after its end it lived on for {lived_on:?} on a replica that lags by {LAG:?}");
     assert!(lived_on > LAG / 2);
+}
+
+/// Somebody whom it takes a while to look up.
+#[derive(Clone, Debug, PartialEq)]
+struct Slow(i64);
+
+impl PgUser for Slow {
+    type Id = i64;
+    const COLUMNS: &'static str = "u.id";
+    const CONDITION: &'static str = "pg_sleep(0.3) IS NOT NULL";
+
+    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+        Ok(Self(row.get("id")?))
+    }
+}
+
+/// F17: a replica that must replay what a lookup stands in the way of cancels the lookup: it is asked once
+/// more, and if that is cancelled too, it is an error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_that_recovery_cancels_is_asked_once_more() {
+    let impatient = &[("max_standby_streaming_delay", "0")];
+    let Some(pair) = Pair::start("recovery_conflict", impatient).await else {
+        return;
+    };
+    let ada = sessions_on(pair.config()).sign_in(1).await.unwrap();
+    let replica = pair.replica_config();
+    let stale = SessionService::new(
+        PgSessionStore::<Slow>::new(pool_of(replica.clone(), 2)).with_stale_reads_from_a_replica(),
+    );
+    while stale.user(ada.token()).await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let in_the_way = "BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE; COMMIT";
+    let cancelled = async || {
+        let client = connect(&replica).await.unwrap();
+        let conflicts = "SELECT confl_lock FROM pg_stat_database_conflicts \
+                         WHERE datname = current_database()";
+        client
+            .query_one(conflicts, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+    };
+    assert_eq!(cancelled().await, 0);
+
+    let once = async {
+        let under_way = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        pair.until(&replica, under_way).await;
+        pair.on_primary(in_the_way).await;
+    };
+    let (found, ()) = tokio::join!(stale.user(ada.token()), once);
+    assert_eq!(found.unwrap(), Some(Slow(1)));
+    pair.until(
+        &replica,
+        "SELECT FROM pg_stat_database_conflicts WHERE datname = current_database() AND confl_lock = 1",
+    )
+    .await;
+
+    let again = async {
+        loop {
+            pair.on_primary(in_the_way).await;
+        }
+    };
+    tokio::select! {
+        found = stale.user(ada.token()) => {
+            assert_eq!(found.unwrap_err().kind(), ErrorKind::Statement);
+        }
+        () = again => {}
+    }
+    assert_eq!(stale.user(ada.token()).await.unwrap(), Some(Slow(1)));
 }

@@ -19,7 +19,7 @@ use tower_user_session::{
 use crate::{
     proxy::{Line, Proxy},
     support::{
-        PgSessions, USERS, User, database, kill_lookups, pool, sessions, sql, until_waiting,
+        PgSessions, USERS, User, cookie, database, kill_lookups, pool, sessions, sql, until_waiting,
     },
 };
 
@@ -153,6 +153,68 @@ async fn a_silent_database_is_an_error_at_the_deadline() {
     let eve = sessions.sign_in(2).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
+}
+
+/// F23: what the server says takes between no time and two seconds: every answer comes by the deadline, and
+/// none is of before a sign-out.
+#[tokio::test]
+async fn on_a_bad_network_every_answer_comes_by_the_deadline() {
+    let database = database().await;
+    let proxy = Proxy::before(&database).await;
+    let sessions = impatient(proxy.pool(2));
+    let honest = self::sessions(&database);
+    let ada = sessions.sign_in(1).await.unwrap();
+    let eve = sessions.sign_in(2).await.unwrap();
+    let (mut answered, mut late) = (0, 0);
+    for round in 0..40 {
+        if round == 20 {
+            let signed_out = honest.sign_out(&cookie(&honest, eve.token())).await;
+            assert!(signed_out.ended().unwrap());
+        }
+        // A fifth of the answers lie beyond the deadline; some come when they are not expected any more.
+        let delay = [0, 7, 60, 200, 2_000][round % 5];
+        proxy.set(Line::Delayed(Duration::from_millis(delay)));
+        let start = Instant::now();
+        let (first, second) = tokio::join!(sessions.user(ada.token()), sessions.user(eve.token()));
+        assert!(start.elapsed() < DEADLINE + Duration::from_millis(500));
+        let expected = (round < 20).then(User::eve);
+        for (user, expected) in [(first, Some(User::ada())), (second, expected)] {
+            match user {
+                Ok(user) => {
+                    assert_eq!(user, expected, "round {round}");
+                    answered += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Deadline);
+                    late += 1;
+                }
+            }
+        }
+    }
+    assert!(answered >= 20 && late >= 16, "{answered} and {late} late");
+    proxy.set(Line::Open);
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+}
+
+/// F27: a connection of the pool whose other end is gone without a word gives its place back.
+#[tokio::test]
+async fn a_connection_that_is_silently_gone_gives_its_place_back() {
+    let database = database().await;
+    let proxy = Proxy::before(&database).await;
+    let pool = proxy.pool(1);
+    let sessions = impatient(pool.clone());
+    assert!(sessions.sign_in(1).await.is_ok());
+    for _ in 0..3 {
+        assert_eq!(pool.status().size, 1);
+        proxy.set(Line::Silent);
+        let error = sessions.sign_in(1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Deadline);
+        assert!(error.is_outcome_unknown());
+        let status = pool.status();
+        assert_eq!((status.size, status.waiting), (0, 0));
+        proxy.set(Line::Open);
+        assert!(sessions.sign_in(1).await.is_ok());
+    }
 }
 
 /// F09, F08: a locked table, or the server's own timeout: an error, and no restart to recover.

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tower_user_session::{
-    Error, ErrorKind, PgSessionStore, SessionService,
+    Error, ErrorKind, PgSessionStore, SessionService, SessionToken,
     tokio_postgres::{Config, types::Type},
 };
 
@@ -350,6 +350,46 @@ async fn an_answer_that_comes_again_does_not_outlive_the_session() {
     liar.tell(Lie::None);
     assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
     assert_eq!(liar.connections(), opened + 1);
+}
+
+/// F22: a server that asks for years of work before it lets anybody in is refused at once, and nobody else
+/// waits for it.
+#[tokio::test]
+async fn a_server_that_asks_for_endless_work_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let demanding = async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut said = [0; 8192];
+        assert!(client.read(&mut said).await.unwrap() > 0);
+        let mechanisms = [&10_u32.to_be_bytes()[..], b"SCRAM-SHA-256\0\0"].concat();
+        let demand = bytes(&[(b'R', mechanisms)]);
+        client.write_all(&demand).await.unwrap();
+        let read = client.read(&mut said).await.unwrap();
+        let said = String::from_utf8_lossy(&said[..read]);
+        let (_, nonce) = said.split_once("r=").unwrap();
+        let challenge = format!("r={nonce}0,s=c2FsdA==,i={}", u32::MAX);
+        let challenge = [&11_u32.to_be_bytes()[..], challenge.as_bytes()].concat();
+        let demand = bytes(&[(b'R', challenge)]);
+        client.write_all(&demand).await.unwrap();
+        // It would wait for as long as the client works.
+        let _ = client.read(&mut [0; 1]).await;
+    };
+    let mut config = Config::new();
+    config.user("ada").password("secret").dbname("app");
+    let sessions = SessionService::builder(PgSessionStore::<User>::new(pool_through(
+        port,
+        config.host("127.0.0.1"),
+        1,
+    )))
+    .deadline(DEADLINE)
+    .build()
+    .unwrap();
+    let start = std::time::Instant::now();
+    let token = SessionToken::generate().unwrap();
+    let (refused, ()) = tokio::join!(sessions.user(&token), demanding);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Authentication);
+    assert!(start.elapsed() < DEADLINE);
 }
 
 /// Of this process, in bytes; zero where the system does not say.

@@ -5,7 +5,7 @@ use tower_user_session::ErrorKind;
 
 use crate::support::{User, cookie, database, number, pool, sessions, sql, until_waiting};
 
-/// D05: the old token is dead, the new one is the same session, and the proof is fresh.
+/// D05, I10: the old token is dead, the new one is the same session, and the proof is fresh.
 #[tokio::test]
 async fn confirming_gives_the_session_a_new_token() {
     let database = database().await;

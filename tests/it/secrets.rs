@@ -483,7 +483,7 @@ async fn what_a_store_sees_prints_nothing() {
     Secrets::of(&token).assert_not_in("a parameter", &text);
 }
 
-/// I09: what a session shows to others is its id, which signs nobody in.
+/// I09, I10: what a session shows to others, and to the log, is its id, which signs nobody in.
 #[tokio::test]
 async fn a_sessions_id_is_no_token() {
     let sessions = memory();
