@@ -48,22 +48,25 @@ struct Spent {
 pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxError> {
     let each = ground.scaled(20_000, 2_000);
     let quiet = ground.quiet_database(each).await?;
+    // PostgreSQL wakes who listens in the same database.
+    let unheard = ground.database(each).await?;
     // Half of it for a service that follows the feed itself.
-    let announcing = ground.database(2 * each).await?;
-    let _listening = four(&announcing).await?;
+    let heard = ground.database(2 * each).await?;
+    let _listening = four(&heard).await?;
     let mut arms = [
         Arm::new("without triggers", &quiet, 0).await?,
-        Arm::new("with triggers and four listeners", &announcing, 0).await?,
-        Arm::new("the same, following itself", &announcing, each).await?,
+        Arm::new("with triggers", &unheard, 0).await?,
+        Arm::new("with triggers and four listeners", &heard, 0).await?,
+        Arm::new("the same, following itself", &heard, each).await?,
     ];
-    let idle = idle(&arms[1]).await?;
-    let following = &arms[2].sessions;
-    let feed = following.store().feed(announcing.config(), NoTls);
+    let idle = idle(&arms[2]).await?;
+    let following = &arms[3].sessions;
+    let feed = following.store().feed(heard.config(), NoTls);
     following.follow(feed).await?;
 
     for batch in 0..each / BATCH {
         for turn in 0..arms.len() {
-            let arm = &mut arms[(turn + batch as usize) % 3];
+            let arm = &mut arms[(turn + batch as usize) % 4];
             // As many batches one at a time as eight at a time, in turn.
             arm.batch((batch % 2) as usize).await?;
         }
@@ -81,7 +84,7 @@ async fn idle(arm: &Arm) -> Result<f64, BoxError> {
     Ok(spent / start.elapsed().as_secs_f64())
 }
 
-fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
+fn tell(arms: &[Arm; 4], idle: f64, report: &mut Report) {
     println!("\nd. Sign-outs, on a server that keeps what was committed");
     println!(
         "{:<34}{:>8}{:>12}{:>16}{:>14}{:>20}",
@@ -89,7 +92,7 @@ fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
     );
     for (place, at_once) in AT_ONCE.into_iter().enumerate() {
         for (number, arm) in arms.iter().enumerate() {
-            let listening = if number == 0 { 0.0 } else { idle };
+            let listening = if number < 2 { 0.0 } else { idle };
             let Spent {
                 sign_outs,
                 time,
@@ -105,7 +108,7 @@ fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
                 signing_out * 1e6 / sign_outs as f64,
                 net * 1e6 / sign_outs as f64
             );
-            let name = ["without", "with", "following"][number];
+            let name = ["without", "with", "heard", "following"][number];
             report.add(
                 &format!("sign_outs_{name}_at_{at_once}"),
                 sign_outs as f64 / time.as_secs_f64(),
@@ -131,22 +134,25 @@ fn tell(arms: &[Arm; 3], idle: f64, report: &mut Report) {
         "ratio",
         "<= 1.5",
     );
+    let sign_outs: u64 = arms[2].spent.iter().map(|spent| spent.sign_outs).sum();
+    let listening = total(&arms[2], idle) - total(&arms[1], 0.0);
     report.add(
-        "triggers_processor_time_no_heartbeats",
-        total(&arms[1], idle) / without,
-        "ratio",
+        "a_sign_out_for_each_listener",
+        listening * 1e6 / (4 * sign_outs) as f64,
+        "us",
         "-",
     );
+    for (name, arm, idle) in [
+        ("triggers_processor_time_four_listeners", &arms[2], 0.0),
+        ("triggers_processor_time_no_heartbeats", &arms[2], idle),
+        ("following_processor_time", &arms[3], 0.0),
+    ] {
+        report.add(name, total(arm, idle) / without, "ratio", "-");
+    }
     let signing_out = |arm: &Arm| arm.spent.iter().map(|spent| spent.signing_out).sum::<f64>();
     report.add(
         "triggers_processor_time_of_who_signs_out",
-        signing_out(&arms[1]) / signing_out(&arms[0]),
-        "ratio",
-        "-",
-    );
-    report.add(
-        "following_processor_time",
-        total(&arms[2], 0.0) / without,
+        signing_out(&arms[2]) / signing_out(&arms[0]),
         "ratio",
         "-",
     );
