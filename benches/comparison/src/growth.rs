@@ -6,6 +6,7 @@ use crate::{
     BoxError,
     contestants::{self, Ground},
     data::{self, Numbers, Tables},
+    load::Load,
     results::Growth,
 };
 
@@ -44,10 +45,10 @@ pub(crate) async fn run(
         );
         let contestant = contestants::ours_over(config, numbers)?;
         // Until the caches hold what they can.
-        contestant.closed(64, 0, TIME, None).await;
+        contestant.closed(Load::of(64), TIME, None).await;
         for tasks in TASKS {
             let sample = contestant
-                .closed(tasks, 0, TIME, ground.server_of("ours"))
+                .closed(Load::of(tasks), TIME, ground.server_of("ours"))
                 .await;
             growth.push(Growth {
                 sessions,

@@ -28,6 +28,27 @@ pub(crate) struct Sample {
     pub(crate) wrong: u64,
 }
 
+/// A closed loop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) tasks: u32,
+    /// How many requests of ten carry a token of no session.
+    pub(crate) unknown_of_ten: u32,
+    /// How many of the sessions are asked for.
+    pub(crate) in_use: u32,
+}
+
+impl Load {
+    /// Every session is asked for.
+    pub(crate) const fn of(tasks: u32) -> Self {
+        Self {
+            tasks,
+            unknown_of_ten: 0,
+            in_use: u32::MAX,
+        }
+    }
+}
+
 /// Before it is measured, a load runs for this part of its time.
 const WARM_UP: f64 = 0.25;
 
@@ -50,13 +71,19 @@ async fn ask(service: &mut impl App, request: Request<Body>) -> Option<i64> {
 pub(crate) async fn closed(
     service: &impl App,
     requests: &Arc<Requests>,
-    (tasks, unknown_of_ten): (u32, u32),
+    load: Load,
     time: Duration,
     server: Option<cpu::Server>,
 ) -> Sample {
     let start = Instant::now() + time.mul_f64(WARM_UP);
     let end = start + time;
     let mut running = JoinSet::new();
+    let Load {
+        tasks,
+        unknown_of_ten,
+        in_use,
+    } = load;
+    let known = requests.known().min(in_use);
     for _ in 0..tasks {
         let (mut service, requests) = (service.clone(), Arc::clone(requests));
         let mut random = Random::new(SEED.fetch_add(1, Relaxed));
@@ -64,7 +91,7 @@ pub(crate) async fn closed(
             let (mut latencies, mut wrong) = (Latencies::new(), 0);
             loop {
                 let is_known = unknown_of_ten == 0 || random.below(10) >= unknown_of_ten;
-                let n = random.below(requests.known());
+                let n = random.below(known);
                 let request = if is_known {
                     requests.request(n)
                 } else {

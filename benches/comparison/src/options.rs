@@ -19,6 +19,8 @@ pub(crate) enum Part {
     Http,
     /// The closed loop again, where nine of ten requests carry tokens of no session.
     Flood,
+    /// From memory, by how many sessions are in use.
+    Memory,
     /// Statements and allocations a request.
     Counts,
     /// Single steps, in nanoseconds.
@@ -27,11 +29,12 @@ pub(crate) enum Part {
     Growth,
 }
 
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 8] = [
     ("closed", Part::Closed),
     ("open", Part::Open),
     ("http", Part::Http),
     ("flood", Part::Flood),
+    ("memory", Part::Memory),
     ("counts", Part::Counts),
     ("micro", Part::Micro),
     ("growth", Part::Growth),
@@ -68,7 +71,7 @@ cargo run --release --manifest-path benches/comparison/Cargo.toml -- [options]
   --tasks N,N          closed loop: at once (1,8,64,256)
   --rates N,N          open loop: requests a second (1000,5000)
   --connections N,N    HTTP: connections (64,256)
-  --parts P,P          of closed, open, http, flood, counts, micro, growth (all but growth)
+  --parts P,P          of closed, open, http, flood, memory, counts, micro, growth (all but growth)
   --growth             also: server time a lookup at 10,000 and 1,000,000 sessions
   --growth-10m         also at 10,000,000
   --out DIR            where the results go (benches/comparison/results)

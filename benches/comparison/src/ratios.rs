@@ -44,13 +44,16 @@ impl std::fmt::Display for Ratio {
 type Value = fn(&Round) -> Option<f64>;
 
 /// Of each kind: what its lines are called, where it is measured and what is compared.
-const KINDS: [(&str, Part, &str, Value); 6] = [
+const KINDS: [(&str, Part, &str, Value); 7] = [
     ("ratio-p99-flood", Part::Flood, "tasks", |round| {
         round.p99_us
     }),
     ("ratio-p50", Part::Open, "rate", |round| round.p50_us),
     ("ratio-p99", Part::Open, "rate", |round| round.p99_us),
     ("ratio-http", Part::Http, "connections", |round| {
+        Some(round.rate)
+    }),
+    ("ratio-memory", Part::Memory, "in_use", |round| {
         Some(round.rate)
     }),
     ("ratio-cpu", Part::Closed, "tasks", Round::cpu_us),

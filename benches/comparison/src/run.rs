@@ -8,7 +8,7 @@ use crate::{
     counts, data,
     data::Numbers,
     growth,
-    load::Sample,
+    load::{Load, Sample},
     machine, micro,
     options::{Options, Part},
     over_http::Wrk,
@@ -28,6 +28,7 @@ pub(crate) async fn run(options: &Options, mut results: Results) -> Result<Resul
         Part::Open,
         Part::Http,
         Part::Flood,
+        Part::Memory,
         Part::Counts,
         Part::Growth,
     ];
@@ -113,6 +114,9 @@ async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), B
     if options.runs(Part::Flood) {
         session.flood().await;
     }
+    if options.runs(Part::Memory) {
+        session.memory().await;
+    }
     let in_process = session.in_process.clone();
     drop(session);
     if options.runs(Part::Counts) {
@@ -191,7 +195,9 @@ impl Session<'_> {
                 for id in self.order(round, false) {
                     let server = self.ground.server_of(id);
                     self.warm(id).await;
-                    let sample = self.started[id].closed(tasks, 0, self.time(), server).await;
+                    let sample = self.started[id]
+                        .closed(Load::of(tasks), self.time(), server)
+                        .await;
                     self.take(Part::Closed, id, tasks, round, sample);
                 }
             }
@@ -230,8 +236,34 @@ impl Session<'_> {
             for (id, unknown) in [("ours", 0), ("ours-flooded", 9)] {
                 let server = self.ground.server_of(id);
                 let ours = &self.started["ours"];
-                let sample = ours.closed(TASKS, unknown, self.time(), server).await;
+                let load = Load {
+                    unknown_of_ten: unknown,
+                    ..Load::of(TASKS)
+                };
+                let sample = ours.closed(load, self.time(), server).await;
                 self.take(Part::Flood, id, TASKS, round, sample);
+            }
+        }
+    }
+
+    /// Those that answer from memory, the less of which they need the fewer sessions are in use.
+    async fn memory(&mut self) {
+        for round in 0..self.options.rounds {
+            eprintln!("memory, round {} of {}", round + 1, self.options.rounds);
+            for in_use in [1_000, 10_000, 100_000] {
+                for id in self.order(round, false) {
+                    if !["empty", "ours-cached", "usual-memory"].contains(&id) {
+                        continue;
+                    }
+                    let server = self.ground.server_of(id);
+                    self.warm(id).await;
+                    let load = Load {
+                        in_use,
+                        ..Load::of(64)
+                    };
+                    let sample = self.started[id].closed(load, self.time(), server).await;
+                    self.take(Part::Memory, id, in_use, round, sample);
+                }
             }
         }
     }

@@ -26,7 +26,7 @@ pub(crate) use self::{
 use crate::{
     BoxError,
     data::{Numbers, Tables},
-    load::{self, Sample},
+    load::{self, Load, Sample},
     request::{Cookie, Requests},
 };
 
@@ -189,8 +189,7 @@ pub(crate) trait Contestant: Send + Sync {
     /// carry tokens of no session.
     async fn closed(
         &self,
-        tasks: u32,
-        unknown_of_ten: u32,
+        load: Load,
         time: Duration,
         server: Option<crate::cpu::Server>,
     ) -> Sample;
@@ -256,19 +255,11 @@ impl<S: App> Contestant for InProcess<S> {
 
     async fn closed(
         &self,
-        tasks: u32,
-        unknown_of_ten: u32,
+        load: Load,
         time: Duration,
         server: Option<crate::cpu::Server>,
     ) -> Sample {
-        load::closed(
-            &self.service,
-            &self.requests,
-            (tasks, unknown_of_ten),
-            time,
-            server,
-        )
-        .await
+        load::closed(&self.service, &self.requests, load, time, server).await
     }
 
     async fn open(&self, rate: u32, time: Duration, server: Option<crate::cpu::Server>) -> Sample {

@@ -18,6 +18,7 @@ pub(super) fn report(results: &Results) -> String {
         (Part::Open, "In this process, at a fixed rate", OPEN),
         (Part::Http, "Over HTTP", HTTP),
         (Part::Flood, "A flood of unknown tokens", FLOOD),
+        (Part::Memory, "From memory", MEMORY),
     ];
     for (part, title, words) in parts {
         let _ = write!(text, "\n## {title}\n{words}\n");
@@ -156,6 +157,12 @@ The same services under axum over loopback; `wrk` with one thread asks, and take
 const FLOOD: &str = "
 256 at once, as fast as it goes. In `ours-flooded` nine of ten requests carry tokens of no session; the rates and times are those of
 the others.
+";
+
+const MEMORY: &str = "
+64 at once, by how many sessions are in use. With a thousand, headers and entries are in the processor's caches, as they are where
+the same people make many requests. With a hundred thousand in random order, each request waits for main memory, for its
+header alone some ten cache lines, and that is what is compared then.
 ";
 
 const COUNTS: &str = "

@@ -15,6 +15,7 @@ pub(crate) fn table(results: &Results) -> String {
         (Part::Open, "Open loop, in process"),
         (Part::Http, "HTTP over loopback"),
         (Part::Flood, "A flood of unknown tokens: the others"),
+        (Part::Memory, "From memory"),
     ] {
         if results.cells.iter().any(|cell| cell.part == part) {
             let _ = write!(text, "\n{title}\n\n{}", of_part(results, part));
@@ -36,6 +37,7 @@ pub(super) fn of_part(results: &Results, part: Part) -> String {
     let load = match part {
         Part::Open => "rate",
         Part::Http => "connections",
+        Part::Memory => "in use",
         _ => "tasks",
     };
     let mut rows = vec![
