@@ -33,7 +33,7 @@ fn files(folder: &Path, deep: bool, into: &mut Vec<PathBuf>) {
 }
 
 /// Every test of the library, of `tests/` and of the examples, with its doc comment.
-fn tests() -> BTreeMap<String, String> {
+pub fn tests() -> BTreeMap<String, String> {
     let mut places = vec![(String::new(), root())];
     for example in std::fs::read_dir(root().join("examples")).unwrap() {
         let example = example.unwrap();

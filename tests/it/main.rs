@@ -33,6 +33,7 @@ mod load_user;
 mod lookup;
 mod lying_server;
 mod migrations;
+mod mutations;
 mod pgbouncer;
 mod plans;
 mod proof;
