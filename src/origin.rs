@@ -125,4 +125,22 @@ mod tests {
         let twice = ["https://example.com", "https://example.com"];
         assert!(!asked("example.com", "/", &twice));
     }
+
+    /// K10: whoever takes the one `Host` for the request's must not be told of the other.
+    #[test]
+    fn a_request_with_two_hosts_comes_from_no_page_of_its_own() {
+        for hosts in [
+            ["example.com", "evil.example"],
+            ["evil.example", "example.com"],
+            ["example.com", "example.com"],
+        ] {
+            let mut headers: HeaderMap = hosts
+                .map(|host| (header::HOST, HeaderValue::from_static(host)))
+                .into_iter()
+                .collect();
+            let origin = HeaderValue::from_static("https://example.com");
+            headers.insert(header::ORIGIN, origin);
+            assert!(!is_same_origin(&headers, &Uri::from_static("/")));
+        }
+    }
 }

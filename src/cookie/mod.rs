@@ -15,7 +15,7 @@ const DEFAULT_NAME: &str = "__Host-session";
 /// The longest life of a cookie: 400 days (RFC 6265bis §5.5); a browser would cut it.
 const LONGEST_LIFE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// More values of our name than an honest client sends; sign-out ends the sessions of so many.
-const MOST_PRESENTED: usize = 8;
+pub(crate) const MOST_PRESENTED: usize = 8;
 
 /// The session cookie's name and attributes. One value reads, sets and clears, so that the three
 /// cannot disagree.

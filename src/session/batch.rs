@@ -297,4 +297,26 @@ mod tests {
         assert!(queue.returned().is_none());
         assert!(queue.is_idle());
     }
+
+    /// J05: whoever was handed back waits no more, and takes nobody's place.
+    #[test]
+    fn those_who_were_abandoned_leave_room_for_as_many() {
+        let mut queue = Queue::new(LIMITS);
+        let now = Instant::now();
+        assert!(matches!(queue.admit(digest(0), 0, now), Admission::Send(_)));
+        for _ in 0..3 {
+            // Beside the one in flight a second, and behind them as many as find room.
+            assert!(matches!(queue.admit(digest(1), 0, now), Admission::Send(_)));
+            for caller in 0..6 {
+                assert!(waiting(&queue.admit(digest(2), caller, now)));
+            }
+            assert!(matches!(
+                queue.admit(digest(2), 6, now),
+                Admission::Overloaded(6)
+            ));
+            let abandoned = queue.abandon();
+            let abandoned: Vec<_> = abandoned.iter().flat_map(callers).collect();
+            assert_eq!(abandoned, [(2, vec![0, 1, 2, 3, 4, 5])]);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use http::{HeaderMap, header};
 
 use super::{SessionToken, TokenDigest};
-use crate::cookie::{Presented, SessionCookie, vary_by};
+use crate::cookie::{MOST_PRESENTED, Presented, SessionCookie, vary_by};
 
 /// The cookie, and the `Authorization` header where the application asked for it.
 #[derive(Clone, Debug)]
@@ -37,14 +37,14 @@ impl Credentials {
         }
     }
 
-    /// The digests of all that a request presents, for ending them.
+    /// The digests of all that a request presents, for ending them. A flood of them is cut off.
     pub(crate) fn digests(&self, headers: &HeaderMap) -> Vec<TokenDigest> {
         let bearer = self
             .bearer
             .then(|| bearer_values(headers))
             .into_iter()
             .flatten();
-        let by_bearer = bearer.filter_map(SessionToken::parse).take(1);
+        let by_bearer = bearer.filter_map(SessionToken::parse).take(MOST_PRESENTED);
         let tokens = self.cookie.tokens(headers).chain(by_bearer);
         let mut digests: Vec<_> = tokens.map(|token| token.digest()).collect();
         digests.sort_unstable();

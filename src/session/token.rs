@@ -227,7 +227,7 @@ mod tests {
         }
     }
 
-    /// B01, B04: no token comes of a generator that fails or fills in nothing.
+    /// B01, B04: no token comes of a generator that fails, be it after it has begun, or fills in nothing.
     #[test]
     fn a_broken_generator_yields_no_token() {
         struct Broken(Result<(), fmt::Error>);
@@ -239,7 +239,10 @@ mod tests {
             fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
                 self.0.map(|()| 0)
             }
-            fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Self::Error> {
+            fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+                if self.0.is_err() {
+                    bytes[0] = 1;
+                }
                 self.0
             }
         }

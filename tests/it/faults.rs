@@ -12,7 +12,7 @@ use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tokio::net::TcpListener;
 use tower_user_session::{
-    ErrorKind, PgSessionStore, SessionService, SessionToken,
+    ErrorKind, PgSessionStore, SessionService, SessionStore as _, SessionToken,
     tokio_postgres::{Config, NoTls},
 };
 
@@ -217,6 +217,38 @@ async fn a_connection_that_is_silently_gone_gives_its_place_back() {
     }
 }
 
+/// A write whose connection breaks before its answer is there may have happened, and says so. Here it has.
+#[tokio::test]
+async fn a_write_that_is_not_answered_may_have_happened() {
+    let database = database().await;
+    let proxy = Proxy::before(&database).await;
+    let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(1)));
+    let honest = self::sessions(&database);
+    let first = sessions.sign_in(1).await.unwrap();
+    let second = sessions.sign_in(1).await.unwrap();
+    let third = sessions.sign_in(1).await.unwrap();
+    let sign_out = async |token| sessions.sign_out(&cookie(&sessions, token)).await;
+    // So that the statement has been prepared, and the next answer is to what it does.
+    assert!(sign_out(first.token()).await.ended().unwrap());
+
+    proxy.set(Line::Unanswered);
+    let signed_out = sign_out(second.token()).await;
+    let error = signed_out.ended().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.is_outcome_unknown());
+    assert_eq!(honest.user(second.token()).await.unwrap(), None);
+
+    // Where no connection could be had, nothing has happened.
+    let signed_out = sign_out(third.token()).await;
+    let error = signed_out.ended().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(!error.is_outcome_unknown());
+    assert!(honest.user(third.token()).await.unwrap().is_some());
+
+    proxy.set(Line::Open);
+    assert!(sign_out(third.token()).await.ended().unwrap());
+}
+
 /// F09, F08: a locked table, or the server's own timeout: an error, and no restart to recover.
 #[tokio::test]
 async fn a_locked_table_is_an_error_at_the_deadline() {
@@ -329,6 +361,11 @@ async fn a_server_in_recovery_is_refused() {
     assert!(!error.is_outcome_unknown());
     assert!(stale.store().check().await.unwrap().in_recovery());
     assert_eq!(stale.user(ada.token()).await.unwrap(), Some(User::ada()));
+    // Nor can it say for a stream that a session has not ended elsewhere.
+    let ids = [ada.session().id()];
+    let error = sessions.store().still_live(&ids).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Recovery);
+    assert_eq!(stale.store().still_live(&ids).await.unwrap().len(), 1);
 
     let promoted: bool = database
         .client()
@@ -339,6 +376,7 @@ async fn a_server_in_recovery_is_refused() {
         .get(0);
     assert!(promoted);
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    assert_eq!(sessions.store().still_live(&ids).await.unwrap().len(), 1);
     assert!(sessions.sign_in(1).await.is_ok());
     drop(server);
 }

@@ -8,7 +8,7 @@ use tower_user_session::{
     LoadUserLayer, Rejection, RejectionKind, RequireUserLayer, SessionService,
 };
 
-use crate::support::{MemorySessions, User, cookie, memory};
+use crate::support::{Logs, MemorySessions, User, cookie, memory};
 
 async fn respond(
     sessions: &MemorySessions,
@@ -147,17 +147,38 @@ async fn a_fresh_proof() {
     );
 }
 
+/// A user whom something else than this crate's layer attached has proved nothing to it.
+#[tokio::test]
+async fn a_user_without_a_session_has_proved_nothing() {
+    let age = Duration::from_secs(300);
+    let guarded = ServiceBuilder::new()
+        .layer(RequireUserLayer::<User>::new().proof_not_older_than(age))
+        .service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new("passed".to_owned())));
+    let mut request = request(HeaderMap::new());
+    request.extensions_mut().insert(User::ada());
+    let response = guarded.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(kind(&response), RejectionKind::ProofTooOld);
+}
+
+/// Signs in with bearer tokens, in memory.
+fn bearing() -> MemorySessions {
+    let store = tower_user_session::MemorySessionStore::new();
+    store.add_user(1, User::ada());
+    let sessions = SessionService::builder(store).bearer_tokens();
+    sessions.build().unwrap()
+}
+
+fn authorization<I: IntoIterator<Item = String>>(values: I) -> HeaderMap {
+    let field = |value: String| (header::AUTHORIZATION, value.parse().unwrap());
+    values.into_iter().map(field).collect()
+}
+
 /// A24 and bearer tokens: the header counts only where it was asked for, and two different tokens are
 /// ambiguous.
 #[tokio::test]
 async fn bearer_tokens_are_opt_in() {
-    let store = tower_user_session::MemorySessionStore::new();
-    store.add_user(1, User::ada());
-    let with = SessionService::builder(store)
-        .bearer_tokens()
-        .build()
-        .unwrap();
-    let without = memory();
+    let (with, without) = (bearing(), memory());
     for (sessions, opted_in) in [(&with, true), (&without, false)] {
         let one = sessions.sign_in(1).await.unwrap();
         let two = sessions.sign_in(1).await.unwrap();
@@ -167,6 +188,8 @@ async fn bearer_tokens_are_opt_in() {
             (None, vec![bearer("Bearer", &one_text)], opted_in),
             (None, vec![bearer("bEARER", &one_text)], opted_in),
             (None, vec![bearer("Basic", &one_text)], false),
+            // As long as the right one.
+            (None, vec![bearer("Digest", &one_text)], false),
             (None, vec![bearer("Bearer", "malformed")], false),
             (None, vec![bearer("Bearer", &one_text); 2], false),
             (Some(&one), vec![bearer("Bearer", &one_text)], true),
@@ -198,5 +221,52 @@ async fn bearer_tokens_are_opt_in() {
             bearer("Bearer", &one_text).parse().unwrap(),
         );
         assert_eq!(sessions.sign_out(&headers).await.ended().unwrap(), opted_in);
+    }
+}
+
+/// A bearer token that is malformed, or one of two, is counted and logged as rejected, as such a cookie
+/// is; what is somebody else's is not.
+#[tokio::test]
+async fn a_bearer_token_that_is_no_token_is_rejected() {
+    for (values, rejected) in [
+        (vec!["Bearer malformed"], Some("malformed")),
+        (vec!["Bearer "], Some("malformed")),
+        (vec!["Bearer one", "Bearer two"], Some("ambiguous")),
+        (vec!["Basic abc"], None),
+        (vec![], None),
+    ] {
+        let logs = Logs::capture();
+        let sessions = bearing();
+        let headers = authorization(values.iter().map(ToString::to_string));
+        let response = respond(&sessions, RequireUserLayer::new(), request(headers)).await;
+        assert_eq!(kind(&response), RejectionKind::Unauthenticated);
+        let counts = sessions.counts();
+        let (of_these, of_others) = match rejected {
+            Some(_) => (counts.rejected, counts.anonymous),
+            None => (counts.anonymous, counts.rejected),
+        };
+        assert_eq!((of_these, of_others), (1, 0), "{values:?}");
+        let events = logs.events();
+        let warned: Vec<_> = events.iter().filter(|line| line.contains("WARN")).collect();
+        assert_eq!(warned.len(), usize::from(rejected.is_some()), "{warned:?}");
+        assert!(warned.iter().all(|line| line.contains(rejected.unwrap())));
+    }
+}
+
+/// A16: where several bearer tokens are presented, signing out ends the session of each, as with cookies;
+/// but of a flood of them no more than of a flood of cookies.
+#[tokio::test]
+async fn signing_out_ends_the_session_of_every_bearer_token() {
+    for (presented, ended) in [(1, 1..=1), (2, 2..=2), (100, 2..=16)] {
+        let sessions = bearing();
+        let mut values = Vec::new();
+        for _ in 0..presented {
+            let signed_in = sessions.sign_in(1).await.unwrap();
+            values.push(format!("Bearer {}", signed_in.token().expose()));
+        }
+        let signed_out = sessions.sign_out(&authorization(values)).await;
+        assert!(signed_out.ended().unwrap());
+        let left = sessions.devices(&1).await.unwrap().len();
+        assert!(ended.contains(&(presented - left)), "{left} of {presented}");
     }
 }

@@ -138,14 +138,15 @@ impl PgUser for Lookalike {
         for ours in [
             "session_id",
             "live_session_id",
+            "live_session_expires_at",
             "asked_digest",
+            "question",
             "last_seen_at",
             "now",
         ] {
-            assert!(
-                row.get::<&str>(ours).is_err(),
-                "{ours} is no column of the user's"
-            );
+            // Not for its type, with which another one could be read.
+            let error = told(&row.get::<&str>(ours).unwrap_err());
+            assert!(error.contains("has no column"), "{error}");
         }
         Ok(Self {
             id: row.get("id")?,
@@ -342,6 +343,34 @@ async fn one_bad_row_fails_one_caller() {
             .await
             .contains("twice")
     );
+}
+
+/// C12: a session that cannot be read is an error and not nobody's, and fails its own caller alone.
+#[tokio::test]
+async fn a_session_that_cannot_be_read_fails_one_caller() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in(1).await.unwrap();
+    let eve = sessions.sign_in(2).await.unwrap();
+    sql(
+        &database,
+        "ALTER TABLE sessions DROP CONSTRAINT sessions_expires_at_check",
+    )
+    .await;
+    let endless = "UPDATE sessions SET expires_at = 'infinity' WHERE user_id = 1";
+    assert_eq!(sql(&database, endless).await, 1);
+    // The last two share a statement: another one is in flight before them.
+    let unknown = SessionToken::generate().unwrap();
+    let (_, failed, fine) = tokio::join!(
+        sessions.user(&unknown),
+        sessions.user(ada.token()),
+        sessions.user(eve.token()),
+    );
+    let error = failed.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Row);
+    assert!(told(&error).contains("out of range"), "{}", told(&error));
+    assert_eq!(fine.unwrap(), Some(User::eve()));
+    assert_eq!(sessions.counts().statements, 2);
 }
 
 /// C17: a right that is missing is named at start-up, and 503 to the client.

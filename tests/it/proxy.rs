@@ -27,6 +27,8 @@ pub enum Line {
     Delayed(Duration),
     /// It stays on the way, and so does what the client says.
     Silent,
+    /// It is lost, and the connection is cut: what the client said has reached the server all the same.
+    Unanswered,
     /// The connections are cut, and new ones too.
     Cut,
 }
@@ -128,6 +130,9 @@ impl Proxy {
                     sleep_until(due).await;
                 }
                 proxy.speaking().await;
+                if *proxy.line.borrow() == Line::Unanswered {
+                    return;
+                }
                 let trickling = *proxy.line.borrow() == Line::Trickling;
                 for part in part.chunks(if trickling { 1 } else { part.len() }) {
                     if to_client.write_all(part).await.is_err() {

@@ -27,9 +27,10 @@ use tower::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_user_session::{
-    CurrentSession, DEFAULT_DEADLINE, Error, ErrorKind, LoadUser, LoadUserLayer, LookupAnswer,
-    MemorySessionStore, Rejection, RequireUser, RequireUserLayer, SessionId, SessionLookup,
-    SessionService, SessionStore, SessionTimes, SessionToken, TokenDigest, load_user, require_user,
+    CurrentSession, DEFAULT_DEADLINE, Error, ErrorKind, Hearing, LoadUser, LoadUserLayer,
+    LookupAnswer, MemorySessionStore, Rejection, RequireUser, RequireUserLayer, SessionFeed,
+    SessionId, SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken,
+    TokenDigest, load_user, require_user,
 };
 
 use crate::support::{
@@ -660,13 +661,20 @@ async fn a_store_that_panics_is_isolated() {
     patiently(sessions.close()).await;
 }
 
-/// G08: everyone who waits behind a panic is answered, and nobody is lost or answered wrongly.
+/// G08: everyone who waits behind a panic is answered, and nobody is lost or answered wrongly. It fails
+/// those who were asked for in its question, and nobody else.
 #[tokio::test]
 async fn nobody_is_lost_behind_a_panic() {
-    let sessions = scripted(|asked, digests| {
+    let panicked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&panicked);
+    let sessions = scripted(move |asked, digests| {
+        let counted = Arc::clone(&counted);
         Box::pin(async move {
             yield_now().await;
-            assert_ne!(asked % 3, 0, "made up: every third question panics");
+            if asked % 3 == 0 {
+                counted.fetch_add(digests.len(), SeqCst);
+                panic!("made up: every third question panics");
+            }
             Ok(all_live(&digests))
         })
     });
@@ -675,17 +683,25 @@ async fn nobody_is_lost_behind_a_panic() {
         let sessions = sessions.clone();
         calls.push(tokio::spawn(async move {
             match sessions.user(&token).await {
-                Ok(user) => assert_eq!(user, Some(owner(token.digest()))),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Store),
+                Ok(user) => {
+                    assert_eq!(user, Some(owner(token.digest())));
+                    0
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Store);
+                    1
+                }
             }
         }));
         if calls.len() % 13 == 0 {
             yield_now().await;
         }
     }
+    let mut failed = 0;
     for call in calls {
-        patiently(call).await.unwrap();
+        failed += patiently(call).await.unwrap();
     }
+    assert_eq!(failed, panicked.load(SeqCst));
     patiently(sessions.close()).await;
 }
 
@@ -750,6 +766,58 @@ async fn the_deadline_is_a_setting() {
         let error = build(refused).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
     }
+}
+
+/// And so is the lease.
+#[test]
+fn the_lease_is_a_setting() {
+    let build = |lease| SessionService::builder(Hung).lease(lease).build();
+    for taken in [Duration::from_millis(100), Duration::from_secs(60)] {
+        assert!(build(taken).is_ok());
+    }
+    for refused in [
+        Duration::ZERO,
+        Duration::from_millis(99),
+        Duration::from_secs(61),
+        Duration::MAX,
+    ] {
+        let error = build(refused).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("lease"), "{error}");
+    }
+}
+
+/// Connects, and proves that it hears if it is to.
+struct Feed {
+    proves: bool,
+}
+
+impl SessionFeed for Feed {
+    async fn hear(&self, hearing: &Hearing) -> Error {
+        hearing.connected();
+        if self.proves {
+            hearing.proved(Instant::now());
+        }
+        std::future::pending().await
+    }
+}
+
+/// A feed that proves nothing is an error at the deadline, and leaves nothing behind: another one can be
+/// followed.
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_never_proves_that_it_hears_is_an_error_at_the_deadline() {
+    let sessions = memory();
+    let (deaf, hears) = (Feed { proves: false }, Feed { proves: true });
+    let start = Instant::now();
+    let error = patiently(sessions.cache(deaf, 10)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    assert!(error.to_string().contains("feed"), "{error}");
+    let took = start.elapsed();
+    assert!(
+        took >= DEFAULT_DEADLINE && took < 2 * DEFAULT_DEADLINE,
+        "{took:?}"
+    );
+    patiently(sessions.follow(hears)).await.unwrap();
 }
 
 #[derive(Debug)]
