@@ -280,7 +280,7 @@ async fn one_bad_row_fails_one_caller() {
     where
         U: PgUser<Id = i64> + PartialEq + std::fmt::Debug,
     {
-        // Together, so that they share a statement: two others are in flight before them.
+        // Together, so that they share a statement: another one is in flight before them.
         let unknown = SessionToken::generate().unwrap();
         let (_, _, failed, fine, nobody) = tokio::join!(
             sessions.user(&unknown),
