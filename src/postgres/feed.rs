@@ -11,9 +11,9 @@ use std::{
 use rand::{TryRng, rngs::SysRng};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, Notification, Socket, Statement,
+    AsyncMessage, Client, Config, Connection, Notification, Row, Socket,
     tls::{MakeTlsConnect, TlsConnect},
-    types::Type,
+    types::{ToSql, Type},
 };
 
 use super::failure;
@@ -53,12 +53,7 @@ impl<T> PgSessionFeed<T> {
     }
 
     /// The channel on which sessions are announced, and whether changes of users are.
-    async fn channel(
-        &self,
-        client: &Client,
-        announced: &Statement,
-    ) -> Result<(String, bool), Error> {
-        let asked = client.query(announced, &[&self.table]).await;
+    fn channel(asked: Result<Vec<Row>, tokio_postgres::Error>) -> Result<(String, bool), Error> {
         let rows = asked.map_err(failure::statement)?;
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
         let read = |error| Error::new(ErrorKind::Row, error);
@@ -72,6 +67,19 @@ impl<T> PgSessionFeed<T> {
         }
     }
 
+    /// A heartbeat, which is sent only where it is about something: the triggers stand, and on the table
+    /// whose channel is listened to.
+    fn beat(&self) -> String {
+        format!(
+            "SELECT announced.*, CASE \
+                 WHEN announced.are_all AND announced.channel OPERATOR(pg_catalog.=) $2 \
+                 THEN pg_catalog.pg_notify($3, $4) \
+             END \
+             FROM ({}\n) AS announced (channel, are_all, users)",
+            self.announced
+        )
+    }
+
     async fn speak(
         &self,
         client: &Client,
@@ -79,10 +87,9 @@ impl<T> PgSessionFeed<T> {
         channels: &Mutex<Option<String>>,
         hearing: &Hearing,
     ) -> Result<(), Error> {
-        // Prepared, because to plan it takes the server several times as long as to run it.
-        let announced = client.prepare_typed(&self.announced, &[Type::TEXT]).await;
-        let announced = announced.map_err(failure::statement)?;
-        let (channel, users) = self.channel(client, &announced).await?;
+        let table: (&(dyn ToSql + Sync), Type) = (&self.table, Type::TEXT);
+        let asked = client.query_typed(&self.announced, &[table]).await;
+        let (channel, users) = Self::channel(asked)?;
         if !users {
             tracing::info!(
                 "changes of users are not announced: a cache notices them when a session is looked up again"
@@ -95,18 +102,21 @@ impl<T> PgSessionFeed<T> {
                 .saying("the database cannot LISTEN, or not on this connection")
         })?;
         hearing.connected();
+        // Prepared, because to plan it takes the server several times as long as to run it.
+        let beat = self.beat();
+        let beat = client
+            .prepare_typed(&beat, &[const { Type::TEXT }; 4])
+            .await;
+        let beat = beat.map_err(failure::statement)?;
         loop {
             let payload = heartbeat.begin();
-            let beat = "SELECT pg_catalog.pg_notify($1, $2)";
-            let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-                [(&heartbeat.channel, Type::TEXT), (&payload, Type::TEXT)];
-            // First what it is about: the triggers stand, and on the same table.
-            if self.channel(client, &announced).await?.0 != channel {
+            let values: [&(dyn ToSql + Sync); 4] =
+                [&self.table, &channel, &heartbeat.channel, &payload];
+            let asked = client.query(&beat, &values).await;
+            if Self::channel(asked)?.0 != channel {
                 return Err(Error::bare(ErrorKind::Schema)
                     .saying("another table of sessions has taken the place of this one"));
             }
-            let sent = client.query_typed(beat, &values).await;
-            sent.map_err(failure::statement)?;
             hearing.heartbeat_due().await;
         }
     }
