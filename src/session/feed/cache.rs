@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_session_is_kept_from_the_age_of_a_minute_on() {
-        let younger = 60 * SECOND - Duration::from_millis(1);
+        let younger = Duration::from_millis(59_999);
         assert!(!kept_after(Duration::ZERO, &session(1, younger, HOUR)));
         assert!(kept_after(Duration::ZERO, &session(1, 60 * SECOND, HOUR)));
     }
