@@ -1,7 +1,7 @@
 //! Streams end with their session, wherever it was ended.
 
 use std::{
-    future::{pending, poll_fn},
+    future::{pending, poll_fn, ready},
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -11,13 +11,20 @@ use futures_core::Stream;
 use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
 use tokio::time::timeout;
 use tower_user_session::{
-    EndedBecause, Lifetime, MemorySessionStore, PgSessionStore, SessionService,
+    Announcement, Ended, EndedBecause, Lifetime, MemorySessionStore, PgSessionStore,
+    SessionService, SessionStore as _, SignedIn,
 };
 
 use crate::{
     feed::{LEASE, announcing, caching, process},
-    support::{User, cookie, database, pool, sessions, sql},
+    support::{
+        User, WatchedSessions, cookie, database, memory, pool, sessions, sql, watched_with_lease,
+    },
+    told::{LONG_LEASE, Told, until},
 };
+
+/// Longer than a slow machine takes, and far below half of the long lease.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn within(limit: Duration, ended: impl Future<Output = EndedBecause>) -> EndedBecause {
     timeout(limit, ended).await.expect("it does not end")
@@ -130,7 +137,7 @@ async fn a_stream_closes_when_its_session_expires() {
 /// Waiting for a session that is over already ends at once.
 #[tokio::test]
 async fn a_session_that_is_over_is_noticed_when_the_waiting_begins() {
-    let sessions = crate::support::memory();
+    let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
     let before = sessions.ended(&signed_in.session());
     drop(
@@ -169,9 +176,114 @@ async fn a_store_that_fails_ends_no_stream_early() {
     assert_eq!(within(hour, expired).await, EndedBecause::Expired);
 }
 
+/// A new session that is waited for, and that the store has been asked about: it is not asked again
+/// without a reason.
+async fn waited_for(sessions: &WatchedSessions) -> (SignedIn, Ended) {
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let ended = sessions.ended(&signed_in.session());
+    until(|| sessions.store().checks() == 1).await;
+    (signed_in, ended)
+}
+
+/// A call to this service is a reason, also without a feed.
+#[tokio::test]
+async fn a_stream_closes_at_once_when_its_session_is_ended_here() {
+    let sessions = watched_with_lease(LONG_LEASE);
+    let (signed_in, ended) = waited_for(&sessions).await;
+    let headers = cookie(&sessions, signed_in.token());
+    assert!(sessions.sign_out(&headers).await.ended().unwrap());
+    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+}
+
+/// So is a feed that says that anything may have ended, and one that was away.
+#[tokio::test]
+async fn a_stream_closes_when_its_session_may_have_ended_with_others() {
+    for away in [false, true] {
+        let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+        let (_, ended) = waited_for(&sessions).await;
+        assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
+        if away {
+            feed.come_back();
+        } else {
+            feed.announce(Announcement::Everything);
+        }
+        assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+    }
+}
+
+/// A feed does not say again what it said before the waiting began.
+#[tokio::test]
+async fn a_session_that_was_ended_elsewhere_is_noticed_when_the_waiting_begins() {
+    let (sessions, _feed) = Told::with_lease(LONG_LEASE).await;
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
+    let ended = sessions.ended(&signed_in.session());
+    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+}
+
+/// Whoever waits for a feed must not go on waiting when that says nothing any more.
+#[tokio::test]
+async fn a_stream_closes_when_its_session_ends_after_its_feed_fell_silent() {
+    let (sessions, feed) = Told::with_lease(LEASE).await;
+    let (_, ended) = waited_for(&sessions).await;
+    feed.fall_silent();
+    assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
+    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+}
+
+/// What a feed that hears has said once is asked about until there is an answer.
+#[tokio::test]
+async fn a_doubt_outlives_a_store_that_fails() {
+    let (sessions, feed) = Told::with_lease(10 * LEASE).await;
+    let (signed_in, ended) = waited_for(&sessions).await;
+    let store = sessions.store();
+    assert_eq!(store.revoke_everyone().await.unwrap(), 1);
+    store.set_failing(true);
+    feed.announce(Announcement::Sessions(vec![signed_in.session().id()]));
+    until(|| store.checks() == 2).await;
+    store.set_failing(false);
+    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+}
+
+#[tokio::test]
+async fn of_two_who_wait_for_a_session_one_may_go() {
+    let sessions = memory();
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let goes = sessions.ended(&signed_in.session());
+    let stays = sessions.ended(&signed_in.session());
+    drop(goes);
+    drop(
+        sessions
+            .sign_out(&cookie(&sessions, signed_in.token()))
+            .await,
+    );
+    assert_eq!(within(PATIENCE, stays).await, EndedBecause::Revoked);
+}
+
+/// Once it is known that the session is over, what the future has to say is not heard.
+#[tokio::test]
+async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
+    let sessions = memory();
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let session = signed_in.session();
+    drop(
+        sessions
+            .sign_out(&cookie(&sessions, signed_in.token()))
+            .await,
+    );
+    let futures: Vec<_> = (0..100)
+        .map(|_| sessions.while_live(&session, ready(())))
+        .collect();
+    let ended = sessions.ended(&session);
+    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+    for future in futures {
+        assert_eq!(future.await, Err(EndedBecause::Revoked));
+    }
+}
+
 #[tokio::test]
 async fn closing_the_service_closes_its_streams() {
-    let sessions = crate::support::memory();
+    let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
     let ended = sessions.ended(&signed_in.session());
     sessions.close().await;
@@ -211,7 +323,7 @@ async fn all<S: Stream>(stream: S) -> Vec<S::Item> {
 /// H14, H17: streams and bodies end as if they were complete, with a last word where one is given.
 #[tokio::test]
 async fn streams_and_bodies_end_with_the_session() {
-    let sessions = crate::support::memory();
+    let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
     let ended = || sessions.ended(&signed_in.session());
     let silent = tokio::spawn(all(ended().close_stream(Ticks(0))));

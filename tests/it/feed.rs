@@ -31,8 +31,12 @@ pub async fn announcing() -> TestDatabase {
 
 /// One process.
 pub fn process(database: &TestDatabase) -> PgSessions {
+    process_with_lease(database, LEASE)
+}
+
+fn process_with_lease(database: &TestDatabase, lease: Duration) -> PgSessions {
     let store = PgSessionStore::new(pool(database, 4));
-    SessionService::builder(store).lease(LEASE).build().unwrap()
+    SessionService::builder(store).lease(lease).build().unwrap()
 }
 
 /// One process with a cache.
@@ -120,13 +124,22 @@ async fn a_kept_session_is_answered_without_a_statement() {
     assert_eq!(sessions.counts().from_cache, after.from_cache + 1);
 }
 
-/// E05: in the process that ended it, a session is over when the call returns.
+/// E05: in the process that ended it, a session is over when the call returns, though the announcement
+/// is still on its way then.
 #[tokio::test]
 async fn a_session_that_was_ended_here_is_over_at_once() {
     let database = announcing().await;
-    let sessions = caching(&database).await;
-    for way in 0..5 {
-        let signed_in = signed_in(&database, &sessions).await;
+    let proxy = Proxy::before(&database).await;
+    let sessions = process_with_lease(&database, 10 * LEASE);
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        all.push(signed_in(&database, &sessions).await);
+    }
+    // It hears nothing of what was done to them until now, and so they stay where they are kept.
+    let feed = sessions.store().feed(proxy.config(), NoTls);
+    sessions.cache(feed, 1_000).await.unwrap();
+    proxy.set(Line::Delayed(Duration::from_millis(100)));
+    for (way, signed_in) in all.iter().enumerate() {
         let token = signed_in.token();
         kept(&sessions, token).await;
         let headers = cookie(&sessions, token);
@@ -384,6 +397,34 @@ async fn without_its_triggers_a_feed_is_refused_and_turns_deaf() {
         .unwrap();
     sql(&bare, "DELETE FROM sessions").await;
     refused_within_the_lease(&sessions, signed_in.token()).await;
+}
+
+/// So is a feed whose table is another one now. Nothing is announced where that comes about.
+#[tokio::test]
+async fn a_feed_whose_table_was_replaced_turns_deaf_and_listens_to_the_new_one() {
+    let database = announcing().await;
+    let sessions = process_with_lease(&database, 10 * LEASE);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    sessions.cache(feed, 1_000).await.unwrap();
+    let before = signed_in(&database, &sessions).await;
+    kept(&sessions, before.token()).await;
+
+    let mut client = database.client().await;
+    let replace = client.transaction().await.unwrap();
+    for statements in [
+        "CREATE SCHEMA past; ALTER TABLE sessions SET SCHEMA past",
+        include_str!("../../migrations/0001_create_sessions.sql"),
+        include_str!("../../migrations/0002_announce_sessions.sql"),
+    ] {
+        replace.batch_execute(statements).await.unwrap();
+    }
+    replace.commit().await.unwrap();
+    refused(&sessions, before.token()).await;
+
+    let after = signed_in(&database, &sessions).await;
+    kept(&sessions, after.token()).await;
+    sql(&database, "DELETE FROM sessions").await;
+    refused(&sessions, after.token()).await;
 }
 
 /// Whatever anybody announces costs questions and nothing else.

@@ -47,6 +47,7 @@ mod supply_chain;
 mod support;
 #[cfg(feature = "rustls")]
 mod tls_server;
+mod told;
 mod tower_contract;
 mod transaction_pooling;
 #[cfg(feature = "rustls")]

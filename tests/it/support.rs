@@ -7,7 +7,7 @@ use std::{
     process::Command,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
 };
@@ -18,9 +18,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::COOKIE};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tokio::sync::watch;
 use tower_user_session::{
-    BoxError, Device, Error, Insertion, Lifetime, LookupAnswer, MemorySessionStore, NewSession,
-    PgSessionStore, PgUser, Revocation, Rotation, SessionId, SessionLookup, SessionService,
-    SessionStore, SessionToken, TokenDigest, UserRow,
+    BoxError, DEFAULT_LEASE, Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
+    MemorySessionStore, NewSession, PgSessionStore, PgUser, Revocation, Rotation, SessionId,
+    SessionLookup, SessionService, SessionStore, SessionToken, TokenDigest, UserRow,
 };
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -172,13 +172,19 @@ pub fn cookie<L: SessionLookup>(sessions: &SessionService<L>, token: &SessionTok
 pub struct WatchedStore {
     memory: MemorySessionStore<i64, User>,
     finds: AtomicUsize,
+    checks: AtomicUsize,
     steps: AtomicUsize,
     open: watch::Sender<bool>,
+    bad_row: AtomicBool,
 }
 
 pub type WatchedSessions = SessionService<WatchedStore>;
 
 pub fn watched() -> WatchedSessions {
+    watched_with_lease(DEFAULT_LEASE)
+}
+
+pub fn watched_with_lease(lease: Duration) -> WatchedSessions {
     every_log::begin();
     let memory = MemorySessionStore::new();
     memory.add_user(1, User::ada());
@@ -186,13 +192,16 @@ pub fn watched() -> WatchedSessions {
     let store = WatchedStore {
         memory,
         finds: AtomicUsize::new(0),
+        checks: AtomicUsize::new(0),
         steps: AtomicUsize::new(0),
         open: watch::Sender::new(true),
+        bad_row: AtomicBool::new(false),
     };
     // So long that a slow machine does not meet it.
     let deadline = Duration::from_secs(60);
     SessionService::builder(store)
         .deadline(deadline)
+        .lease(lease)
         .build()
         .unwrap()
 }
@@ -203,6 +212,11 @@ impl WatchedStore {
         self.finds.load(SeqCst)
     }
 
+    /// How often it was asked which sessions are still live.
+    pub fn checks(&self) -> usize {
+        self.checks.load(SeqCst)
+    }
+
     /// From now on, how often a lookup gives way to other tasks before it answers.
     pub fn take_steps(&self, steps: usize) {
         self.steps.store(steps, SeqCst);
@@ -211,6 +225,11 @@ impl WatchedStore {
     /// From now on, whether lookups are answered at once or wait.
     pub fn answer(&self, open: bool) {
         self.open.send_replace(open);
+    }
+
+    /// From now on, a lookup of more than one token meets a row that cannot be read, and fails at once.
+    pub fn meet_a_bad_row(&self) {
+        self.bad_row.store(true, SeqCst);
     }
 }
 
@@ -227,6 +246,9 @@ impl SessionLookup for WatchedStore {
 
     async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
         self.finds.fetch_add(1, SeqCst);
+        if digests.len() > 1 && self.bad_row.load(SeqCst) {
+            return Err(Error::new(ErrorKind::Row, "made up"));
+        }
         for _ in 0..self.steps.load(SeqCst) {
             tokio::task::yield_now().await;
         }
@@ -275,6 +297,7 @@ impl SessionStore for WatchedStore {
     }
 
     async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+        self.checks.fetch_add(1, SeqCst);
         self.memory.still_live(ids).await
     }
 

@@ -233,3 +233,101 @@ impl Hasher for ByDigest {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{CurrentSession, SessionTimes};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+
+    fn cache() -> Cache<()> {
+        Cache::new(10, None, None)
+    }
+
+    /// The session of this number, so old and with so much left, under the digest of its number.
+    fn session(number: u16, age: Duration, left: Duration) -> (TokenDigest, LiveSession<()>) {
+        let mut digest = [0; 32];
+        digest[..2].copy_from_slice(&number.to_be_bytes());
+        let mut id = [0; 16];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        let now = SystemTime::UNIX_EPOCH + 2 * HOUR;
+        let times = SessionTimes {
+            created_at: now - age,
+            authenticated_at: now - age,
+            last_seen_at: now,
+            expires_at: now + left,
+            now,
+        };
+        let session = CurrentSession::new(SessionId::from_bytes(id), times);
+        (
+            TokenDigest::from_bytes(digest),
+            LiveSession { user: (), session },
+        )
+    }
+
+    fn is_kept(cache: &Cache<()>, digest: &TokenDigest) -> bool {
+        cache.get(digest, |_| true).is_some()
+    }
+
+    /// Whether it is kept where it was asked about so long ago.
+    fn kept_after(passed: Duration, (digest, live): &(TokenDigest, LiveSession<()>)) -> bool {
+        let cache = cache();
+        let (asked, now) = cache.ask();
+        let at = now.checked_sub(passed).unwrap();
+        cache.keep((asked, at), *digest, live);
+        is_kept(&cache, digest)
+    }
+
+    #[test]
+    fn a_session_is_kept_from_the_age_of_a_minute_on() {
+        let younger = Duration::from_millis(59_999);
+        assert!(!kept_after(Duration::ZERO, &session(1, younger, HOUR)));
+        assert!(kept_after(Duration::ZERO, &session(1, 60 * SECOND, HOUR)));
+    }
+
+    #[test]
+    fn nothing_is_kept_for_longer_than_five_minutes() {
+        let session = session(1, HOUR, HOUR);
+        assert!(kept_after(240 * SECOND, &session));
+        assert!(!kept_after(300 * SECOND, &session));
+    }
+
+    /// When the answer came does not matter: it may have been under way for long.
+    #[test]
+    fn a_limit_counts_from_the_question() {
+        assert!(!kept_after(SECOND, &session(1, HOUR, SECOND / 2)));
+        assert!(kept_after(SECOND, &session(1, HOUR, 60 * SECOND)));
+    }
+
+    #[test]
+    fn what_was_announced_while_it_was_asked_about_is_not_kept() {
+        let cache = cache();
+        let (digest, live) = session(1, HOUR, HOUR);
+        let announcements: [&dyn Fn(); 2] =
+            [&|| cache.announce(&[live.session.id()]), &|| cache.clear()];
+        for announce in announcements {
+            let before = cache.ask();
+            announce();
+            cache.keep(before, digest, &live);
+            assert!(!is_kept(&cache, &digest));
+            cache.keep(cache.ask(), digest, &live);
+            assert!(is_kept(&cache, &digest));
+        }
+    }
+
+    #[test]
+    fn what_made_room_leaves_nothing_behind() {
+        let cache = cache();
+        for number in 0..1_000 {
+            let (digest, live) = session(number, HOUR, HOUR);
+            cache.keep(cache.ask(), digest, &live);
+        }
+        let names = cache.state().digests.len();
+        assert_eq!(names, cache.entries.len());
+        assert!((1..=20).contains(&names), "{names}");
+    }
+}

@@ -1,0 +1,149 @@
+//! A feed that says what a test wants when the test wants it, and lookups that it overtakes.
+
+use std::{
+    future::pending,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::{task::JoinHandle, time::Instant};
+use tower_user_session::{
+    Announcement, Error, Hearing, LiveSession, SessionFeed, SessionToken, SignedIn,
+};
+
+use crate::support::{User, WatchedSessions, watched_with_lease};
+
+/// So long that a feed which has once proved that it hears is not deaf before the test is over.
+pub const LONG_LEASE: Duration = Duration::from_secs(60);
+
+/// Hears from the start, and proves it until it falls silent.
+#[derive(Clone, Default)]
+pub struct Told {
+    hearing: Arc<OnceLock<Hearing>>,
+    silent: Arc<AtomicBool>,
+}
+
+impl Told {
+    /// A service that follows such a feed and keeps what it may.
+    pub async fn with_lease(lease: Duration) -> (WatchedSessions, Self) {
+        let (sessions, feed) = (watched_with_lease(lease), Self::default());
+        sessions.cache(feed.clone(), 1_000).await.unwrap();
+        (sessions, feed)
+    }
+
+    pub fn announce(&self, announcement: Announcement) {
+        self.hearing().announced(announcement);
+    }
+
+    /// It was lost, and hears again.
+    pub fn come_back(&self) {
+        self.hearing().connected();
+        self.hearing().proved(Instant::now());
+    }
+
+    /// From now on no heartbeat comes back.
+    pub fn fall_silent(&self) {
+        self.silent.store(true, SeqCst);
+    }
+
+    fn hearing(&self) -> &Hearing {
+        self.hearing.get().expect("nobody follows it")
+    }
+}
+
+impl SessionFeed for Told {
+    async fn hear(&self, hearing: &Hearing) -> Error {
+        self.hearing.get_or_init(|| hearing.clone()).connected();
+        while !self.silent.load(SeqCst) {
+            hearing.proved(Instant::now());
+            hearing.heartbeat_due().await;
+        }
+        pending().await
+    }
+}
+
+/// Returns once this holds.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < patience, "it never comes about");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Sessions that are old enough to be kept.
+async fn signed_in(sessions: &WatchedSessions, count: usize) -> Vec<SignedIn> {
+    let mut signed_in = Vec::new();
+    for _ in 0..count {
+        signed_in.push(sessions.sign_in(1).await.unwrap());
+    }
+    sessions.store().advance(Duration::from_secs(60 * 60));
+    signed_in
+}
+
+fn ask(
+    sessions: &WatchedSessions,
+    token: &SessionToken,
+) -> JoinHandle<Result<Option<LiveSession<User>>, Error>> {
+    let (sessions, digest) = (sessions.clone(), token.digest());
+    tokio::spawn(async move { sessions.resolve_digest(digest).await })
+}
+
+/// E05: what was asked about before something was announced is not kept, whenever the answer comes.
+#[tokio::test]
+async fn a_lookup_that_was_overtaken_is_not_kept() {
+    for way in 0..3 {
+        let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+        let signed_in = &signed_in(&sessions, 1).await[0];
+        let store = sessions.store();
+        store.answer(false);
+        let asking = ask(&sessions, signed_in.token());
+        until(|| store.finds() == 1).await;
+        match way {
+            0 => feed.announce(Announcement::Sessions(vec![signed_in.session().id()])),
+            1 => feed.announce(Announcement::Everything),
+            _ => feed.come_back(),
+        }
+        store.answer(true);
+        assert!(asking.await.unwrap().unwrap().is_some());
+        for finds in [2, 2] {
+            assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+            assert_eq!(store.finds(), finds, "way {way}");
+        }
+        assert_eq!(sessions.counts().from_cache, 1, "way {way}");
+    }
+}
+
+/// E05: so it is with who is asked about alone, because a batch met a row that cannot be read.
+#[tokio::test]
+async fn a_lookup_that_was_overtaken_alone_is_not_kept() {
+    let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+    let signed_in = signed_in(&sessions, 4).await;
+    let store = sessions.store();
+    store.meet_a_bad_row();
+    store.answer(false);
+    let first = ask(&sessions, &SessionToken::generate().unwrap());
+    until(|| store.finds() == 1).await;
+    let asking: Vec<_> = signed_in
+        .iter()
+        .map(|signed_in| ask(&sessions, signed_in.token()))
+        .collect();
+    // All of them at once, and then one alone.
+    until(|| store.finds() == 3).await;
+    let all = signed_in.iter().map(|signed_in| signed_in.session().id());
+    feed.announce(Announcement::Sessions(all.collect()));
+    store.answer(true);
+    assert!(first.await.unwrap().unwrap().is_none());
+    for asking in asking {
+        assert!(asking.await.unwrap().unwrap().is_some());
+    }
+    // Three were asked about afterwards.
+    assert_eq!(store.finds(), 6);
+    for signed_in in &signed_in {
+        assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+    }
+    assert_eq!((store.finds(), sessions.counts().from_cache), (7, 3));
+}
