@@ -92,6 +92,45 @@ fn ask(
     tokio::spawn(async move { sessions.resolve_digest(digest).await })
 }
 
+/// What is kept is given as long as the feed has proved within a lease that it hears, and no longer.
+#[tokio::test]
+async fn nothing_is_answered_from_memory_longer_than_a_lease_after_the_last_proof() {
+    let lease = Duration::from_secs(2);
+    let (sessions, feed) = Told::with_lease(lease).await;
+    let signed_in = &signed_in(&sessions, 1).await[0];
+    for _ in 0..2 {
+        assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+    }
+    assert_eq!(sessions.counts().from_cache, 1);
+    feed.fall_silent();
+    let silent = Instant::now();
+    while sessions.store().finds() == 1 {
+        assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+        assert!(silent.elapsed() < 4 * lease, "it is given for ever");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What anything may have happened to is asked about again.
+#[tokio::test]
+async fn what_is_kept_is_forgotten_when_anything_may_have_happened() {
+    for away in [false, true] {
+        let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+        let signed_in = &signed_in(&sessions, 1).await[0];
+        for _ in 0..2 {
+            assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+        }
+        assert_eq!(sessions.store().finds(), 1);
+        if away {
+            feed.come_back();
+        } else {
+            feed.announce(Announcement::Everything);
+        }
+        assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+        assert_eq!(sessions.store().finds(), 2, "away: {away}");
+    }
+}
+
 /// E05: what was asked about before something was announced is not kept, whenever the answer comes.
 #[tokio::test]
 async fn a_lookup_that_was_overtaken_is_not_kept() {
