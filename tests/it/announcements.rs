@@ -427,6 +427,25 @@ async fn changed_users_are_announced_where_asked() {
     feed.silence("there are no sessions").await;
 }
 
+/// Other columns that refer to the users, of other tables and of the sessions' own, are in nobody's way.
+#[tokio::test]
+async fn other_references_to_users_are_none_of_sessions() {
+    let (database, sessions, mut feed) = announced_users().await;
+    let ada = sessions.sign_in(1).await.unwrap();
+    for statement in [
+        "CREATE TABLE posts (user_id bigint REFERENCES users)",
+        "INSERT INTO posts VALUES (1), (2)",
+        "ALTER TABLE sessions ADD COLUMN invited_by text REFERENCES users (email)",
+        "UPDATE sessions SET invited_by = 'eve@example.com'",
+    ] {
+        sql(&database, statement).await;
+    }
+    sql(&database, "UPDATE users SET role = 'x' WHERE id = 2").await;
+    feed.silence("whoever invited").await;
+    sql(&database, "UPDATE users SET role = 'x'").await;
+    feed.one("changed", &[id(&ada)]).await;
+}
+
 /// Any type of key, also one of the application's own; any name of the tables.
 #[tokio::test]
 async fn keys_of_every_type_and_tables_of_any_name() {
@@ -469,6 +488,52 @@ async fn keys_of_every_type_and_tables_of_any_name() {
         feed.silence("the same key").await;
         sql(&database, &format!("DELETE FROM {table}")).await;
         feed.one("ended", &[session]).await;
+    }
+}
+
+/// A key that equals the user's, and yet is another one, by the operators of its type, wherever they are: its
+/// sessions are found, and to write it in the other way is a change.
+#[tokio::test]
+async fn keys_that_are_equal_and_not_the_same() {
+    let words = "
+        CREATE SCHEMA app;
+        CREATE TYPE app.word AS (text text);
+        CREATE FUNCTION app.compare(a app.word, b app.word) RETURNS int IMMUTABLE LANGUAGE sql
+            AS 'SELECT bttextcmp(lower(a.text), lower(b.text))';
+        CREATE FUNCTION app.less(a app.word, b app.word) RETURNS boolean IMMUTABLE LANGUAGE sql
+            AS 'SELECT lower(a.text) < lower(b.text)';
+        CREATE FUNCTION app.equal(a app.word, b app.word) RETURNS boolean IMMUTABLE LANGUAGE sql
+            AS 'SELECT lower(a.text) = lower(b.text)';
+        CREATE OPERATOR app.< (FUNCTION = app.less, LEFTARG = app.word, RIGHTARG = app.word);
+        CREATE OPERATOR app.= (FUNCTION = app.equal, LEFTARG = app.word, RIGHTARG = app.word,
+            COMMUTATOR = OPERATOR(app.=), MERGES);
+        CREATE OPERATOR CLASS app.words DEFAULT FOR TYPE app.word USING btree AS
+            OPERATOR 1 app.<, OPERATOR 3 app.=, FUNCTION 1 app.compare(app.word, app.word);";
+    for (setup, key_type, key, equal) in [
+        ("", "numeric", "7", "7.0"),
+        (words, "app.word", "ROW('ada')", "ROW('ADA')"),
+    ] {
+        let setup = format!(
+            "{setup} CREATE TABLE users (id {key_type} PRIMARY KEY, name text);
+             INSERT INTO users VALUES ({key}, 'Ada')"
+        );
+        let database = TestDatabase::create(&setup).await;
+        let store = PgSessionStore::<User>::new(pool(&database, 2));
+        store.migrate().announce_changed_users().await.unwrap();
+        let mut feed = Feed::of(&database, "sessions").await;
+        let insert = format!(
+            "INSERT INTO sessions (token_digest, user_id, expires_at)
+             VALUES (sha256('a'), {key}, now() + interval '1 day') RETURNING id"
+        );
+        let client = database.client().await;
+        let session: SessionId = client.query_one(&insert, &[]).await.unwrap().get(0);
+        let other_way = format!("UPDATE sessions SET user_id = {equal}");
+        sql(&database, &other_way).await;
+        feed.one("changed", &[session]).await;
+        sql(&database, &other_way).await;
+        feed.silence("it is written that way already").await;
+        sql(&database, "UPDATE users SET name = 'A.'").await;
+        feed.one("changed", &[session]).await;
     }
 }
 
@@ -538,6 +603,51 @@ async fn no_further_rights_are_needed() {
     sql(&database, &format!("DROP OWNED BY {role}")).await;
 }
 
+/// Of the rights that it takes to see the sessions of a user, each: whoever lacks it may still change users,
+/// and announces everything.
+#[tokio::test]
+async fn every_right_to_see_sessions_can_be_missing() {
+    let database = TestDatabase::create(&format!("{USERS}; CREATE SCHEMA app")).await;
+    let store = PgSessionStore::<User>::new(pool(&database, 2)).with_schema("app");
+    store.migrate().announce_changed_users().await.unwrap();
+    let sessions: PgSessions = SessionService::new(store);
+    let ada = sessions.sign_in(1).await.unwrap();
+    let mut feed = Feed::of(&database, "app.sessions").await;
+    let role = format!("changer_{}", database.name());
+    sql(&database, &format!("CREATE ROLE {role} LOGIN")).await;
+    let grant = format!("GRANT SELECT, UPDATE ON users TO {role}");
+    sql(&database, &grant).await;
+    let mut config = database.config();
+    config.user(&role);
+    let manager = Manager::new(config, NoTls);
+    let limited = Pool::builder(manager).max_size(1).build().unwrap();
+    let change = async || {
+        let client = limited.get().await.unwrap();
+        let update = "UPDATE users SET role = role || '!' WHERE id = 1";
+        client.execute(update, &[]).await.unwrap();
+    };
+    let rights = [
+        "USAGE ON SCHEMA app",
+        "SELECT (id) ON app.sessions",
+        "SELECT (user_id) ON app.sessions",
+        "SELECT (expires_at) ON app.sessions",
+    ];
+    for right in rights {
+        sql(&database, &format!("GRANT {right} TO {role}")).await;
+    }
+    for right in rights {
+        change().await;
+        feed.one("changed", &[id(&ada)]).await;
+        sql(&database, &format!("REVOKE {right} FROM {role}")).await;
+        change().await;
+        assert_eq!(feed.heard().await, ["everything"], "without {right}");
+        sql(&database, &format!("GRANT {right} TO {role}")).await;
+    }
+    limited.close();
+    sql(&database, &format!("DROP OWNED BY {role}")).await;
+    sql(&database, &format!("DROP ROLE {role}")).await;
+}
+
 /// Names that come before PostgreSQL's own: nothing is kept silent, and nothing of theirs runs.
 #[tokio::test]
 async fn a_hostile_search_path_silences_nothing() {
@@ -559,6 +669,8 @@ async fn a_hostile_search_path_silences_nothing() {
              CREATE OPERATOR evil.> (FUNCTION = evil.no, LEFTARG = timestamptz, RIGHTARG = timestamptz);
              CREATE OPERATOR evil.*<> (FUNCTION = evil.no, LEFTARG = record, RIGHTARG = record);
              CREATE TABLE evil.old_rows AS SELECT * FROM sessions LIMIT 0;
+             CREATE TEMP TABLE pg_trigger (LIKE pg_catalog.pg_trigger);
+             CREATE TEMP TABLE new_rows AS SELECT * FROM sessions LIMIT 0;
              SET search_path = evil, pg_catalog, public",
         )
         .await
@@ -623,6 +735,13 @@ async fn announcing_is_installed_once_and_can_be_checked() {
             is(false, true),
         ),
         (
+            "CREATE FUNCTION another() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
+                 FOR EACH STATEMENT EXECUTE FUNCTION another();
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER tower_user_session_emptied",
+            is(false, true),
+        ),
+        (
             "DROP TRIGGER tower_user_session_user_changed ON users",
             is(true, false),
         ),
@@ -631,7 +750,7 @@ async fn announcing_is_installed_once_and_can_be_checked() {
             is(false, false),
         ),
     ] {
-        sql(&database, loss).await;
+        client.batch_execute(loss).await.unwrap();
         assert_eq!(announced().await, left, "{loss}");
         store.migrate().announce_changed_users().await.unwrap();
         assert_eq!(announced().await, is(true, true), "{loss}");
@@ -640,6 +759,75 @@ async fn announcing_is_installed_once_and_can_be_checked() {
     let origin = "ALTER TABLE sessions ENABLE TRIGGER tower_user_session_ended";
     sql(&database, origin).await;
     assert_eq!(announced().await, is(true, true));
+}
+
+/// What is said of a table is about that table alone, and triggers count only if they announce, each time.
+#[tokio::test]
+async fn other_triggers_do_not_pass_for_announcing_ones() {
+    let database = database().await;
+    let store = PgSessionStore::<User>::new(pool(&database, 2));
+    let client = database.client().await;
+    let announced = ANNOUNCED.replace(":table_name", "$1");
+    let announced = async |table: &str| -> bool {
+        let row = client.query_one(&announced, &[&table]).await;
+        row.unwrap().get(1)
+    };
+
+    // The application's own, after the same statements.
+    client
+        .batch_execute(
+            "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER d AFTER DELETE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit();
+             CREATE TRIGGER u AFTER UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit();
+             CREATE TRIGGER t AFTER TRUNCATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit()",
+        )
+        .await
+        .unwrap();
+    assert!(!announced("sessions").await);
+
+    // Another table's.
+    let other = PgSessionStore::<User>::new(pool(&database, 2)).with_table("others");
+    other.migrate().announce_ended_sessions().await.unwrap();
+    assert!(announced("others").await);
+    assert!(!announced("sessions").await);
+
+    store.migrate().announce_ended_sessions().await.unwrap();
+    assert!(announced("sessions").await);
+    // One that announces now and then.
+    client
+        .batch_execute(
+            "CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
+             FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION tower_user_session_announce()",
+        )
+        .await
+        .unwrap();
+    assert!(!announced("sessions").await);
+    assert!(announced("others").await);
+}
+
+/// What an older version of this library installed is replaced.
+#[tokio::test]
+async fn older_functions_are_replaced() {
+    let database = database().await;
+    for function in [
+        "tower_user_session_announce",
+        "tower_user_session_announce_user",
+    ] {
+        let older = format!(
+            "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+        );
+        sql(&database, &older).await;
+    }
+    let sessions = sessions(&database);
+    let migrate = sessions.store().migrate().announce_changed_users();
+    migrate.await.unwrap();
+    let mut feed = Feed::of(&database, "sessions").await;
+    let ada = sessions.sign_in(1).await.unwrap();
+    sql(&database, "UPDATE users SET role = 'x' WHERE id = 1").await;
+    feed.one("changed", &[id(&ada)]).await;
+    let signed_out = sessions.sign_out(&cookie(&sessions, ada.token())).await;
+    assert!(signed_out.ended().unwrap());
+    feed.one("ended", &[id(&ada)]).await;
 }
 
 /// A function that somebody else could change later must not run with the rights of those who write.
@@ -665,13 +853,17 @@ async fn a_function_of_somebody_else_is_refused() {
     migrate.announce_ended_sessions().await.unwrap();
 }
 
-/// Without the sessions' table there is nothing to announce, and the error says what to do.
+/// Without the sessions' table there is nothing to announce, and the error says what to do; nor with a
+/// table of that name that is another one.
 #[tokio::test]
 async fn the_file_needs_the_one_before_it() {
     let database = TestDatabase::create(USERS).await;
     let file = include_str!("../../migrations/0002_announce_sessions.sql");
-    let error = database.client().await.batch_execute(file).await;
-    let error = error.unwrap_err();
-    let hint = error.as_db_error().unwrap().hint().unwrap();
-    assert!(hint.contains("0001_create_sessions.sql"), "{hint}");
+    let client = database.client().await;
+    for meanwhile in ["", "CREATE TABLE sessions (id int)"] {
+        client.batch_execute(meanwhile).await.unwrap();
+        let error = client.batch_execute(file).await.unwrap_err();
+        let hint = error.as_db_error().unwrap().hint().unwrap();
+        assert!(hint.contains("0001_create_sessions.sql"), "{hint}");
+    }
 }

@@ -1,11 +1,15 @@
 //! Creating the sessions' table.
 
-use std::process::Command;
+use std::{collections::BTreeMap, process::Command};
 
+use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{TestDatabase, skip};
-use tower_user_session::{Error, PgSessionStore};
+use tower_user_session::{
+    Error, PgSessionStore,
+    tokio_postgres::{NoTls, error::SqlState},
+};
 
-use crate::support::{USERS, User, number, pool, psql, sql, until_waiting};
+use crate::support::{USERS, User, database, number, pool, psql, sql, until_waiting};
 
 const COUNT: &str = "SELECT count(*) FROM pg_class WHERE relname = 'sessions' AND relkind = 'r'";
 
@@ -106,6 +110,144 @@ async fn what_does_not_fit_is_an_error_that_says_why() {
     let columns =
         "SELECT count(*) FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attnum > 0";
     assert_eq!(number(&database, columns).await, 1);
+    // That another table is one of sessions does not make this one.
+    let other = store(&database).with_table("web_sessions");
+    other.migrate().await.unwrap();
+    let error = store(&database).migrate().await.unwrap_err();
+    assert!(
+        told(&error).contains("exists and is not a table of sessions"),
+        "{}",
+        told(&error)
+    );
+}
+
+/// The users' key has the type that it has in the users' table, whatever else is called like it.
+#[tokio::test]
+async fn the_key_has_the_type_of_the_users_key() {
+    let database = TestDatabase::create(&format!(
+        "CREATE TABLE a (id text PRIMARY KEY); {USERS}; CREATE TABLE z (id text PRIMARY KEY)"
+    ))
+    .await;
+    store(&database).migrate().await.unwrap();
+    let column = "SELECT count(*) FROM information_schema.columns
+        WHERE table_name = 'sessions' AND column_name = 'user_id' AND data_type = 'bigint'";
+    assert_eq!(number(&database, column).await, 1);
+    store(&database).check().await.unwrap();
+}
+
+/// Whatever writes to the table, what no session can be is refused.
+#[tokio::test]
+async fn the_table_refuses_what_no_session_can_be() {
+    let database = database().await;
+    let client = database.client().await;
+    let insert = async |column: &str, value: &str| {
+        let columns = BTreeMap::from([
+            ("token_digest", "sha256('a')"),
+            ("user_id", "1"),
+            ("expires_at", "now() + interval '1 day'"),
+            (column, value),
+        ]);
+        let names: Vec<_> = columns.keys().copied().collect();
+        let values: Vec<_> = columns.values().copied().collect();
+        let insert = format!(
+            "INSERT INTO sessions ({}) VALUES ({})",
+            names.join(", "),
+            values.join(", ")
+        );
+        client.execute(&insert, &[]).await
+    };
+    for (column, value) in [
+        ("token_digest", "substr(sha256('a'), 2)"),
+        ("token_digest", "sha256('a') || 'a'"),
+        ("created_at", "'-infinity'"),
+        ("created_at", "'infinity'"),
+        ("authenticated_at", "'-infinity'"),
+        ("authenticated_at", "'infinity'"),
+        ("last_seen_at", "'-infinity'"),
+        ("last_seen_at", "'infinity'"),
+        ("expires_at", "'-infinity'"),
+        ("expires_at", "'infinity'"),
+        ("user_agent", "repeat('a', 1025)"),
+        ("user_agent", "repeat('ä', 513)"),
+    ] {
+        let error = insert(column, value).await.unwrap_err();
+        assert_eq!(
+            error.code(),
+            Some(&SqlState::CHECK_VIOLATION),
+            "{column} = {value}"
+        );
+    }
+    insert("user_agent", "repeat('a', 1024)").await.unwrap();
+}
+
+/// What a migration is told of the tables ends with it: nothing stays on the connection, where the files
+/// then run as if nothing had ever been set.
+#[tokio::test]
+async fn settings_end_with_the_migration() {
+    let database = TestDatabase::create(&format!(
+        "{USERS}; CREATE SCHEMA app; CREATE TABLE app.accounts (account_id text PRIMARY KEY)"
+    ))
+    .await;
+    let only = pool(&database, 1);
+    let elsewhere = PgSessionStore::<User>::new(only.clone()).with_table("web_sessions");
+    let migrate = elsewhere.migrate().users_table("app.accounts");
+    let migrate = migrate.users_key("account_id").announce_changed_users();
+    migrate.await.unwrap();
+    let client = only.get().await.unwrap();
+    for setting in [
+        "sessions_table",
+        "users_table",
+        "users_key",
+        "announce_users",
+    ] {
+        // Not null: this connection has heard of it.
+        let left = format!("SELECT current_setting('tower_user_session.{setting}', true)");
+        let left: String = client.query_one(&left, &[]).await.unwrap().get(0);
+        assert_eq!(left, "", "{setting}");
+    }
+    for file in [
+        include_str!("../../migrations/0001_create_sessions.sql"),
+        include_str!("../../migrations/0002_announce_sessions.sql"),
+    ] {
+        client.batch_execute(file).await.unwrap();
+    }
+    let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
+        AND tgrelid IN ('sessions'::regclass, 'users'::regclass)";
+    assert_eq!(number(&database, triggers).await, 3);
+    drop(client);
+    store(&database).check().await.unwrap();
+}
+
+/// An ordinary role needs no more than what is written there, the second time too.
+#[tokio::test]
+async fn a_migration_needs_the_rights_that_are_written_down() {
+    let database = TestDatabase::create(USERS).await;
+    let role = format!("migrator_{}", database.name());
+    for statement in [
+        &*format!("CREATE ROLE {role} LOGIN"),
+        &format!("GRANT CREATE ON SCHEMA public TO {role}"),
+        &format!("GRANT REFERENCES ON users TO {role}"),
+    ] {
+        sql(&database, statement).await;
+    }
+    let mut config = database.config();
+    config.user(&role);
+    let manager = Manager::new(config, NoTls);
+    let limited = Pool::builder(manager).max_size(1).build().unwrap();
+    let store = PgSessionStore::<User>::new(limited.clone());
+    for _ in 0..2 {
+        store.migrate().await.unwrap();
+        store.migrate().announce_ended_sessions().await.unwrap();
+    }
+    assert!(store.migrate().announce_changed_users().await.is_err());
+    let own = format!("ALTER TABLE users OWNER TO {role}");
+    sql(&database, &own).await;
+    for _ in 0..2 {
+        store.migrate().announce_changed_users().await.unwrap();
+    }
+    limited.close();
+    sql(&database, &format!("DROP OWNED BY {role}")).await;
+    sql(&database, &format!("DROP ROLE {role}")).await;
 }
 
 /// Cancelled at any point, nothing is half done.

@@ -1,9 +1,11 @@
 //! The plan that the server really uses for a lookup.
 
-use ephemeral_postgres::{Server, Source, TestDatabase, skip};
-use tower_user_session::{PgSessionStore, SessionLookup, SessionService, TokenDigest};
+use std::time::SystemTime;
 
-use crate::support::{USERS, User, pool};
+use ephemeral_postgres::{Server, Source, TestDatabase, skip};
+use tower_user_session::{PgSessionStore, SessionId, SessionLookup, SessionService, TokenDigest};
+
+use crate::support::{USERS, User, database, number, pool, sessions, sql};
 
 const FILL: &str = "INSERT INTO sessions (token_digest, user_id, expires_at)
     SELECT sha256(n::text::bytea), 1 + n % 2, now() + interval '1 day'
@@ -11,6 +13,7 @@ const FILL: &str = "INSERT INTO sessions (token_digest, user_id, expires_at)
 
 /// On a table that has just been made, and on one that grew a thousandfold without `ANALYZE` under a
 /// plan that was made while it was tiny, for one digest and for many: an index, never the whole table.
+/// There it is one plan for whatever is asked, which has parameters in it, and it is not compiled.
 #[tokio::test]
 async fn a_lookup_never_reads_a_whole_table() {
     let name = "plans::a_lookup_never_reads_a_whole_table";
@@ -19,6 +22,7 @@ async fn a_lookup_never_reads_a_whole_table() {
             ("session_preload_libraries", "auto_explain"),
             ("auto_explain.log_min_duration", "0"),
             ("autovacuum", "off"),
+            ("jit", "on"),
             // Where everything is kept, each query would stand beside its plan.
             ("log_statement", "none"),
             ("log_min_duration_statement", "-1"),
@@ -32,8 +36,11 @@ async fn a_lookup_never_reads_a_whole_table() {
     let database = TestDatabase::create_on(&server, USERS).await.unwrap();
     let store = PgSessionStore::<User>::new(pool(&database, 2));
     store.migrate().await.unwrap();
-    let sessions = SessionService::new(store);
     let client = database.client().await;
+    // On connections that are opened from now on, any plan is dear enough to be compiled.
+    let compile = format!("ALTER DATABASE {} SET jit_above_cost = 0", database.name());
+    client.batch_execute(&compile).await.unwrap();
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool(&database, 2)));
     client
         .execute("DELETE FROM users WHERE id > 2", &[])
         .await
@@ -102,7 +109,43 @@ async fn a_lookup_never_reads_a_whole_table() {
             "{plan}"
         );
         assert!(!plan.contains("Seq Scan"), "{plan}");
+        assert!(plan.contains("($2 IS NULL)"), "{plan}");
+        assert!(!plan.contains("JIT:"), "{plan}");
     }
+}
+
+/// Pages are filled with room for sessions that are used: they stay where they are, and no index is
+/// written.
+#[tokio::test]
+async fn sessions_that_are_used_stay_in_their_pages() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let idle = "ALTER TABLE sessions ALTER last_seen_at SET DEFAULT now() - interval '1 hour'";
+    sql(&database, idle).await;
+    let client = database.client().await;
+    client.execute(FILL, &[&1, &1_000]).await.unwrap();
+    let places = async || -> Vec<(SessionId, i32)> {
+        let places = "SELECT id, (ctid::text::point)[0]::int FROM sessions ORDER BY token_digest";
+        let rows = client.query(places, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let before = places().await;
+    // Two or three of each page.
+    let every_twentieth = "SELECT id FROM sessions WHERE (ctid::text::point)[1]::int % 20 = 1";
+    let rows = client.query(every_twentieth, &[]).await.unwrap();
+    let used: Vec<_> = rows
+        .iter()
+        .map(|row| (row.get::<_, SessionId>(0), SystemTime::now()))
+        .collect();
+    assert!(used.len() > 40, "{}", used.len());
+    sessions.store().touch(&used).await.unwrap();
+    let touched =
+        "SELECT count(*) FROM sessions WHERE last_seen_at > now() - interval '30 minutes'";
+    let touched = number(&database, touched).await;
+    assert_eq!(usize::try_from(touched).unwrap(), used.len());
+    let after = places().await;
+    let moved = before.iter().zip(&after).filter(|(old, new)| old != new);
+    assert_eq!(moved.count(), 0);
 }
 
 /// The plans of lookups in the server's log.

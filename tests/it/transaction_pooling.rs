@@ -56,16 +56,17 @@ const TYPED: &str = "
     CREATE TYPE mood AS ENUM ('merry', 'sad');
     CREATE DOMAIN name AS varchar(40) CHECK (VALUE <> '');
     CREATE DOMAIN label AS name;
-    CREATE TABLE users (id label PRIMARY KEY, name label NOT NULL, mood mood NOT NULL, level int2 NOT NULL);
+    CREATE TABLE users (id label PRIMARY KEY, name label NOT NULL, mood mood NOT NULL, level int2 NOT NULL,
+                        moods mood[] NOT NULL DEFAULT '{merry}');
     INSERT INTO users VALUES ('ada', 'Ada', 'merry', 3);
 ";
 
-fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>) {
+fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, name: &str) {
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(
-        source.contains("\"mood\"") && source.contains("::text"),
+        source.contains(&format!("{name:?}")) && source.contains("::text"),
         "{source}"
     );
 }
@@ -78,13 +79,13 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
     let proxy = Proxy::before(&database).await;
     let store = PgSessionStore::<Typed<false>>::new(proxy.pool(2)).with_transaction_pooling();
     store.migrate().await.unwrap();
-    refused(store.check().await);
+    refused(store.check().await, "mood");
     let direct = PgSessionStore::<Typed<false>>::new(pool(&database, 1));
     direct.check().await.unwrap();
     proxy.sent();
     let not_cast = SessionService::new(store);
     let ada = not_cast.sign_in("ada".to_owned()).await.unwrap();
-    refused(not_cast.user(ada.token()).await);
+    refused(not_cast.user(ada.token()).await, "mood");
 
     let store = PgSessionStore::<Typed<true>>::new(proxy.pool(2)).with_transaction_pooling();
     store.check().await.unwrap();
@@ -93,7 +94,9 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
     assert_eq!(user, Some(Typed("Ada: merry".to_owned())));
 
     let sign_in = || cast.sign_in("ada".to_owned());
-    refused(sign_in().only_if_still("u.mood", "merry").await);
+    refused(sign_in().only_if_still("u.mood", "merry").await, "mood");
+    let moods = sign_in().only_if_still("u.moods", vec!["merry"]).await;
+    refused(moods, "_mood");
     for (demands, signed_in) in [
         (sign_in().only_if_still("u.mood::text", "merry"), true),
         (sign_in().only_if_still("u.mood::text", "sad"), false),
