@@ -192,6 +192,7 @@ BEGIN
         IF NOT EXISTS (
             SELECT FROM pg_trigger
             WHERE tgrelid = place.on_table AND tgname = place.trigger AND NOT tgisinternal AND tgenabled = 'A'
+              AND tgqual IS NULL
               AND tgfoid IN (SELECT oid FROM pg_proc WHERE proname = place.function)
         ) THEN
             EXECUTE format(

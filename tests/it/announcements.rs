@@ -797,12 +797,15 @@ async fn other_triggers_do_not_pass_for_announcing_ones() {
     client
         .batch_execute(
             "CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
-             FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION tower_user_session_announce()",
+             FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION tower_user_session_announce();
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER tower_user_session_emptied",
         )
         .await
         .unwrap();
     assert!(!announced("sessions").await);
     assert!(announced("others").await);
+    store.migrate().announce_ended_sessions().await.unwrap();
+    assert!(announced("sessions").await);
 }
 
 /// What an older version of this library installed is replaced.
