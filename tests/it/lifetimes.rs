@@ -9,7 +9,7 @@ use crate::support::{PgSessions, User, database, number, pool, sql};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-fn with(database: &ephemeral_postgres::TestDatabase, lifetime: Lifetime) -> PgSessions {
+pub fn with(database: &ephemeral_postgres::TestDatabase, lifetime: Lifetime) -> PgSessions {
     let store = PgSessionStore::new(pool(database, 4)).with_lifetime(lifetime);
     SessionService::new(store)
 }
