@@ -223,11 +223,12 @@ async fn the_oldest_sessions_make_room() {
     }
 }
 
-/// D13: the same of everybody's sessions at once.
+/// D13: the same of everybody's sessions at once. Lookups go on meanwhile.
 #[tokio::test]
 async fn revoking_everyone_waits_for_a_sign_in_under_way() {
     let database = database().await;
     let sessions = sessions(&database);
+    let eve = sessions.sign_in(2).await.unwrap();
     let mut client = pool(&database, 1).get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
     let slow = sessions
@@ -240,7 +241,8 @@ async fn revoking_everyone_waits_for_a_sign_in_under_way() {
         async move { sessions.revoke_everyone().await }
     });
     until_waiting(&database, 1).await;
+    assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
     transaction.commit().await.unwrap();
-    assert_eq!(revocation.await.unwrap().unwrap(), 1);
+    assert_eq!(revocation.await.unwrap().unwrap(), 2);
     assert_eq!(sessions.user(slow.token()).await.unwrap(), None);
 }

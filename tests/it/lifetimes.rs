@@ -12,7 +12,7 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-fn with(database: &ephemeral_postgres::TestDatabase, lifetime: Lifetime) -> PgSessions {
+pub fn with(database: &ephemeral_postgres::TestDatabase, lifetime: Lifetime) -> PgSessions {
     let store = PgSessionStore::new(pool(database, 4)).with_lifetime(lifetime);
     SessionService::new(store)
 }

@@ -9,7 +9,7 @@ use tower_user_session::{
     SessionToken, UserRow, tokio_postgres,
 };
 
-use crate::support::{PgSessions, User, cookie, database, pool, sessions, sql};
+use crate::support::{PgSessions, User, cookie, database, number, pool, sessions, sql};
 
 /// C01, C02
 #[tokio::test]
@@ -371,6 +371,14 @@ async fn a_session_that_cannot_be_read_fails_one_caller() {
     assert!(told(&error).contains("out of range"), "{}", told(&error));
     assert_eq!(fine.unwrap(), Some(User::eve()));
     assert_eq!(sessions.counts().statements, 2);
+}
+
+/// Signing in asks whether there is such a user, not how often: one session begins.
+#[tokio::test]
+async fn a_user_that_the_tables_yield_twice_gets_one_session() {
+    let database = database().await;
+    let _ = of::<Twice>(&database).sign_in(1).await.unwrap();
+    assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
 
 /// C17: a right that is missing is named at start-up, and 503 to the client.

@@ -42,6 +42,7 @@ mod proxy;
 mod reference;
 mod secrets;
 mod server_log;
+mod statements;
 mod store_conformance;
 mod supply_chain;
 mod support;
