@@ -116,14 +116,15 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let values: [&(dyn ToSql + Sync); 2] = [&ids, &self.idle_seconds()];
         let asked = client.query(&self.execution, &self.statements.still_live, &values);
         let rows = asked.await?;
-        rows.iter()
-            .map(|row| {
-                self.refuse_recovery(column(row, 1)?)?;
-                let seconds = column::<f64>(row, 2)?.max(0.0);
-                let remaining = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-                Ok((column(row, 0)?, remaining))
-            })
-            .collect()
+        let mut live = Vec::with_capacity(rows.len());
+        for row in &rows {
+            self.refuse_recovery(column(row, 1)?)?;
+            if let Some(seconds) = column::<Option<f64>>(row, 2)? {
+                let remaining = Duration::try_from_secs_f64(seconds.max(0.0));
+                live.push((column(row, 0)?, remaining.unwrap_or(Duration::MAX)));
+            }
+        }
+        Ok(live)
     }
 
     async fn clean_up(&self, place: Option<u64>) -> Result<(u64, Option<u64>), Error> {

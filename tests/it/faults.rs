@@ -12,7 +12,7 @@ use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tokio::net::TcpListener;
 use tower_user_session::{
-    ErrorKind, PgSessionStore, SessionService, SessionStore as _, SessionToken,
+    ErrorKind, PgSessionStore, SessionId, SessionService, SessionStore as _, SessionToken,
     tokio_postgres::{Config, NoTls},
 };
 
@@ -361,10 +361,12 @@ async fn a_server_in_recovery_is_refused() {
     assert!(!error.is_outcome_unknown());
     assert!(stale.store().check().await.unwrap().in_recovery());
     assert_eq!(stale.user(ada.token()).await.unwrap(), Some(User::ada()));
-    // Nor can it say for a stream that a session has not ended elsewhere.
-    let ids = [ada.session().id()];
-    let error = sessions.store().still_live(&ids).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Recovery);
+    // Nor can it say for a stream that a session has not ended elsewhere, or has not begun there.
+    let ids = [ada.session().id(), SessionId::from_bytes([7; 16])];
+    for ids in [&ids[..1], &ids[1..]] {
+        let error = sessions.store().still_live(ids).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Recovery);
+    }
     assert_eq!(stale.store().still_live(&ids).await.unwrap().len(), 1);
 
     let promoted: bool = database
