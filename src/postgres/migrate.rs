@@ -110,10 +110,11 @@ impl Migrate {
     /// # Cost
     ///
     /// Installing waits for the writes to the table that are under way, once. After that every statement
-    /// that updates or deletes sessions costs the server some 30 µs more, and one that announces
-    /// another 30 µs for each process that listens: with four of them a sign-out cost it 0.37 ms of
-    /// processor time instead of 0.17 (`benches/feed` measures it). Transactions that announce are
-    /// committed one after the other, in the whole server: a thousand or two a second where commits are
+    /// that updates or deletes sessions costs the server some 50 µs more, and one that announces
+    /// another 30 µs for each process that listens: one after the other, a sign-out cost it 0.22 ms of
+    /// processor time instead of 0.17, and 0.35 with four processes that listened (`benches/feed` measures
+    /// it). Transactions that announce are committed one after the other, in the whole server, which
+    /// makes those that come at once twice as dear; a few thousand a second are possible where commits are
     /// durable. They cannot be prepared for a two-phase commit, and they fail once the queue of
     /// notifications is full, which takes a listener that does not read for 8 GB.
     ///

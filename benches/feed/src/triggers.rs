@@ -127,13 +127,16 @@ fn tell(arms: &[Arm; 4], idle: f64, report: &mut Report) {
             .map(|spent| spent.processor - listening * spent.time.as_secs_f64())
             .sum::<f64>()
     };
+    for (place, at_once) in AT_ONCE.into_iter().enumerate() {
+        let each = |arm: &Arm| arm.spent[place].processor / arm.spent[place].sign_outs as f64;
+        report.add(
+            &format!("triggers_processor_time_at_{at_once}"),
+            each(&arms[1]) / each(&arms[0]),
+            "ratio",
+            "<= 1.5",
+        );
+    }
     let without = total(&arms[0], 0.0);
-    report.add(
-        "triggers_processor_time",
-        total(&arms[1], 0.0) / without,
-        "ratio",
-        "<= 1.5",
-    );
     let sign_outs: u64 = arms[2].spent.iter().map(|spent| spent.sign_outs).sum();
     let listening = total(&arms[2], idle) - total(&arms[1], 0.0);
     report.add(

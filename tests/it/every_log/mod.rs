@@ -3,11 +3,12 @@
 //! and the servers' logs with every statement and parameter, their write-ahead logs and tables.
 //!
 //! ```sh
-//! cargo test --all-features --test it every_log::nothing -- --ignored --nocapture
+//! cargo test --release --all-features --test it every_log::nothing -- --ignored --nocapture
 //! ```
 //!
-//! runs all other tests again and searches what they leave behind. With `EPHEMERAL_POSTGRES_KEEP` naming
-//! the folder in which an earlier run was told to leave it, that is searched instead.
+//! runs all other tests again and searches the gigabyte that they leave behind, in two minutes. With
+//! `EPHEMERAL_POSTGRES_KEEP` naming the folder in which an earlier run was told to leave it, that is searched
+//! instead.
 
 mod search;
 mod spellings;
