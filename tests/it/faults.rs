@@ -19,7 +19,8 @@ use tower_user_session::{
 use crate::{
     proxy::{Line, Proxy},
     support::{
-        PgSessions, USERS, User, cookie, database, kill_lookups, pool, sessions, sql, until_waiting,
+        COMPATIBLE_CHANGES, PgSessions, USERS, User, cookie, database, kill_lookups, pool,
+        sessions, sql, until_waiting,
     },
 };
 
@@ -307,15 +308,10 @@ async fn changing_the_tables_is_not_seen() {
             })
         })
         .collect();
-    for change in [
-        "ALTER TABLE users ADD COLUMN nickname text",
-        "ALTER TABLE users ALTER COLUMN email TYPE varchar(200)",
-        "ALTER TABLE users ALTER COLUMN email TYPE text",
-        "ALTER TABLE users DROP COLUMN nickname",
-        "ALTER TABLE sessions ADD COLUMN note text",
-        "ALTER TABLE sessions DROP COLUMN note",
-        "CREATE INDEX ON users (role)",
-    ] {
+    for change in COMPATIBLE_CHANGES
+        .into_iter()
+        .chain(["CREATE INDEX ON users (role)"])
+    {
         sql(&database, change).await;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }

@@ -19,7 +19,8 @@ use crate::{
     proxy::Proxy,
     store_conformance::{conforms, two_limits},
     support::{
-        PgSessions, USERS, User, cookie, database, kill_lookups, number, sql, until_waiting,
+        COMPATIBLE_CHANGES, PgSessions, USERS, User, cookie, database, kill_lookups, number, sql,
+        until_waiting,
     },
 };
 
@@ -224,14 +225,7 @@ async fn changing_the_tables_and_the_connections_is_not_seen() {
     let mut connections = BTreeSet::new();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(4) {
-        for change in [
-            "ALTER TABLE users ADD COLUMN nickname text",
-            "ALTER TABLE users ALTER COLUMN email TYPE varchar(200)",
-            "ALTER TABLE users ALTER COLUMN email TYPE text",
-            "ALTER TABLE users DROP COLUMN nickname",
-            "ALTER TABLE sessions ADD COLUMN note text",
-            "ALTER TABLE sessions DROP COLUMN note",
-        ] {
+        for change in COMPATIBLE_CHANGES {
             sql(&database, change).await;
             tokio::time::sleep(Duration::from_millis(30)).await;
         }

@@ -38,6 +38,16 @@ pub const USERS: &str = "
     INSERT INTO users (id, email) VALUES (1, 'ada@example.com'), (2, 'eve@example.com');
 ";
 
+/// Changes of the tables that nobody who looks up may notice. They end as they began.
+pub const COMPATIBLE_CHANGES: [&str; 6] = [
+    "ALTER TABLE users ADD COLUMN nickname text",
+    "ALTER TABLE users ALTER COLUMN email TYPE varchar(200)",
+    "ALTER TABLE sessions ADD COLUMN note text",
+    "ALTER TABLE users ALTER COLUMN email TYPE text",
+    "ALTER TABLE users DROP COLUMN nickname",
+    "ALTER TABLE sessions DROP COLUMN note",
+];
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub id: i64,

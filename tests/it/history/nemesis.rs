@@ -14,7 +14,10 @@ use super::{
     workload::{BOUND, DEADLINE, LEASE, connect},
     world::World,
 };
-use crate::proxy::{Line, Proxy};
+use crate::{
+    proxy::{Line, Proxy},
+    support::COMPATIBLE_CHANGES,
+};
 
 /// Longer than a lookup waits.
 const TOO_LONG: Duration = DEADLINE.saturating_add(Duration::from_millis(400));
@@ -190,14 +193,7 @@ impl World {
     }
 
     async fn change_tables(&self) {
-        for change in [
-            "ALTER TABLE users ADD COLUMN nickname text",
-            "ALTER TABLE users ALTER COLUMN email TYPE varchar(200)",
-            "ALTER TABLE sessions ADD COLUMN note text",
-            "ALTER TABLE users ALTER COLUMN email TYPE text",
-            "ALTER TABLE users DROP COLUMN nickname",
-            "ALTER TABLE sessions DROP COLUMN note",
-        ] {
+        for change in COMPATIBLE_CHANGES {
             self.execute(change).await;
             sleep(Duration::from_millis(50)).await;
         }
