@@ -120,8 +120,9 @@ async fn no_token_is_written_down_anywhere() {
         .flat_map(|file| std::fs::read(file.path()).unwrap())
         .collect();
     let server_log = server.log();
+    // Later versions begin it with a capital.
     assert!(
-        server_log.contains("AS asked (asked_digest)") && server_log.contains("parameters: $1 =")
+        server_log.contains("AS asked (asked_digest)") && server_log.contains("arameters: $1 =")
     );
     let application = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
     assert!(application.contains("executing statement") || application.contains("preparing query"));

@@ -216,7 +216,8 @@ fn search(writer: Writer, path: &Path, known: &Known) -> Searched {
                 searched.of_the_crate += usize::from(says(b" tower_user_session::"));
                 searched.of_the_driver += usize::from(says(b" tokio_postgres::"));
             }
-            _ => searched.with_parameters += usize::from(says(b"parameters: $1 = ")),
+            // Later versions begin it with a capital.
+            _ => searched.with_parameters += usize::from(says(b"arameters: $1 = ")),
         }
         let mut told = false;
         in_line(line, &mut |spelling, bytes| {
