@@ -18,7 +18,8 @@ use tower_user_session::{
 use crate::{
     feed::{LEASE, announcing, caching, process},
     support::{
-        User, WatchedSessions, cookie, database, memory, pool, sessions, sql, watched_with_lease,
+        User, WatchedSessions, cookie, database, memory, pool, sessions, sign_out, sql,
+        watched_with_lease,
     },
     told::{LONG_LEASE, Told, until},
 };
@@ -98,11 +99,7 @@ async fn a_stream_outlives_a_new_token() {
     .await;
     let mut ended = Box::pin(ended);
     assert!(timeout(LEASE, &mut ended).await.is_err());
-    drop(
-        sessions
-            .sign_out(&cookie(&sessions, confirmed.token()))
-            .await,
-    );
+    assert!(sign_out(&sessions, confirmed.token()).await.unwrap());
     assert_eq!(within(LEASE, ended).await, EndedBecause::Revoked);
 }
 
@@ -140,11 +137,7 @@ async fn a_session_that_is_over_is_noticed_when_the_waiting_begins() {
     let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
     let before = sessions.ended(&signed_in.session());
-    drop(
-        sessions
-            .sign_out(&cookie(&sessions, signed_in.token()))
-            .await,
-    );
+    assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     let after = sessions.ended(&signed_in.session());
     for ended in [before, after] {
         assert_eq!(within(LEASE, ended).await, EndedBecause::Revoked);
@@ -167,7 +160,7 @@ async fn a_store_that_fails_ends_no_stream_early() {
     sessions.store().set_failing(true);
     assert!(timeout(hour / 2, &mut ended).await.is_err());
     sessions.store().set_failing(false);
-    drop(sessions.sign_out(&cookie(&sessions, first.token())).await);
+    assert!(sign_out(&sessions, first.token()).await.unwrap());
     assert_eq!(
         within(Duration::from_secs(2), ended).await,
         EndedBecause::Revoked
@@ -190,8 +183,7 @@ async fn waited_for(sessions: &WatchedSessions) -> (SignedIn, Ended) {
 async fn a_stream_closes_at_once_when_its_session_is_ended_here() {
     let sessions = watched_with_lease(LONG_LEASE);
     let (signed_in, ended) = waited_for(&sessions).await;
-    let headers = cookie(&sessions, signed_in.token());
-    assert!(sessions.sign_out(&headers).await.ended().unwrap());
+    assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
 }
 
@@ -252,11 +244,7 @@ async fn of_two_who_wait_for_a_session_one_may_go() {
     let goes = sessions.ended(&signed_in.session());
     let stays = sessions.ended(&signed_in.session());
     drop(goes);
-    drop(
-        sessions
-            .sign_out(&cookie(&sessions, signed_in.token()))
-            .await,
-    );
+    assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     assert_eq!(within(PATIENCE, stays).await, EndedBecause::Revoked);
 }
 
@@ -266,11 +254,7 @@ async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
     let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
     let session = signed_in.session();
-    drop(
-        sessions
-            .sign_out(&cookie(&sessions, signed_in.token()))
-            .await,
-    );
+    assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     let futures: Vec<_> = (0..100)
         .map(|_| sessions.while_live(&session, ready(())))
         .collect();
@@ -342,11 +326,7 @@ async fn streams_and_bodies_end_with_the_session() {
     let body = tokio::spawn(body.collect());
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!silent.is_finished() && !speaking.is_finished() && !body.is_finished());
-    drop(
-        sessions
-            .sign_out(&cookie(&sessions, signed_in.token()))
-            .await,
-    );
+    assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     assert_eq!(silent.await.unwrap(), [1, 2, 3]);
     assert_eq!(speaking.await.unwrap(), [2, 3, 99]);
     assert_eq!(

@@ -8,13 +8,13 @@ use std::{
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tower_user_session::{
-    BoxError, ErrorKind, PgSessionStore, PgUser, SessionService, SignedIn, UserRow,
+    BoxError, ErrorKind, PgSessionStore, PgUser, SessionService, UserRow,
     tokio_postgres::{Config, NoTls, config::TargetSessionAttrs},
 };
 
 use crate::{
     history::{Operation, Outcome, Process, Workload, connect, text, users, violations},
-    support::{PgSessions, User, cookie, pool},
+    support::{PgSessions, User, pool, sign_out},
 };
 
 struct Pair {
@@ -120,16 +120,6 @@ fn sessions_on(config: Config) -> PgSessions {
     SessionService::new(PgSessionStore::new(pool_of(config, 2)))
 }
 
-/// Signs out by the cookie, and says whether there was a session.
-async fn sign_out(
-    sessions: &PgSessions,
-    signed_in: &SignedIn,
-) -> Result<bool, tower_user_session::Error> {
-    let headers = cookie(sessions, signed_in.token());
-    let signed_out = sessions.sign_out(&headers).await;
-    signed_out.ended().map_err(Clone::clone)
-}
-
 /// F15, D07, E05: the primary is lost under load and the replica promoted: everything goes on by itself,
 /// and with synchronous replication nothing that was acknowledged is undone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,7 +177,7 @@ async fn a_synchronous_sign_out_holds_after_a_failover() {
     // Nobody is told that it has happened before it has, there.
     let replica = Arc::clone(&pair.replica);
     blocking(move || replica.stop(StopMode::Fast).unwrap()).await;
-    let error = sign_out(&sessions, &eve).await.unwrap_err();
+    let error = sign_out(&sessions, eve.token()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Deadline);
     assert!(error.is_outcome_unknown());
     assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
@@ -200,7 +190,7 @@ async fn a_synchronous_sign_out_holds_after_a_failover() {
     }
 
     pair.on_replica("SELECT pg_wal_replay_pause()").await;
-    assert!(sign_out(&sessions, &ada).await.unwrap());
+    assert!(sign_out(&sessions, ada.token()).await.unwrap());
     pair.fail_over().await;
     for signed_out in [&ada, &eve] {
         assert_eq!(sessions.user(signed_out.token()).await.unwrap(), None);
@@ -231,7 +221,7 @@ async fn an_asynchronous_sign_out_can_be_lost_in_a_failover() {
     let gone = "SELECT WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
     pair.until(&pair.replica_config(), gone).await;
 
-    assert!(sign_out(&sessions, &ada).await.unwrap());
+    assert!(sign_out(&sessions, ada.token()).await.unwrap());
     assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
     pair.fail_over().await;
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
@@ -264,7 +254,7 @@ async fn a_lagging_replica_is_refused_unless_asked_for() {
     while stale.user(ada.token()).await.unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(sign_out(&sessions, &ada).await.unwrap());
+    assert!(sign_out(&sessions, ada.token()).await.unwrap());
     let ended = Instant::now();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
     assert_eq!(stale.user(ada.token()).await.unwrap(), Some(User::ada()));

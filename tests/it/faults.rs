@@ -19,8 +19,8 @@ use tower_user_session::{
 use crate::{
     proxy::{Line, Proxy},
     support::{
-        COMPATIBLE_CHANGES, PgSessions, USERS, User, cookie, database, kill_lookups, pool,
-        sessions, sql, until_waiting,
+        COMPATIBLE_CHANGES, PgSessions, USERS, User, database, kill_lookups, pool, sessions,
+        sign_out, sql, until_waiting,
     },
 };
 
@@ -169,8 +169,7 @@ async fn on_a_bad_network_every_answer_comes_by_the_deadline() {
     let (mut answered, mut late) = (0, 0);
     for round in 0..40 {
         if round == 20 {
-            let signed_out = honest.sign_out(&cookie(&honest, eve.token())).await;
-            assert!(signed_out.ended().unwrap());
+            assert!(sign_out(&honest, eve.token()).await.unwrap());
         }
         // A fifth of the answers lie beyond the deadline; some come when they are not expected any more.
         let delay = [0, 7, 60, 200, 2_000][round % 5];
@@ -228,26 +227,23 @@ async fn a_write_that_is_not_answered_may_have_happened() {
     let first = sessions.sign_in(1).await.unwrap();
     let second = sessions.sign_in(1).await.unwrap();
     let third = sessions.sign_in(1).await.unwrap();
-    let sign_out = async |token| sessions.sign_out(&cookie(&sessions, token)).await;
     // So that the statement has been prepared, and the next answer is to what it does.
-    assert!(sign_out(first.token()).await.ended().unwrap());
+    assert!(sign_out(&sessions, first.token()).await.unwrap());
 
     proxy.set(Line::Unanswered);
-    let signed_out = sign_out(second.token()).await;
-    let error = signed_out.ended().unwrap_err();
+    let error = sign_out(&sessions, second.token()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connection);
     assert!(error.is_outcome_unknown());
     assert_eq!(honest.user(second.token()).await.unwrap(), None);
 
     // Where no connection could be had, nothing has happened.
-    let signed_out = sign_out(third.token()).await;
-    let error = signed_out.ended().unwrap_err();
+    let error = sign_out(&sessions, third.token()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connection);
     assert!(!error.is_outcome_unknown());
     assert!(honest.user(third.token()).await.unwrap().is_some());
 
     proxy.set(Line::Open);
-    assert!(sign_out(third.token()).await.ended().unwrap());
+    assert!(sign_out(&sessions, third.token()).await.unwrap());
 }
 
 /// F09, F08: a locked table, or the server's own timeout: an error, and no restart to recover.

@@ -16,7 +16,7 @@ use tower_user_session::{
 
 use crate::{
     proxy::{Line, Proxy},
-    support::{PgSessions, User, cookie, database, pool, sessions, sql, until_waiting},
+    support::{PgSessions, User, cookie, database, pool, sessions, sign_out, sql, until_waiting},
 };
 
 pub const LEASE: Duration = Duration::from_millis(400);
@@ -85,10 +85,6 @@ async fn refused(sessions: &PgSessions, token: &SessionToken) -> Duration {
 async fn refused_within_the_lease(sessions: &PgSessions, token: &SessionToken) {
     let took = refused(sessions, token).await;
     assert!(took < LEASE + Duration::from_millis(100), "{took:?}");
-}
-
-async fn sign_out(sessions: &PgSessions, token: &SessionToken) {
-    drop(sessions.sign_out(&cookie(sessions, token)).await);
 }
 
 #[tokio::test]
@@ -189,7 +185,7 @@ async fn a_session_that_was_ended_elsewhere_is_over_soon() {
         let token = signed_in.token();
         kept(&here, token).await;
         match way {
-            0 => sign_out(&elsewhere, token).await,
+            0 => assert!(sign_out(&elsewhere, token).await.unwrap()),
             1 => assert_eq!(elsewhere.revoke_all(&1).await.unwrap(), 1),
             2 => assert_eq!(sql(&database, "DELETE FROM sessions").await, 1),
             3 => drop(
@@ -342,7 +338,7 @@ async fn a_feed_that_was_cut_is_noticed_and_connected_again() {
         let listeners = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
             WHERE datname = current_database() AND query ~ 'pg_notify|announce' AND pid <> pg_backend_pid()";
         assert!(crate::support::number(&database, listeners).await > 0);
-        sign_out(&elsewhere, signed_in.token()).await;
+        assert!(sign_out(&elsewhere, signed_in.token()).await.unwrap());
         refused_within_the_lease(&here, signed_in.token()).await;
     }
 }
@@ -358,12 +354,12 @@ async fn a_feed_that_hears_nothing_is_deaf_when_its_lease_is_over() {
     let signed_in = signed_in(&database, &here).await;
     kept(&here, signed_in.token()).await;
     proxy.set(Line::Silent);
-    sign_out(&elsewhere, signed_in.token()).await;
+    assert!(sign_out(&elsewhere, signed_in.token()).await.unwrap());
     refused_within_the_lease(&here, signed_in.token()).await;
     // Asking goes on without it, and so does ending a session here.
     let other = self::signed_in(&database, &here).await;
     let start = Instant::now();
-    sign_out(&here, other.token()).await;
+    assert!(sign_out(&here, other.token()).await.unwrap());
     assert_eq!(here.user(other.token()).await.unwrap(), None);
     assert!(start.elapsed() < 2 * LEASE);
     proxy.set(Line::Open);

@@ -227,6 +227,10 @@ async fn cleaning_up_deletes_what_is_over_and_nothing_else() {
     );
 }
 
+/// What a process that cleans up does first.
+pub const TAKE_THE_TURN: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended('clean up \"sessions\"', 0))";
+
 /// One process at a time: the other leaves it alone.
 #[tokio::test]
 async fn one_process_cleans_up_at_a_time() {
@@ -236,13 +240,7 @@ async fn one_process_cleans_up_at_a_time() {
     sql(&database, "UPDATE sessions SET expires_at = now()").await;
     let mut client = database.client().await;
     let other = client.transaction().await.unwrap();
-    other
-        .execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('clean up \"sessions\"', 0))",
-            &[],
-        )
-        .await
-        .unwrap();
+    other.execute(TAKE_THE_TURN, &[]).await.unwrap();
     assert_eq!(sessions.clean_up().await.unwrap(), 0);
     other.commit().await.unwrap();
     assert_eq!(sessions.clean_up().await.unwrap(), 1);

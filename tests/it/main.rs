@@ -9,6 +9,7 @@
 
 mod allocations;
 mod announcements;
+mod announcing;
 mod batching;
 mod bouncer;
 mod browser;

@@ -10,7 +10,7 @@ use tower_user_session::{
 };
 
 use crate::{
-    lifetimes::with,
+    lifetimes::{TAKE_THE_TURN, with},
     store_conformance::two_limits,
     support::{PgSessions, cookie, database, number, pool, sessions, sql, until_waiting},
 };
@@ -336,13 +336,7 @@ async fn cleaning_up_goes_from_batch_to_batch() {
 
     let mut client = database.client().await;
     let other = client.transaction().await.unwrap();
-    other
-        .execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('clean up \"sessions\"', 0))",
-            &[],
-        )
-        .await
-        .unwrap();
+    other.execute(TAKE_THE_TURN, &[]).await.unwrap();
     assert_eq!(store.clean_up(None).await.unwrap(), (0, None));
     other.commit().await.unwrap();
 

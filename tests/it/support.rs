@@ -178,6 +178,15 @@ pub fn cookie<L: SessionLookup>(sessions: &SessionService<L>, token: &SessionTok
     HeaderMap::from_iter([(COOKIE, HeaderValue::try_from(cookie).unwrap())])
 }
 
+/// Signs out by the cookie, and says whether there was a session.
+pub async fn sign_out<S: SessionStore>(
+    sessions: &SessionService<S>,
+    token: &SessionToken,
+) -> Result<bool, Error> {
+    let signed_out = sessions.sign_out(&cookie(sessions, token)).await;
+    signed_out.ended().map_err(Clone::clone)
+}
+
 /// A store in memory that counts what it is asked and can hold its answers back.
 pub struct WatchedStore {
     memory: MemorySessionStore<i64, User>,

@@ -84,6 +84,19 @@ async fn signed_in(sessions: &WatchedSessions, count: usize) -> Vec<SignedIn> {
     signed_in
 }
 
+/// One that has been asked about once and is answered from memory since.
+async fn kept(sessions: &WatchedSessions) -> SignedIn {
+    let signed_in = signed_in(sessions, 1).await.remove(0);
+    for _ in 0..2 {
+        assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+    }
+    assert_eq!(
+        (sessions.store().finds(), sessions.counts().from_cache),
+        (1, 1)
+    );
+    signed_in
+}
+
 fn ask(
     sessions: &WatchedSessions,
     token: &SessionToken,
@@ -97,11 +110,7 @@ fn ask(
 async fn nothing_is_answered_from_memory_longer_than_a_lease_after_the_last_proof() {
     let lease = Duration::from_secs(2);
     let (sessions, feed) = Told::with_lease(lease).await;
-    let signed_in = &signed_in(&sessions, 1).await[0];
-    for _ in 0..2 {
-        assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
-    }
-    assert_eq!(sessions.counts().from_cache, 1);
+    let signed_in = kept(&sessions).await;
     feed.fall_silent();
     let silent = Instant::now();
     while sessions.store().finds() == 1 {
@@ -116,11 +125,7 @@ async fn nothing_is_answered_from_memory_longer_than_a_lease_after_the_last_proo
 async fn what_is_kept_is_forgotten_when_anything_may_have_happened() {
     for away in [false, true] {
         let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
-        let signed_in = &signed_in(&sessions, 1).await[0];
-        for _ in 0..2 {
-            assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
-        }
-        assert_eq!(sessions.store().finds(), 1);
+        let signed_in = kept(&sessions).await;
         if away {
             feed.come_back();
         } else {

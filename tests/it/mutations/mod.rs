@@ -53,6 +53,24 @@ impl fmt::Display for Mutation {
     }
 }
 
+/// The modules of `tests/it`. A test in any other is the library's.
+const MAIN: &str = include_str!("../main.rs");
+
+/// The module that this line of it declares, behind its attributes.
+fn declared(line: &str) -> Option<&str> {
+    line.rsplit_once("mod ")?.1.strip_suffix(';')
+}
+
+fn module(test: &str) -> &str {
+    test.split("::").next().unwrap_or_default()
+}
+
+fn is_integrated(test: &str) -> bool {
+    MAIN.lines()
+        .filter_map(declared)
+        .any(|declared| declared == module(test))
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -182,26 +200,19 @@ impl Copy {
             }
             source
         };
-        let declared = |item: &str| {
-            let (_, declared) = item.rsplit_once("mod ")?;
-            declared.strip_suffix(';').map(str::to_owned)
-        };
         // An attribute belongs to what follows it.
-        let main = include_str!("../main.rs").replace("]\nmod ", "]mod ");
+        let main = MAIN.replace("]\nmod ", "]mod ");
         let modules: Vec<_> = main.lines().filter_map(declared).collect();
-        let mut needed: BTreeSet<String> = BTreeSet::new();
-        let mut next: Vec<_> = tests
-            .iter()
-            .filter_map(|test| test.split("::").next().map(str::to_owned))
-            .collect();
+        let mut needed = BTreeSet::new();
+        let mut next: Vec<_> = tests.iter().map(|test| module(test)).collect();
         while let Some(module) = next.pop() {
-            if modules.contains(&module) && needed.insert(module.clone()) {
-                let source = source(&module);
-                let named = |other: &&String| source.contains(&format!("{other}::"));
-                next.extend(modules.iter().filter(named).cloned());
+            if modules.contains(&module) && needed.insert(module) {
+                let source = source(module);
+                let named = |other: &&&str| source.contains(&format!("{other}::"));
+                next.extend(modules.iter().filter(named));
             }
         }
-        let kept = |line: &&str| declared(line).is_none_or(|module| needed.contains(&module));
+        let kept = |line: &&str| declared(line).is_none_or(|module| needed.contains(module));
         let items: Vec<_> = main.lines().filter(kept).collect();
         write(&folder.join("main.rs"), items.join("\n").as_bytes());
     }
@@ -230,17 +241,11 @@ impl Copy {
 
     fn test(&self, tests: &[String], patience: Duration) -> Outcome {
         self.keep(tests);
-        // Modules of `tests/it/main.rs`, and all others are the library's.
-        let main = include_str!("../main.rs");
-        let integrated = |test: &String| {
-            let module = test.split("::").next().unwrap_or_default();
-            main.contains(&format!("mod {module};"))
-        };
         let mut targets = Vec::new();
-        if tests.iter().any(integrated) {
+        if tests.iter().any(|test| is_integrated(test)) {
             targets.extend(["--test", "it"]);
         }
-        if !tests.iter().all(integrated) {
+        if !tests.iter().all(|test| is_integrated(test)) {
             targets.push("--lib");
         }
         let built = self.cargo(&targets).arg("--no-run").output().unwrap();
@@ -278,12 +283,12 @@ impl Copy {
             test.strip_suffix(" ... FAILED").map(str::to_owned)
         });
         let failed: Vec<_> = failed.collect();
-        if !status.success() {
+        if !failed.is_empty() {
             Outcome::Killed(failed)
-        } else if told.contains(" ... ok") {
+        } else if status.success() && told.contains(" ... ok") {
             Outcome::Survived
         } else {
-            Outcome::Vain("no test ran".to_owned())
+            Outcome::Vain("no test ran, or not to its end".to_owned())
         }
     }
 }
