@@ -315,12 +315,13 @@ where
         }
     }
 
-    async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
+    async fn delete(
+        &self,
+        digests: &[TokenDigest],
+    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
         let mut state = self.working()?;
-        let ended = digests
-            .iter()
-            .filter(|digest| state.sessions.remove(digest).is_some());
-        Ok(ended.count() as u64)
+        let end = |digest: &TokenDigest| Some((*digest, state.sessions.remove(digest)?.device.id));
+        Ok(digests.iter().filter_map(end).collect())
     }
 
     async fn list(&self, user_id: &I) -> Result<Vec<Device>, Error> {

@@ -34,8 +34,8 @@ use crate::{
 /// they carry planner settings that must not reach other statements. A connection whose lookup did
 /// not finish, or on which another question was answered, is closed, never lent again. A lookup that
 /// met a connection which was lost, whose server was demoted, or whose prepared statement no longer
-/// fits the tables, is asked once more on a fresh one. Writes borrow from the pool and are never
-/// repeated.
+/// fits the tables, is asked once more on a fresh one. Writes borrow from the pool, and one that may
+/// have happened is never repeated.
 ///
 /// Behind a pooler that pools transactions, say so:
 /// [`with_transaction_pooling`](Self::with_transaction_pooling).

@@ -10,6 +10,7 @@ use super::{
     decode::{self, column},
     execution::On,
     failure,
+    statement::Statement,
     store::PgSessionStore,
     transaction::Demands,
     user::PgUser,
@@ -64,11 +65,19 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         }
     }
 
-    async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
-        let client = Borrowed::from(self.pool()).await?;
-        let delete = &self.statements.delete;
-        let deleted = client.execute(&self.execution, delete, &[&digests]).await;
-        deleted.map_err(failure::write)
+    async fn delete(
+        &self,
+        digests: &[TokenDigest],
+    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+        self.end_by(&self.statements.delete, digests).await
+    }
+
+    async fn delete_without_waiting(
+        &self,
+        digests: &[TokenDigest],
+    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+        self.end_by(&self.statements.delete_without_waiting, digests)
+            .await
     }
 
     async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
@@ -148,6 +157,21 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 }
 
 impl<U: PgUser> PgSessionStore<U> {
+    async fn end_by(
+        &self,
+        statement: &Statement,
+        digests: &[TokenDigest],
+    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+        let client = Borrowed::from(self.pool()).await?;
+        let rows = client
+            .query(&self.execution, statement, &[&digests])
+            .await
+            .map_err(failure::write)?;
+        rows.iter()
+            .map(|row| Ok((column(row, 0)?, column(row, 1)?)))
+            .collect()
+    }
+
     /// [`SessionStore::insert`] without the transaction around it.
     pub(super) async fn insert_in(
         &self,

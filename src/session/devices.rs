@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 
 use super::{Device, Revocation, SessionId, SessionService, SessionStore};
 use crate::{Error, ErrorKind};
@@ -71,6 +71,10 @@ pub(super) async fn within<T>(
     limit: Duration,
     operation: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
+    if Handle::try_current().is_err() {
+        let context = "sessions can begin and end only inside a tokio runtime";
+        return Err(Error::bare(ErrorKind::Configuration).saying(context));
+    }
     timeout(limit, operation)
         .await
         .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline).with_outcome_unknown()))

@@ -10,6 +10,7 @@ pub(crate) mod counters;
 mod credentials;
 mod current;
 mod devices;
+mod end_together;
 mod feed;
 mod flight;
 mod id;

@@ -2,35 +2,37 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use smallvec::SmallVec;
 use tokio::{
-    runtime::{self, Handle},
-    sync::{Notify, OnceCell, oneshot},
+    runtime::Handle,
+    sync::{OnceCell, oneshot},
     time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
-    LookupAnswer, SessionLookup, TokenDigest,
+    LookupAnswer, SessionId, SessionLookup, TokenDigest,
     answering::{Answering, Outcome},
-    batch::{Admission, Batch, Limits, Queue, Waiters},
+    batch::{Batch, Limits, Waiters},
     counters::{Counter, Counters},
-    feed::{self, Following, Watchers},
-    flight::Flight,
+    end_together::Ending,
+    feed::{self, Announcement, Following, Hears as _, Watchers},
+    flight::{Batches, Carrier, Joined},
     touch::Toucher,
 };
 use crate::{Error, ErrorKind};
 
-pub(super) type Sent<U> = Batch<oneshot::Sender<Outcome<U>>>;
 type Waiting<U> = HashMap<TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>>;
 
 /// Two connections keep two processors busy, and more of them only share the same work.
 pub(crate) const BATCHES_IN_FLIGHT: usize = 2;
 /// Below this a statement costs more than it saves: measured with 2 to 24.
 const WORTH_ANOTHER_CONNECTION: usize = 4;
+/// A sign-out does not wait for one that is held up, be it by a connection that fell silent.
+const SIGN_OUTS_WORTH_ANOTHER_CONNECTION: usize = 1;
 /// Beyond this the planner takes the statement for one over many rows.
 const DIGESTS_IN_A_BATCH: usize = 128;
 /// Some tenths of a second of work: whoever comes after that waits in vain.
@@ -44,16 +46,9 @@ pub(crate) struct Resolver<L: SessionLookup> {
     pub(super) toucher: Toucher,
     pub(super) watchers: Arc<Watchers>,
     following: OnceLock<(Arc<Following<L::User>>, feed::Task)>,
-    state: Mutex<State<L::User>>,
-    pub(super) idle: Notify,
+    lookups: Batches<oneshot::Sender<Outcome<L::User>>>,
+    pub(super) sign_outs: Batches<Ending>,
     given_up: OnceCell<()>,
-}
-
-pub(super) struct State<U> {
-    pub(super) queue: Queue<oneshot::Sender<Outcome<U>>>,
-    /// Where the batches in flight are carried.
-    pub(super) runtimes: SmallVec<[runtime::Id; BATCHES_IN_FLIGHT]>,
-    closed: bool,
 }
 
 impl<L: SessionLookup> Resolver<L> {
@@ -73,12 +68,11 @@ impl<L: SessionLookup> Resolver<L> {
             toucher: Toucher::default(),
             watchers: Arc::default(),
             following: OnceLock::new(),
-            state: Mutex::new(State {
-                queue: Queue::new(limits),
-                runtimes: SmallVec::new(),
-                closed: false,
+            lookups: Batches::new(limits),
+            sign_outs: Batches::new(Limits {
+                worth_another: SIGN_OUTS_WORTH_ANOTHER_CONNECTION,
+                ..limits
             }),
-            idle: Notify::new(),
             given_up: OnceCell::new(),
         }
     }
@@ -103,34 +97,18 @@ impl<L: SessionLookup> Resolver<L> {
             return Answering::failed(Error::bare(ErrorKind::Configuration).saying(context));
         };
         let (caller, answer) = oneshot::channel();
-        let mut state = self.state();
-        if state.closed {
-            return Answering::failed(Error::bare(ErrorKind::Closed));
-        }
         let now = Instant::now();
-        let mut timer = None;
-        match state.queue.admit(digest, caller, now.into_std()) {
-            Admission::Send(batch) => {
-                state.runtimes.push(runtime.id());
-                drop(state);
-                Flight::start(Arc::clone(self), batch, &runtime);
+        let joined = self.lookups.join(self, digest, caller, (now, &runtime));
+        match joined {
+            Joined::Here => Answering::waiting(answer, None),
+            // A batch keeps its deadline as long as somebody drives its runtime. Whoever drives the
+            // caller need not drive another one.
+            Joined::Elsewhere => {
+                Answering::waiting(answer, Some(Box::pin(sleep_until(now + self.deadline))))
             }
-            Admission::Waiting => {
-                // A batch keeps its deadline as long as somebody drives its runtime. Whoever drives
-                // the caller need not drive another one.
-                if state
-                    .runtimes
-                    .iter()
-                    .any(|carrier| *carrier != runtime.id())
-                {
-                    timer = Some(Box::pin(sleep_until(now + self.deadline)));
-                }
-            }
-            Admission::Overloaded(_) => {
-                return Answering::failed(Error::bare(ErrorKind::Overloaded));
-            }
+            Joined::Overloaded => Answering::failed(Error::bare(ErrorKind::Overloaded)),
+            Joined::Closed => Answering::failed(Error::bare(ErrorKind::Closed)),
         }
-        Answering::waiting(answer, timer)
     }
 
     /// Follows a feed from now on. `false` where one is followed already.
@@ -145,6 +123,14 @@ impl<L: SessionLookup> Resolver<L> {
     /// Whether the end of a session anywhere is heard here.
     pub(super) fn hears(&self) -> bool {
         self.following().is_some_and(Following::hears)
+    }
+
+    /// These have just been ended by this service.
+    pub(super) fn has_ended(&self, sessions: Vec<SessionId>) {
+        match self.following() {
+            Some(following) => following.announced(Announcement::Sessions(sessions)),
+            None => self.watchers.doubt(&sessions),
+        }
     }
 
     /// Returns once what has just been ended is ended here too.
@@ -162,30 +148,13 @@ impl<L: SessionLookup> Resolver<L> {
             task.stop();
             following.stop();
         }
-        loop {
-            let idle = self.idle.notified();
-            tokio::pin!(idle);
-            idle.as_mut().enable();
-            {
-                let mut state = self.state();
-                state.closed = true;
-                if state.queue.is_idle() {
-                    break;
-                }
-            }
-            idle.await;
-        }
+        self.lookups.close().await;
         self.toucher.flush().await;
         self.watchers.close();
         self.given_up.get_or_init(|| self.lookup.close()).await;
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State<L::User>> {
-        // Nothing panics while it is held, and if it did: every change is complete in one call.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) async fn answer(self: &Arc<Self>, batch: Sent<L::User>) {
+    async fn answer(self: &Arc<Self>, batch: Batch<oneshot::Sender<Outcome<L::User>>>) {
         let mut waiting = batch.waiting;
         // Whoever has gone away need not be asked for.
         waiting.retain(|_, callers| callers.iter().any(|caller| !caller.is_closed()));
@@ -261,6 +230,18 @@ impl<L: SessionLookup> Resolver<L> {
         timeout_at(deadline, self.lookup.find(digests))
             .await
             .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))
+    }
+}
+
+impl<L: SessionLookup> Carrier for Arc<Resolver<L>> {
+    type Waiter = oneshot::Sender<Outcome<L::User>>;
+
+    fn batches(&self) -> &Batches<Self::Waiter> {
+        &self.lookups
+    }
+
+    async fn carry(&self, batch: Batch<Self::Waiter>) {
+        self.answer(batch).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderMap;
 
-use super::{SessionService, SessionStore, TokenDigest};
+use super::{SessionId, SessionService, SessionStore, TokenDigest, end_together::end_together};
 use crate::{Error, SessionCookie};
 
 /// A sign-out that is about to happen: await it.
@@ -16,9 +16,15 @@ use crate::{Error, SessionCookie};
 /// It ends every session that the request presents, and always yields the cookie's removal: when
 /// there was no session, and when the database cannot be reached. Doing it again changes nothing.
 ///
+/// Sign-outs at the same time go to the store together: while two statements are in flight, the others
+/// gather for the next one. Nobody waits there for a session that somebody has locked, nor fails
+/// because the database refuses to end somebody else's: such a session is ended in a statement of its
+/// own.
+///
 /// # Cancellation
 ///
-/// Dropped while it runs, the session may or may not have ended.
+/// Dropped while it runs, the session may or may not have ended. As a rule it has: a statement that
+/// was sent goes through, and so does a sign-out that waits for its turn.
 #[must_use = "nobody is signed out until this is awaited"]
 pub struct SignOut<S: SessionStore> {
     sessions: SessionService<S>,
@@ -35,16 +41,14 @@ impl<S: SessionStore> SignOut<S> {
 
     async fn run(self) -> SignedOut {
         let outcome = if self.digests.is_empty() {
-            Ok(0)
+            Ok(false)
         } else {
-            let deletion = self.sessions.store().delete(&self.digests);
-            let deleted = self.sessions.within_deadline(deletion).await;
-            self.sessions.resolver().catch_up().await;
-            deleted
+            let ended = self.sessions.within_deadline(self.end()).await;
+            self.take_effect_here(ended).await
         };
         match &outcome {
-            Ok(0) => {}
-            Ok(_) => tracing::info!("signed out"),
+            Ok(false) => {}
+            Ok(true) => tracing::info!("signed out"),
             Err(error) => {
                 self.sessions.report_lingering(error);
             }
@@ -52,6 +56,34 @@ impl<S: SessionStore> SignOut<S> {
         SignedOut {
             cookie: self.sessions.cookie().clone(),
             outcome,
+        }
+    }
+
+    async fn end(&self) -> Result<Vec<SessionId>, Error> {
+        if let [digest] = *self.digests
+            && let Some(session) = end_together(self.sessions.resolver(), digest).await?
+        {
+            return Ok(vec![session]);
+        }
+        let ended = self.sessions.store().delete(&self.digests).await?;
+        let asked = |(digest, session)| self.digests.contains(&digest).then_some(session);
+        Ok(ended.into_iter().filter_map(asked).collect())
+    }
+
+    /// Returns once what has ended is ended here too.
+    async fn take_effect_here(&self, ended: Result<Vec<SessionId>, Error>) -> Result<bool, Error> {
+        let resolver = self.sessions.resolver();
+        match ended {
+            Ok(sessions) if sessions.len() >= self.digests.len() => {
+                resolver.has_ended(sessions);
+                Ok(true)
+            }
+            Err(error) if !error.is_outcome_unknown() => Err(error),
+            // What was not there may have been ended elsewhere a moment ago.
+            other => {
+                resolver.catch_up().await;
+                other.map(|sessions| !sessions.is_empty())
+            }
         }
     }
 }
@@ -79,7 +111,7 @@ impl<S: SessionStore> fmt::Debug for SignOut<S> {
 #[must_use = "the client keeps its cookie until the removal is written to the response"]
 pub struct SignedOut {
     cookie: SessionCookie,
-    outcome: Result<u64, Error>,
+    outcome: Result<bool, Error>,
 }
 
 impl SignedOut {
@@ -96,7 +128,7 @@ impl SignedOut {
     /// client has forgotten it.
     pub const fn ended(&self) -> Result<bool, &Error> {
         match &self.outcome {
-            Ok(sessions) => Ok(*sessions > 0),
+            Ok(ended) => Ok(*ended),
             Err(error) => Err(error),
         }
     }

@@ -44,9 +44,22 @@ pub trait SessionStore: SessionLookup {
         new: TokenDigest,
     ) -> impl Future<Output = Result<Rotation, Error>> + Send;
 
-    /// Ends the sessions of these digests and says how many there were. A digest without a session
-    /// is no error.
-    fn delete(&self, digests: &[TokenDigest]) -> impl Future<Output = Result<u64, Error>> + Send;
+    /// Ends the sessions of these digests and says which there were. A digest without a session is no
+    /// error.
+    fn delete(
+        &self,
+        digests: &[TokenDigest],
+    ) -> impl Future<Output = Result<Vec<(TokenDigest, SessionId)>, Error>> + Send;
+
+    /// Like [`delete`](Self::delete), for the sessions of several people, of whom none is to wait for
+    /// another one's: one that somebody else is changing at the moment may be left as it is, as if it
+    /// were not there. The service then calls `delete` for it.
+    fn delete_without_waiting(
+        &self,
+        digests: &[TokenDigest],
+    ) -> impl Future<Output = Result<Vec<(TokenDigest, SessionId)>, Error>> + Send {
+        self.delete(digests)
+    }
 
     /// The live sessions of a user, the one that was used last first.
     fn list(

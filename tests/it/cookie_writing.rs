@@ -323,8 +323,8 @@ impl SessionStore for Remaining {
         Ok((0, None))
     }
 
-    async fn delete(&self, _: &[TokenDigest]) -> Result<u64, Error> {
-        Ok(0)
+    async fn delete(&self, _: &[TokenDigest]) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+        Ok(Vec::new())
     }
 }
 

@@ -181,10 +181,16 @@ async fn waited_for(sessions: &WatchedSessions) -> (SignedIn, Ended) {
 /// A call to this service is a reason, also without a feed.
 #[tokio::test]
 async fn a_stream_closes_at_once_when_its_session_is_ended_here() {
-    let sessions = watched_with_lease(LONG_LEASE);
-    let (signed_in, ended) = waited_for(&sessions).await;
-    assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
-    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+    for revoked in [false, true] {
+        let sessions = watched_with_lease(LONG_LEASE);
+        let (signed_in, ended) = waited_for(&sessions).await;
+        if revoked {
+            assert_eq!(sessions.revoke_all(&1).await.unwrap(), 1);
+        } else {
+            assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
+        }
+        assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+    }
 }
 
 /// So is a feed that says that anything may have ended, and one that was away.

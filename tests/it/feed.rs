@@ -121,16 +121,17 @@ async fn a_kept_session_is_answered_without_a_statement() {
 }
 
 /// E05: in the process that ended it, a session is over when the call returns, though the announcement
-/// is still on its way then.
+/// is still on its way then. So it is where signing out finds that it was ended elsewhere already.
 #[tokio::test]
 async fn a_session_that_was_ended_here_is_over_at_once() {
     let database = announcing().await;
     let proxy = Proxy::before(&database).await;
     let sessions = process_with_lease(&database, 10 * LEASE);
     let mut all = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..6 {
         all.push(signed_in(&database, &sessions).await);
     }
+    let elsewhere = process_with_lease(&database, LEASE);
     // It hears nothing of what was done to them until now, and so they stay where they are kept.
     let feed = sessions.store().feed(proxy.config(), NoTls);
     sessions.cache(feed, 1_000).await.unwrap();
@@ -144,6 +145,10 @@ async fn a_session_that_was_ended_here_is_over_at_once() {
             1 => drop(sessions.confirm(1, &headers).await.unwrap()),
             2 => drop(sessions.sign_in(1).request(&headers).await.unwrap()),
             3 => assert!(sessions.revoke(&1, signed_in.session().id()).await.unwrap()),
+            4 => {
+                assert!(sign_out(&elsewhere, token).await.unwrap());
+                assert!(!sessions.sign_out(&headers).await.ended().unwrap());
+            }
             _ => assert!(sessions.revoke_everyone().await.unwrap() > 0),
         }
         assert_eq!(sessions.user(token).await.unwrap(), None, "way {way}");

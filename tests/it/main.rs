@@ -43,6 +43,7 @@ mod proxy;
 mod reference;
 mod secrets;
 mod server_log;
+mod signing_out;
 mod statements;
 mod store_conformance;
 mod supply_chain;

@@ -39,10 +39,17 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
     assert_eq!(live.session.id(), ada.session().id());
     assert!(found.values().all(Option::is_none));
 
-    // Ending is counted, and what is not there is no error.
-    assert_eq!(store.delete(&digests).await.unwrap(), 1);
-    assert_eq!(store.delete(&digests).await.unwrap(), 0);
-    assert_eq!(store.delete(&[]).await.unwrap(), 0);
+    // What was ended is named, and what is not there is no error.
+    let eve = sessions.sign_in(2).await.unwrap();
+    let ended = [(digests[0], ada.session().id())];
+    assert_eq!(store.delete(&digests).await.unwrap(), ended);
+    assert_eq!(store.delete(&digests).await.unwrap(), []);
+    assert_eq!(store.delete(&[]).await.unwrap(), []);
+    let digests = [digests[1], eve.token().digest()];
+    let ended = [(digests[1], eve.session().id())];
+    assert_eq!(store.delete_without_waiting(&digests).await.unwrap(), ended);
+    assert_eq!(store.delete_without_waiting(&digests).await.unwrap(), []);
+    assert_eq!(store.delete_without_waiting(&[]).await.unwrap(), []);
 
     // The times are those of the policy, by one clock.
     let ada = sessions

@@ -195,6 +195,10 @@ pub struct WatchedStore {
     steps: AtomicUsize,
     open: watch::Sender<bool>,
     bad_row: AtomicBool,
+    deletions: Mutex<Vec<usize>>,
+    ends: watch::Sender<bool>,
+    panics: AtomicBool,
+    astray: AtomicBool,
 }
 
 pub type WatchedSessions = SessionService<WatchedStore>;
@@ -215,6 +219,10 @@ pub fn watched_with_lease(lease: Duration) -> WatchedSessions {
         steps: AtomicUsize::new(0),
         open: watch::Sender::new(true),
         bad_row: AtomicBool::new(false),
+        deletions: Mutex::default(),
+        ends: watch::Sender::new(true),
+        panics: AtomicBool::new(false),
+        astray: AtomicBool::new(false),
     };
     // So long that a slow machine does not meet it.
     let deadline = Duration::from_secs(60);
@@ -244,6 +252,26 @@ impl WatchedStore {
     /// From now on, whether lookups are answered at once or wait.
     pub fn answer(&self, open: bool) {
         self.open.send_replace(open);
+    }
+
+    /// How many sessions were to be ended together, each time that it was asked to end some.
+    pub fn deletions(&self) -> Vec<usize> {
+        self.deletions.lock().unwrap().clone()
+    }
+
+    /// From now on, whether sessions that are to be ended together are, at once, or wait.
+    pub fn end(&self, open: bool) {
+        self.ends.send_replace(open);
+    }
+
+    /// From now on, it ends nothing and names another session than those it was to end.
+    pub fn go_astray(&self) {
+        self.astray.store(true, SeqCst);
+    }
+
+    /// From now on, whether it panics when sessions are to be ended together.
+    pub fn panic(&self, panics: bool) {
+        self.panics.store(panics, SeqCst);
     }
 
     /// From now on, a lookup of more than one token meets a row that cannot be read, and fails at once.
@@ -299,8 +327,25 @@ impl SessionStore for WatchedStore {
         self.memory.rotate(user_id, old, new).await
     }
 
-    async fn delete(&self, digests: &[TokenDigest]) -> Result<u64, Error> {
+    async fn delete(
+        &self,
+        digests: &[TokenDigest],
+    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+        if self.astray.load(SeqCst) {
+            let another = TokenDigest::from_bytes([7; 32]);
+            return Ok(vec![(another, SessionId::from_bytes([7; 16]))]);
+        }
         self.memory.delete(digests).await
+    }
+
+    async fn delete_without_waiting(
+        &self,
+        digests: &[TokenDigest],
+    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+        self.deletions.lock().unwrap().push(digests.len());
+        assert!(!self.panics.load(SeqCst), "made up: a panic in the store");
+        let _ = self.ends.subscribe().wait_for(|open| *open).await;
+        self.delete(digests).await
     }
 
     async fn list(&self, user_id: &i64) -> Result<Vec<Device>, Error> {

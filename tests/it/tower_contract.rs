@@ -959,6 +959,23 @@ fn a_lookup_that_never_started_leaves_no_trace() {
     assert_eq!(user, Some(owner(token.digest())));
 }
 
+/// Outside any runtime nobody is signed in or out, and that is an error and no panic.
+#[test]
+fn signing_in_and_out_outside_a_runtime_is_an_error() {
+    let sessions = memory();
+    let headers = crate::support::cookie(&sessions, &SessionToken::generate().unwrap());
+    let Poll::Ready(signed_out) = poll_once(pin!(sessions.sign_out(&headers).into_future())) else {
+        panic!("it has nothing to wait for")
+    };
+    let Poll::Ready(Err(signed_in)) = poll_once(pin!(sessions.sign_in(1).into_future())) else {
+        panic!("it has nothing to wait for")
+    };
+    for error in [signed_out.ended().unwrap_err(), &signed_in] {
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("runtime"), "{error}");
+    }
+}
+
 /// Outside any runtime a lookup is an error, through the layer a 503, and no panic.
 #[test]
 fn a_lookup_outside_a_runtime_is_an_error() {

@@ -20,7 +20,8 @@ use crate::{
 };
 
 const BATCH: u64 = 500;
-const AT_ONCE: [u64; 2] = [1, 8];
+/// By so many are sessions signed out of at the same time.
+const AT_ONCE: [u64; 3] = [1, 2, 8];
 /// What the connections are called that sign out.
 const SIGNING_OUT: &str = "signing out";
 
@@ -67,8 +68,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
     for batch in 0..each / BATCH {
         for turn in 0..arms.len() {
             let arm = &mut arms[(turn + batch as usize) % 4];
-            // As many batches one at a time as eight at a time, in turn.
-            arm.batch((batch % 2) as usize).await?;
+            arm.batch(batch as usize % AT_ONCE.len()).await?;
         }
     }
     tell(&arms, idle, report);
@@ -185,7 +185,7 @@ impl Arm {
             sessions: sessions(database.config().application_name(SIGNING_OUT), 8)?,
             client: database.client().await,
             next: first,
-            spent: [Spent::default(); 2],
+            spent: [Spent::default(); AT_ONCE.len()],
         })
     }
 

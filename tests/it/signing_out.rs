@@ -1,0 +1,245 @@
+//! Sign-outs at the same time: they share statements, and nobody pays for somebody else's.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{task::JoinHandle, time::timeout};
+use tower_user_session::{Error, ErrorKind, SessionService, SessionStore, SessionToken, SignedIn};
+
+use crate::{
+    support::{cookie, database, sessions, sign_out, until_waiting, watched},
+    told::{LONG_LEASE, Told, until},
+};
+
+async fn patiently<F: Future>(future: F) -> F::Output {
+    let patience = timeout(Duration::from_secs(20), future);
+    patience.await.expect("it never ends")
+}
+
+async fn signed_in<S: SessionStore<UserId = i64>>(
+    sessions: &SessionService<S>,
+    count: usize,
+) -> Vec<SignedIn> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(sessions.sign_in(1).await.unwrap());
+    }
+    all
+}
+
+/// Signs out by each of these, in this order and all at once.
+fn sign_all_out<'a, S: SessionStore>(
+    sessions: &SessionService<S>,
+    tokens: impl IntoIterator<Item = &'a SessionToken>,
+) -> Vec<JoinHandle<Result<bool, Error>>> {
+    let sign_out = |token| {
+        let (sessions, headers) = (sessions.clone(), cookie(sessions, token));
+        tokio::spawn(async move {
+            let signed_out = sessions.sign_out(&headers).await;
+            signed_out.ended().map_err(Clone::clone)
+        })
+    };
+    tokens.into_iter().map(sign_out).collect()
+}
+
+/// Those who come while two statements are in flight share the next one, and each is told what became
+/// of their own session.
+#[tokio::test]
+async fn sign_outs_at_once_share_statements() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 19).await;
+    let nobody = SessionToken::generate().unwrap();
+    sessions.store().end(false);
+    let tokens = all.iter().map(SignedIn::token).chain([&nobody]);
+    let mut calls = sign_all_out(&sessions, tokens);
+    until(|| sessions.store().deletions() == [1, 1]).await;
+    sessions.store().end(true);
+    assert!(!patiently(calls.pop().unwrap()).await.unwrap().unwrap());
+    for call in calls {
+        assert!(patiently(call).await.unwrap().unwrap());
+    }
+    assert_eq!(sessions.store().deletions(), [1, 1, 18]);
+    for signed_in in &all {
+        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+    }
+}
+
+/// The same token from two windows at once: there was a session and it has ended, for both.
+#[tokio::test]
+async fn two_sign_outs_of_one_session_are_one() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 3).await;
+    sessions.store().end(false);
+    let calls = sign_all_out(&sessions, [0, 1, 2, 2].map(|one: usize| all[one].token()));
+    until(|| sessions.store().deletions() == [1, 1]).await;
+    sessions.store().end(true);
+    for call in calls {
+        assert!(patiently(call).await.unwrap().unwrap());
+    }
+    assert_eq!(sessions.store().deletions(), [1, 1, 1]);
+}
+
+/// Whoever goes away is signed out all the same, also while waiting for their turn.
+#[tokio::test]
+async fn a_sign_out_goes_through_though_nobody_waits_for_it() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 5).await;
+    sessions.store().end(false);
+    let calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
+    until(|| sessions.store().deletions() == [1, 1]).await;
+    for call in calls {
+        call.abort();
+        assert!(patiently(call).await.unwrap_err().is_cancelled());
+    }
+    sessions.store().end(true);
+    until(|| sessions.store().deletions() == [1, 1, 3]).await;
+    for signed_in in &all {
+        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+    }
+}
+
+/// A panic of the store is an error for those whose sessions it was about, which may have ended, and for
+/// nobody else.
+#[tokio::test]
+async fn a_panic_of_the_store_is_an_error() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 2).await;
+    sessions.store().panic(true);
+    let error = patiently(sign_out(&sessions, all[0].token())).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    assert!(error.is_outcome_unknown());
+    sessions.store().panic(false);
+    assert!(
+        patiently(sign_out(&sessions, all[1].token()))
+            .await
+            .unwrap()
+    );
+}
+
+/// Whoever is told of the end of somebody else's session is not signed out.
+#[tokio::test]
+async fn an_answer_about_another_session_is_not_the_end_of_this_one() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 2).await;
+    sessions.store().go_astray();
+    assert!(!sign_out(&sessions, all[0].token()).await.unwrap());
+    let mut both = cookie(&sessions, all[0].token());
+    both.extend(cookie(&sessions, all[1].token()));
+    assert!(!sessions.sign_out(&both).await.ended().unwrap());
+}
+
+/// Where too many wait for their turn, a sign-out does not: it is a statement of its own.
+#[tokio::test]
+async fn a_sign_out_that_finds_no_room_goes_alone() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 1).await;
+    let nobody = SessionToken::generate().unwrap();
+    sessions.store().end(false);
+    let crowd = sign_all_out(&sessions, std::iter::repeat_n(&nobody, 2 + 16_384));
+    // Tasks have their first turn one after the other.
+    patiently(tokio::spawn(async {})).await.unwrap();
+    assert!(
+        patiently(sign_out(&sessions, all[0].token()))
+            .await
+            .unwrap()
+    );
+    assert_eq!(sessions.store().deletions(), [1, 1]);
+    assert!(crowd.iter().all(|call| !call.is_finished()));
+}
+
+/// What goes together is carried by the runtime of whoever came first. That one stands still here, and a
+/// sign-out on another one does not wait for it.
+#[test]
+fn a_sign_out_does_not_wait_for_another_runtime() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let sessions = watched();
+    let still = runtime();
+    let all = still.block_on(async {
+        let all = signed_in(&sessions, 3).await;
+        sessions.store().end(false);
+        sign_all_out(&sessions, all[..2].iter().map(SignedIn::token));
+        until(|| sessions.store().deletions() == [1, 1]).await;
+        all
+    });
+    let ended = runtime().block_on(async {
+        // Its own statement waits for nothing.
+        patiently(sign_out(&sessions, all[2].token())).await
+    });
+    assert!(ended.unwrap());
+}
+
+/// Nobody waits for a session that somebody has locked, except whoever signs out of it.
+#[tokio::test]
+async fn nobody_waits_for_a_session_that_somebody_has_locked() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let all = signed_in(&sessions, 8).await;
+    let locked = 4;
+    let client = database.client().await;
+    let id = all[locked].session().id();
+    let lock = format!("BEGIN; SELECT FROM sessions WHERE id = '{id}' FOR UPDATE");
+    client.batch_execute(&lock).await.unwrap();
+
+    let mut calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
+    let waiting = calls.remove(locked);
+    for call in calls {
+        assert!(patiently(call).await.unwrap().unwrap());
+    }
+    until_waiting(&database, 1).await;
+    assert!(!waiting.is_finished());
+    client.batch_execute("COMMIT").await.unwrap();
+    assert!(patiently(waiting).await.unwrap().unwrap());
+    let token = all[locked].token();
+    assert_eq!(sessions.user(token).await.unwrap(), None);
+}
+
+/// Where the database refuses to end a session, because of a trigger of the application's, say, that is an
+/// error for whoever signs out of it, and for nobody else.
+#[tokio::test]
+async fn nobody_fails_because_of_a_session_that_the_database_keeps() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let mut all = signed_in(&sessions, 7).await;
+    let kept = 4;
+    all.insert(kept, sessions.sign_in(2).await.unwrap());
+    let keep = "
+        CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF OLD.user_id = 2 THEN RAISE 'this one is kept'; END IF;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER keep BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION keep()";
+    database.client().await.batch_execute(keep).await.unwrap();
+
+    let mut calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
+    let error = patiently(calls.remove(kept)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Statement);
+    assert!(!error.is_outcome_unknown());
+    for call in calls {
+        assert!(patiently(call).await.unwrap().unwrap());
+    }
+    let user = sessions.user(all[kept].token()).await.unwrap();
+    assert_eq!(user.map(|user| user.id), Some(2));
+}
+
+/// E05: a session that was ended here is over here at once, without a word from the store.
+#[tokio::test]
+async fn a_sign_out_does_not_wait_for_the_feed() {
+    let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+    let signed_in = &signed_in(&sessions, 1).await[0];
+    let token = signed_in.token();
+    sessions.store().advance(Duration::from_secs(60 * 60));
+    for _ in 0..2 {
+        assert!(sessions.user(token).await.unwrap().is_some());
+    }
+    assert_eq!(sessions.counts().from_cache, 1);
+    feed.fall_silent();
+    assert!(patiently(sign_out(&sessions, token)).await.unwrap());
+    assert_eq!(sessions.user(token).await.unwrap(), None);
+    // One that fails does not wait either.
+    sessions.store().set_failing(true);
+    let failed = patiently(sign_out(&sessions, token)).await;
+    assert!(!failed.unwrap_err().is_outcome_unknown());
+}
