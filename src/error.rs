@@ -93,7 +93,9 @@ impl Error {
         self
     }
 
-    pub(crate) const fn with_outcome_unknown(mut self) -> Self {
+    /// The same error, of something that may have happened all the same. For implementations of
+    /// [`SessionStore`](crate::SessionStore).
+    pub const fn with_outcome_unknown(mut self) -> Self {
         self.outcome_unknown = true;
         self
     }

@@ -167,9 +167,13 @@ impl<U: PgUser> PgSessionStore<U> {
             .query(&self.execution, statement, &[&digests])
             .await
             .map_err(failure::write)?;
-        rows.iter()
-            .map(|row| Ok((column(row, 0)?, column(row, 1)?)))
-            .collect()
+        let ended = rows
+            .iter()
+            .map(|row| Ok((column(row, 0)?, column(row, 1)?)));
+        // They have ended, whether or not it can be read which ones.
+        ended
+            .collect::<Result<_, _>>()
+            .map_err(Error::with_outcome_unknown)
     }
 
     /// [`SessionStore::insert`] without the transaction around it.

@@ -1,5 +1,5 @@
-//! Which lookups go to the store together. A state machine without a clock, a runtime or a lock, so
-//! that it can be checked by itself.
+//! Which lookups go to the store together, and which sign-outs. A state machine without a clock, a
+//! runtime or a lock, so that it can be checked by itself. What is said of lookups holds for both.
 //!
 //! While nothing is in flight, a lookup goes out at once and alone. While something is, arrivals gather.
 //! What has gathered goes out when a batch returns, or before that, as long as the allowed number of

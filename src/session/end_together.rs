@@ -1,42 +1,71 @@
 //! Ends sessions that are signed out of at the same time, in one statement.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
 
 use smallvec::SmallVec;
 use tokio::{
     runtime::Handle,
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout},
 };
 
 use super::{
-    SessionId, SessionStore, TokenDigest,
+    SessionStore, TokenDigest,
     batch::Batch,
     flight::{Batches, Carrier, Joined},
     resolver::Resolver,
 };
 use crate::{Error, ErrorKind};
 
-/// Who waits for the end of a session. `None`: it is to be ended alone.
-pub(super) type Ending = oneshot::Sender<Result<Option<SessionId>, Error>>;
-
-/// Ends the session together with those that others want ended at the same time. `None` where there
-/// is none, and where it is to be ended alone: it would keep the others waiting, or they it.
+/// Ends the session together with those that others want ended at the same time. `false` where there is
+/// none, and where it is to be ended alone: it would keep the others waiting, or they it.
 pub(super) async fn end_together<S: SessionStore>(
     resolver: &Arc<Resolver<S>>,
     digest: TokenDigest,
-) -> Result<Option<SessionId>, Error> {
-    let (caller, ended) = oneshot::channel();
+) -> Result<bool, Error> {
+    let turn = Arc::new(Turn::default());
+    let (caller, mut ended) = oneshot::channel();
+    let signing_out = SigningOut {
+        caller,
+        turn: Arc::clone(&turn),
+    };
     let carrier = SignOuts(Arc::clone(resolver));
-    let here = (Instant::now(), &Handle::current());
-    match resolver.sign_outs.join(&carrier, digest, caller, here) {
-        Joined::Here => ended.await.unwrap_or_else(|_| {
-            let context = "the sign-out ended without an answer";
-            let error = Error::bare(ErrorKind::Store).saying(context);
-            Err(error.with_outcome_unknown())
-        }),
-        // Nobody need drive the other runtime.
-        Joined::Elsewhere | Joined::Overloaded | Joined::Closed => Ok(None),
+    let (now, runtime) = (Instant::now(), Handle::current());
+    match (resolver.sign_outs).join(&carrier, digest, signing_out, now, &runtime) {
+        Joined::Here | Joined::Elsewhere => {}
+        Joined::Overloaded | Joined::Closed => return Ok(false),
+    }
+    let told = match timeout(resolver.deadline / 4, &mut ended).await {
+        Ok(told) => told,
+        Err(_) if turn.take() => return Ok(false),
+        Err(_) => ended.await,
+    };
+    told.unwrap_or_else(|_| {
+        let context = "the sign-out ended without an answer";
+        let error = Error::bare(ErrorKind::Store).saying(context);
+        Err(error.with_outcome_unknown())
+    })
+}
+
+/// Who waits for the end of a session, to be told whether it has.
+pub(super) struct SigningOut {
+    caller: oneshot::Sender<Result<bool, Error>>,
+    turn: Arc<Turn>,
+}
+
+/// Taken once: by the batch that is sent, or by a caller who does not wait for it any longer.
+#[derive(Default)]
+struct Turn(AtomicBool);
+
+impl Turn {
+    fn take(&self) -> bool {
+        !self.0.swap(true, SeqCst)
     }
 }
 
@@ -50,17 +79,25 @@ impl<S: SessionStore> Clone for SignOuts<S> {
 }
 
 impl<S: SessionStore> Carrier for SignOuts<S> {
-    type Waiter = Ending;
+    type Waiter = SigningOut;
 
-    fn batches(&self) -> &Batches<Ending> {
+    fn batches(&self) -> &Batches<SigningOut> {
         &self.0.sign_outs
     }
 
-    async fn carry(&self, batch: Batch<Ending>) {
-        let deadline = Instant::from_std(batch.opened + self.0.deadline);
+    async fn carry(&self, mut batch: Batch<SigningOut>) {
+        let resolver = &self.0;
+        batch.waiting.retain(|_, waiting| {
+            waiting.retain(|one| one.turn.take());
+            !waiting.is_empty()
+        });
+        if batch.waiting.is_empty() {
+            return;
+        }
         let digests: SmallVec<[TokenDigest; 4]> = batch.waiting.keys().copied().collect();
-        let deletion = self.0.lookup.delete_without_waiting(&digests);
-        let deleted = timeout_at(deadline, deletion)
+        let deletion = resolver.lookup.delete_without_waiting(&digests);
+        // It counts from now on. Callers, who may have waited for long, have a limit of their own.
+        let deleted = timeout(resolver.deadline, deletion)
             .await
             .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline).with_outcome_unknown()));
         let ended = match deleted {
@@ -68,18 +105,29 @@ impl<S: SessionStore> Carrier for SignOuts<S> {
             Err(error) if digests.len() > 1 && is_refusal(&error) => Ok(HashMap::new()),
             other => other.map(HashMap::from_iter),
         };
-        for (digest, callers) in batch.waiting {
-            for caller in callers {
-                let session = ended.as_ref().map(|ended| ended.get(&digest).copied());
+        if let Ok(ended) = &ended {
+            resolver.end_here(ended.values().copied().collect());
+        }
+        for (digest, waiting) in batch.waiting {
+            for one in waiting {
+                let told = ended.as_ref().map(|ended| ended.contains_key(&digest));
                 // Whoever does not wait any more has no use for it.
-                let _ = caller.send(session.map_err(Error::clone));
+                let _ = one.caller.send(told.map_err(Error::clone));
             }
         }
     }
 }
 
-/// Whether the store said that it did not do what was asked, and could have.
+/// Whether the store could be asked, and said that nothing happened.
 fn is_refusal(error: &Error) -> bool {
-    let kinds = [ErrorKind::Statement, ErrorKind::Row, ErrorKind::Deadline];
-    kinds.contains(&error.kind()) && !error.is_outcome_unknown()
+    use ErrorKind::{Authentication, Configuration, Connection, Pool, Recovery, Tls};
+    let unreachable = [
+        Authentication,
+        Configuration,
+        Connection,
+        Pool,
+        Recovery,
+        Tls,
+    ];
+    !error.is_outcome_unknown() && !unreachable.contains(&error.kind())
 }

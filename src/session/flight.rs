@@ -63,13 +63,14 @@ impl<W: Send + 'static> Batches<W> {
         }
     }
 
-    /// Sends the digest with a batch. That counts as done when this returns.
+    /// Has the digest carried with a batch that has not been sent when this is called.
     pub(super) fn join<C: Carrier<Waiter = W>>(
         &self,
         carrier: &C,
         digest: TokenDigest,
         waiter: W,
-        (now, runtime): (Instant, &Handle),
+        now: Instant,
+        runtime: &Handle,
     ) -> Joined {
         let mut state = self.state();
         if state.closed {

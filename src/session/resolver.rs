@@ -18,7 +18,7 @@ use super::{
     answering::{Answering, Outcome},
     batch::{Batch, Limits, Waiters},
     counters::{Counter, Counters},
-    end_together::Ending,
+    end_together::SigningOut,
     feed::{self, Announcement, Following, Hears as _, Watchers},
     flight::{Batches, Carrier, Joined},
     touch::Toucher,
@@ -31,7 +31,7 @@ type Waiting<U> = HashMap<TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>>;
 pub(crate) const BATCHES_IN_FLIGHT: usize = 2;
 /// Below this a statement costs more than it saves: measured with 2 to 24.
 const WORTH_ANOTHER_CONNECTION: usize = 4;
-/// A sign-out does not wait for one that is held up, be it by a connection that fell silent.
+/// A sign-out that is held up, by a connection that fell silent, say, holds up no other.
 const SIGN_OUTS_WORTH_ANOTHER_CONNECTION: usize = 1;
 /// Beyond this the planner takes the statement for one over many rows.
 const DIGESTS_IN_A_BATCH: usize = 128;
@@ -47,7 +47,7 @@ pub(crate) struct Resolver<L: SessionLookup> {
     pub(super) watchers: Arc<Watchers>,
     following: OnceLock<(Arc<Following<L::User>>, feed::Task)>,
     lookups: Batches<oneshot::Sender<Outcome<L::User>>>,
-    pub(super) sign_outs: Batches<Ending>,
+    pub(super) sign_outs: Batches<SigningOut>,
     given_up: OnceCell<()>,
 }
 
@@ -98,8 +98,7 @@ impl<L: SessionLookup> Resolver<L> {
         };
         let (caller, answer) = oneshot::channel();
         let now = Instant::now();
-        let joined = self.lookups.join(self, digest, caller, (now, &runtime));
-        match joined {
+        match self.lookups.join(self, digest, caller, now, &runtime) {
             Joined::Here => Answering::waiting(answer, None),
             // A batch keeps its deadline as long as somebody drives its runtime. Whoever drives the
             // caller need not drive another one.
@@ -125,8 +124,8 @@ impl<L: SessionLookup> Resolver<L> {
         self.following().is_some_and(Following::hears)
     }
 
-    /// These have just been ended by this service.
-    pub(super) fn has_ended(&self, sessions: Vec<SessionId>) {
+    /// Ends these here too, which the store has just ended.
+    pub(super) fn end_here(&self, sessions: Vec<SessionId>) {
         match self.following() {
             Some(following) => following.announced(Announcement::Sessions(sessions)),
             None => self.watchers.doubt(&sessions),
@@ -149,6 +148,7 @@ impl<L: SessionLookup> Resolver<L> {
             following.stop();
         }
         self.lookups.close().await;
+        self.sign_outs.close().await;
         self.toucher.flush().await;
         self.watchers.close();
         self.given_up.get_or_init(|| self.lookup.close()).await;

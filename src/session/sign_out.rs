@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderMap;
 
-use super::{SessionId, SessionService, SessionStore, TokenDigest, end_together::end_together};
+use super::{SessionService, SessionStore, TokenDigest, end_together::end_together};
 use crate::{Error, SessionCookie};
 
 /// A sign-out that is about to happen: await it.
@@ -16,15 +16,15 @@ use crate::{Error, SessionCookie};
 /// It ends every session that the request presents, and always yields the cookie's removal: when
 /// there was no session, and when the database cannot be reached. Doing it again changes nothing.
 ///
-/// Sign-outs at the same time go to the store together: while two statements are in flight, the others
-/// gather for the next one. Nobody waits there for a session that somebody has locked, nor fails
-/// because the database refuses to end somebody else's: such a session is ended in a statement of its
-/// own.
+/// Sign-outs at the same time go to the store together, in a task of its own: while two statements are
+/// in flight, others gather for the next one. A sign-out waits for its turn for a quarter of the
+/// deadline at most; then it is a statement of its own. So it is where somebody has locked the session,
+/// and where the store refuses to end one of the others.
 ///
 /// # Cancellation
 ///
-/// Dropped while it runs, the session may or may not have ended. As a rule it has: a statement that
-/// was sent goes through, and so does a sign-out that waits for its turn.
+/// Dropped while it runs, the session may or may not have ended. As a rule it ends all the same, unless
+/// it is a statement of its own that has not been sent.
 #[must_use = "nobody is signed out until this is awaited"]
 pub struct SignOut<S: SessionStore> {
     sessions: SessionService<S>,
@@ -44,7 +44,7 @@ impl<S: SessionStore> SignOut<S> {
             Ok(false)
         } else {
             let ended = self.sessions.within_deadline(self.end()).await;
-            self.take_effect_here(ended).await
+            self.caught_up(ended).await
         };
         match &outcome {
             Ok(false) => {}
@@ -59,30 +59,31 @@ impl<S: SessionStore> SignOut<S> {
         }
     }
 
-    async fn end(&self) -> Result<Vec<SessionId>, Error> {
+    /// How many sessions have ended, and ended here too.
+    async fn end(&self) -> Result<usize, Error> {
+        let resolver = self.sessions.resolver();
         if let [digest] = *self.digests
-            && let Some(session) = end_together(self.sessions.resolver(), digest).await?
+            && end_together(resolver, digest).await?
         {
-            return Ok(vec![session]);
+            return Ok(1);
         }
         let ended = self.sessions.store().delete(&self.digests).await?;
         let asked = |(digest, session)| self.digests.contains(&digest).then_some(session);
-        Ok(ended.into_iter().filter_map(asked).collect())
+        let ended: Vec<_> = ended.into_iter().filter_map(asked).collect();
+        let count = ended.len();
+        resolver.end_here(ended);
+        Ok(count)
     }
 
-    /// Returns once what has ended is ended here too.
-    async fn take_effect_here(&self, ended: Result<Vec<SessionId>, Error>) -> Result<bool, Error> {
-        let resolver = self.sessions.resolver();
+    /// Whether a session has ended, once none of these is live here any more.
+    async fn caught_up(&self, ended: Result<usize, Error>) -> Result<bool, Error> {
         match ended {
-            Ok(sessions) if sessions.len() >= self.digests.len() => {
-                resolver.has_ended(sessions);
-                Ok(true)
-            }
+            Ok(count) if count >= self.digests.len() => Ok(true),
             Err(error) if !error.is_outcome_unknown() => Err(error),
             // What was not there may have been ended elsewhere a moment ago.
             other => {
-                resolver.catch_up().await;
-                other.map(|sessions| !sessions.is_empty())
+                self.sessions.resolver().catch_up().await;
+                other.map(|count| count > 0)
             }
         }
     }

@@ -53,7 +53,7 @@ pub trait SessionStore: SessionLookup {
 
     /// Like [`delete`](Self::delete), for the sessions of several people, of whom none is to wait for
     /// another one's: one that somebody else is changing at the moment may be left as it is, as if it
-    /// were not there. The service then calls `delete` for it.
+    /// were not there. For what it does not name, the service calls `delete`.
     fn delete_without_waiting(
         &self,
         digests: &[TokenDigest],

@@ -1,12 +1,26 @@
 //! Sign-outs at the same time: they share statements, and nobody pays for somebody else's.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::{Future, IntoFuture as _},
+    time::Duration,
+};
 
-use tokio::{task::JoinHandle, time::timeout};
-use tower_user_session::{Error, ErrorKind, SessionService, SessionStore, SessionToken, SignedIn};
+use ephemeral_postgres::TestDatabase;
+use http::{HeaderMap, header::COOKIE};
+use tokio::{
+    runtime::Builder,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tower_user_session::{
+    Error, ErrorKind, PgSessionStore, SessionLookup as _, SessionService, SessionStore,
+    SessionToken, SignedIn,
+};
 
 use crate::{
-    support::{cookie, database, sessions, sign_out, until_waiting, watched},
+    support::{
+        PgSessions, WATCHED_DEADLINE, cookie, database, pool, sign_out, until_waiting, watched,
+    },
     told::{LONG_LEASE, Told, until},
 };
 
@@ -97,23 +111,134 @@ async fn a_sign_out_goes_through_though_nobody_waits_for_it() {
     }
 }
 
+/// Those under way when the service is closed are waited for, also where their callers have gone.
+#[tokio::test]
+async fn a_service_that_closes_waits_for_the_sign_outs_under_way() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 1).await;
+    sessions.store().end(false);
+    let call = sign_all_out(&sessions, all.iter().map(SignedIn::token)).remove(0);
+    until(|| sessions.store().deletions() == [1]).await;
+    call.abort();
+    let closing = sessions.clone();
+    let closing = tokio::spawn(async move { closing.close().await });
+    sleep(Duration::from_millis(50)).await;
+    assert!(!closing.is_finished());
+    sessions.store().end(true);
+    patiently(closing).await.unwrap();
+    let token = all[0].token();
+    assert!(
+        sessions
+            .store()
+            .find(&[token.digest()])
+            .await
+            .unwrap()
+            .remove(0)
+            .into_outcome()
+            .unwrap()
+            .is_none()
+    );
+}
+
 /// A panic of the store is an error for those whose sessions it was about, which may have ended, and for
 /// nobody else.
 #[tokio::test]
-async fn a_panic_of_the_store_is_an_error() {
+async fn a_panic_of_the_store_is_an_error_for_those_it_was_about() {
     let sessions = watched();
-    let all = signed_in(&sessions, 2).await;
-    sessions.store().panic(true);
-    let error = patiently(sign_out(&sessions, all[0].token())).await;
-    let error = error.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Store);
-    assert!(error.is_outcome_unknown());
-    sessions.store().panic(false);
-    assert!(
-        patiently(sign_out(&sessions, all[1].token()))
-            .await
-            .unwrap()
-    );
+    let all = signed_in(&sessions, 6).await;
+    sessions.store().panic(2);
+    let calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
+    for (place, call) in calls.into_iter().enumerate() {
+        let outcome = patiently(call).await.unwrap();
+        if place < 2 {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Store);
+            assert!(error.is_outcome_unknown());
+        } else {
+            assert!(outcome.unwrap());
+        }
+    }
+    assert_eq!(sessions.store().deletions(), [1, 1, 4]);
+}
+
+/// Where the store says that it ended none of several sessions, one of them may have been at fault, and
+/// each is ended alone. Where they may have ended, or it cannot be reached, all are told so.
+#[tokio::test]
+async fn sessions_are_ended_alone_where_it_is_known_that_none_has_ended() {
+    let alone = [
+        ErrorKind::Statement,
+        ErrorKind::Row,
+        ErrorKind::Deadline,
+        ErrorKind::Schema,
+        ErrorKind::Store,
+    ];
+    for kind in alone
+        .into_iter()
+        .chain([ErrorKind::Connection, ErrorKind::Pool])
+    {
+        for unknown in [false, true] {
+            let sessions = watched();
+            let all = signed_in(&sessions, 5).await;
+            let refusal = Error::new(kind, "made up");
+            sessions.store().refuse(if unknown {
+                refusal.with_outcome_unknown()
+            } else {
+                refusal
+            });
+            sessions.store().end(false);
+            let calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
+            until(|| sessions.store().deletions() == [1, 1]).await;
+            sessions.store().end(true);
+            for (place, call) in calls.into_iter().enumerate() {
+                let outcome = patiently(call).await.unwrap();
+                if place < 2 || (!unknown && alone.contains(&kind)) {
+                    assert!(outcome.unwrap(), "{kind:?}, {unknown}, {place}");
+                } else {
+                    let error = outcome.unwrap_err();
+                    let told = (error.kind(), error.is_outcome_unknown());
+                    assert_eq!(told, (kind, unknown), "{place}");
+                }
+            }
+            assert_eq!(sessions.store().deletions(), [1, 1, 3]);
+        }
+    }
+}
+
+/// A sign-out waits for a statement that was sent, and for a turn that does not come for a quarter of the
+/// deadline. Then it is a statement of its own, and that is the only one about its session.
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_does_not_wait_for_its_turn_for_long() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 3).await;
+    sessions.store().end(false);
+    let start = Instant::now();
+    let mut calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
+    assert!(calls.pop().unwrap().await.unwrap().unwrap());
+    assert_eq!(start.elapsed(), WATCHED_DEADLINE / 4);
+    sleep(WATCHED_DEADLINE / 4).await;
+    assert!(calls.iter().all(|call| !call.is_finished()));
+    sessions.store().end(true);
+    for call in calls {
+        assert!(call.await.unwrap().unwrap());
+    }
+    assert_eq!(sessions.store().deletions(), [1, 1]);
+}
+
+/// What is never answered is given up at the deadline, and others take its place.
+#[tokio::test(start_paused = true)]
+async fn sign_outs_that_are_never_answered_give_their_place_back() {
+    let sessions = watched();
+    let all = signed_in(&sessions, 3).await;
+    sessions.store().end(false);
+    for call in sign_all_out(&sessions, all[..2].iter().map(SignedIn::token)) {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Deadline);
+        assert!(error.is_outcome_unknown());
+    }
+    sleep(Duration::from_secs(1)).await;
+    sessions.store().end(true);
+    assert!(sign_out(&sessions, all[2].token()).await.unwrap());
+    assert_eq!(sessions.store().deletions(), [1, 1, 1]);
 }
 
 /// Whoever is told of the end of somebody else's session is not signed out.
@@ -124,7 +249,7 @@ async fn an_answer_about_another_session_is_not_the_end_of_this_one() {
     sessions.store().go_astray();
     assert!(!sign_out(&sessions, all[0].token()).await.unwrap());
     let mut both = cookie(&sessions, all[0].token());
-    both.extend(cookie(&sessions, all[1].token()));
+    both.append(COOKIE, cookie(&sessions, all[1].token())[COOKIE].clone());
     assert!(!sessions.sign_out(&both).await.ended().unwrap());
 }
 
@@ -138,6 +263,7 @@ async fn a_sign_out_that_finds_no_room_goes_alone() {
     let crowd = sign_all_out(&sessions, std::iter::repeat_n(&nobody, 2 + 16_384));
     // Tasks have their first turn one after the other.
     patiently(tokio::spawn(async {})).await.unwrap();
+    until(|| sessions.store().deletions() == [1, 1]).await;
     assert!(
         patiently(sign_out(&sessions, all[0].token()))
             .await
@@ -148,12 +274,12 @@ async fn a_sign_out_that_finds_no_room_goes_alone() {
 }
 
 /// What goes together is carried by the runtime of whoever came first. That one stands still here, and a
-/// sign-out on another one does not wait for it.
+/// sign-out on another one waits for it no longer than for any turn.
 #[test]
-fn a_sign_out_does_not_wait_for_another_runtime() {
+fn a_sign_out_does_not_wait_for_another_runtime_for_long() {
     let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build().unwrap()
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().start_paused(true).build().unwrap()
     };
     let sessions = watched();
     let still = runtime();
@@ -165,17 +291,26 @@ fn a_sign_out_does_not_wait_for_another_runtime() {
         all
     });
     let ended = runtime().block_on(async {
-        // Its own statement waits for nothing.
-        patiently(sign_out(&sessions, all[2].token())).await
+        let start = Instant::now();
+        let ended = sign_out(&sessions, all[2].token()).await;
+        assert_eq!(start.elapsed(), WATCHED_DEADLINE / 4);
+        ended
     });
     assert!(ended.unwrap());
+}
+
+/// Sessions in PostgreSQL, with a deadline that a slow machine does not meet.
+fn patient(database: &TestDatabase) -> PgSessions {
+    let store = PgSessionStore::new(pool(database, 8));
+    let builder = SessionService::builder(store).deadline(Duration::from_secs(60));
+    builder.build().unwrap()
 }
 
 /// Nobody waits for a session that somebody has locked, except whoever signs out of it.
 #[tokio::test]
 async fn nobody_waits_for_a_session_that_somebody_has_locked() {
     let database = database().await;
-    let sessions = sessions(&database);
+    let sessions = patient(&database);
     let all = signed_in(&sessions, 8).await;
     let locked = 4;
     let client = database.client().await;
@@ -201,7 +336,7 @@ async fn nobody_waits_for_a_session_that_somebody_has_locked() {
 #[tokio::test]
 async fn nobody_fails_because_of_a_session_that_the_database_keeps() {
     let database = database().await;
-    let sessions = sessions(&database);
+    let sessions = patient(&database);
     let mut all = signed_in(&sessions, 7).await;
     let kept = 4;
     all.insert(kept, sessions.sign_in(2).await.unwrap());
@@ -224,22 +359,31 @@ async fn nobody_fails_because_of_a_session_that_the_database_keeps() {
     assert_eq!(user.map(|user| user.id), Some(2));
 }
 
-/// E05: a session that was ended here is over here at once, without a word from the store.
+/// E05: a session that was ended here is over here at once, without a word from the store. So are several.
 #[tokio::test]
 async fn a_sign_out_does_not_wait_for_the_feed() {
-    let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
-    let signed_in = &signed_in(&sessions, 1).await[0];
-    let token = signed_in.token();
-    sessions.store().advance(Duration::from_secs(60 * 60));
-    for _ in 0..2 {
-        assert!(sessions.user(token).await.unwrap().is_some());
+    for count in [1, 2] {
+        let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+        let all = signed_in(&sessions, count).await;
+        sessions.store().advance(Duration::from_secs(60 * 60));
+        let mut headers = HeaderMap::new();
+        for signed_in in &all {
+            let one = cookie(&sessions, signed_in.token());
+            headers.append(COOKIE, one[COOKIE].clone());
+            for _ in 0..2 {
+                assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+            }
+        }
+        assert_eq!(sessions.counts().from_cache, count as u64);
+        feed.fall_silent();
+        let signed_out = patiently(sessions.sign_out(&headers).into_future()).await;
+        assert!(signed_out.ended().unwrap());
+        for signed_in in &all {
+            assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+        }
+        // One that fails does not wait either.
+        sessions.store().set_failing(true);
+        let failed = patiently(sessions.sign_out(&headers).into_future()).await;
+        assert!(!failed.ended().unwrap_err().is_outcome_unknown());
     }
-    assert_eq!(sessions.counts().from_cache, 1);
-    feed.fall_silent();
-    assert!(patiently(sign_out(&sessions, token)).await.unwrap());
-    assert_eq!(sessions.user(token).await.unwrap(), None);
-    // One that fails does not wait either.
-    sessions.store().set_failing(true);
-    let failed = patiently(sign_out(&sessions, token)).await;
-    assert!(!failed.unwrap_err().is_outcome_unknown());
 }

@@ -197,9 +197,13 @@ pub struct WatchedStore {
     bad_row: AtomicBool,
     deletions: Mutex<Vec<usize>>,
     ends: watch::Sender<bool>,
-    panics: AtomicBool,
+    panics: AtomicUsize,
+    refusal: Mutex<Option<Error>>,
     astray: AtomicBool,
 }
+
+/// So long that a slow machine does not meet it.
+pub const WATCHED_DEADLINE: Duration = Duration::from_secs(60);
 
 pub type WatchedSessions = SessionService<WatchedStore>;
 
@@ -221,13 +225,12 @@ pub fn watched_with_lease(lease: Duration) -> WatchedSessions {
         bad_row: AtomicBool::new(false),
         deletions: Mutex::default(),
         ends: watch::Sender::new(true),
-        panics: AtomicBool::new(false),
+        panics: AtomicUsize::new(0),
+        refusal: Mutex::default(),
         astray: AtomicBool::new(false),
     };
-    // So long that a slow machine does not meet it.
-    let deadline = Duration::from_secs(60);
     SessionService::builder(store)
-        .deadline(deadline)
+        .deadline(WATCHED_DEADLINE)
         .lease(lease)
         .build()
         .unwrap()
@@ -269,9 +272,14 @@ impl WatchedStore {
         self.astray.store(true, SeqCst);
     }
 
-    /// From now on, whether it panics when sessions are to be ended together.
-    pub fn panic(&self, panics: bool) {
-        self.panics.store(panics, SeqCst);
+    /// So often it panics when sessions are to be ended together.
+    pub fn panic(&self, times: usize) {
+        self.panics.store(times, SeqCst);
+    }
+
+    /// From now on, what it says when more than one session are to be ended together.
+    pub fn refuse(&self, error: Error) {
+        *self.refusal.lock().unwrap() = Some(error);
     }
 
     /// From now on, a lookup of more than one token meets a row that cannot be read, and fails at once.
@@ -343,7 +351,15 @@ impl SessionStore for WatchedStore {
         digests: &[TokenDigest],
     ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
         self.deletions.lock().unwrap().push(digests.len());
-        assert!(!self.panics.load(SeqCst), "made up: a panic in the store");
+        let left = self.panics.load(SeqCst);
+        if left > 0 {
+            self.panics.store(left - 1, SeqCst);
+            panic!("made up: a panic in the store");
+        }
+        let refusal = self.refusal.lock().unwrap().clone();
+        if let Some(refusal) = refusal.filter(|_| digests.len() > 1) {
+            return Err(refusal);
+        }
         let _ = self.ends.subscribe().wait_for(|open| *open).await;
         self.delete(digests).await
     }
