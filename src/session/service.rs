@@ -152,8 +152,8 @@ impl<L: SessionLookup> SessionService<L> {
         self.ask(digest).await
     }
 
-    /// Refuses new lookups from now on, waits for those under way, writes down which sessions were
-    /// used, and gives up what the store holds open. Later lookups fail with
+    /// Refuses new lookups from now on, waits for those under way and for sign-outs, writes down which
+    /// sessions were used, and gives up what the store holds open. Later lookups fail with
     /// [`ErrorKind::Closed`]; signing out still works.
     pub async fn close(&self) {
         self.shared.resolver.close().await;
