@@ -44,16 +44,8 @@ use tower_user_session::{
 
 use crate::{
     reference::browser::Browser,
-    support::{User, WatchedSessions, signed_in_cookie, watched},
+    support::{PATIENCE, User, WatchedSessions, patiently, signed_in_cookie, watched},
 };
-
-/// Longer than anything takes that ends at all.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn patiently<F: Future>(future: F) -> F::Output {
-    let patience = tokio::time::timeout(PATIENCE, future);
-    patience.await.expect("it never ends")
-}
 
 /// Waits for what another task, behind a socket, is about to do.
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

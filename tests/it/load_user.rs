@@ -23,32 +23,9 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    Logs, MemorySessions, User, WatchedSessions, cookie_lines, memory, signed_in_cookie, watched,
-    who,
+    Logs, MemorySessions, User, WatchedSessions, cookie_lines, memory, request, signed_in_cookie,
+    visible, watched, who,
 };
-
-fn request(cookie: &str) -> Request<String> {
-    Request::builder()
-        .header(COOKIE, cookie)
-        .body(String::new())
-        .unwrap()
-}
-
-/// Everything of a response that a client can see.
-fn visible(response: &Response<String>) -> String {
-    let mut headers: Vec<_> = response
-        .headers()
-        .iter()
-        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-        .collect();
-    headers.sort();
-    format!(
-        "{:?} {} {headers:?} {:?}",
-        response.version(),
-        response.status(),
-        response.body()
-    )
-}
 
 /// One cookie for each way of not being signed in, the store prepared for it.
 async fn rejected_cookies(sessions: &MemorySessions) -> Vec<(&'static str, Vec<String>)> {

@@ -1,19 +1,14 @@
 //! Sign-outs at the same time: they share statements, and nobody pays for somebody else's.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::task::JoinHandle;
 use tower_user_session::{Error, ErrorKind, SessionService, SessionStore, SessionToken, SignedIn};
 
 use crate::{
-    support::{cookie, database, sessions, sign_out, until_waiting, watched},
-    told::{LONG_LEASE, Told, until},
+    support::{cookie, database, patiently, sessions, sign_out, until, until_waiting, watched},
+    told::{LONG_LEASE, Told},
 };
-
-async fn patiently<F: Future>(future: F) -> F::Output {
-    let patience = timeout(Duration::from_secs(20), future);
-    patience.await.expect("it never ends")
-}
 
 async fn signed_in<S: SessionStore<UserId = i64>>(
     sessions: &SessionService<S>,

@@ -14,7 +14,7 @@ use tower_user_session::{
     Announcement, Error, Hearing, LiveSession, SessionFeed, SessionToken, SignedIn,
 };
 
-use crate::support::{User, WatchedSessions, watched_with_lease};
+use crate::support::{User, WatchedSessions, until, watched_with_lease};
 
 /// So long that a feed which has once proved that it hears is not deaf before the test is over.
 pub const LONG_LEASE: Duration = Duration::from_secs(60);
@@ -62,15 +62,6 @@ impl SessionFeed for Told {
             hearing.heartbeat_due().await;
         }
         pending().await
-    }
-}
-
-/// Returns once this holds.
-pub async fn until(mut holds: impl FnMut() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < patience, "it never comes about");
-        tokio::task::yield_now().await;
     }
 }
 

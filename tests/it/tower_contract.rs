@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -34,23 +34,9 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    User, cookie_lines, database, memory, sessions, signed_in_cookie, watched, who,
+    PATIENCE, User, cookie_lines, database, memory, patiently, poll_once, request, sessions,
+    signed_in_cookie, watched, who,
 };
-
-/// Longer than anything takes that ends at all.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn request(cookie: &str) -> Request<String> {
-    Request::builder()
-        .header(COOKIE, cookie)
-        .body(String::new())
-        .unwrap()
-}
-
-async fn patiently<F: Future>(future: F) -> F::Output {
-    let patience = tokio::time::timeout(PATIENCE, future);
-    patience.await.expect("it never ends")
-}
 
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
@@ -58,10 +44,6 @@ fn wait_until(mut holds: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "it never comes about");
         std::thread::yield_now();
     }
-}
-
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 // ---- Readiness ----
