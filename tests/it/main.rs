@@ -41,6 +41,7 @@ mod proof;
 mod proxy;
 #[path = "../reference/mod.rs"]
 mod reference;
+mod runtimes;
 mod secrets;
 mod server_log;
 mod signing_out;
@@ -55,5 +56,6 @@ mod tower_contract;
 mod transaction_pooling;
 #[cfg(feature = "rustls")]
 mod transport;
+mod unreliable_stores;
 mod wire;
 mod wrong_clock;
