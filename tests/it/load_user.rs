@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header, header::CACHE_CONTROL};
+use http::{HeaderValue, Request, Response, header};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_user_session::{
     CurrentSession, LoadUserLayer, MemorySessionStore, Rejection, RejectionKind, RequireUserLayer,
@@ -232,61 +232,6 @@ fn the_source_has_no_thread_or_task_locals() {
     for (path, text) in crate::support::sources() {
         for word in ["thread_local!", "task_local!", "LocalKey"] {
             assert!(!text.contains(word), "{path} has {word}");
-        }
-    }
-}
-
-/// H19: a gRPC request is refused in gRPC's way: 200, the status in the headers, no body; and what
-/// is no gRPC is refused in HTTP's.
-#[tokio::test]
-async fn grpc_requests_are_refused_in_grpcs_way() {
-    let sessions = memory();
-    let cookie = signed_in_cookie(&sessions, 1).await;
-    let service = ServiceBuilder::new()
-        .layer(LoadUserLayer::new(sessions.clone()))
-        .layer(RequireUserLayer::<User>::new())
-        .service_fn(who);
-    let ask = async |cookie: &str, content_type: &'static str| {
-        let mut request = request(cookie);
-        let value = HeaderValue::from_static(content_type);
-        request.headers_mut().insert(header::CONTENT_TYPE, value);
-        service.clone().oneshot(request).await.unwrap()
-    };
-    for (content_type, answered) in [
-        ("application/grpc", Some("application/grpc")),
-        ("application/grpc+proto", Some("application/grpc")),
-        ("application/grpc;charset=utf-8", Some("application/grpc")),
-        ("application/grpc-web", Some("application/grpc-web")),
-        (
-            "application/grpc-web+proto",
-            Some("application/grpc-web+proto"),
-        ),
-        (
-            "application/grpc-web-text",
-            Some("application/grpc-web-text"),
-        ),
-        ("application/grpcx", None),
-        ("application/json", None),
-        ("text/html; a=application/grpc", None),
-    ] {
-        for (failing, http, grpc) in [(false, 401, "16"), (true, 503, "14")] {
-            sessions.store().set_failing(failing);
-            let cookie = if failing { &cookie } else { "a=b" };
-            let response = ask(cookie, content_type).await;
-            let headers = response.headers();
-            assert_eq!(headers[CACHE_CONTROL], "no-store");
-            assert!(response.body().is_empty());
-            if let Some(answered) = answered {
-                assert_eq!(response.status(), StatusCode::OK, "{content_type}");
-                assert_eq!(headers["grpc-status"], grpc, "{content_type}");
-                assert_eq!(headers[header::CONTENT_TYPE], answered);
-                assert_eq!(headers.len(), 3, "{headers:?}");
-            } else {
-                assert_eq!(response.status().as_u16(), http, "{content_type}");
-                assert!(!headers.contains_key("grpc-status"));
-                let challenge = headers.contains_key(header::WWW_AUTHENTICATE);
-                assert_eq!(challenge, http == 401);
-            }
         }
     }
 }

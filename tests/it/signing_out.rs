@@ -1,5 +1,4 @@
-//! Signing out: what ends and what the client is told, whatever it presents and whatever the store does; and
-//! sign-outs at the same time, which share statements: nobody pays for somebody else's.
+//! Signing out: what ends, what is told, and that nobody pays for others who sign out at the same time.
 
 use std::time::Duration;
 
