@@ -18,14 +18,11 @@ use tower_user_session::{
 use crate::{
     feed::{LEASE, announcing, caching, process},
     support::{
-        User, WatchedSessions, cookie, database, memory, pool, sessions, sign_out, sql,
-        watched_with_lease,
+        PATIENCE, User, WatchedSessions, cookie, database, memory, pool, sessions, sign_out, sql,
+        until, watched_with_lease,
     },
-    told::{LONG_LEASE, Told, until},
+    told::{LONG_LEASE, Told},
 };
-
-/// Longer than a slow machine takes, and far below half of the long lease.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn within(limit: Duration, ended: impl Future<Output = EndedBecause>) -> EndedBecause {
     timeout(limit, ended).await.expect("it does not end")

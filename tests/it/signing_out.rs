@@ -1,33 +1,180 @@
-//! Sign-outs at the same time: they share statements, and nobody pays for somebody else's.
+//! Signing out: what ends, what is told, and that nobody pays for others who sign out at the same time.
 
-use std::{
-    future::{Future, IntoFuture as _},
-    time::Duration,
-};
+use std::{future::IntoFuture as _, time::Duration};
 
 use ephemeral_postgres::TestDatabase;
-use http::{HeaderMap, header::COOKIE};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, SET_COOKIE},
+};
 use tokio::{
     runtime::Builder,
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tower_user_session::{
     Error, ErrorKind, PgSessionStore, SessionLookup as _, SessionService, SessionStore,
-    SessionToken, SignedIn,
+    SessionToken, SignedIn, SignedOut, tokio_postgres,
 };
 
 use crate::{
+    life_cycle::ROWS,
     support::{
-        PgSessions, WATCHED_DEADLINE, cookie, database, pool, sign_out, until_waiting, watched,
+        Logs, PgSessions, User, WATCHED_DEADLINE, cookie, cookie_lines, database, memory, number,
+        patiently, pool, sessions, sign_out, signed_in_cookie, sql, until, until_waiting, watched,
     },
-    told::{LONG_LEASE, Told, until},
+    told::{LONG_LEASE, Told},
 };
 
-async fn patiently<F: Future>(future: F) -> F::Output {
-    let patience = timeout(Duration::from_secs(20), future);
-    patience.await.expect("it never ends")
+/// D07, D08, D09: signing out clears the cookie whatever the store does, and the caller learns
+/// whether the session has ended. Only then is it dead.
+#[tokio::test]
+async fn signing_out_clears_the_cookie_even_without_the_store() {
+    let logs = Logs::capture();
+    let sessions = memory();
+    let cookie = signed_in_cookie(&sessions, 1).await;
+    let headers = cookie_lines([&cookie]);
+    let cleared = |signed_out: &SignedOut| {
+        let mut headers = HeaderMap::new();
+        signed_out.write_to(&mut headers);
+        let value = headers[SET_COOKIE].to_str().unwrap().to_owned();
+        value.starts_with("__Host-session=;") && value.contains("Max-Age=0")
+    };
+    sessions.store().set_failing(true);
+    let signed_out = sessions.sign_out(&headers).await;
+    assert!(cleared(&signed_out));
+    assert_eq!(
+        signed_out.ended().unwrap_err().kind(),
+        ErrorKind::Connection
+    );
+    let errors = logs
+        .events()
+        .iter()
+        .filter(|line| line.contains("ERROR"))
+        .count();
+    assert_eq!(errors, 1, "{:?}", logs.events());
+
+    sessions.store().set_failing(false);
+    let token = cookie.strip_prefix("__Host-session=").unwrap();
+    let token = SessionToken::parse(token.as_bytes()).unwrap();
+    assert_eq!(sessions.user(&token).await.unwrap(), Some(User::ada()));
+    for ended in [true, false, false] {
+        let signed_out = sessions.sign_out(&headers).await;
+        assert!(cleared(&signed_out));
+        assert_eq!(signed_out.ended().unwrap(), ended);
+        assert_eq!(sessions.user(&token).await.unwrap(), None);
+    }
+    let signed_out = sessions.sign_out(&HeaderMap::new()).await;
+    assert!(cleared(&signed_out));
+    assert!(!signed_out.ended().unwrap());
 }
+
+/// A16: where a request is ambiguous, signing out ends every session that it presents.
+#[tokio::test]
+async fn signing_out_ends_every_session_that_is_presented() {
+    let sessions = memory();
+    let ours = signed_in_cookie(&sessions, 1).await;
+    let planted = signed_in_cookie(&sessions, 2).await;
+    let headers = cookie_lines([format!("{planted}; __Host-session=x"), ours.clone()]);
+    assert!(sessions.sign_out(&headers).await.ended().unwrap());
+    for cookie in [ours, planted] {
+        let token = cookie.strip_prefix("__Host-session=").unwrap();
+        let token = SessionToken::parse(token.as_bytes()).unwrap();
+        assert_eq!(sessions.user(&token).await.unwrap(), None);
+    }
+}
+
+/// A16, A21: but no more of them than an honest client sends, so that a flood of tokens is no flood
+/// of deletions.
+#[tokio::test]
+async fn signing_out_is_bounded() {
+    let sessions = memory();
+    let mut lines = Vec::new();
+    for _ in 0..1_000 {
+        lines.push(signed_in_cookie(&sessions, 1).await);
+    }
+    let headers = cookie_lines([lines.join("; ")]);
+    assert!(sessions.sign_out(&headers).await.ended().unwrap());
+    let mut ended = 0;
+    for cookie in lines {
+        let token = cookie.strip_prefix("__Host-session=").unwrap();
+        let token = SessionToken::parse(token.as_bytes()).unwrap();
+        ended += u32::from(sessions.user(&token).await.unwrap().is_none());
+    }
+    assert!((2..=16).contains(&ended), "{ended} sessions ended");
+}
+
+/// D08: again, without a session, with one that is over, with nonsense: the same removal each time,
+/// and no row.
+#[tokio::test]
+async fn signing_out_twice_is_no_different() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let over = sessions.sign_in(1).await.unwrap();
+    let of_over = over.session().id();
+    sql(
+        &database,
+        &format!("UPDATE sessions SET expires_at = now() WHERE id = '{of_over}'"),
+    )
+    .await;
+    let nonsense = HeaderMap::from_iter([(COOKIE, HeaderValue::from_static("__Host-session=a"))]);
+    let mut removals = Vec::new();
+    for (headers, ended) in [
+        (cookie(&sessions, signed_in.token()), true),
+        (cookie(&sessions, signed_in.token()), false),
+        (HeaderMap::new(), false),
+        (nonsense, false),
+        (cookie(&sessions, over.token()), true),
+    ] {
+        let signed_out = sessions.sign_out(&headers).await;
+        assert_eq!(signed_out.ended().unwrap(), ended);
+        let mut response = HeaderMap::new();
+        signed_out.write_to(&mut response);
+        removals.push(response[SET_COOKIE].clone());
+    }
+    assert!(removals.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(number(&database, ROWS).await, 0);
+}
+
+/// Two cookies that differ are nobody's session, but signing out ends both.
+#[tokio::test]
+async fn signing_out_ends_whatever_is_presented() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let (one, two) = (
+        sessions.sign_in(1).await.unwrap(),
+        sessions.sign_in(2).await.unwrap(),
+    );
+    let mut headers = cookie(&sessions, one.token());
+    headers.append(COOKIE, cookie(&sessions, two.token())[COOKIE].clone());
+    assert!(sessions.sign_out(&headers).await.ended().unwrap());
+    assert_eq!(number(&database, ROWS).await, 0);
+}
+
+/// D09: the database cannot be reached: the removal is sent all the same, and the caller is told.
+#[tokio::test]
+async fn signing_out_without_a_database_still_clears_the_cookie() {
+    let mut nowhere = tokio_postgres::Config::new();
+    nowhere.host_path("/nonexistent").user("nobody");
+    let manager = deadpool_postgres::Manager::new(nowhere, tokio_postgres::NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager).build().unwrap();
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
+    let token = SessionToken::generate().unwrap();
+    let signed_out = sessions.sign_out(&cookie(&sessions, &token)).await;
+    let error = signed_out.ended().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(!error.is_outcome_unknown());
+    let mut response = HeaderMap::new();
+    signed_out.write_to(&mut response);
+    assert!(response[SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
+    assert_eq!(
+        sessions.user(&token).await.unwrap_err().kind(),
+        ErrorKind::Connection
+    );
+}
+
+// ---- Sign-outs at the same time ----
 
 async fn signed_in<S: SessionStore<UserId = i64>>(
     sessions: &SessionService<S>,

@@ -2,13 +2,16 @@
 
 use std::{
     convert::Infallible,
+    future::Future,
     ops::Deref,
     path::PathBuf,
+    pin::Pin,
     process::Command,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -161,11 +164,33 @@ pub async fn psql() -> Option<PathBuf> {
     runs.then_some(psql)
 }
 
+/// Longer than a slow machine takes for anything that ends at all, and far below half of a long lease:
+/// nothing comes about in time because a lease ran out.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub async fn patiently<F: Future>(future: F) -> F::Output {
+    let patience = tokio::time::timeout(PATIENCE, future);
+    patience.await.expect("it never ends")
+}
+
+/// Returns once this holds.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    let patience = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < patience, "it never comes about");
+        tokio::task::yield_now().await;
+    }
+}
+
+pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
 /// Returns once so many connections to this database wait for a lock. Other tests' do not count.
 pub async fn until_waiting(database: &TestDatabase, connections: i64) {
     let waiting = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let patience = Instant::now() + Duration::from_secs(20);
+    let patience = Instant::now() + PATIENCE;
     while number(database, waiting).await < connections {
         assert!(Instant::now() < patience, "nobody waits for a lock");
         tokio::task::yield_now().await;
@@ -456,6 +481,13 @@ where
         .collect()
 }
 
+pub fn request(cookie: &str) -> Request<String> {
+    Request::builder()
+        .header(COOKIE, cookie)
+        .body(String::new())
+        .unwrap()
+}
+
 /// `__Host-session=` and the token of a new session of this user.
 pub async fn signed_in_cookie<S: SessionStore<UserId = i64>>(
     sessions: &SessionService<S>,
@@ -470,6 +502,22 @@ pub async fn who<B>(request: Request<B>) -> Result<Response<String>, Infallible>
     let user = request.extensions().get::<User>();
     let user = user.map_or("nobody", |user| &user.email);
     Ok(Response::new(user.to_owned()))
+}
+
+/// Everything of a response that a client can see.
+pub fn visible(response: &Response<String>) -> String {
+    let mut headers: Vec<_> = response
+        .headers()
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    headers.sort();
+    format!(
+        "{:?} {} {headers:?} {:?}",
+        response.version(),
+        response.status(),
+        response.body()
+    )
 }
 
 /// So many cases, the same in every run; `PROPTEST_RNG_SEED` tries others.

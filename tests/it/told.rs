@@ -1,4 +1,5 @@
-//! A feed that says what a test wants when the test wants it, and lookups that it overtakes.
+//! Feeds that say what a test wants when the test wants it: leases, lookups that are overtaken, and a feed
+//! that proves nothing.
 
 use std::{
     future::pending,
@@ -11,10 +12,14 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 use tower_user_session::{
-    Announcement, Error, Hearing, LiveSession, SessionFeed, SessionToken, SignedIn,
+    Announcement, DEFAULT_DEADLINE, Error, ErrorKind, Hearing, LiveSession, SessionFeed,
+    SessionService, SessionToken, SignedIn,
 };
 
-use crate::support::{User, WatchedSessions, watched_with_lease};
+use crate::{
+    support::{User, WatchedSessions, memory, patiently, until, watched_with_lease},
+    unreliable_stores::Hung,
+};
 
 /// So long that a feed which has once proved that it hears is not deaf before the test is over.
 pub const LONG_LEASE: Duration = Duration::from_secs(60);
@@ -65,15 +70,6 @@ impl SessionFeed for Told {
     }
 }
 
-/// Returns once this holds.
-pub async fn until(mut holds: impl FnMut() -> bool) {
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < patience, "it never comes about");
-        tokio::task::yield_now().await;
-    }
-}
-
 /// Sessions that are old enough to be kept.
 async fn signed_in(sessions: &WatchedSessions, count: usize) -> Vec<SignedIn> {
     let mut signed_in = Vec::new();
@@ -117,6 +113,25 @@ async fn nothing_is_answered_from_memory_longer_than_a_lease_after_the_last_proo
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
         assert!(silent.elapsed() < 4 * lease, "it is given for ever");
         tokio::task::yield_now().await;
+    }
+}
+
+/// The lease is the application's, within bounds.
+#[test]
+fn the_lease_is_a_setting() {
+    let build = |lease| SessionService::builder(Hung).lease(lease).build();
+    for taken in [Duration::from_millis(100), Duration::from_secs(60)] {
+        assert!(build(taken).is_ok());
+    }
+    for refused in [
+        Duration::ZERO,
+        Duration::from_millis(99),
+        Duration::from_secs(61),
+        Duration::MAX,
+    ] {
+        let error = build(refused).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("lease"), "{error}");
     }
 }
 
@@ -190,4 +205,37 @@ async fn a_lookup_that_was_overtaken_alone_is_not_kept() {
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
     }
     assert_eq!((store.finds(), sessions.counts().from_cache), (7, 3));
+}
+
+/// Connects, and proves that it hears if it is to.
+struct Feed {
+    proves: bool,
+}
+
+impl SessionFeed for Feed {
+    async fn hear(&self, hearing: &Hearing) -> Error {
+        hearing.connected();
+        if self.proves {
+            hearing.proved(Instant::now());
+        }
+        pending().await
+    }
+}
+
+/// A feed that proves nothing is an error at the deadline, and leaves nothing behind: another one can be
+/// followed.
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_never_proves_that_it_hears_is_an_error_at_the_deadline() {
+    let sessions = memory();
+    let (deaf, hears) = (Feed { proves: false }, Feed { proves: true });
+    let start = Instant::now();
+    let error = patiently(sessions.cache(deaf, 10)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    assert!(error.to_string().contains("feed"), "{error}");
+    let took = start.elapsed();
+    assert!(
+        took >= DEFAULT_DEADLINE && took < 2 * DEFAULT_DEADLINE,
+        "{took:?}"
+    );
+    patiently(sessions.follow(hears)).await.unwrap();
 }

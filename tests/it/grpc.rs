@@ -1,0 +1,406 @@
+//! gRPC: how its requests are refused, and the same promises with tonic's servers and clients.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{self, CACHE_CONTROL, COOKIE},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes};
+use tonic::{
+    Code, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::tokio_stream::{self, StreamExt as _},
+};
+use tower::{Service, ServiceBuilder, ServiceExt as _};
+use tower_user_session::{LoadUserLayer, RequireUserLayer, SessionToken};
+
+use crate::{
+    loopback::{Client, Http},
+    support::{User, WatchedSessions, memory, patiently, request, signed_in_cookie, watched, who},
+};
+
+/// H19: a gRPC request is refused in gRPC's way: 200, the status in the headers, no body; and what
+/// is no gRPC is refused in HTTP's.
+#[tokio::test]
+async fn grpc_requests_are_refused_in_grpcs_way() {
+    let sessions = memory();
+    let cookie = signed_in_cookie(&sessions, 1).await;
+    let service = ServiceBuilder::new()
+        .layer(LoadUserLayer::new(sessions.clone()))
+        .layer(RequireUserLayer::<User>::new())
+        .service_fn(who);
+    let ask = async |cookie: &str, content_type: &'static str| {
+        let mut request = request(cookie);
+        let value = HeaderValue::from_static(content_type);
+        request.headers_mut().insert(header::CONTENT_TYPE, value);
+        service.clone().oneshot(request).await.unwrap()
+    };
+    for (content_type, answered) in [
+        ("application/grpc", Some("application/grpc")),
+        ("application/grpc+proto", Some("application/grpc")),
+        ("application/grpc;charset=utf-8", Some("application/grpc")),
+        ("application/grpc-web", Some("application/grpc-web")),
+        (
+            "application/grpc-web+proto",
+            Some("application/grpc-web+proto"),
+        ),
+        (
+            "application/grpc-web-text",
+            Some("application/grpc-web-text"),
+        ),
+        ("application/grpcx", None),
+        ("application/json", None),
+        ("text/html; a=application/grpc", None),
+    ] {
+        for (failing, http, grpc) in [(false, 401, "16"), (true, 503, "14")] {
+            sessions.store().set_failing(failing);
+            let cookie = if failing { &cookie } else { "a=b" };
+            let response = ask(cookie, content_type).await;
+            let headers = response.headers();
+            assert_eq!(headers[CACHE_CONTROL], "no-store");
+            assert!(response.body().is_empty());
+            if let Some(answered) = answered {
+                assert_eq!(response.status(), StatusCode::OK, "{content_type}");
+                assert_eq!(headers["grpc-status"], grpc, "{content_type}");
+                assert_eq!(headers[header::CONTENT_TYPE], answered);
+                assert_eq!(headers.len(), 3, "{headers:?}");
+            } else {
+                assert_eq!(response.status().as_u16(), http, "{content_type}");
+                assert!(!headers.contains_key("grpc-status"));
+                let challenge = headers.contains_key(header::WWW_AUTHENTICATE);
+                assert_eq!(challenge, http == 401);
+            }
+        }
+    }
+}
+
+// ---- tonic ----
+
+/// Messages are bytes, so that no generated code is needed.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        bytes::BufMut::put_slice(buffer, &item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let length = bytes::Buf::remaining(buffer);
+        Ok(Some(bytes::Buf::copy_to_bytes(buffer, length).to_vec()))
+    }
+}
+
+/// `test.Who/One` answers with one message, `test.Who/Many` with three and then an error.
+#[derive(Clone)]
+struct Who;
+
+fn email<T>(request: &tonic::Request<T>) -> Vec<u8> {
+    let user = request.extensions().get::<User>();
+    user.map_or(b"nobody".to_vec(), |user| user.email.clone().into_bytes())
+}
+
+impl tonic::server::UnaryService<Vec<u8>> for Who {
+    type Response = Vec<u8>;
+    type Future = std::future::Ready<Result<tonic::Response<Vec<u8>>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Vec<u8>>) -> Self::Future {
+        let mut response = tonic::Response::new(email(&request));
+        response
+            .metadata_mut()
+            .insert("x-kept", "yes".parse().unwrap());
+        std::future::ready(Ok(response))
+    }
+}
+
+impl tonic::server::ServerStreamingService<Vec<u8>> for Who {
+    type Response = Vec<u8>;
+    type ResponseStream = tokio_stream::Iter<std::vec::IntoIter<Result<Vec<u8>, Status>>>;
+    type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Vec<u8>>) -> Self::Future {
+        let email = email(&request);
+        let mut all: Vec<_> = vec![Ok(email.clone()), Ok(email.clone()), Ok(email)];
+        all.push(Err(Status::data_loss("made up")));
+        std::future::ready(Ok(tonic::Response::new(tokio_stream::iter(all))))
+    }
+}
+
+impl Service<Request<tonic::body::Body>> for Who {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(async move {
+            let mut grpc = tonic::server::Grpc::new(Raw);
+            Ok(match request.uri().path() {
+                "/test.Who/One" => grpc.unary(Who, request).await,
+                _ => grpc.server_streaming(Who, request).await,
+            })
+        })
+    }
+}
+
+impl tonic::server::NamedService for Who {
+    const NAME: &'static str = "test.Who";
+}
+
+/// Three tonic servers: without our layers, with the one that loads, with both.
+fn tonic_servers(sessions: &WatchedSessions) -> [SocketAddr; 3] {
+    let mut addresses = Vec::new();
+    for layers in 0..3 {
+        let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap());
+        let incoming = incoming.unwrap();
+        addresses.push(incoming.local_addr().unwrap());
+        let (load, require) = (
+            LoadUserLayer::new(sessions.clone()),
+            RequireUserLayer::<User>::new(),
+        );
+        tokio::spawn(async move {
+            let server = tonic::transport::Server::builder();
+            match layers {
+                0 => {
+                    let mut server = server;
+                    server.add_service(Who).serve_with_incoming(incoming).await
+                }
+                1 => {
+                    server
+                        .layer(load)
+                        .add_service(Who)
+                        .serve_with_incoming(incoming)
+                        .await
+                }
+                _ => {
+                    let mut server = server.layer(load).layer(require);
+                    server.add_service(Who).serve_with_incoming(incoming).await
+                }
+            }
+        });
+    }
+    addresses.try_into().unwrap()
+}
+
+struct GrpcClient(tonic::client::Grpc<tonic::transport::Channel>);
+
+impl GrpcClient {
+    async fn connect(address: SocketAddr) -> Self {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+        let channel = patiently(endpoint.unwrap().connect()).await.unwrap();
+        Self(tonic::client::Grpc::new(channel))
+    }
+
+    fn request(cookies: &[&str]) -> tonic::Request<Vec<u8>> {
+        let mut request = tonic::Request::new(b"hello".to_vec());
+        for cookie in cookies {
+            request
+                .metadata_mut()
+                .append("cookie", cookie.parse().unwrap());
+        }
+        request
+    }
+
+    async fn one(&mut self, cookies: &[&str]) -> Result<String, Status> {
+        self.0.ready().await.unwrap();
+        let path = http::uri::PathAndQuery::from_static("/test.Who/One");
+        let response = patiently(self.0.unary(Self::request(cookies), path, Raw)).await?;
+        Ok(String::from_utf8(response.into_inner()).unwrap())
+    }
+
+    async fn many(&mut self, cookies: &[&str]) -> Result<(Vec<String>, Status), Status> {
+        self.0.ready().await.unwrap();
+        let path = http::uri::PathAndQuery::from_static("/test.Who/Many");
+        let call = self.0.server_streaming(Self::request(cookies), path, Raw);
+        let mut stream = patiently(call).await?.into_inner();
+        let mut messages = Vec::new();
+        loop {
+            match patiently(stream.next()).await.unwrap() {
+                Ok(message) => messages.push(String::from_utf8(message).unwrap()),
+                Err(status) => return Ok((messages, status)),
+            }
+        }
+    }
+}
+
+/// H19, A14, A16, F01: unary and streaming calls see their user, and who is refused gets a status
+/// that gRPC clients understand.
+#[tokio::test]
+async fn tonic_clients_get_statuses_that_they_understand() {
+    let sessions = watched();
+    let ada = signed_in_cookie(&sessions, 1).await;
+    let eve = signed_in_cookie(&sessions, 2).await;
+    let unknown = format!(
+        "__Host-session={}",
+        SessionToken::generate().unwrap().expose()
+    );
+    let [_, load, both] = tonic_servers(&sessions);
+    let mut open = GrpcClient::connect(load).await;
+    let mut closed = GrpcClient::connect(both).await;
+    for (cookies, right) in [
+        (&[&*ada][..], Some("ada@example.com")),
+        (&["a=b", &eve], Some("eve@example.com")),
+        (&[&*unknown], None),
+        (&[&*ada, &*eve], None),
+        (&["__Host-session=x"], None),
+        (&[], None),
+    ] {
+        assert_eq!(open.one(cookies).await.unwrap(), right.unwrap_or("nobody"));
+        let (messages, end) = open.many(cookies).await.unwrap();
+        assert_eq!(messages, [right.unwrap_or("nobody"); 3]);
+        assert_eq!((end.code(), end.message()), (Code::DataLoss, "made up"));
+        if let Some(right) = right {
+            assert_eq!(closed.one(cookies).await.unwrap(), right);
+            assert_eq!(closed.many(cookies).await.unwrap().0, [right; 3]);
+        } else {
+            let refused = closed.one(cookies).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+            let refused = closed.many(cookies).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+        }
+    }
+    sessions.store().set_failing(true);
+    for client in [&mut open, &mut closed] {
+        assert_eq!(
+            client.one(&[&ada]).await.unwrap_err().code(),
+            Code::Unavailable
+        );
+        assert_eq!(
+            client.many(&[&ada]).await.unwrap_err().code(),
+            Code::Unavailable
+        );
+    }
+    assert_eq!(open.one(&["a=b"]).await.unwrap(), "nobody");
+}
+
+/// A gRPC response as HTTP/2 carries it.
+#[derive(Debug, PartialEq)]
+struct OnTheWire {
+    status: StatusCode,
+    headers: Vec<String>,
+    ends_with_headers: bool,
+    size_hint: (u64, Option<u64>),
+    data: Bytes,
+    trailers: Option<Vec<String>>,
+}
+
+async fn on_the_wire(address: SocketAddr, path: &str, cookie: &str) -> OnTheWire {
+    let sorted = |headers: &HeaderMap| {
+        let mut all: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value:?}"))
+            .collect();
+        all.retain(|line| !line.starts_with("date"));
+        all.sort();
+        all
+    };
+    let Client::Two(mut client) = Client::connect(Http::Two, address).await else {
+        unreachable!("that is what was asked for")
+    };
+    let request = Request::post(format!("http://{address}/test.Who/{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header(COOKIE, cookie)
+        .body(Full::from(&b"\0\0\0\0\x05hello"[..]))
+        .unwrap();
+    let response = patiently(client.send_request(request)).await.unwrap();
+    let (head, body) = response.into_parts();
+    let ends_with_headers = body.is_end_stream();
+    let size_hint = (body.size_hint().lower(), body.size_hint().upper());
+    let body = patiently(body.collect()).await.unwrap();
+    OnTheWire {
+        status: head.status,
+        headers: sorted(&head.headers),
+        ends_with_headers,
+        size_hint,
+        trailers: body.trailers().map(sorted),
+        data: body.to_bytes(),
+    }
+}
+
+/// H20: with our layers a call's headers, messages, sizes and trailers are those without, but for
+/// the two headers to caches, which stand in the headers and not in the trailers.
+#[tokio::test]
+async fn grpc_messages_and_trailers_are_unchanged() {
+    let sessions = watched();
+    let ada = signed_in_cookie(&sessions, 1).await;
+    let [bare, load, both] = tonic_servers(&sessions);
+    for path in ["One", "Many"] {
+        let without = on_the_wire(bare, path, "a=b").await;
+        assert_eq!(on_the_wire(load, path, "a=b").await, without);
+        assert!(without.trailers.is_some(), "{without:?}");
+        for address in [load, both] {
+            let mut with = on_the_wire(address, path, &ada).await;
+            let before = with.headers.len();
+            with.headers
+                .retain(|line| !line.starts_with("vary") && !line.starts_with("cache-control"));
+            assert_eq!(before - with.headers.len(), 2);
+            let text = String::from_utf8_lossy(&with.data).into_owned();
+            assert!(text.contains("ada@example.com"), "{text:?}");
+            with.data = without.data.clone();
+            assert_eq!(with, without);
+        }
+    }
+}
+
+/// H19: a refusal is "trailers-only": status 200 and one block of headers that ends the stream.
+#[tokio::test]
+async fn grpc_refusals_are_trailers_only() {
+    let sessions = watched();
+    let ada = signed_in_cookie(&sessions, 1).await;
+    let [_, load, both] = tonic_servers(&sessions);
+    let refused = on_the_wire(both, "One", "a=b").await;
+    sessions.store().set_failing(true);
+    let unavailable = on_the_wire(load, "Many", &ada).await;
+    for (response, status) in [(refused, 16), (unavailable, 14)] {
+        assert_eq!(response.status, StatusCode::OK);
+        assert!(response.ends_with_headers, "{response:?}");
+        assert_eq!((response.data.len(), &response.trailers), (0, &None));
+        let right = [
+            "cache-control: \"no-store\"".to_owned(),
+            "content-type: \"application/grpc\"".to_owned(),
+            format!("grpc-status: \"{status}\""),
+        ];
+        let headers: Vec<_> = response
+            .headers
+            .iter()
+            .filter(|line| !line.starts_with("content-length"))
+            .collect();
+        assert_eq!(headers, right.iter().collect::<Vec<_>>());
+    }
+}
