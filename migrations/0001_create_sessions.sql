@@ -24,10 +24,16 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT format_type(atttypid, atttypmod) INTO users_key_type
+    -- With the key's collation, so that two spellings which are one key there are one key here.
+    SELECT concat(
+        format_type(atttypid, atttypmod),
+        (SELECT concat(' COLLATE ', quote_ident(nspname), '.', quote_ident(collname))
+         FROM pg_collation JOIN pg_namespace ON pg_namespace.oid = collnamespace
+         WHERE pg_collation.oid = attcollation))
+    INTO users_key_type
     FROM pg_attribute
     WHERE attrelid = users AND attname = users_key AND attnum > 0 AND NOT attisdropped;
-    IF users_key_type IS NULL THEN
+    IF NOT FOUND THEN
         RAISE undefined_column USING
             MESSAGE = format('column %I of the users'' table %s does not exist', users_key, users),
             HINT = 'Set tower_user_session.users_key to the key of the users'' table.';

@@ -4,7 +4,8 @@ WITH mine AS MATERIALIZED (
     -- One process at a time.
     SELECT pg_catalog.pg_try_advisory_xact_lock(
         pg_catalog.hashtextextended(
-            pg_catalog.concat('clean up ', :table_name::pg_catalog.text), 0)) AS turn
+            pg_catalog.concat(
+                'clean up ', :table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid), 0)) AS turn
 ), over AS (
     SELECT s.id
     FROM :sessions AS s

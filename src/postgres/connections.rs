@@ -10,11 +10,11 @@ use std::{
 };
 
 use deadpool::managed::Manager as _;
-use deadpool_postgres::{ClientWrapper, Object, Pool};
-use tokio_postgres::Row;
+use deadpool_postgres::{ClientWrapper, Object, Pool, Transaction};
+use tokio_postgres::{IsolationLevel, Row};
 
 use super::{
-    execution::{Execution, Find, On},
+    execution::{BEGIN, Execution, Find, On},
     failure,
     reconnect::Reconnect,
     statement::{Statement, Values},
@@ -155,17 +155,48 @@ impl Borrowed {
         rows
     }
 
-    /// Like [`query`](Self::query), for the number of rows that it changed.
-    pub(super) async fn execute(
+    /// Runs one statement that writes, in a transaction of its own at `READ COMMITTED`, in one round trip.
+    /// A statement that failed with a serialization failure or a deadlock changed nothing, and neither did one
+    /// that met a transaction which other code left open: it is sent once more.
+    pub(super) async fn write(
         self,
         execution: &Execution,
         statement: &Statement,
         values: Values<'_>,
-    ) -> Result<u64, Error> {
+    ) -> Result<Vec<Row>, Error> {
         let on = On::connection(&self);
-        let changed = execution.execute(on, statement, values).await;
+        let mut rows = execution.write(on, statement, values).await;
+        if rows.as_ref().is_err_and(failure::met_a_transaction) {
+            let rolled_back = self.batch_execute("ROLLBACK").await;
+            rolled_back.map_err(failure::statement)?;
+            rows = execution.write(on, statement, values).await;
+        } else if rows.as_ref().is_err_and(failure::is_transient) {
+            rows = execution.write(on, statement, values).await;
+        }
         self.give_back();
-        changed
+        rows.map_err(failure::write)
+    }
+
+    /// Begins a transaction at `READ COMMITTED`, whatever the role's or the database's default is. Every
+    /// statement after a lock must see what the transactions before it have committed.
+    pub(super) async fn begin(&mut self) -> Result<Transaction<'_>, Error> {
+        self.end_abandoned_transaction().await?;
+        let transaction = self
+            .build_transaction()
+            .isolation_level(IsolationLevel::ReadCommitted);
+        transaction.start().await.map_err(failure::statement)
+    }
+
+    /// Rolls back a transaction that other code left open on this connection before it returned it.
+    async fn end_abandoned_transaction(&self) -> Result<(), Error> {
+        let probe = self.batch_execute(&format!("{BEGIN}; COMMIT")).await;
+        match probe.map_err(failure::statement) {
+            Err(error) if failure::met_a_transaction(&error) => {
+                let rolled_back = self.batch_execute("ROLLBACK").await;
+                rolled_back.map_err(failure::statement)
+            }
+            other => other,
+        }
     }
 
     pub(super) fn give_back(mut self) {

@@ -3,6 +3,7 @@
 
 use bytes::BytesMut;
 use deadpool_postgres::{ClientWrapper, StatementCache, Transaction};
+use tokio::join;
 use tokio_postgres::{
     Client, GenericClient, Row,
     error::SqlState,
@@ -23,6 +24,12 @@ use crate::{BoxError, Error};
 const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
                         SET enable_seqscan = off; \
                         SET jit = off";
+
+/// Begins a transaction at `READ COMMITTED`. If other code returned the connection inside a transaction that has
+/// run a statement, one of the two levels differs from that transaction's, and the server rejects the change.
+/// Nothing of that transaction is committed then.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; \
+                                SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
 /// Every statement of the store goes through here.
 #[derive(Debug)]
@@ -67,6 +74,34 @@ impl Execution {
             }
         };
         rows.map_err(failure::statement)
+    }
+
+    /// Like [`query`](Self::query), in a transaction of its own at `READ COMMITTED`. `BEGIN`, the statement and
+    /// `COMMIT` are sent together, so that this takes one round trip. The statement's result decides: if it
+    /// failed, the server turns `COMMIT` into a rollback.
+    pub(super) async fn write(
+        &self,
+        on: On<'_>,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Error> {
+        let client = on.client;
+        let begin = client.batch_execute(BEGIN);
+        let commit = client.batch_execute("COMMIT");
+        let (begun, rows, committed) = match self {
+            Self::Prepared => {
+                let prepared = on.prepare(statement).await?;
+                join!(biased; begin, client.query(&prepared, values), commit)
+            }
+            Self::Unnamed(users) => {
+                let typed = typed(users, client, statement, values).await?;
+                join!(biased; begin, client.query_typed(&statement.sql, &typed), commit)
+            }
+        };
+        begun.map_err(failure::statement)?;
+        let rows = rows.map_err(failure::statement)?;
+        committed.map_err(failure::statement)?;
+        Ok(rows)
     }
 
     /// Like [`query`](Self::query), for the number of rows that it changed.

@@ -117,6 +117,29 @@ pub(super) fn commit(error: tokio_postgres::Error) -> Error {
     write(statement(error))
 }
 
+/// Whether the server rolled a transaction back because of other transactions: a serialization failure or a
+/// deadlock.
+pub(super) fn is_transient(error: &Error) -> bool {
+    code(error).is_some_and(|code| {
+        [
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+        ]
+        .contains(code)
+    })
+}
+
+/// Whether a transaction could not begin because other code had left one open on the connection.
+pub(super) fn met_a_transaction(error: &Error) -> bool {
+    code(error).is_some_and(|code| {
+        [
+            SqlState::ACTIVE_SQL_TRANSACTION,
+            SqlState::IN_FAILED_SQL_TRANSACTION,
+        ]
+        .contains(code)
+    })
+}
+
 /// What the server called the failure, if it said so.
 pub(super) fn code(error: &Error) -> Option<&SqlState> {
     let constraint = || error.source()?.downcast_ref::<Constraint>();

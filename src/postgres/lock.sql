@@ -1,6 +1,30 @@
--- Sign-ins and revocations of one user take turns. In a statement of its own, before the one whose
--- snapshot must see what the other has done. It needs no right on the users' table.
-SELECT pg_catalog.pg_advisory_xact_lock(
-    pg_catalog.hashtextextended(
-        pg_catalog.concat(:table_name::pg_catalog.text, ' ', k.key::pg_catalog.text), 0))
-FROM (SELECT :key FROM :from WHERE :key = :user_id LIMIT 1) AS k (key)
+-- Acquires the locks of a user's sign-ins and revocations, and returns the transaction's isolation level.
+--
+-- A statement of its own, before the one whose snapshot must see what the other transaction did. Above READ
+-- COMMITTED there is no such later snapshot: then no lock is acquired. The owners of the replaced sessions are
+-- locked too. All locks are acquired in the order of their keys, before any row is locked, so that two sign-ins
+-- cannot deadlock. The key of a lock is made of the table's oid, however the table is named. The statement needs
+-- no right on the users' table.
+SELECT pg_catalog.current_setting('transaction_isolation'),
+       CASE
+           WHEN pg_catalog.current_setting('transaction_isolation')
+                OPERATOR(pg_catalog.=) ANY ('{read committed,read uncommitted}'::pg_catalog.text[])
+           THEN (
+               SELECT pg_catalog.count(pg_catalog.pg_advisory_xact_lock(locks.key))
+               FROM (
+                   SELECT DISTINCT pg_catalog.hashtextextended(
+                       pg_catalog.concat(
+                           :table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid, ' ', users.key), 0)
+                   FROM (
+                       (SELECT k.key::pg_catalog.text
+                        FROM (SELECT :key FROM :from WHERE :key = :user_id LIMIT 1) AS k (key))
+                       UNION ALL
+                       SELECT s.user_id::pg_catalog.text
+                       FROM :sessions AS s
+                       WHERE s.token_digest OPERATOR(pg_catalog.=) ANY (:replaced::pg_catalog.bytea[])
+                   ) AS users (key)
+                   ORDER BY 1
+                   OFFSET 0
+               ) AS locks (key)
+           )
+       END

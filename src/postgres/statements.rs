@@ -58,7 +58,7 @@ statements! {
     insert: "insert.sql", [
         "digest", "user_id", "replaced", "lifetime_seconds", "remembered", "user_agent", "ip"
     ];
-    lock: "lock.sql", ["user_id", "table_name"];
+    lock: "lock.sql", ["user_id", "table_name", "replaced"];
     count: "count.sql", ["user_id", "replaced", "idle_seconds"];
     end_oldest: "end_oldest.sql", ["user_id", "kept", "idle_seconds", "others"];
     rotate: "rotate.sql", ["digest", "user_id", "replaced", "idle_seconds"];

@@ -331,7 +331,7 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
         let interval = self.lifetime.touch_interval().as_secs_f64();
         let client = Borrowed::from(&self.pool).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&ids, &times, &interval, &self.idle_seconds()];
-        let touched = client.execute(&self.execution, &self.statements.touch, &values);
+        let touched = client.write(&self.execution, &self.statements.touch, &values);
         touched.await.map(drop)
     }
 

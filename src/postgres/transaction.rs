@@ -70,7 +70,8 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     ///
     /// # Errors
     ///
-    /// As for a sign-in; where the error comes from the database, the transaction can only be rolled
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the transaction's isolation level is
+    /// above `READ COMMITTED`; otherwise as for a sign-in. Where the error comes from the database, the transaction can only be rolled
     /// back. No deadline applies: the transaction is the application's.
     pub async fn in_transaction(self, transaction: &Transaction<'_>) -> Result<SignedIn, Error> {
         let token = SessionToken::generate()?;
@@ -84,7 +85,9 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
 ///
 /// The methods whose names end in `_in_transaction` are a part of the application's transaction, on
 /// the isolation level `READ COMMITTED`: what they did holds when it is committed, and other sign-ins
-/// and revocations of this user wait until it ends. No deadline applies to them.
+/// and revocations of this user wait until it ends. No deadline applies to them. They reject a transaction at a
+/// level above `READ COMMITTED` with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), because its
+/// snapshot may be older than a sign-in that the call has waited for.
 ///
 /// ```no_run
 /// # use tower_user_session::*;

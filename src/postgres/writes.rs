@@ -33,7 +33,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<Insertion, Error> {
         let mut client = Borrowed::from(self.pool()).await?;
-        let transaction = client.transaction().await.map_err(failure::statement)?;
+        let transaction = client.begin().await?;
         let outcome = self.insert_in(&transaction, &new).await?;
         if matches!(outcome, Insertion::Done(_)) {
             transaction.commit().await.map_err(failure::commit)?;
@@ -53,7 +53,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let client = Borrowed::from(self.pool()).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
         let rotated = client
-            .query(&self.execution, &self.statements.rotate, &values)
+            .write(&self.execution, &self.statements.rotate, &values)
             .await;
         match rotated.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => Ok(Rotation::Done(decode::current(&row, 0)?, column(&row, 6)?)),
@@ -61,7 +61,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             Err(error) if failure::code(&error) == Some(&SqlState::UNIQUE_VIOLATION) => {
                 Ok(Rotation::DigestTaken)
             }
-            Err(error) => Err(failure::write(error)),
+            Err(error) => Err(error),
         }
     }
 
@@ -97,7 +97,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn revoke(&self, user_id: &U::Id, which: Revocation) -> Result<u64, Error> {
         let mut client = Borrowed::from(self.pool()).await?;
-        let transaction = client.transaction().await.map_err(failure::statement)?;
+        let transaction = client.begin().await?;
         let ended = self.revoke_in(&transaction, user_id, which).await?;
         transaction.commit().await.map_err(failure::commit)?;
         client.give_back();
@@ -106,7 +106,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
         let mut client = Borrowed::from(self.pool()).await?;
-        let transaction = client.transaction().await.map_err(failure::statement)?;
+        let transaction = client.begin().await?;
         // A statement of its own, so that the next one sees the sign-ins that it waited for.
         transaction
             .batch_execute(&self.statements.lock_everyone.sql)
@@ -144,13 +144,15 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let client = Borrowed::from(self.pool()).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&from, &to, &table, &self.idle_seconds()];
         let rows = client
-            .query(&self.execution, &self.statements.clean_up, &values)
-            .await
-            .map_err(failure::write)?;
+            .write(&self.execution, &self.statements.clean_up, &values)
+            .await?;
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
         let deleted: i64 = column(row, 0)?;
         let my_turn: bool = column(row, 1)?;
         let pages: i64 = column(row, 2)?;
+        if !my_turn {
+            tracing::debug!(%table, "clean-up skipped: another process is deleting expired sessions");
+        }
         let more = my_turn && signed(next) < pages;
         Ok((deleted.unsigned_abs(), more.then_some(next)))
     }
@@ -164,9 +166,8 @@ impl<U: PgUser> PgSessionStore<U> {
     ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
         let client = Borrowed::from(self.pool()).await?;
         let rows = client
-            .query(&self.execution, statement, &[&digests])
-            .await
-            .map_err(failure::write)?;
+            .write(&self.execution, statement, &[&digests])
+            .await?;
         let ended = rows
             .iter()
             .map(|row| Ok((column(row, 0)?, column(row, 1)?)));
@@ -183,7 +184,7 @@ impl<U: PgUser> PgSessionStore<U> {
         new: &NewSession<'_, Self>,
     ) -> Result<Insertion, Error> {
         let on = On::transaction(transaction);
-        self.lock(on, new.user_id).await?;
+        self.lock(on, new.user_id, new.replaced).await?;
         let idle = self.idle_seconds();
         if let Some(limit) = self.limit.filter(|limit| !limit.ends_oldest) {
             let values: [&(dyn ToSql + Sync); 3] = [new.user_id, &new.replaced, &idle];
@@ -239,7 +240,7 @@ impl<U: PgUser> PgSessionStore<U> {
         which: Revocation,
     ) -> Result<u64, Error> {
         let on = On::transaction(transaction);
-        self.lock(on, user_id).await?;
+        self.lock(on, user_id, &[]).await?;
         let (only, except) = match which {
             Revocation::One(id) => (Some(id), None),
             Revocation::AllBut(id) => (None, Some(id)),
@@ -251,13 +252,31 @@ impl<U: PgUser> PgSessionStore<U> {
             .await
     }
 
-    /// Sign-ins and revocations of one user take turns, until their transactions end.
-    async fn lock(&self, on: On<'_>, user_id: &U::Id) -> Result<(), Error> {
+    /// Acquires the locks of this user, and of the owners of the sessions that are replaced, until the
+    /// transaction ends.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the transaction's isolation level is above `READ COMMITTED`: its
+    /// snapshot could be older than what the lock has waited for.
+    async fn lock(
+        &self,
+        on: On<'_>,
+        user_id: &U::Id,
+        replaced: &[TokenDigest],
+    ) -> Result<(), Error> {
         let table = self.table.to_sql();
-        let values: [&(dyn ToSql + Sync); 2] = [user_id, &table];
-        self.execution
-            .query(on, &self.statements.lock, &values)
-            .await
-            .map(drop)
+        let values: [&(dyn ToSql + Sync); 3] = [user_id, &table, &replaced];
+        let lock = &self.statements.lock;
+        let rows = self.execution.query(on, lock, &values).await?;
+        let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+        let level: String = column(row, 0)?;
+        if ["read committed", "read uncommitted"].contains(&&*level) {
+            return Ok(());
+        }
+        Err(Error::bare(ErrorKind::Configuration).saying(
+            "the transaction's isolation level is above READ COMMITTED: begin it with ISOLATION LEVEL \
+             READ COMMITTED",
+        ))
     }
 }

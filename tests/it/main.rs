@@ -55,6 +55,7 @@ mod statements;
 mod store_conformance;
 mod supply_chain;
 mod support;
+mod surroundings;
 #[cfg(feature = "rustls")]
 mod tls_server;
 mod told;

@@ -1,0 +1,273 @@
+//! Settings of the database, of the role and of the pool that the store must not depend on.
+
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use ephemeral_postgres::TestDatabase;
+use tokio::{task::JoinSet, time::timeout};
+use tower_user_session::{
+    ErrorKind, PgSessionStore, SessionLimit, SessionService, SessionToken,
+    tokio_postgres::IsolationLevel,
+};
+
+use crate::support::{
+    PgSessions, User, cookie, database, number, patiently, pool, sessions, until_waiting,
+};
+
+/// One line a setting: a name, and the SQL that makes it the default of every new connection.
+const SETTINGS: &[(&str, &str)] = &[
+    ("the default", "SELECT"),
+    (
+        "read uncommitted",
+        "ALTER DATABASE @ SET default_transaction_isolation = 'read uncommitted'",
+    ),
+    (
+        "repeatable read",
+        "ALTER DATABASE @ SET default_transaction_isolation = 'repeatable read'",
+    ),
+    (
+        "serializable",
+        "ALTER DATABASE @ SET default_transaction_isolation = 'serializable'",
+    ),
+];
+
+async fn set(database: &TestDatabase, setting: &str) {
+    let client = database.client().await;
+    let name = client.query_one("SELECT quote_ident(current_database())", &[]);
+    let name: String = name.await.unwrap().get(0);
+    let statement = setting.replace('@', &name);
+    client.batch_execute(&statement).await.unwrap();
+}
+
+fn limited(database: &TestDatabase, connections: usize, limit: SessionLimit) -> PgSessions {
+    let store = PgSessionStore::<User>::new(pool(database, connections));
+    SessionService::new(store.with_session_limit(limit))
+}
+
+/// M01: a limit of sessions is exact at every isolation level.
+#[tokio::test]
+async fn session_limit_is_exact_at_every_isolation_level() {
+    for (name, setting) in SETTINGS {
+        let database = database().await;
+        set(&database, setting).await;
+        let sessions = limited(&database, 6, SessionLimit::end_oldest(1).unwrap());
+        let mut sign_ins = JoinSet::new();
+        for _ in 0..6 {
+            let sessions = sessions.clone();
+            sign_ins.spawn(async move { sessions.sign_in(1).await.map(drop) });
+        }
+        for signed_in in sign_ins.join_all().await {
+            signed_in.unwrap();
+        }
+        let count = number(&database, "SELECT count(*) FROM sessions").await;
+        assert_eq!(count, 1, "{name}");
+    }
+}
+
+/// M01: a revocation ends the session that a sign-in under way begins.
+#[tokio::test]
+async fn revocation_ends_a_concurrent_sign_in_at_every_isolation_level() {
+    for (name, setting) in SETTINGS {
+        let database = database().await;
+        set(&database, setting).await;
+        let sessions = sessions(&database);
+        let pool: Pool = pool(&database, 1);
+        let mut client = pool.get().await.unwrap();
+        let level = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::ReadCommitted);
+        let transaction = level.start().await.unwrap();
+        let signed_in = sessions
+            .sign_in(1)
+            .in_transaction(&transaction)
+            .await
+            .unwrap();
+        let revoking = tokio::spawn({
+            let sessions = sessions.clone();
+            async move { sessions.revoke_all(&1).await }
+        });
+        until_waiting(&database, 1).await;
+        transaction.commit().await.unwrap();
+        assert_eq!(revoking.await.unwrap().unwrap(), 1, "{name}");
+        assert_eq!(
+            sessions.user(signed_in.token()).await.unwrap(),
+            None,
+            "{name}"
+        );
+    }
+}
+
+/// M01, M05: a sign-out that waits for a rotation ends the session under its new digest.
+#[tokio::test]
+async fn sign_out_ends_a_session_that_is_being_rotated() {
+    for (name, setting) in SETTINGS {
+        let database = database().await;
+        set(&database, setting).await;
+        let sessions = sessions(&database);
+        let old = sessions.sign_in(1).await.unwrap();
+        let new = SessionToken::generate().unwrap();
+        let mut client = database.client().await;
+        let transaction = client.transaction().await.unwrap();
+        let rotate = "UPDATE sessions SET token_digest = $1";
+        transaction.execute(rotate, &[&new.digest()]).await.unwrap();
+        let signing_out = tokio::spawn({
+            let (sessions, headers) = (sessions.clone(), cookie(&sessions, old.token()));
+            async move { sessions.sign_out(&headers).await }
+        });
+        until_waiting(&database, 1).await;
+        transaction.commit().await.unwrap();
+        let signed_out = patiently(signing_out).await.unwrap();
+        assert!(signed_out.ended().unwrap(), "{name}");
+        let left = number(&database, "SELECT count(*) FROM sessions").await;
+        assert_eq!(left, 0, "{name}");
+    }
+}
+
+/// M02: a transaction of the application's above READ COMMITTED is rejected.
+#[tokio::test]
+async fn application_transactions_above_read_committed_are_rejected() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    for (level, accepted) in [
+        (IsolationLevel::ReadUncommitted, true),
+        (IsolationLevel::ReadCommitted, true),
+        (IsolationLevel::RepeatableRead, false),
+        (IsolationLevel::Serializable, false),
+    ] {
+        let pool = pool(&database, 1);
+        let mut client = pool.get().await.unwrap();
+        let transaction = client
+            .build_transaction()
+            .isolation_level(level)
+            .start()
+            .await
+            .unwrap();
+        let signed_in = sessions
+            .sign_in(1)
+            .in_transaction(&transaction)
+            .await
+            .map(drop);
+        let revoked = sessions
+            .revoke_all_in_transaction(&transaction, &1)
+            .await
+            .map(drop);
+        for outcome in [signed_in, revoked] {
+            assert_eq!(outcome.is_ok(), accepted, "{level:?}: {outcome:?}");
+            if let Err(error) = outcome {
+                assert_eq!(error.kind(), ErrorKind::Configuration);
+                assert!(error.to_string().contains("READ COMMITTED"), "{error}");
+            }
+        }
+    }
+}
+
+/// M04: services that name one table differently exclude each other; services of two tables do not.
+#[tokio::test]
+async fn names_of_one_table_share_a_lock() {
+    let database = database().await;
+    let plain = sessions(&database);
+    let store = PgSessionStore::<User>::new(pool(&database, 2)).with_schema("public");
+    let qualified = SessionService::new(store);
+    let pool = pool(&database, 1);
+    let mut client = pool.get().await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    plain.sign_in(1).in_transaction(&transaction).await.unwrap();
+    let revoking = tokio::spawn(async move { qualified.revoke_all(&1).await });
+    until_waiting(&database, 1).await;
+    transaction.commit().await.unwrap();
+    assert_eq!(revoking.await.unwrap().unwrap(), 1);
+}
+
+/// M07: what other code left open on a pooled connection is never committed, and a write that meets it
+/// still happens.
+#[tokio::test]
+async fn transactions_left_open_are_rolled_back() {
+    for left_open in [
+        "BEGIN; UPDATE users SET email = 'changed'",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; UPDATE users SET email = 'changed'",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE; UPDATE users SET email = 'changed'",
+        "BEGIN; UPDATE users SET email = 'changed'; SAVEPOINT here",
+        "BEGIN; UPDATE users SET email = 'changed'; SELECT 1 / 0",
+        "BEGIN",
+    ] {
+        let database = database().await;
+        let pool = pool(&database, 1);
+        let sessions = SessionService::new(PgSessionStore::<User>::new(pool.clone()));
+        let leave_open = async || {
+            let client = pool.get().await.unwrap();
+            // One of them fails on purpose.
+            let _ = client.batch_execute(left_open).await;
+        };
+        leave_open().await;
+        let signed_in = sessions.sign_in(1).await.unwrap();
+        leave_open().await;
+        let signed_out = sessions
+            .sign_out(&cookie(&sessions, signed_in.token()))
+            .await;
+        assert!(signed_out.ended().unwrap(), "{left_open}");
+        let left = number(&database, "SELECT count(*) FROM sessions").await;
+        assert_eq!(left, 0, "{left_open}");
+        leave_open().await;
+        assert_eq!(sessions.revoke_all(&1).await.unwrap(), 0);
+        leave_open().await;
+        assert_eq!(sessions.revoke_everyone().await.unwrap(), 0);
+        let changed = "SELECT count(*) FROM users WHERE email = 'changed'";
+        assert_eq!(number(&database, changed).await, 0, "{left_open}");
+    }
+}
+
+/// M20: two users who sign in with each other's cookie, under a limit, never deadlock.
+#[tokio::test]
+async fn sign_ins_with_each_others_cookie_do_not_deadlock() {
+    let database = database().await;
+    let sessions = limited(&database, 4, SessionLimit::end_oldest(1).unwrap());
+    for _ in 0..60 {
+        let ada = cookie(&sessions, sessions.sign_in(1).await.unwrap().token());
+        let eve = cookie(&sessions, sessions.sign_in(2).await.unwrap().token());
+        let both = async {
+            tokio::join!(async { sessions.sign_in(1).request(&eve).await }, async {
+                sessions.sign_in(2).request(&ada).await
+            },)
+        };
+        let (ada, eve) = timeout(Duration::from_secs(20), both).await.unwrap();
+        ada.unwrap();
+        eve.unwrap();
+    }
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(number(&database, deadlocks).await, 0);
+}
+
+/// M14: spellings that a nondeterministic collation takes for one key are one user.
+#[tokio::test]
+async fn nondeterministic_collations_are_copied_from_the_key() {
+    let setup = "CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE TABLE users (id text COLLATE nocase PRIMARY KEY, email text);
+        INSERT INTO users VALUES ('ada', 'ada@example.com')";
+    #[derive(Clone)]
+    struct Named;
+    impl tower_user_session::PgUser for Named {
+        type Id = String;
+        const COLUMNS: &'static str = "u.email";
+        fn from_row(
+            _: &tower_user_session::UserRow<'_>,
+        ) -> Result<Self, tower_user_session::BoxError> {
+            Ok(Self)
+        }
+    }
+    let database = TestDatabase::create("SELECT").await;
+    let client = database.client().await;
+    if let Err(error) = client.batch_execute(setup).await {
+        ephemeral_postgres::skip(
+            "nondeterministic_collations_are_copied_from_the_key",
+            &error.to_string(),
+        );
+        return;
+    }
+    let store = PgSessionStore::<Named>::new(pool(&database, 2));
+    store.migrate().await.unwrap();
+    let sessions = SessionService::new(store);
+    let signed_in = sessions.sign_in("ADA".to_owned()).await.unwrap();
+    assert_eq!(sessions.devices(&"Ada".to_owned()).await.unwrap().len(), 1);
+    assert_eq!(sessions.revoke_all(&"ADA".to_owned()).await.unwrap(), 1);
+    assert!(sessions.user(signed_in.token()).await.unwrap().is_none());
+}
