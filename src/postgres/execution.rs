@@ -87,20 +87,20 @@ impl Execution {
     ) -> Result<Vec<Row>, Error> {
         let client = on.client;
         let begin = client.batch_execute(BEGIN);
-        let commit = client.batch_execute("COMMIT");
-        let (begun, rows, committed) = match self {
+        let end = client.batch_execute("COMMIT");
+        let (begun, rows, ended) = match self {
             Self::Prepared => {
                 let prepared = on.prepare(statement).await?;
-                join!(biased; begin, client.query(&prepared, values), commit)
+                join!(biased; begin, client.query(&prepared, values), end)
             }
             Self::Unnamed(users) => {
                 let typed = typed(users, client, statement, values).await?;
-                join!(biased; begin, client.query_typed(&statement.sql, &typed), commit)
+                join!(biased; begin, client.query_typed(&statement.sql, &typed), end)
             }
         };
         begun.map_err(failure::statement)?;
         let rows = rows.map_err(failure::statement)?;
-        committed.map_err(failure::statement)?;
+        ended.map_err(failure::statement)?;
         Ok(rows)
     }
 

@@ -180,12 +180,11 @@ fn kind(error: &tokio_postgres::Error) -> ErrorKind {
 /// the lookup stood in the way of.
 pub(super) fn is_stale(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
+        || is_transient(error)
         || code(error).is_some_and(|code| {
             [
                 SqlState::FEATURE_NOT_SUPPORTED,
                 SqlState::INVALID_SQL_STATEMENT_NAME,
-                SqlState::T_R_SERIALIZATION_FAILURE,
-                SqlState::T_R_DEADLOCK_DETECTED,
             ]
             .contains(code)
         })

@@ -228,8 +228,7 @@ async fn cleaning_up_deletes_what_is_over_and_nothing_else() {
 }
 
 /// What a process that cleans up does first.
-pub const TAKE_THE_TURN: &str =
-    "SELECT pg_advisory_xact_lock(hashtextextended('clean up \"sessions\"', 0))";
+pub const TAKE_THE_TURN: &str = "SELECT pg_advisory_xact_lock(hashtextextended(concat('clean up ', 'sessions'::regclass::oid), 0))";
 
 /// One process at a time: the other leaves it alone.
 #[tokio::test]
