@@ -88,7 +88,7 @@ impl Execution {
         let client = on.client;
         let begin = client.batch_execute(BEGIN);
         let end = client.batch_execute("COMMIT");
-        let (begun, rows, ended) = match self {
+        let (started, rows, ended) = match self {
             Self::Prepared => {
                 let prepared = on.prepare(statement).await?;
                 join!(biased; begin, client.query(&prepared, values), end)
@@ -98,7 +98,15 @@ impl Execution {
                 join!(biased; begin, client.query_typed(&statement.sql, &typed), end)
             }
         };
-        begun.map_err(failure::statement)?;
+        started.map_err(|error| {
+            let error = failure::statement(error);
+            // Without a transaction around it, the statement has been committed by itself.
+            if rows.is_ok() {
+                error.with_outcome_unknown()
+            } else {
+                error
+            }
+        })?;
         let rows = rows.map_err(failure::statement)?;
         ended.map_err(failure::statement)?;
         Ok(rows)

@@ -171,7 +171,7 @@ async fn names_of_one_table_share_a_lock() {
     let pool = pool(&database, 1);
     let mut client = pool.get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
-    plain.sign_in(1).in_transaction(&transaction).await.unwrap();
+    let _ = plain.sign_in(1).in_transaction(&transaction).await.unwrap();
     let revoking = tokio::spawn(async move { qualified.revoke_all(&1).await });
     until_waiting(&database, 1).await;
     transaction.commit().await.unwrap();
@@ -230,11 +230,21 @@ async fn sign_ins_with_each_others_cookie_do_not_deadlock() {
             },)
         };
         let (ada, eve) = timeout(Duration::from_secs(20), both).await.unwrap();
-        ada.unwrap();
-        eve.unwrap();
+        let _ = ada.unwrap();
+        let _ = eve.unwrap();
     }
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(number(&database, deadlocks).await, 0);
+}
+
+#[derive(Clone)]
+struct Named;
+impl tower_user_session::PgUser for Named {
+    type Id = String;
+    const COLUMNS: &'static str = "u.email";
+    fn from_row(_: &tower_user_session::UserRow<'_>) -> Result<Self, tower_user_session::BoxError> {
+        Ok(Self)
+    }
 }
 
 /// M14: spellings that a nondeterministic collation takes for one key are one user.
@@ -243,17 +253,6 @@ async fn nondeterministic_collations_are_copied_from_the_key() {
     let setup = "CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
         CREATE TABLE users (id text COLLATE nocase PRIMARY KEY, email text);
         INSERT INTO users VALUES ('ada', 'ada@example.com')";
-    #[derive(Clone)]
-    struct Named;
-    impl tower_user_session::PgUser for Named {
-        type Id = String;
-        const COLUMNS: &'static str = "u.email";
-        fn from_row(
-            _: &tower_user_session::UserRow<'_>,
-        ) -> Result<Self, tower_user_session::BoxError> {
-            Ok(Self)
-        }
-    }
     let database = TestDatabase::create("SELECT").await;
     let client = database.client().await;
     if let Err(error) = client.batch_execute(setup).await {
