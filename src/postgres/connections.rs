@@ -166,11 +166,11 @@ impl Borrowed {
     ) -> Result<Vec<Row>, Error> {
         let on = On::connection(&self);
         let mut rows = execution.write(on, statement, values).await;
-        if rows.as_ref().is_err_and(failure::met_a_transaction) {
-            let rolled_back = self.batch_execute("ROLLBACK").await;
-            rolled_back.map_err(failure::statement)?;
-            rows = execution.write(on, statement, values).await;
-        } else if rows.as_ref().is_err_and(failure::is_transient) {
+        let met_a_transaction = rows.as_ref().is_err_and(failure::met_a_transaction);
+        if met_a_transaction {
+            self.roll_back().await?;
+        }
+        if met_a_transaction || rows.as_ref().is_err_and(failure::is_transient) {
             rows = execution.write(on, statement, values).await;
         }
         self.give_back();
@@ -191,12 +191,14 @@ impl Borrowed {
     async fn end_abandoned_transaction(&self) -> Result<(), Error> {
         let probe = self.batch_execute(&format!("{BEGIN}; COMMIT")).await;
         match probe.map_err(failure::statement) {
-            Err(error) if failure::met_a_transaction(&error) => {
-                let rolled_back = self.batch_execute("ROLLBACK").await;
-                rolled_back.map_err(failure::statement)
-            }
+            Err(error) if failure::met_a_transaction(&error) => self.roll_back().await,
             other => other,
         }
+    }
+
+    async fn roll_back(&self) -> Result<(), Error> {
+        let rolled_back = self.batch_execute("ROLLBACK").await;
+        rolled_back.map_err(failure::statement)
     }
 
     pub(super) fn give_back(mut self) {

@@ -1,14 +1,13 @@
--- Acquires the locks of a user's sign-ins and revocations, and returns the transaction's isolation level.
+-- Acquires the locks of a user's sign-ins and revocations, and returns whether the transaction's isolation level allows it.
 --
 -- A statement of its own, before the one whose snapshot must see what the other transaction did. Above READ
 -- COMMITTED there is no such later snapshot: then no lock is acquired. The owners of the replaced sessions are
 -- locked too. All locks are acquired in the order of their keys, before any row is locked, so that two sign-ins
 -- cannot deadlock. The key of a lock is made of the table's oid, however the table is named. The statement needs
 -- no right on the users' table.
-SELECT pg_catalog.current_setting('transaction_isolation'),
+SELECT level.allowed,
        CASE
-           WHEN pg_catalog.current_setting('transaction_isolation')
-                OPERATOR(pg_catalog.=) ANY ('{read committed,read uncommitted}'::pg_catalog.text[])
+           WHEN level.allowed
            THEN (
                SELECT pg_catalog.count(pg_catalog.pg_advisory_xact_lock(locks.key))
                FROM (
@@ -28,3 +27,7 @@ SELECT pg_catalog.current_setting('transaction_isolation'),
                ) AS locks (key)
            )
        END
+FROM (
+    SELECT pg_catalog.current_setting('transaction_isolation')
+           OPERATOR(pg_catalog.=) ANY ('{read committed,read uncommitted}'::pg_catalog.text[])
+) AS level (allowed)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use deadpool_postgres::Pool;
-use tokio_postgres::{IsolationLevel, types::Type};
+use tokio_postgres::types::Type;
 
 use super::{connections::Borrowed, failure, statements::Table};
 use crate::Error;
@@ -172,13 +172,8 @@ impl Migrate {
             Announce::Nothing | Announce::Sessions => "off",
             Announce::SessionsAndUsers => "on",
         };
+        let transaction = client.begin().await?;
         let migrated = async {
-            // At a level above, what another process has just created would not be seen.
-            let transaction = client
-                .build_transaction()
-                .isolation_level(IsolationLevel::ReadCommitted)
-                .start()
-                .await?;
             transaction
                 .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])
                 .await?;

@@ -70,9 +70,10 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the transaction's isolation level is
-    /// above `READ COMMITTED`; otherwise as for a sign-in. Where the error comes from the database, the transaction can only be rolled
-    /// back. No deadline applies: the transaction is the application's.
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the transaction's isolation
+    /// level is above `READ COMMITTED`; otherwise as for a sign-in. Where the error comes from the
+    /// database, the transaction can only be rolled back. No deadline applies: the transaction is the
+    /// application's.
     pub async fn in_transaction(self, transaction: &Transaction<'_>) -> Result<SignedIn, Error> {
         let token = SessionToken::generate()?;
         let new = self.new_session(token.digest())?;

@@ -270,8 +270,7 @@ impl<U: PgUser> PgSessionStore<U> {
         let lock = &self.statements.lock;
         let rows = self.execution.query(on, lock, &values).await?;
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
-        let level: String = column(row, 0)?;
-        if ["read committed", "read uncommitted"].contains(&&*level) {
+        if column(row, 0)? {
             return Ok(());
         }
         Err(Error::bare(ErrorKind::Configuration).saying(

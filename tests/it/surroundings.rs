@@ -1,6 +1,6 @@
 //! Settings of the database, of the role and of the pool that the store must not depend on.
 
-use std::time::Duration;
+use std::{future::IntoFuture as _, time::Duration};
 
 use deadpool_postgres::Pool;
 use ephemeral_postgres::TestDatabase;
@@ -97,29 +97,64 @@ async fn revocation_ends_a_concurrent_sign_in_at_every_isolation_level() {
     }
 }
 
-/// M01, M05: a sign-out that waits for a rotation ends the session under its new digest.
+/// M01, M05: a sign-out or a sign-in that waits for a rotation ends the session under its new digest.
 #[tokio::test]
-async fn sign_out_ends_a_session_that_is_being_rotated() {
+async fn session_that_is_being_rotated_ends() {
     for (name, setting) in SETTINGS {
+        for signs_in_again in [false, true] {
+            let database = database().await;
+            set(&database, setting).await;
+            let sessions = sessions(&database);
+            let old = sessions.sign_in(1).await.unwrap();
+            let new = SessionToken::generate().unwrap();
+            let mut client = database.client().await;
+            let transaction = client.transaction().await.unwrap();
+            let rotate = "UPDATE sessions SET token_digest = $1";
+            transaction.execute(rotate, &[&new.digest()]).await.unwrap();
+            let ending = tokio::spawn({
+                let (sessions, headers) = (sessions.clone(), cookie(&sessions, old.token()));
+                async move {
+                    if signs_in_again {
+                        sessions.sign_in(1).request(&headers).await.is_ok()
+                    } else {
+                        sessions.sign_out(&headers).await.ended().unwrap()
+                    }
+                }
+            });
+            until_waiting(&database, 1).await;
+            transaction.commit().await.unwrap();
+            assert!(patiently(ending).await.unwrap(), "{name}");
+            assert_eq!(sessions.user(&new).await.unwrap(), None, "{name}");
+            let left = number(&database, "SELECT count(*) FROM sessions").await;
+            assert_eq!(left, i64::from(signs_in_again), "{name}");
+        }
+    }
+}
+
+/// M03: a single write that the server rolled back because of other transactions is sent once more.
+#[tokio::test]
+async fn rolled_back_write_is_sent_once_more() {
+    for state in ["40001", "40P01"] {
         let database = database().await;
-        set(&database, setting).await;
         let sessions = sessions(&database);
-        let old = sessions.sign_in(1).await.unwrap();
-        let new = SessionToken::generate().unwrap();
-        let mut client = database.client().await;
-        let transaction = client.transaction().await.unwrap();
-        let rotate = "UPDATE sessions SET token_digest = $1";
-        transaction.execute(rotate, &[&new.digest()]).await.unwrap();
-        let signing_out = tokio::spawn({
-            let (sessions, headers) = (sessions.clone(), cookie(&sessions, old.token()));
-            async move { sessions.sign_out(&headers).await }
-        });
-        until_waiting(&database, 1).await;
-        transaction.commit().await.unwrap();
-        let signed_out = patiently(signing_out).await.unwrap();
-        assert!(signed_out.ended().unwrap(), "{name}");
-        let left = number(&database, "SELECT count(*) FROM sessions").await;
-        assert_eq!(left, 0, "{name}");
+        let signed_in = sessions.sign_in(1).await.unwrap();
+        let fails_once = format!(
+            "CREATE SEQUENCE attempts;
+             CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF nextval('attempts') = 1 THEN RAISE SQLSTATE '{state}'; END IF;
+                 RETURN OLD;
+             END $$;
+             CREATE TRIGGER fail_once BEFORE DELETE ON sessions
+                 FOR EACH ROW EXECUTE FUNCTION fail_once()"
+        );
+        let client = database.client().await;
+        client.batch_execute(&fails_once).await.unwrap();
+        let signed_out = sessions
+            .sign_out(&cookie(&sessions, signed_in.token()))
+            .await;
+        assert!(signed_out.ended().unwrap(), "{state}");
+        let attempts = number(&database, "SELECT last_value FROM attempts").await;
+        assert_eq!(attempts, 2, "{state}");
     }
 }
 
@@ -174,6 +209,16 @@ async fn names_of_one_table_share_a_lock() {
     let _ = plain.sign_in(1).in_transaction(&transaction).await.unwrap();
     let revoking = tokio::spawn(async move { qualified.revoke_all(&1).await });
     until_waiting(&database, 1).await;
+
+    let tenant =
+        "CREATE SCHEMA tenant; CREATE TABLE tenant.sessions (LIKE public.sessions INCLUDING ALL);
+        ALTER DATABASE @ SET search_path = tenant, public";
+    set(&database, tenant).await;
+    let other_table = sessions(&database);
+    let _ = patiently(other_table.sign_in(1).into_future())
+        .await
+        .unwrap();
+
     transaction.commit().await.unwrap();
     assert_eq!(revoking.await.unwrap().unwrap(), 1);
 }
@@ -211,6 +256,8 @@ async fn transactions_left_open_are_rolled_back() {
         assert_eq!(sessions.revoke_all(&1).await.unwrap(), 0);
         leave_open().await;
         assert_eq!(sessions.revoke_everyone().await.unwrap(), 0);
+        leave_open().await;
+        sessions.store().migrate().await.unwrap();
         let changed = "SELECT count(*) FROM users WHERE email = 'changed'";
         assert_eq!(number(&database, changed).await, 0, "{left_open}");
     }
