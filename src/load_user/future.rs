@@ -34,19 +34,22 @@ pin_project! {
         S: Service<Request<B>>,
         L: SessionLookup,
     {
-        LookingUp { lookup: Lookup<S, L, R, B> },
+        LookingUp { #[pin] lookup: Lookup<S, L, R, B> },
         Inner { #[pin] future: S::Future, keep_private: Option<SessionService<L>> },
     }
 }
 
-/// All that is needed once the answer is there.
-pub(super) struct Lookup<S, L: SessionLookup, R, B> {
-    pub(super) answer: Answering<L::User>,
-    pub(super) request: Option<Request<B>>,
-    pub(super) inner: S,
-    pub(super) sessions: SessionService<L>,
-    pub(super) cache_headers: bool,
-    pub(super) rejection: R,
+pin_project! {
+    /// All that is needed once the answer is there.
+    pub(super) struct Lookup<S, L: SessionLookup, R, B> {
+        #[pin]
+        pub(super) answer: Answering<L::User>,
+        pub(super) request: Option<Request<B>>,
+        pub(super) inner: S,
+        pub(super) sessions: SessionService<L>,
+        pub(super) cache_headers: bool,
+        pub(super) rejection: R,
+    }
 }
 
 impl<S, L, R, B> ResponseFuture<S, L, R, B>
@@ -91,14 +94,15 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::LookingUp { lookup } => {
-                    let answer = ready!(Pin::new(&mut lookup.answer).poll(cx));
+                    let lookup = lookup.project();
+                    let answer = ready!(lookup.answer.poll(cx));
                     let mut request = lookup
                         .request
                         .take()
                         .expect("ResponseFuture polled after completion");
                     let authenticated = match answer {
                         Ok(Some(live)) => {
-                            attach(&mut request, live, &lookup.sessions);
+                            attach(&mut request, live, lookup.sessions);
                             true
                         }
                         Ok(None) => {
@@ -108,12 +112,12 @@ where
                         Err(error) => {
                             lookup.sessions.report_unavailable(&error);
                             let rejection = Rejection::unavailable(request.headers(), error);
-                            return Poll::Ready(Ok(reject(&mut lookup.rejection, rejection)));
+                            return Poll::Ready(Ok(reject(lookup.rejection, rejection)));
                         }
                     };
                     State::Inner {
                         future: lookup.inner.call(request),
-                        keep_private: (authenticated && lookup.cache_headers)
+                        keep_private: (authenticated && *lookup.cache_headers)
                             .then(|| lookup.sessions.clone()),
                     }
                 }

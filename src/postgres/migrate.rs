@@ -121,8 +121,7 @@ impl Migrate {
     /// | and four processes that listen | 0.32 | 0.14 |
     ///
     /// Transactions that announce are committed one after the other, in the whole server, which makes
-    /// those dearer that come at once; sign-outs at the same time share them (see
-    /// [`SignOut`](crate::SignOut)). They cannot be prepared for a two-phase commit, and they fail once the
+    /// those dearer that come at once. They cannot be prepared for a two-phase commit, and they fail once the
     /// queue of notifications is full, which takes a listener that does not read for 8 GB.
     ///
     /// # What it does not see

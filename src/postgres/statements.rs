@@ -63,7 +63,6 @@ statements! {
     end_oldest: "end_oldest.sql", ["user_id", "kept", "idle_seconds", "others"];
     rotate: "rotate.sql", ["digest", "user_id", "replaced", "idle_seconds"];
     delete: "delete.sql", ["digests"];
-    delete_without_waiting: "delete_without_waiting.sql", ["digests"];
     list: "list.sql", ["user_id", "idle_seconds"];
     revoke: "revoke.sql", ["user_id", "only", "except"];
     lock_everyone: "lock_everyone.sql", [];

@@ -10,7 +10,6 @@ use super::{
     decode::{self, column},
     execution::On,
     failure,
-    statement::Statement,
     store::PgSessionStore,
     transaction::Demands,
     user::PgUser,
@@ -69,15 +68,17 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         &self,
         digests: &[TokenDigest],
     ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
-        self.end_by(&self.statements.delete, digests).await
-    }
-
-    async fn delete_without_waiting(
-        &self,
-        digests: &[TokenDigest],
-    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
-        self.end_by(&self.statements.delete_without_waiting, digests)
-            .await
+        let client = Borrowed::from(self.pool()).await?;
+        let rows = client
+            .write(&self.execution, &self.statements.delete, &[&digests])
+            .await?;
+        let ended = rows
+            .iter()
+            .map(|row| Ok((column(row, 0)?, column(row, 1)?)));
+        // The sessions have ended, even if the rows cannot be decoded.
+        ended
+            .collect::<Result<_, _>>()
+            .map_err(Error::with_outcome_unknown)
     }
 
     async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
@@ -159,24 +160,6 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 }
 
 impl<U: PgUser> PgSessionStore<U> {
-    async fn end_by(
-        &self,
-        statement: &Statement,
-        digests: &[TokenDigest],
-    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
-        let client = Borrowed::from(self.pool()).await?;
-        let rows = client
-            .write(&self.execution, statement, &[&digests])
-            .await?;
-        let ended = rows
-            .iter()
-            .map(|row| Ok((column(row, 0)?, column(row, 1)?)));
-        // They have ended, whether or not it can be read which ones.
-        ended
-            .collect::<Result<_, _>>()
-            .map_err(Error::with_outcome_unknown)
-    }
-
     /// [`SessionStore::insert`] without the transaction around it.
     pub(super) async fn insert_in(
         &self,

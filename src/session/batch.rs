@@ -1,5 +1,5 @@
-//! Which lookups go to the store together, and which sign-outs. A state machine without a clock, a
-//! runtime or a lock, so that it can be checked by itself. What is said of lookups holds for both.
+//! Which lookups go to the store together. A state machine without a clock, a runtime or a lock, so that it can
+//! be checked by itself.
 //!
 //! While nothing is in flight, a lookup goes out at once and alone. While something is, arrivals gather.
 //! What has gathered goes out when a batch returns, or before that, as long as the allowed number of
@@ -38,8 +38,8 @@ pub(crate) struct Limits {
     pub(crate) worth_another: usize,
     /// Callers whose batch has not been sent.
     pub(crate) waiting: usize,
-    /// How long a batch takes in newcomers. All of a batch share the deadline of its first caller,
-    /// so that one timer serves them all; this bounds what that costs the last one.
+    /// How long a batch takes in newcomers. The statement ends at the deadline of its first caller; this
+    /// bounds what that costs the last one.
     pub(crate) joinable: Duration,
 }
 

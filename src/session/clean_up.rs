@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{SessionService, SessionStore, devices::within};
+use super::{SessionService, SessionStore, timer::within};
 use crate::{Error, backoff::jittered, error::Chain};
 
 /// Nobody waits for a batch, so that it may take longer than what somebody waits for.

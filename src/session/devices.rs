@@ -1,11 +1,7 @@
 //! A person's sessions, as they and operators see and end them.
 
-use std::time::Duration;
-
-use tokio::{runtime::Handle, time::timeout};
-
-use super::{Device, Revocation, SessionId, SessionService, SessionStore};
-use crate::{Error, ErrorKind};
+use super::{Device, Revocation, SessionId, SessionService, SessionStore, timer::within};
+use crate::Error;
 
 /// # The sessions of a user
 ///
@@ -64,18 +60,4 @@ impl<S: SessionStore> SessionService<S> {
     ) -> Result<T, Error> {
         within(self.deadline(), operation).await
     }
-}
-
-/// Where the time is over, what was asked for may have happened all the same.
-pub(super) async fn within<T>(
-    limit: Duration,
-    operation: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    if Handle::try_current().is_err() {
-        let context = "sessions can begin and end only inside a tokio runtime";
-        return Err(Error::bare(ErrorKind::Configuration).saying(context));
-    }
-    timeout(limit, operation)
-        .await
-        .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline).with_outcome_unknown()))
 }

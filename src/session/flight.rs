@@ -1,76 +1,70 @@
-//! The tasks that carry batches to the store: of lookups, and of sign-outs.
+//! The tasks that carry batches of lookups to the store.
 
-use std::{
-    future::Future,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use smallvec::SmallVec;
 use tokio::{
-    runtime::{self, Handle},
-    sync::Notify,
+    runtime::Handle,
+    sync::{Notify, oneshot},
     time::Instant,
 };
 
 use super::{
-    TokenDigest,
+    SessionLookup, TokenDigest,
+    answering::Outcome,
     batch::{Admission, Batch, Limits, Queue},
+    resolver::Resolver,
 };
 
-/// What carries one kind of batch to the store, and tells whoever waits what became of their digest.
-pub(super) trait Carrier: Clone + Send + 'static {
-    type Waiter: Send + 'static;
+/// Where the answer to one lookup is sent.
+pub(super) type Waiter<U> = oneshot::Sender<Outcome<U>>;
 
-    fn batches(&self) -> &Batches<Self::Waiter>;
-
-    fn carry(&self, batch: Batch<Self::Waiter>) -> impl Future<Output = ()> + Send;
-}
-
-/// The batches of one kind, and where those in flight are carried.
-pub(super) struct Batches<W> {
-    state: Mutex<State<W>>,
+/// The queue of batches, and the runtime that carries them.
+///
+/// All batches are carried by one runtime: that of the first lookup. If it shuts down, every waiter fails at
+/// once, and the next lookup's runtime takes its place. A runtime that is not driven delays no lookup beyond
+/// its deadline, because every waiter has a timer of its own.
+pub(super) struct Batches<U> {
+    state: Mutex<State<U>>,
     idle: Notify,
 }
 
-struct State<W> {
-    queue: Queue<W>,
-    runtimes: SmallVec<[runtime::Id; 2]>,
+struct State<U> {
+    queue: Queue<Waiter<U>>,
+    runtime: Option<Handle>,
     closed: bool,
 }
 
-/// What became of a digest that was to go with a batch.
+/// The result of adding a lookup to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Joined {
-    /// It is on its way, or will be.
-    Here,
-    /// The same, but a batch in flight is carried by another runtime, which somebody has to drive.
-    Elsewhere,
-    /// There is no room.
+    /// The lookup is part of a batch.
+    Queued,
+    /// The queue is full.
     Overloaded,
-    /// Nothing goes any more.
+    /// The service is closed.
     Closed,
 }
 
-impl<W: Send + 'static> Batches<W> {
+impl<U: Send + 'static> Batches<U> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             state: Mutex::new(State {
                 queue: Queue::new(limits),
-                runtimes: SmallVec::new(),
+                runtime: None,
                 closed: false,
             }),
             idle: Notify::new(),
         }
     }
 
-    /// Has the digest carried with a batch that has not been sent when this is called.
-    pub(super) fn join<C: Carrier<Waiter = W>>(
+    /// Adds the digest to a batch that has not been sent yet.
+    pub(super) fn join<L: SessionLookup<User = U>>(
         &self,
-        carrier: &C,
+        resolver: &Arc<Resolver<L>>,
         digest: TokenDigest,
-        waiter: W,
+        waiter: Waiter<U>,
         now: Instant,
-        runtime: &Handle,
+        current: &Handle,
     ) -> Joined {
         let mut state = self.state();
         if state.closed {
@@ -78,24 +72,17 @@ impl<W: Send + 'static> Batches<W> {
         }
         match state.queue.admit(digest, waiter, now.into_std()) {
             Admission::Send(batch) => {
-                state.runtimes.push(runtime.id());
+                let runtime = state.runtime.get_or_insert_with(|| current.clone()).clone();
                 drop(state);
-                Flight::start(carrier.clone(), batch, runtime);
-                Joined::Here
+                Flight::start(Arc::clone(resolver), batch, &runtime);
+                Joined::Queued
             }
-            Admission::Waiting => {
-                let mut carriers = state.runtimes.iter();
-                if carriers.any(|carrier| *carrier != runtime.id()) {
-                    Joined::Elsewhere
-                } else {
-                    Joined::Here
-                }
-            }
+            Admission::Waiting => Joined::Queued,
             Admission::Overloaded(_) => Joined::Overloaded,
         }
     }
 
-    /// Lets nothing join any more, and waits for what is under way.
+    /// Rejects lookups from now on, and waits for those in flight.
     pub(super) async fn close(&self) {
         loop {
             let idle = self.idle.notified();
@@ -112,7 +99,7 @@ impl<W: Send + 'static> Batches<W> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<W>> {
+    fn state(&self) -> MutexGuard<'_, State<U>> {
         // Nothing panics while it is held, and if it did: every change is complete in one call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,66 +109,79 @@ impl<W: Send + 'static> Batches<W> {
 ///
 /// It exists before the task is spawned, so that its `Drop` puts the queue in order however the task
 /// ends: when the store panics, and when the runtime shuts down before the task was polled once.
-struct Flight<C: Carrier> {
-    carrier: C,
-    runtime: runtime::Id,
+struct Flight<L: SessionLookup> {
+    resolver: Arc<Resolver<L>>,
+    /// Until the task is polled.
+    first: Option<Batch<Waiter<L::User>>>,
+    /// Whether another runtime had shut down before the first batch was sent.
+    moved: bool,
     landed: bool,
 }
 
-impl<C: Carrier> Flight<C> {
-    fn start(carrier: C, batch: Batch<C::Waiter>, runtime: &Handle) {
-        let flight = Self {
-            carrier,
-            runtime: runtime.id(),
+impl<L: SessionLookup> Flight<L> {
+    fn start(resolver: Arc<Resolver<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
+        Self {
+            resolver,
+            first: Some(batch),
+            moved: false,
             landed: false,
-        };
+        }
+        .spawn(runtime);
+    }
+
+    fn spawn(self, runtime: &Handle) {
         runtime.spawn(async move {
-            let mut flight = flight;
-            let mut next = Some(batch);
+            let mut flight = self;
+            let mut next = flight.first.take();
             while let Some(batch) = next {
-                flight.carrier.carry(batch).await;
-                next = flight.next(&mut flight.carrier.batches().state());
+                flight.resolver.answer(batch).await;
+                next = flight.batches().state().queue.returned();
             }
             flight.landed = true;
-            flight.carrier.batches().idle.notify_waiters();
+            flight.batches().idle.notify_waiters();
         });
     }
 
-    /// What goes out now that a batch has returned. Where it is nothing, this flight is over.
-    fn next(&self, state: &mut State<C::Waiter>) -> Option<Batch<C::Waiter>> {
-        let next = state.queue.returned();
-        if next.is_none() {
-            self.is_over(state);
-        }
-        next
-    }
-
-    fn is_over(&self, state: &mut State<C::Waiter>) {
-        if let Some(place) = state.runtimes.iter().position(|id| *id == self.runtime) {
-            state.runtimes.swap_remove(place);
-        }
+    fn batches(&self) -> &Batches<L::User> {
+        &self.resolver.lookups
     }
 }
 
-impl<C: Carrier> Drop for Flight<C> {
+impl<L: SessionLookup> Drop for Flight<L> {
     fn drop(&mut self) {
         if self.landed {
             return;
         }
-        let batches = self.carrier.batches();
+        let (first, current) = (self.first.take(), Handle::try_current());
+        let batches = self.batches();
         let mut state = batches.state();
-        if let (true, Ok(runtime)) = (std::thread::panicking(), Handle::try_current()) {
-            // The store panicked: its callers see their channel closed, the others go on.
-            if let Some(batch) = self.next(&mut state) {
+        match (first, current) {
+            // The runtime of an earlier lookup shut down while nothing was in flight.
+            (first @ Some(_), Ok(runtime)) if !self.moved => {
+                state.runtime = Some(runtime.clone());
                 drop(state);
-                return Self::start(self.carrier.clone(), batch, &runtime);
+                let flight = Self {
+                    resolver: Arc::clone(&self.resolver),
+                    first,
+                    moved: true,
+                    landed: false,
+                };
+                return flight.spawn(&runtime);
             }
-        } else {
-            // The runtime is shutting down. Callers on another one see their channel closed.
-            let abandoned = state.queue.abandon();
-            self.is_over(&mut state);
-            drop(state);
-            drop(abandoned);
+            // The store panicked: its waiters see their channel closed, and the other batches go on.
+            (None, Ok(runtime)) if std::thread::panicking() => {
+                if let Some(batch) = state.queue.returned() {
+                    drop(state);
+                    return Self::start(Arc::clone(&self.resolver), batch, &runtime);
+                }
+            }
+            // The runtime is shutting down: the waiters see their channel closed.
+            (first, _) => {
+                let abandoned = state.queue.abandon();
+                state.runtime = None;
+                drop(state);
+                drop((first, abandoned));
+            }
         }
         batches.idle.notify_waiters();
     }

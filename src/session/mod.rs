@@ -10,7 +10,6 @@ pub(crate) mod counters;
 mod credentials;
 mod current;
 mod devices;
-mod end_together;
 mod feed;
 mod flight;
 mod id;
@@ -23,6 +22,7 @@ mod service;
 mod sign_in;
 mod sign_out;
 mod store;
+mod timer;
 mod token;
 mod touch;
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use tokio::{
     runtime::Handle,
     sync::{OnceCell, oneshot},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -18,21 +18,19 @@ use super::{
     answering::{Answering, Outcome},
     batch::{Batch, Limits, Waiters},
     counters::{Counter, Counters},
-    end_together::SigningOut,
     feed::{self, Announcement, Following, Hears as _, Watchers},
-    flight::{Batches, Carrier, Joined},
+    flight::{Batches, Joined, Waiter},
+    timer::{timer, within},
     touch::Toucher,
 };
 use crate::{Error, ErrorKind};
 
-type Waiting<U> = HashMap<TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>>;
+type Waiting<U> = HashMap<TokenDigest, Waiters<Waiter<U>>>;
 
 /// Two connections keep two processors busy, and more of them only share the same work.
 pub(crate) const BATCHES_IN_FLIGHT: usize = 2;
 /// Below this a statement costs more than it saves: measured with 2 to 24.
 const WORTH_ANOTHER_CONNECTION: usize = 4;
-/// A sign-out that is held up, by a connection that fell silent, say, holds up no other.
-const SIGN_OUTS_WORTH_ANOTHER_CONNECTION: usize = 1;
 /// Beyond this the planner takes the statement for one over many rows.
 const DIGESTS_IN_A_BATCH: usize = 128;
 /// Some tenths of a second of work: whoever comes after that waits in vain.
@@ -46,8 +44,7 @@ pub(crate) struct Resolver<L: SessionLookup> {
     pub(super) toucher: Toucher,
     pub(super) watchers: Arc<Watchers>,
     following: OnceLock<(Arc<Following<L::User>>, feed::Task)>,
-    lookups: Batches<oneshot::Sender<Outcome<L::User>>>,
-    pub(super) sign_outs: Batches<SigningOut>,
+    pub(super) lookups: Batches<L::User>,
     given_up: OnceCell<()>,
 }
 
@@ -69,10 +66,6 @@ impl<L: SessionLookup> Resolver<L> {
             watchers: Arc::default(),
             following: OnceLock::new(),
             lookups: Batches::new(limits),
-            sign_outs: Batches::new(Limits {
-                worth_another: SIGN_OUTS_WORTH_ANOTHER_CONNECTION,
-                ..limits
-            }),
             given_up: OnceCell::new(),
         }
     }
@@ -90,21 +83,14 @@ impl<L: SessionLookup> Resolver<L> {
             }
             return Answering::of(hit.live);
         }
-        // Needed for sending; asked for here, so that being called outside a runtime is an error
-        // and not a panic.
-        let Ok(runtime) = Handle::try_current() else {
-            let context = "a session can be looked up only inside a tokio runtime";
-            return Answering::failed(Error::bare(ErrorKind::Configuration).saying(context));
-        };
-        let (caller, answer) = oneshot::channel();
         let now = Instant::now();
-        match self.lookups.join(self, digest, caller, now, &runtime) {
-            Joined::Here => Answering::waiting(answer, None),
-            // A batch keeps its deadline as long as somebody drives its runtime. Whoever drives the
-            // caller need not drive another one.
-            Joined::Elsewhere => {
-                Answering::waiting(answer, Some(Box::pin(sleep_until(now + self.deadline))))
-            }
+        let deadline = match timer(now + self.deadline) {
+            Ok(deadline) => deadline,
+            Err(error) => return Answering::failed(error),
+        };
+        let (waiter, answer) = oneshot::channel();
+        match (self.lookups).join(self, digest, waiter, now, &Handle::current()) {
+            Joined::Queued => Answering::waiting(answer, deadline),
             Joined::Overloaded => Answering::failed(Error::bare(ErrorKind::Overloaded)),
             Joined::Closed => Answering::failed(Error::bare(ErrorKind::Closed)),
         }
@@ -140,21 +126,31 @@ impl<L: SessionLookup> Resolver<L> {
         }
     }
 
-    /// Refuses what comes, and waits for what is under way.
+    /// Rejects lookups from now on, waits for those in flight, and writes the uses that were collected. Each of
+    /// the two waits ends at the deadline.
     pub(crate) async fn close(&self) {
         // Nothing is answered from memory any more.
         if let Some((following, task)) = self.following.get() {
             task.stop();
             following.stop();
         }
-        self.lookups.close().await;
-        self.sign_outs.close().await;
-        self.toucher.flush().await;
+        self.bounded(self.lookups.close()).await;
+        self.bounded(self.toucher.flush()).await;
         self.watchers.close();
         self.given_up.get_or_init(|| self.lookup.close()).await;
     }
 
-    async fn answer(self: &Arc<Self>, batch: Batch<oneshot::Sender<Outcome<L::User>>>) {
+    async fn bounded(&self, wait: impl Future<Output = ()>) {
+        let ended = within(self.deadline, async {
+            wait.await;
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            tracing::warn!(%error, "closing did not wait any longer for work in flight");
+        }
+    }
+
+    pub(super) async fn answer(self: &Arc<Self>, batch: Batch<Waiter<L::User>>) {
         let mut waiting = batch.waiting;
         // Whoever has gone away need not be asked for.
         waiting.retain(|_, callers| callers.iter().any(|caller| !caller.is_closed()));
@@ -233,28 +229,13 @@ impl<L: SessionLookup> Resolver<L> {
     }
 }
 
-impl<L: SessionLookup> Carrier for Arc<Resolver<L>> {
-    type Waiter = oneshot::Sender<Outcome<L::User>>;
-
-    fn batches(&self) -> &Batches<Self::Waiter> {
-        &self.lookups
-    }
-
-    async fn carry(&self, batch: Batch<Self::Waiter>) {
-        self.answer(batch).await;
-    }
-}
-
-fn fail<U: Clone>(
-    waiting: impl Iterator<Item = (TokenDigest, Waiters<oneshot::Sender<Outcome<U>>>)>,
-    error: &Error,
-) {
+fn fail<U: Clone>(waiting: impl Iterator<Item = (TokenDigest, Waiters<Waiter<U>>)>, error: &Error) {
     for (_, callers) in waiting {
         send(callers, Err(error.clone()));
     }
 }
 
-fn send<U: Clone>(callers: Waiters<oneshot::Sender<Outcome<U>>>, outcome: Outcome<U>) {
+fn send<U: Clone>(callers: Waiters<Waiter<U>>, outcome: Outcome<U>) {
     let mut callers = callers.into_iter();
     let Some(last) = callers.next_back() else {
         return;

@@ -152,9 +152,12 @@ impl<L: SessionLookup> SessionService<L> {
         self.ask(digest).await
     }
 
-    /// Refuses new lookups from now on, waits for those under way and for sign-outs, writes down which
-    /// sessions were used, and gives up what the store holds open. Later lookups fail with
-    /// [`ErrorKind::Closed`]; signing out still works.
+    /// Rejects new lookups, waits for those in flight, writes which sessions were used, and closes what the
+    /// store holds open. Later lookups fail with [`ErrorKind::Closed`]; signing out still works.
+    ///
+    /// It waits for the lookups in flight for at most the [deadline](SessionServiceBuilder::deadline), and for
+    /// the writes for at most the deadline again. Uses that are not written by then are lost, and a `warn`
+    /// event says so.
     pub async fn close(&self) {
         self.shared.resolver.close().await;
     }

@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderMap;
 
-use super::{SessionService, SessionStore, TokenDigest, end_together::end_together};
+use super::{SessionService, SessionStore, TokenDigest};
 use crate::{Error, SessionCookie};
 
 /// A sign-out that is about to happen: await it.
@@ -16,15 +16,11 @@ use crate::{Error, SessionCookie};
 /// It ends every session that the request presents, and always yields the cookie's removal: when
 /// there was no session, and when the database cannot be reached. Doing it again changes nothing.
 ///
-/// Sign-outs at the same time go to the store together, in a task of its own: while two statements are
-/// in flight, others gather for the next one. A sign-out waits for its turn for a quarter of the
-/// deadline at most; then it is a statement of its own. So it is where somebody has locked the session,
-/// and where the store refuses to end one of the others.
+/// A sign-out is one statement, which ends at the service's deadline.
 ///
 /// # Cancellation
 ///
-/// Dropped while it runs, the session may or may not have ended. As a rule it ends all the same, unless
-/// it is a statement of its own that has not been sent.
+/// If the future is dropped while it runs, the session may or may not have ended.
 #[must_use = "nobody is signed out until this is awaited"]
 pub struct SignOut<S: SessionStore> {
     sessions: SessionService<S>,
@@ -61,17 +57,11 @@ impl<S: SessionStore> SignOut<S> {
 
     /// How many sessions have ended, and ended here too.
     async fn end(&self) -> Result<usize, Error> {
-        let resolver = self.sessions.resolver();
-        if let [digest] = *self.digests
-            && end_together(resolver, digest).await?
-        {
-            return Ok(1);
-        }
         let ended = self.sessions.store().delete(&self.digests).await?;
         let asked = |(digest, session)| self.digests.contains(&digest).then_some(session);
         let ended: Vec<_> = ended.into_iter().filter_map(asked).collect();
         let count = ended.len();
-        resolver.end_here(ended);
+        self.sessions.resolver().end_here(ended);
         Ok(count)
     }
 

@@ -51,16 +51,6 @@ pub trait SessionStore: SessionLookup {
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Vec<(TokenDigest, SessionId)>, Error>> + Send;
 
-    /// Like [`delete`](Self::delete), for the sessions of several people, of whom none is to wait for
-    /// another one's: one that somebody else is changing at the moment may be left as it is, as if it
-    /// were not there. For what it does not name, the service calls `delete`.
-    fn delete_without_waiting(
-        &self,
-        digests: &[TokenDigest],
-    ) -> impl Future<Output = Result<Vec<(TokenDigest, SessionId)>, Error>> + Send {
-        self.delete(digests)
-    }
-
     /// The live sessions of a user, the one that was used last first.
     fn list(
         &self,

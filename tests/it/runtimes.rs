@@ -44,8 +44,8 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// F06: a deadline does not depend on whether anybody drives the runtime that carries the batches in
-/// flight.
+/// F06: a deadline holds although the runtime that carries the batches is not driven, also for a lookup that finds
+/// no batch in flight.
 #[test]
 fn the_deadline_holds_while_another_runtime_stands_still() {
     let deadline = Duration::from_millis(300);
@@ -120,6 +120,17 @@ fn a_service_survives_a_runtime_that_is_shut_down() {
         });
     }
     runtime().block_on(async { patiently(sessions.close()).await });
+}
+
+/// A runtime that shut down while nothing was in flight costs no lookup: the next lookup's runtime takes over.
+#[test]
+fn a_service_that_was_idle_moves_to_another_runtime() {
+    let sessions = scripted(|_, digests| Box::pin(ready(Ok(all_live(&digests)))));
+    let token = SessionToken::generate().unwrap();
+    for _ in 0..3 {
+        let user = runtime().block_on(async { patiently(sessions.user(&token)).await });
+        assert_eq!(user.unwrap(), Some(owner(token.digest())));
+    }
 }
 
 /// The same when a runtime goes before its task was polled once.
@@ -232,6 +243,26 @@ async fn close_waits_and_then_refuses() {
     patiently(sessions.clone().close()).await;
     let signed_out = sessions.sign_out(&cookie_lines([&cookie])).await;
     assert!(signed_out.ended().unwrap());
+}
+
+/// Closing waits for a lookup in flight no longer than the deadline, also if its runtime is not driven.
+#[test]
+fn closing_is_bounded() {
+    let deadline = Duration::from_millis(300);
+    let sessions = SessionService::builder(Hung).deadline(deadline);
+    let sessions = sessions.build().unwrap();
+    let still = Builder::new_current_thread().enable_all().build().unwrap();
+    still.block_on(async {
+        let (asking, token) = (sessions.clone(), SessionToken::generate().unwrap());
+        tokio::spawn(async move { asking.user(&token).await });
+        while sessions.counts().statements < 1 {
+            yield_now().await;
+        }
+    });
+    let start = Instant::now();
+    runtime().block_on(async { patiently(sessions.close()).await });
+    let took = start.elapsed();
+    assert!(took >= deadline && took < 3 * deadline, "{took:?}");
 }
 
 /// The store is told of the closing once all lookups are back, and once only.

@@ -1,4 +1,4 @@
-//! Signing out: what ends, what is told, and that nobody pays for others who sign out at the same time.
+//! Signing out: which session ends, what the caller learns, and that sign-outs do not affect each other.
 
 use std::{future::IntoFuture as _, time::Duration};
 
@@ -7,21 +7,17 @@ use http::{
     HeaderMap, HeaderValue,
     header::{COOKIE, SET_COOKIE},
 };
-use tokio::{
-    runtime::Builder,
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::task::JoinHandle;
 use tower_user_session::{
-    Error, ErrorKind, PgSessionStore, SessionLookup as _, SessionService, SessionStore,
-    SessionToken, SignedIn, SignedOut, tokio_postgres,
+    Error, ErrorKind, PgSessionStore, SessionService, SessionStore, SessionToken, SignedIn,
+    SignedOut, tokio_postgres,
 };
 
 use crate::{
     life_cycle::ROWS,
     support::{
-        Logs, PgSessions, User, WATCHED_DEADLINE, cookie, cookie_lines, database, memory, number,
-        patiently, pool, sessions, sign_out, signed_in_cookie, sql, until, until_waiting, watched,
+        Logs, PgSessions, User, cookie, cookie_lines, database, memory, number, patiently, pool,
+        sessions, sign_out, signed_in_cookie, sql, until_waiting, watched,
     },
     told::{LONG_LEASE, Told},
 };
@@ -202,193 +198,7 @@ fn sign_all_out<'a, S: SessionStore>(
     tokens.into_iter().map(sign_out).collect()
 }
 
-/// Those who come while two statements are in flight share the next one, and each is told what became
-/// of their own session.
-#[tokio::test]
-async fn sign_outs_at_once_share_statements() {
-    let sessions = watched();
-    let all = signed_in(&sessions, 19).await;
-    let nobody = SessionToken::generate().unwrap();
-    sessions.store().end(false);
-    let tokens = all.iter().map(SignedIn::token).chain([&nobody]);
-    let mut calls = sign_all_out(&sessions, tokens);
-    until(|| sessions.store().deletions() == [1, 1]).await;
-    sessions.store().end(true);
-    assert!(!patiently(calls.pop().unwrap()).await.unwrap().unwrap());
-    for call in calls {
-        assert!(patiently(call).await.unwrap().unwrap());
-    }
-    assert_eq!(sessions.store().deletions(), [1, 1, 18]);
-    for signed_in in &all {
-        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
-    }
-}
-
-/// The same token from two windows at once: there was a session and it has ended, for both.
-#[tokio::test]
-async fn two_sign_outs_of_one_session_are_one() {
-    let sessions = watched();
-    let all = signed_in(&sessions, 3).await;
-    sessions.store().end(false);
-    let calls = sign_all_out(&sessions, [0, 1, 2, 2].map(|one: usize| all[one].token()));
-    until(|| sessions.store().deletions() == [1, 1]).await;
-    sessions.store().end(true);
-    for call in calls {
-        assert!(patiently(call).await.unwrap().unwrap());
-    }
-    assert_eq!(sessions.store().deletions(), [1, 1, 1]);
-}
-
-/// Whoever goes away is signed out all the same, also while waiting for their turn.
-#[tokio::test]
-async fn a_sign_out_goes_through_though_nobody_waits_for_it() {
-    let sessions = watched();
-    let all = signed_in(&sessions, 5).await;
-    sessions.store().end(false);
-    let calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
-    until(|| sessions.store().deletions() == [1, 1]).await;
-    for call in calls {
-        call.abort();
-        assert!(patiently(call).await.unwrap_err().is_cancelled());
-    }
-    sessions.store().end(true);
-    until(|| sessions.store().deletions() == [1, 1, 3]).await;
-    for signed_in in &all {
-        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
-    }
-}
-
-/// Those under way when the service is closed are waited for, also where their callers have gone.
-#[tokio::test]
-async fn a_service_that_closes_waits_for_the_sign_outs_under_way() {
-    let sessions = watched();
-    let all = signed_in(&sessions, 1).await;
-    sessions.store().end(false);
-    let call = sign_all_out(&sessions, all.iter().map(SignedIn::token)).remove(0);
-    until(|| sessions.store().deletions() == [1]).await;
-    call.abort();
-    let closing = sessions.clone();
-    let closing = tokio::spawn(async move { closing.close().await });
-    sleep(Duration::from_millis(50)).await;
-    assert!(!closing.is_finished());
-    sessions.store().end(true);
-    patiently(closing).await.unwrap();
-    let token = all[0].token();
-    assert!(
-        sessions
-            .store()
-            .find(&[token.digest()])
-            .await
-            .unwrap()
-            .remove(0)
-            .into_outcome()
-            .unwrap()
-            .is_none()
-    );
-}
-
-/// A panic of the store is an error for those whose sessions it was about, which may have ended, and for
-/// nobody else.
-#[tokio::test]
-async fn a_panic_of_the_store_is_an_error_for_those_it_was_about() {
-    let sessions = watched();
-    let all = signed_in(&sessions, 6).await;
-    sessions.store().panic(2);
-    let calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
-    for (place, call) in calls.into_iter().enumerate() {
-        let outcome = patiently(call).await.unwrap();
-        if place < 2 {
-            let error = outcome.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Store);
-            assert!(error.is_outcome_unknown());
-        } else {
-            assert!(outcome.unwrap());
-        }
-    }
-    assert_eq!(sessions.store().deletions(), [1, 1, 4]);
-}
-
-/// Where the store says that it ended none of several sessions, one of them may have been at fault, and
-/// each is ended alone. Where they may have ended, or it cannot be reached, all are told so.
-#[tokio::test]
-async fn sessions_are_ended_alone_where_it_is_known_that_none_has_ended() {
-    let alone = [
-        ErrorKind::Statement,
-        ErrorKind::Row,
-        ErrorKind::Deadline,
-        ErrorKind::Schema,
-        ErrorKind::Store,
-    ];
-    for kind in alone
-        .into_iter()
-        .chain([ErrorKind::Connection, ErrorKind::Pool])
-    {
-        for unknown in [false, true] {
-            let sessions = watched();
-            let all = signed_in(&sessions, 5).await;
-            let refusal = Error::new(kind, "made up");
-            sessions.store().refuse(if unknown {
-                refusal.with_outcome_unknown()
-            } else {
-                refusal
-            });
-            sessions.store().end(false);
-            let calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
-            until(|| sessions.store().deletions() == [1, 1]).await;
-            sessions.store().end(true);
-            for (place, call) in calls.into_iter().enumerate() {
-                let outcome = patiently(call).await.unwrap();
-                if place < 2 || (!unknown && alone.contains(&kind)) {
-                    assert!(outcome.unwrap(), "{kind:?}, {unknown}, {place}");
-                } else {
-                    let error = outcome.unwrap_err();
-                    let told = (error.kind(), error.is_outcome_unknown());
-                    assert_eq!(told, (kind, unknown), "{place}");
-                }
-            }
-            assert_eq!(sessions.store().deletions(), [1, 1, 3]);
-        }
-    }
-}
-
-/// A sign-out waits for a statement that was sent, and for a turn that does not come for a quarter of the
-/// deadline. Then it is a statement of its own, and that is the only one about its session.
-#[tokio::test(start_paused = true)]
-async fn a_sign_out_does_not_wait_for_its_turn_for_long() {
-    let sessions = watched();
-    let all = signed_in(&sessions, 3).await;
-    sessions.store().end(false);
-    let start = Instant::now();
-    let mut calls = sign_all_out(&sessions, all.iter().map(SignedIn::token));
-    assert!(calls.pop().unwrap().await.unwrap().unwrap());
-    assert_eq!(start.elapsed(), WATCHED_DEADLINE / 4);
-    sleep(WATCHED_DEADLINE / 4).await;
-    assert!(calls.iter().all(|call| !call.is_finished()));
-    sessions.store().end(true);
-    for call in calls {
-        assert!(call.await.unwrap().unwrap());
-    }
-    assert_eq!(sessions.store().deletions(), [1, 1]);
-}
-
-/// What is never answered is given up at the deadline, and others take its place.
-#[tokio::test(start_paused = true)]
-async fn sign_outs_that_are_never_answered_give_their_place_back() {
-    let sessions = watched();
-    let all = signed_in(&sessions, 4).await;
-    sessions.store().end(false);
-    for two in all.chunks(2) {
-        for call in sign_all_out(&sessions, two.iter().map(SignedIn::token)) {
-            let error = call.await.unwrap().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Deadline);
-            assert!(error.is_outcome_unknown());
-        }
-        sleep(Duration::from_secs(1)).await;
-    }
-    assert_eq!(sessions.store().deletions(), [1, 1, 1, 1]);
-}
-
-/// Whoever is told of the end of somebody else's session is not signed out.
+/// An answer of the store about another session is not the end of this one.
 #[tokio::test]
 async fn an_answer_about_another_session_is_not_the_end_of_this_one() {
     let sessions = watched();
@@ -400,52 +210,6 @@ async fn an_answer_about_another_session_is_not_the_end_of_this_one() {
     assert!(!sessions.sign_out(&both).await.ended().unwrap());
 }
 
-/// Where too many wait for their turn, a sign-out does not: it is a statement of its own.
-#[tokio::test]
-async fn a_sign_out_that_finds_no_room_goes_alone() {
-    let sessions = watched();
-    let all = signed_in(&sessions, 1).await;
-    let nobody = SessionToken::generate().unwrap();
-    sessions.store().end(false);
-    let crowd = sign_all_out(&sessions, std::iter::repeat_n(&nobody, 2 + 16_384));
-    // Tasks have their first turn one after the other.
-    patiently(tokio::spawn(async {})).await.unwrap();
-    until(|| sessions.store().deletions() == [1, 1]).await;
-    assert!(
-        patiently(sign_out(&sessions, all[0].token()))
-            .await
-            .unwrap()
-    );
-    assert_eq!(sessions.store().deletions(), [1, 1]);
-    assert!(crowd.iter().all(|call| !call.is_finished()));
-}
-
-/// What goes together is carried by the runtime of whoever came first. That one stands still here, and a
-/// sign-out on another one waits for it no longer than for any turn.
-#[test]
-fn a_sign_out_does_not_wait_for_another_runtime_for_long() {
-    let runtime = || {
-        let mut builder = Builder::new_current_thread();
-        builder.enable_all().start_paused(true).build().unwrap()
-    };
-    let sessions = watched();
-    let still = runtime();
-    let all = still.block_on(async {
-        let all = signed_in(&sessions, 3).await;
-        sessions.store().end(false);
-        sign_all_out(&sessions, all[..2].iter().map(SignedIn::token));
-        until(|| sessions.store().deletions() == [1, 1]).await;
-        all
-    });
-    let ended = runtime().block_on(async {
-        let start = Instant::now();
-        let ended = sign_out(&sessions, all[2].token()).await;
-        assert_eq!(start.elapsed(), WATCHED_DEADLINE / 4);
-        ended
-    });
-    assert!(ended.unwrap());
-}
-
 /// Sessions in PostgreSQL, with a deadline that a slow machine does not meet.
 fn patient(database: &TestDatabase) -> PgSessions {
     let store = PgSessionStore::new(pool(database, 8));
@@ -453,9 +217,9 @@ fn patient(database: &TestDatabase) -> PgSessions {
     builder.build().unwrap()
 }
 
-/// Nobody waits for a session that somebody has locked, except whoever signs out of it.
+/// A locked session delays its own sign-out and no other.
 #[tokio::test]
-async fn nobody_waits_for_a_session_that_somebody_has_locked() {
+async fn a_locked_session_delays_its_own_sign_out_alone() {
     let database = database().await;
     let sessions = patient(&database);
     let all = signed_in(&sessions, 8).await;
@@ -478,10 +242,9 @@ async fn nobody_waits_for_a_session_that_somebody_has_locked() {
     assert_eq!(sessions.user(token).await.unwrap(), None);
 }
 
-/// Where the database refuses to end a session, because of a trigger of the application's, say, that is an
-/// error for whoever signs out of it, and for nobody else.
+/// If a trigger of the application refuses to delete a session, its own sign-out fails and no other.
 #[tokio::test]
-async fn nobody_fails_because_of_a_session_that_the_database_keeps() {
+async fn a_session_that_the_database_keeps_fails_its_own_sign_out_alone() {
     let database = database().await;
     let sessions = patient(&database);
     let mut all = signed_in(&sessions, 7).await;

@@ -220,15 +220,11 @@ pub struct WatchedStore {
     steps: AtomicUsize,
     open: watch::Sender<bool>,
     bad_row: AtomicBool,
-    deletions: Mutex<Vec<usize>>,
-    ends: watch::Sender<bool>,
-    panics: AtomicUsize,
-    refusal: Mutex<Option<Error>>,
     astray: AtomicBool,
 }
 
 /// So long that a slow machine does not meet it.
-pub const WATCHED_DEADLINE: Duration = Duration::from_secs(60);
+const WATCHED_DEADLINE: Duration = Duration::from_secs(60);
 
 pub type WatchedSessions = SessionService<WatchedStore>;
 
@@ -248,10 +244,6 @@ pub fn watched_with_lease(lease: Duration) -> WatchedSessions {
         steps: AtomicUsize::new(0),
         open: watch::Sender::new(true),
         bad_row: AtomicBool::new(false),
-        deletions: Mutex::default(),
-        ends: watch::Sender::new(true),
-        panics: AtomicUsize::new(0),
-        refusal: Mutex::default(),
         astray: AtomicBool::new(false),
     };
     SessionService::builder(store)
@@ -282,29 +274,9 @@ impl WatchedStore {
         self.open.send_replace(open);
     }
 
-    /// How many sessions were to be ended together, each time that it was asked to end some.
-    pub fn deletions(&self) -> Vec<usize> {
-        self.deletions.lock().unwrap().clone()
-    }
-
-    /// From now on, whether sessions that are to be ended together are, at once, or wait.
-    pub fn end(&self, open: bool) {
-        self.ends.send_replace(open);
-    }
-
     /// From now on, it ends nothing and names another session than those it was to end.
     pub fn go_astray(&self) {
         self.astray.store(true, SeqCst);
-    }
-
-    /// So often it panics when sessions are to be ended together.
-    pub fn panic(&self, times: usize) {
-        self.panics.store(times, SeqCst);
-    }
-
-    /// From now on, what it says when more than one session are to be ended together.
-    pub fn refuse(&self, error: Error) {
-        *self.refusal.lock().unwrap() = Some(error);
     }
 
     /// From now on, a lookup of more than one token meets a row that cannot be read, and fails at once.
@@ -369,24 +341,6 @@ impl SessionStore for WatchedStore {
             return Ok(vec![(another, SessionId::from_bytes([7; 16]))]);
         }
         self.memory.delete(digests).await
-    }
-
-    async fn delete_without_waiting(
-        &self,
-        digests: &[TokenDigest],
-    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
-        self.deletions.lock().unwrap().push(digests.len());
-        let left = self.panics.load(SeqCst);
-        if left > 0 {
-            self.panics.store(left - 1, SeqCst);
-            panic!("made up: a panic in the store");
-        }
-        let refusal = self.refusal.lock().unwrap().clone();
-        if let Some(refusal) = refusal.filter(|_| digests.len() > 1) {
-            return Err(refusal);
-        }
-        let _ = self.ends.subscribe().wait_for(|open| *open).await;
-        self.delete(digests).await
     }
 
     async fn list(&self, user_id: &i64) -> Result<Vec<Device>, Error> {
