@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Timeouts};
+use deadpool_postgres::{ClientWrapper, Timeouts};
 use tokio_postgres::types::ToSql;
 
 use super::{
@@ -61,7 +61,7 @@ impl Check {
 const NOBODY: [crate::TokenDigest; 1] = [crate::TokenDigest::from_bytes([0; 32])];
 
 pub(super) async fn run(
-    client: &Object,
+    client: &ClientWrapper,
     execution: &Execution,
     statements: &Statements,
     timeouts: Timeouts,

@@ -1,234 +1,238 @@
-//! Connections: the lookups' own few, and those that writes borrow from the application's pool.
-//!
-//! The lookups' are opened by the application's pool manager, and so in its way and with its TLS, but they do
-//! not count against the pool, and their settings never come back to the application through it.
+//! The connections of a store, and the transactions that it runs on them.
 
-use std::{
-    fmt,
-    ops::{Deref, DerefMut},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt::Debug, time::Duration};
 
-use deadpool::managed::Manager as _;
-use deadpool_postgres::{ClientWrapper, Object, Pool, Transaction};
-use tokio_postgres::{IsolationLevel, Row};
+use deadpool_postgres::{ClientWrapper, Pool};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_postgres::{Row, error::SqlState};
 
 use super::{
-    execution::{BEGIN, Execution, Find, On},
+    connection_set::{ConnectionSet, Deadline, Lent, open_new},
+    execution::{BRIEF_LOCK_WAIT, Bounds, Execution, On, lookup_settings, write_settings},
     failure,
-    reconnect::Reconnect,
     statement::{Statement, Values},
+    turns::{TakenTurn, Turns},
 };
-use crate::{Error, session::BATCHES_IN_FLIGHT};
+use crate::{Error, ErrorKind, session::BATCHES_IN_FLIGHT};
 
 /// As many as there are lookups in flight at once.
-const KEPT: usize = BATCHES_IN_FLIGHT;
+pub(super) const LOOKUP_CONNECTIONS: usize = BATCHES_IN_FLIGHT;
+pub(super) const WRITE_CONNECTIONS: usize = 2;
 
-pub(super) struct LookupConnections {
+#[derive(Debug)]
+pub(super) struct Connections {
     pool: Pool,
-    kept: Mutex<Kept>,
-    reconnect: Reconnect,
+    deadline: Deadline,
+    pub(super) lookups: ConnectionSet,
+    pub(super) writes: ConnectionSet,
+    /// For deleting expired sessions in batches; closed after each round.
+    pub(super) upkeep: ConnectionSet,
+    turns: Turns,
+    waiting_for_locks: Semaphore,
 }
 
-#[derive(Default)]
-struct Kept {
-    connections: Vec<LookupConnection>,
-    closed: bool,
-}
-
-/// A connection that is ready for the lookup. Dropped, it is closed: whatever was under way on it
-/// can reach nobody else. [`LookupConnections::keep`] is for one whose lookup has finished.
-pub(super) struct LookupConnection {
-    client: ClientWrapper,
-    find: Find,
-    pool: Pool,
-}
-
-impl LookupConnections {
-    pub(super) fn new(pool: Pool) -> Self {
-        Self {
-            pool,
-            kept: Mutex::default(),
-            reconnect: Reconnect::default(),
-        }
-    }
-
-    /// A connection that was kept and has not been closed since, as far as can be told.
-    pub(super) fn kept(&self) -> Option<LookupConnection> {
-        loop {
-            // Not in the loop's head: that would keep the lock while a dead connection is dropped.
-            let connection = self.lock().connections.pop();
-            match connection {
-                Some(connection) if connection.client.is_closed() => {}
-                other => return other,
-            }
-        }
-    }
-
-    /// A connection that has just been opened, unless one could not be had a moment ago. The outer error means that there is none to be had, the
-    /// inner one that it broke, or refused the statement, before it was ready.
-    pub(super) async fn open(
-        &self,
-        execution: &Execution,
-        find: &Statement,
-    ) -> Result<Result<LookupConnection, Error>, Error> {
-        self.reconnect.allowed()?;
-        let client = match self.pool.manager().create().await {
-            Ok(client) => client,
-            Err(error) => {
-                let error = failure::connecting(error);
-                self.reconnect.failed(&error);
-                return Err(error);
-            }
+impl Connections {
+    /// If the store runs behind a transaction pooler, no setting outlives a transaction, and none is set.
+    pub(super) fn new(pool: Pool, execution: &Execution, writes: usize) -> Self {
+        let deadline = Deadline::default();
+        let set = |settings: fn(Duration) -> String, size, pauses| {
+            let settings = execution.has_settings().then_some(settings);
+            ConnectionSet::new(pool.clone(), deadline.clone(), settings, size, pauses)
         };
-        self.reconnect.succeeded();
-        let ready = execution.ready(&client, find).await;
-        Ok(ready.map(|find| LookupConnection {
-            client,
-            find,
-            pool: self.pool.clone(),
-        }))
+        Self {
+            lookups: set(lookup_settings, LOOKUP_CONNECTIONS, true),
+            writes: set(write_settings, writes, false),
+            upkeep: set(write_settings, 1, false),
+            turns: Turns::default(),
+            waiting_for_locks: Semaphore::new(1),
+            deadline,
+            pool,
+        }
     }
 
-    /// Keeps the connection for the next lookup.
-    pub(super) fn keep(&self, connection: LookupConnection) {
-        let mut kept = self.lock();
-        if !kept.closed && kept.connections.len() < KEPT {
-            kept.connections.push(connection);
+    pub(super) const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Takes the service's deadline over into the settings of the connections.
+    pub(super) fn set_deadline(&self, deadline: Duration) {
+        if self.deadline.set(deadline) {
+            self.lookups.renew();
+            self.writes.renew();
         }
     }
 
     pub(super) fn close(&self) {
-        let mut kept = self.lock();
-        kept.closed = true;
-        kept.connections.clear();
+        self.lookups.close();
+        self.writes.close();
+        self.upkeep.close();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Opens the connections for lookups and writes, so that an exhausted pool stops neither.
+    pub(super) async fn fill(&self) -> Result<(), Error> {
+        self.lookups.fill().await?;
+        self.writes.fill().await
     }
-}
 
-impl LookupConnection {
-    pub(super) async fn query(
+    /// Waits for the turn of this user's write. See [`Turns`].
+    pub(super) async fn turn(&self, user: &impl Debug) -> TakenTurn<'_> {
+        self.turns.take(user).await
+    }
+
+    pub(super) fn attempts(&self) -> Attempts<'_> {
+        Attempts {
+            connections: self,
+            waits_for_locks: None,
+            rolled_back: false,
+            renewed: false,
+        }
+    }
+
+    /// Begins a transaction on a connection for writes.
+    pub(super) async fn begin(&self, bounds: Bounds) -> Result<OwnTransaction, Error> {
+        let connection = self.writes.acquire().await?;
+        match Execution::begin(&connection, bounds).await {
+            // An idle connection was lost. Nothing has happened yet.
+            Err(error) if error.kind() == ErrorKind::Connection => {
+                self.writes.renew();
+                drop(connection);
+                let connection = self.writes.acquire().await?;
+                Execution::begin(&connection, bounds).await?;
+                Ok(OwnTransaction(connection))
+            }
+            begun => begun.map(|()| OwnTransaction(connection)),
+        }
+    }
+
+    /// Runs one statement in one round trip: by itself if the settings of the connection suffice for it, and
+    /// otherwise in a transaction of its own.
+    pub(super) async fn alone(
         &self,
-        find: &Statement,
-        values: Values<'_>,
-    ) -> Result<Vec<Row>, Error> {
-        self.find.query(&self.client, find, values).await
-    }
-}
-
-impl Drop for LookupConnection {
-    fn drop(&mut self) {
-        // The manager remembers every connection it has made until it is told.
-        self.pool.manager().detach(&mut self.client);
-    }
-}
-
-impl fmt::Debug for LookupConnections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LookupConnections").finish_non_exhaustive()
-    }
-}
-
-/// A connection of the application's pool. Dropped before [`give_back`](Self::give_back), because
-/// whoever used it was cancelled or ran out of time, it is closed: the next borrower must not wait
-/// behind what is still under way on it.
-pub(super) struct Borrowed(Option<Object>);
-
-impl Borrowed {
-    pub(super) async fn from(pool: &Pool) -> Result<Self, Error> {
-        Ok(Self(Some(pool.get().await.map_err(failure::pool)?)))
-    }
-
-    /// Runs one statement, and gives the connection back when it has finished.
-    pub(super) async fn query(
-        self,
         execution: &Execution,
         statement: &Statement,
         values: Values<'_>,
+        reads: bool,
     ) -> Result<Vec<Row>, Error> {
-        let on = On::connection(&self);
-        let rows = execution.query(on, statement, values).await;
-        self.give_back();
-        rows
+        let mut attempts = self.attempts();
+        loop {
+            let brief = attempts.waits_for_locks.is_none();
+            let by_itself = brief && (reads || execution.has_settings());
+            let bounds = (!by_itself).then(|| attempts.bounds());
+            let outcome = alone(&self.writes, execution, bounds, statement, values).await;
+            match outcome {
+                Err(error) if attempts.another(&error).await => {}
+                outcome => return outcome,
+            }
+        }
     }
 
-    /// Runs one statement that writes, in a transaction of its own at `READ COMMITTED`, in one round trip.
-    /// A statement that failed with a serialization failure or a deadlock changed nothing, and neither did one
-    /// that met a transaction which other code left open: it is sent once more.
-    pub(super) async fn write(
+    /// Opens a connection for a task without a deadline. It is closed when the task has ended.
+    pub(super) async fn open_new(&self) -> Result<ClientWrapper, Error> {
+        open_new(&self.pool).await
+    }
+}
+
+/// Runs one statement on a connection of this set; in a transaction of its own if there are bounds.
+pub(super) async fn alone(
+    set: &ConnectionSet,
+    execution: &Execution,
+    bounds: Option<Bounds>,
+    statement: &Statement,
+    values: Values<'_>,
+) -> Result<Vec<Row>, Error> {
+    let connection = set.acquire().await?;
+    let on = On::connection(&connection);
+    let outcome = match bounds {
+        Some(bounds) => execution.alone(on, bounds, statement, values).await,
+        None => execution
+            .query(on, statement, values)
+            .await
+            .map_err(failure::write),
+    };
+    if outcome.as_ref().err().is_none_or(leaves_connection_usable) {
+        connection.keep();
+    }
+    outcome
+}
+
+/// Whether the server answered, and the next statement may succeed on the same connection.
+fn leaves_connection_usable(error: &Error) -> bool {
+    failure::code(error).is_some()
+        && !matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
+}
+
+/// How often a write is attempted, and with which bounds. A write is repeated only if nothing has happened.
+pub(super) struct Attempts<'a> {
+    connections: &'a Connections,
+    waits_for_locks: Option<SemaphorePermit<'a>>,
+    rolled_back: bool,
+    renewed: bool,
+}
+
+impl Attempts<'_> {
+    pub(super) fn bounds(&self) -> Bounds {
+        let deadline = self.connections.deadline.get();
+        let lock = if self.waits_for_locks.is_some() {
+            deadline
+        } else {
+            BRIEF_LOCK_WAIT.min(deadline)
+        };
+        Bounds {
+            statement: deadline,
+            lock,
+        }
+    }
+
+    /// Whether to try again after this error. Waits for the turn among the writes that wait for locks, if it is a
+    /// lock that could not be acquired.
+    pub(super) async fn another(&mut self, error: &Error) -> bool {
+        if error.is_outcome_unknown() {
+            return false;
+        }
+        if failure::code(error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            let waited = self.waits_for_locks.is_some();
+            if !waited {
+                let semaphore = &self.connections.waiting_for_locks;
+                self.waits_for_locks = semaphore.acquire().await.ok();
+            }
+            return !waited;
+        }
+        // The other transaction, or the migration, has ended: one more attempt is enough.
+        if failure::is_transient(error) {
+            return !std::mem::replace(&mut self.rolled_back, true);
+        }
+        if failure::is_outdated(error) {
+            self.connections.writes.renew();
+            return !std::mem::replace(&mut self.renewed, true);
+        }
+        false
+    }
+}
+
+/// A transaction on a connection of the store's own. If it is dropped, the connection is closed and the server
+/// rolls the transaction back.
+pub(super) struct OwnTransaction(Lent);
+
+impl OwnTransaction {
+    pub(super) fn on(&self) -> On<'_> {
+        On::connection(&self.0)
+    }
+
+    /// Commits if `commit` says so of the outcome, and otherwise rolls back.
+    pub(super) async fn end<T>(
         self,
-        execution: &Execution,
-        statement: &Statement,
-        values: Values<'_>,
-    ) -> Result<Vec<Row>, Error> {
-        let on = On::connection(&self);
-        let mut rows = execution.write(on, statement, values).await;
-        let met_a_transaction = rows.as_ref().is_err_and(failure::met_a_transaction);
-        if met_a_transaction {
-            self.roll_back().await?;
+        outcome: Result<T, Error>,
+        commit: impl FnOnce(&T) -> bool,
+    ) -> Result<T, Error> {
+        if outcome.as_ref().is_ok_and(commit) {
+            let committed = self.0.batch_execute("COMMIT").await;
+            committed.map_err(failure::commit)?;
+            self.0.keep();
+        } else if outcome.as_ref().err().is_none_or(leaves_connection_usable)
+            && self.0.batch_execute("ROLLBACK").await.is_ok()
+        {
+            self.0.keep();
         }
-        if met_a_transaction || rows.as_ref().is_err_and(failure::is_transient) {
-            rows = execution.write(on, statement, values).await;
-        }
-        self.give_back();
-        rows.map_err(failure::write)
-    }
-
-    /// Begins a transaction at `READ COMMITTED`, whatever the role's or the database's default is. Every
-    /// statement after a lock must see what the transactions before it have committed.
-    pub(super) async fn begin(&mut self) -> Result<Transaction<'_>, Error> {
-        self.end_abandoned_transaction().await?;
-        let transaction = self
-            .build_transaction()
-            .isolation_level(IsolationLevel::ReadCommitted);
-        transaction.start().await.map_err(failure::statement)
-    }
-
-    /// Rolls back a transaction that other code left open on this connection before it returned it.
-    async fn end_abandoned_transaction(&self) -> Result<(), Error> {
-        let probe = self.batch_execute(&format!("{BEGIN}; COMMIT")).await;
-        match probe.map_err(failure::statement) {
-            Err(error) if failure::met_a_transaction(&error) => self.roll_back().await,
-            other => other,
-        }
-    }
-
-    async fn roll_back(&self) -> Result<(), Error> {
-        let rolled_back = self.batch_execute("ROLLBACK").await;
-        rolled_back.map_err(failure::statement)
-    }
-
-    pub(super) fn give_back(mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Deref for Borrowed {
-    type Target = Object;
-
-    #[expect(
-        clippy::expect_used,
-        reason = "only `give_back` and `drop` take it, and both end self"
-    )]
-    fn deref(&self) -> &Object {
-        self.0.as_ref().expect("the connection has been given back")
-    }
-}
-
-impl DerefMut for Borrowed {
-    #[expect(clippy::expect_used, reason = "as for `deref`")]
-    fn deref_mut(&mut self) -> &mut Object {
-        self.0.as_mut().expect("the connection has been given back")
-    }
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
-            drop(Object::take(object));
-        }
+        outcome
     }
 }

@@ -3,6 +3,6 @@
 SELECT pg_catalog.count(*)
 FROM :sessions AS s
 WHERE s.user_id = :user_id
-  AND s.token_digest OPERATOR(pg_catalog.<>) ALL (:replaced::pg_catalog.bytea[])
+  AND s.id OPERATOR(pg_catalog.<>) ALL (:replaced_ids::pg_catalog.uuid[])
   AND :live
   AND EXISTS (SELECT FROM :from WHERE :key = :user_id AND (:condition))

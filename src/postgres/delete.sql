@@ -1,13 +1,23 @@
--- Ends sessions. A digest without a session is no error.
+-- End the sessions that the snapshot sees under these digests. Returns each of them, whether its row was free, and
+-- whether it has ended.
 --
--- The rows are those that the snapshot saw. A session whose digest is being rotated ends too: the DELETE waits
--- for the row, and compares the id, which a rotation does not change.
-DELETE FROM :sessions AS s
-USING (
-    SELECT seen.id, seen.token_digest
-    FROM :sessions AS seen
-    WHERE seen.token_digest OPERATOR(pg_catalog.=) ANY (:digests::pg_catalog.bytea[])
-    OFFSET 0
-) AS presented
-WHERE s.id OPERATOR(pg_catalog.=) presented.id
-RETURNING presented.token_digest, s.id
+-- A row that another transaction has locked is left, so that no connection waits for it. The row that the snapshot
+-- saw counts, whatever becomes of its digest: a concurrent rotation changes it.
+WITH seen AS MATERIALIZED (
+    SELECT s.token_digest, s.id
+    FROM :sessions AS s
+    WHERE s.token_digest OPERATOR(pg_catalog.=) ANY (:digests::pg_catalog.bytea[])
+), free AS MATERIALIZED (
+    SELECT s.id
+    FROM :sessions AS s
+    WHERE s.id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT seen.id FROM seen))
+    FOR UPDATE SKIP LOCKED
+), ended AS (
+    DELETE FROM :sessions AS s
+    WHERE s.id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT free.id FROM free))
+    RETURNING s.id
+)
+SELECT seen.token_digest, seen.id,
+       EXISTS (SELECT FROM free WHERE free.id OPERATOR(pg_catalog.=) seen.id),
+       EXISTS (SELECT FROM ended WHERE ended.id OPERATOR(pg_catalog.=) seen.id)
+FROM seen

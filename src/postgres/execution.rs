@@ -1,6 +1,8 @@
 //! How statements are run: prepared on a connection once, under a name, and found there again; or, where
 //! the next transaction may run on another server connection, each time whole and without a name.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use deadpool_postgres::{ClientWrapper, StatementCache, Transaction};
 use tokio::join;
@@ -18,18 +20,73 @@ use super::{
 };
 use crate::{BoxError, Error};
 
-/// One plan for every execution, made so that it stays good: a table that was tiny when the plan was
-/// made must not be read from end to end once it has grown, and a plan over an index that is all the
-/// same taken for expensive must not be compiled at length.
-const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; \
-                        SET enable_seqscan = off; \
-                        SET jit = off";
+/// The settings of a connection for lookups.
+///
+/// There is one plan for every execution, made so that it stays good: a table that was tiny when the plan was
+/// made must not be read from end to end once it has grown, and a plan over an index that is still
+/// estimated as expensive must not be compiled at length.
+pub(super) fn lookup_settings(deadline: Duration) -> String {
+    format!(
+        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
+         SET default_transaction_isolation = 'read committed'; SET row_security = off; \
+         SET statement_timeout = {}",
+        deadline.as_millis()
+    )
+}
 
-/// Begins a transaction at `READ COMMITTED`. If other code returned the connection inside a transaction that has
-/// run a statement, one of the two levels differs from that transaction's, and the server rejects the change.
-/// Nothing of that transaction is committed then.
-pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; \
-                                SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+/// The settings of a connection for writes: the bounds of a write that waits for a lock only briefly.
+pub(super) fn write_settings(deadline: Duration) -> String {
+    let (statement, lock) = (
+        deadline.as_millis(),
+        BRIEF_LOCK_WAIT.min(deadline).as_millis(),
+    );
+    format!(
+        "SET default_transaction_isolation = 'read committed'; SET row_security = off; \
+         SET statement_timeout = {statement}; SET lock_timeout = {lock}; \
+         SET idle_in_transaction_session_timeout = {statement}"
+    )
+}
+
+/// Closing a connection does not end its backend. With this setting, the server notices within half a second.
+/// Not every platform accepts it.
+const NOTICE_DISCONNECTION: &str = "SET client_connection_check_interval = '500ms'";
+
+/// Sets the settings of a new connection.
+pub(super) async fn set(client: &Client, settings: &str) -> Result<(), Error> {
+    let (set, _) = join!(
+        biased;
+        client.batch_execute(settings),
+        client.batch_execute(NOTICE_DISCONNECTION),
+    );
+    set.map_err(failure::statement)
+}
+
+/// A write waits this long for a lock at first. If it needs longer, it gives its connection back and waits for
+/// its turn among the writes that do: all but one of the connections never wait longer for a lock.
+pub(super) const BRIEF_LOCK_WAIT: Duration = Duration::from_millis(50);
+
+/// How long the server may take for a transaction of the store's own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// For each statement. A client that vanishes between two of them loses its locks after as long.
+    pub(super) statement: Duration,
+    /// For each lock.
+    pub(super) lock: Duration,
+}
+
+impl Bounds {
+    /// Begins a transaction at `READ COMMITTED`, whatever the role's or the database's default is: every
+    /// statement after a lock must see what the transactions before it have committed. It does not say
+    /// `READ WRITE`, so that a server which accepts no writes says so.
+    fn begin(self) -> String {
+        let (statement, lock) = (self.statement.as_millis(), self.lock.as_millis());
+        format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {statement}; \
+             SET LOCAL lock_timeout = {lock}; SET LOCAL row_security = off; \
+             SET LOCAL idle_in_transaction_session_timeout = {statement}"
+        )
+    }
+}
 
 /// Every statement of the store goes through here.
 #[derive(Debug)]
@@ -76,17 +133,30 @@ impl Execution {
         rows.map_err(failure::statement)
     }
 
-    /// Like [`query`](Self::query), in a transaction of its own at `READ COMMITTED`. `BEGIN`, the statement and
-    /// `COMMIT` are sent together, so that this takes one round trip. The statement's result decides: if it
-    /// failed, the server turns `COMMIT` into a rollback.
-    pub(super) async fn write(
+    /// Begins a transaction on a connection of the store's own.
+    pub(super) async fn begin(client: &Client, bounds: Bounds) -> Result<(), Error> {
+        let begun = client.batch_execute(&bounds.begin()).await;
+        begun.map_err(failure::statement)
+    }
+
+    /// Whether the connections for writes have settings, so that a statement needs no transaction for them.
+    pub(super) const fn has_settings(&self) -> bool {
+        matches!(self, Self::Prepared)
+    }
+
+    /// Like [`query`](Self::query), in a transaction of its own. `BEGIN`, the statement and `COMMIT` are sent
+    /// together, so that this takes one round trip. The statement's result decides: if it failed, the
+    /// server turns `COMMIT` into a rollback.
+    pub(super) async fn alone(
         &self,
         on: On<'_>,
+        bounds: Bounds,
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<Vec<Row>, Error> {
         let client = on.client;
-        let begin = client.batch_execute(BEGIN);
+        let begin = bounds.begin();
+        let begin = client.batch_execute(&begin);
         let end = client.batch_execute("COMMIT");
         let (started, rows, ended) = match self {
             Self::Prepared => {
@@ -99,7 +169,7 @@ impl Execution {
             }
         };
         started.map_err(|error| {
-            let error = failure::statement(error);
+            let error = failure::write(failure::statement(error));
             // Without a transaction around it, the statement has been committed by itself.
             if rows.is_ok() {
                 error.with_outcome_unknown()
@@ -107,8 +177,8 @@ impl Execution {
                 error
             }
         })?;
-        let rows = rows.map_err(failure::statement)?;
-        ended.map_err(failure::statement)?;
+        let rows = rows.map_err(|error| failure::write(failure::statement(error)))?;
+        ended.map_err(failure::commit)?;
         Ok(rows)
     }
 
@@ -136,14 +206,8 @@ impl Execution {
     pub(super) async fn ready(&self, client: &Client, find: &Statement) -> Result<Find, Error> {
         match self {
             Self::Prepared => {
-                let prepared = async {
-                    client.batch_execute(SETTINGS).await?;
-                    client.prepare(&find.sql).await
-                };
-                prepared
-                    .await
-                    .map(Find::Prepared)
-                    .map_err(failure::statement)
+                let prepared = client.prepare(&find.sql).await;
+                prepared.map(Find::Prepared).map_err(failure::statement)
             }
             Self::Unnamed(users) => {
                 users.check_columns(client).await?;

@@ -129,17 +129,6 @@ pub(super) fn is_transient(error: &Error) -> bool {
     })
 }
 
-/// Whether a transaction could not begin because other code had left one open on the connection.
-pub(super) fn met_a_transaction(error: &Error) -> bool {
-    code(error).is_some_and(|code| {
-        [
-            SqlState::ACTIVE_SQL_TRANSACTION,
-            SqlState::IN_FAILED_SQL_TRANSACTION,
-        ]
-        .contains(code)
-    })
-}
-
 /// What the server called the failure, if it said so.
 pub(super) fn code(error: &Error) -> Option<&SqlState> {
     let constraint = || error.source()?.downcast_ref::<Constraint>();
@@ -175,17 +164,24 @@ fn kind(error: &tokio_postgres::Error) -> ErrorKind {
     }
 }
 
+/// Whether a statement did nothing because of the state of its connection: what was prepared there does not fit the
+/// tables any more, or the server accepts no writes any more.
+pub(super) fn is_outdated(error: &Error) -> bool {
+    code(error).is_some_and(|code| {
+        [
+            SqlState::FEATURE_NOT_SUPPORTED,
+            SqlState::INVALID_SQL_STATEMENT_NAME,
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+        ]
+        .contains(code)
+    })
+}
+
 /// Whether the same lookup may succeed on a connection that has just been opened: this one was lost,
 /// its server was demoted, what was prepared on it no longer fits, or a replica needed to replay what
 /// the lookup stood in the way of.
 pub(super) fn is_stale(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
+        || is_outdated(error)
         || is_transient(error)
-        || code(error).is_some_and(|code| {
-            [
-                SqlState::FEATURE_NOT_SUPPORTED,
-                SqlState::INVALID_SQL_STATEMENT_NAME,
-            ]
-            .contains(code)
-        })
 }

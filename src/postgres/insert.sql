@@ -8,14 +8,10 @@ WITH allowed_user AS MATERIALIZED (
       AND (:condition)
       :demands
 ), replaced AS (
-    -- As in delete.sql: the rows that the snapshot saw, whatever becomes of their digests.
+    -- By id: a concurrent rotation changes the digests.
     DELETE FROM :sessions AS s
     USING allowed_user
-    WHERE s.id OPERATOR(pg_catalog.=) ANY (ARRAY(
-        SELECT seen.id
-        FROM :sessions AS seen
-        WHERE seen.token_digest OPERATOR(pg_catalog.=) ANY (:replaced::pg_catalog.bytea[])
-    ))
+    WHERE s.id OPERATOR(pg_catalog.=) ANY (:replaced_ids::pg_catalog.uuid[])
 )
 INSERT INTO :sessions AS s (token_digest, user_id, expires_at, remembered, user_agent, ip)
 SELECT :digest,

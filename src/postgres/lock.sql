@@ -1,4 +1,5 @@
--- Acquires the locks of a user's sign-ins and revocations, and returns whether the transaction's isolation level allows it.
+-- Acquires the locks of a user's sign-ins and revocations. Returns whether the transaction's isolation level allows it,
+-- and the sessions that the snapshot sees under the replaced digests.
 --
 -- A statement of its own, before the one whose snapshot must see what the other transaction did. Above READ
 -- COMMITTED there is no such later snapshot: then no lock is acquired. The owners of the replaced sessions are
@@ -26,7 +27,12 @@ SELECT level.allowed,
                    OFFSET 0
                ) AS locks (key)
            )
-       END
+       END,
+       ARRAY(
+           SELECT s.id
+           FROM :sessions AS s
+           WHERE s.token_digest OPERATOR(pg_catalog.=) ANY (:replaced::pg_catalog.bytea[])
+       )
 FROM (
     SELECT pg_catalog.current_setting('transaction_isolation')
            OPERATOR(pg_catalog.=) ANY ('{read committed,read uncommitted}'::pg_catalog.text[])

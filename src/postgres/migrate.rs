@@ -3,19 +3,27 @@
 use std::{
     future::{Future, IntoFuture},
     pin::Pin,
+    time::Duration,
 };
 
 use deadpool_postgres::Pool;
-use tokio_postgres::types::Type;
+use tokio_postgres::{error::SqlState, types::Type};
 
-use super::{connections::Borrowed, failure, statements::Table};
-use crate::Error;
+use super::{
+    connection_set::open_new,
+    execution::{Bounds, Execution},
+    failure,
+    statements::Table,
+};
+use crate::{Error, ErrorKind};
 
 // Each does nothing where it has been applied already.
 const CREATE_SESSIONS: &str = include_str!("../../migrations/0001_create_sessions.sql");
 const ANNOUNCE_SESSIONS: &str = include_str!("../../migrations/0002_announce_sessions.sql");
 /// Processes that start together take turns by this lock ("sessions" in ASCII).
 const LOCK: i64 = 0x7365_7373_696f_6e73;
+/// A statement that waits for the lock of a table keeps later statements on that table waiting too.
+const LONGEST_LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// A migration that is about to run: say which table the users are in, then await it.
 ///
@@ -48,6 +56,12 @@ const LOCK: i64 = 0x7365_7373_696f_6e73;
 /// # Cancellation
 ///
 /// All or nothing happens: it is one transaction.
+///
+/// # Errors
+///
+/// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline) if it waits for a lock for more than 10 s: because another
+/// migration is running, or because a transaction holds a lock on the users table or the sessions table. The
+/// migration can be run again.
 #[derive(Debug)]
 #[must_use = "nothing is migrated until this is awaited"]
 pub struct Migrate {
@@ -166,17 +180,21 @@ impl Migrate {
     }
 
     async fn run(self) -> Result<(), Error> {
-        let mut client = Borrowed::from(&self.pool).await?;
+        let client = open_new(&self.pool).await?;
         let users = match self.announce {
             Announce::Nothing | Announce::Sessions => "off",
             Announce::SessionsAndUsers => "on",
         };
-        let transaction = client.begin().await?;
+        let bounds = Bounds {
+            statement: Duration::ZERO,
+            lock: LONGEST_LOCK_WAIT,
+        };
+        Execution::begin(&client, bounds).await?;
         let migrated = async {
-            transaction
+            client
                 .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])
                 .await?;
-            transaction
+            client
                 .execute_typed(
                     "SELECT set_config('tower_user_session.sessions_table', $1, true),
                             set_config('tower_user_session.users_table', $2, true),
@@ -190,15 +208,25 @@ impl Migrate {
                     ],
                 )
                 .await?;
-            transaction.batch_execute(CREATE_SESSIONS).await?;
+            client.batch_execute(CREATE_SESSIONS).await?;
             if self.announce != Announce::Nothing {
-                transaction.batch_execute(ANNOUNCE_SESSIONS).await?;
+                client.batch_execute(ANNOUNCE_SESSIONS).await?;
             }
-            transaction.commit().await
+            client.batch_execute("COMMIT").await
         }
         .await;
-        client.give_back();
-        migrated.map_err(failure::statement)
+        migrated.map_err(|error| {
+            let error = failure::statement(error);
+            if failure::code(&error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                let tables = format!(
+                    "no lock on {} or {} within {LONGEST_LOCK_WAIT:?}: another transaction holds one",
+                    self.users_table,
+                    self.sessions_table.to_sql(),
+                );
+                return Error::new(ErrorKind::Deadline, tables);
+            }
+            error
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod boundaries;
 mod check;
+mod connection_set;
 #[cfg(feature = "rustls")]
 mod connection_string;
 mod connections;
@@ -20,6 +21,7 @@ mod store;
 #[cfg(feature = "rustls")]
 mod tls;
 mod transaction;
+mod turns;
 mod user;
 mod users_types;
 mod writes;

@@ -87,7 +87,7 @@ fn type_of(parameter: &str) -> Option<Type> {
         "user_agent" | "table_name" => Type::TEXT,
         "ip" => Type::INET,
         "only" | "except" => Type::UUID,
-        "ids" => Type::UUID_ARRAY,
+        "ids" | "replaced_ids" => Type::UUID_ARRAY,
         "times" => Type::TIMESTAMPTZ_ARRAY,
         "others" | "page" | "next_page" | "question" => Type::INT8,
         _ => return None,

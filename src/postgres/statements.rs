@@ -56,13 +56,14 @@ macro_rules! statements {
 statements! {
     find: "find.sql", ["digests", "idle_seconds", "question"];
     insert: "insert.sql", [
-        "digest", "user_id", "replaced", "lifetime_seconds", "remembered", "user_agent", "ip"
+        "digest", "user_id", "replaced_ids", "lifetime_seconds", "remembered", "user_agent", "ip"
     ];
     lock: "lock.sql", ["user_id", "table_name", "replaced"];
-    count: "count.sql", ["user_id", "replaced", "idle_seconds"];
+    count: "count.sql", ["user_id", "replaced_ids", "idle_seconds"];
     end_oldest: "end_oldest.sql", ["user_id", "kept", "idle_seconds", "others"];
     rotate: "rotate.sql", ["digest", "user_id", "replaced", "idle_seconds"];
     delete: "delete.sql", ["digests"];
+    delete_locked: "delete_locked.sql", ["ids"];
     list: "list.sql", ["user_id", "idle_seconds"];
     revoke: "revoke.sql", ["user_id", "only", "except"];
     lock_everyone: "lock_everyone.sql", [];
@@ -211,6 +212,7 @@ mod tests {
             "digests",
             "user_id",
             "replaced",
+            "replaced_ids",
             "lifetime_seconds",
             "remembered",
             "user_agent",

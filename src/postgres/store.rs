@@ -8,16 +8,18 @@ use std::{
 };
 
 use deadpool_postgres::Pool;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, types::ToSql};
 
 use super::{
     check::{self, Check},
-    connections::{Borrowed, LookupConnection, LookupConnections},
+    connection_set::Lent,
+    connections::{Connections, WRITE_CONNECTIONS},
     decode,
-    execution::Execution,
+    execution::{Execution, Find},
     failure,
     feed::PgSessionFeed,
     migrate::Migrate,
+    statement::{Statement, Values},
     statements::{Statements, Table},
     user::PgUser,
 };
@@ -92,14 +94,13 @@ use crate::{
 /// # }
 /// ```
 pub struct PgSessionStore<U> {
-    pool: Pool,
+    pub(super) connections: Connections,
     pub(super) table: Table,
     pub(super) lifetime: Lifetime,
     pub(super) limit: Option<SessionLimit>,
     recovery_allowed: bool,
     pub(super) statements: Statements,
     pub(super) execution: Execution,
-    lookups: LookupConnections,
     /// How many lookups have been sent.
     questions: AtomicI64,
     user: PhantomData<fn() -> U>,
@@ -113,8 +114,7 @@ impl<U: PgUser> PgSessionStore<U> {
             name: "sessions".to_owned(),
         };
         Self {
-            lookups: LookupConnections::new(pool.clone()),
-            pool,
+            connections: Connections::new(pool, &Execution::Prepared, WRITE_CONNECTIONS),
             lifetime: Lifetime::default(),
             limit: None,
             recovery_allowed: false,
@@ -195,12 +195,14 @@ impl<U: PgUser> PgSessionStore<U> {
     /// [PgBouncer]: https://www.pgbouncer.org/features.html
     pub fn with_transaction_pooling(mut self) -> Self {
         self.execution = Execution::unnamed::<U>();
+        let pool = self.pool().clone();
+        self.connections = Connections::new(pool, &self.execution, WRITE_CONNECTIONS);
         self
     }
 
     /// Creates the sessions' table, or brings it up to date. See [`Migrate`].
     pub fn migrate(&self) -> Migrate {
-        Migrate::new(self.pool.clone(), self.table.clone())
+        Migrate::new(self.pool().clone(), self.table.clone())
     }
 
     /// Checks, for an application's start-up, that the tables, columns and rights are there that
@@ -214,10 +216,11 @@ impl<U: PgUser> PgSessionStore<U> {
     /// names the column, table or right; [`ErrorKind::Recovery`] when the server is in recovery and
     /// stale reads were not asked for; otherwise as for a lookup.
     pub async fn check(&self) -> Result<Check, Error> {
-        let client = Borrowed::from(&self.pool).await?;
-        let timeouts = self.pool.timeouts();
-        let check = check::run(&client, &self.execution, &self.statements, timeouts).await;
-        client.give_back();
+        self.connections.fill().await?;
+        let own = self.connections.writes.acquire().await?;
+        let timeouts = self.pool().timeouts();
+        let check = check::run(&own, &self.execution, &self.statements, timeouts).await;
+        own.keep();
         let check = check?;
         self.refuse_recovery(check.in_recovery())?;
         Ok(check)
@@ -225,7 +228,29 @@ impl<U: PgUser> PgSessionStore<U> {
 
     /// The application's pool.
     pub const fn pool(&self) -> &Pool {
-        &self.pool
+        self.connections.pool()
+    }
+
+    /// Runs one statement that writes.
+    pub(super) async fn write(
+        &self,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Error> {
+        let connections = &self.connections;
+        let rows = connections.alone(&self.execution, statement, values, false);
+        rows.await
+    }
+
+    /// Runs one statement that only reads, on a connection for writes.
+    pub(super) async fn read(
+        &self,
+        statement: &Statement,
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Error> {
+        let connections = &self.connections;
+        let rows = connections.alone(&self.execution, statement, values, true);
+        rows.await
     }
 
     /// Where sessions that end or change are announced, on a connection of the feed's own, for
@@ -255,33 +280,27 @@ impl<U: PgUser> PgSessionStore<U> {
         self.lifetime.idle_limit().map(|limit| limit.as_secs_f64())
     }
 
-    /// The outer error means that no connection can be had, so that asking again is no use.
-    async fn find_on_fresh(
-        &self,
-        digests: &[TokenDigest],
-    ) -> Result<Result<Vec<LookupAnswer<U>>, Error>, Error> {
-        let opened = self.lookups.open(&self.execution, &self.statements.find);
-        Ok(match opened.await? {
-            Ok(connection) => self.find_on(connection, digests).await,
-            Err(error) => Err(error),
-        })
-    }
-
     async fn find_on(
         &self,
-        connection: LookupConnection,
+        mut connection: Lent,
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupAnswer<U>>, Error> {
+        let statement = &self.statements.find;
+        if connection.find.is_none() {
+            let ready = self.execution.ready(&connection, statement).await?;
+            connection.find = Some(ready);
+        }
+        let find = connection.find.as_ref().unwrap_or(&Find::Unnamed);
         let idle = self.idle_seconds();
         let question = self.questions.fetch_add(1, Relaxed);
         let values: [&(dyn ToSql + Sync); 3] = [&digests, &idle, &question];
-        let asked = connection.query(&self.statements.find, &values);
+        let asked = find.query(&connection, statement, &values);
         let rows = match asked.await {
             Ok(rows) => rows,
             Err(error) => {
                 // A value in a row was at fault, not the connection.
                 if error.kind() == ErrorKind::Row {
-                    self.lookups.keep(connection);
+                    connection.keep();
                 }
                 return Err(error);
             }
@@ -299,7 +318,7 @@ impl<U: PgUser> PgSessionStore<U> {
         }
         // Where a row is missing, more may be.
         if answers.len() >= digests.len() {
-            self.lookups.keep(connection);
+            connection.keep();
         }
         Ok(answers)
     }
@@ -309,17 +328,19 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
     type User = U;
 
     async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<U>>, Error> {
-        let first = match self.lookups.kept() {
-            Some(kept) => self.find_on(kept, digests).await,
-            None => self.find_on_fresh(digests).await?,
-        };
-        match first {
+        let lookups = &self.connections.lookups;
+        match self.find_on(lookups.acquire().await?, digests).await {
             Err(error) if failure::is_stale(&error) => {
-                tracing::debug!(%error, "a lookup is asked once more on a fresh connection");
-                self.find_on_fresh(digests).await?
+                tracing::debug!(%error, "a lookup is repeated on a new connection");
+                lookups.renew();
+                self.find_on(lookups.acquire().await?, digests).await
             }
             outcome => outcome,
         }
+    }
+
+    fn set_deadline(&self, deadline: Duration) {
+        self.connections.set_deadline(deadline);
     }
 
     fn touch_interval(&self) -> Option<Duration> {
@@ -329,14 +350,12 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
     async fn touch(&self, sessions: &[(SessionId, SystemTime)]) -> Result<(), Error> {
         let (ids, times): (Vec<_>, Vec<_>) = sessions.iter().copied().unzip();
         let interval = self.lifetime.touch_interval().as_secs_f64();
-        let client = Borrowed::from(&self.pool).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&ids, &times, &interval, &self.idle_seconds()];
-        let touched = client.write(&self.execution, &self.statements.touch, &values);
-        touched.await.map(drop)
+        self.write(&self.statements.touch, &values).await.map(drop)
     }
 
     async fn close(&self) {
-        self.lookups.close();
+        self.connections.close();
     }
 }
 

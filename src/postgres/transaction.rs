@@ -5,7 +5,7 @@ use std::fmt;
 use deadpool_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 
-use super::{store::PgSessionStore, user::PgUser};
+use super::{execution::On, store::PgSessionStore, user::PgUser};
 use crate::{Error, Revocation, SessionId, SessionService, SessionToken, SignIn, SignedIn};
 
 /// What must still be true of the user's row when a sign-in happens.
@@ -77,7 +77,11 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     pub async fn in_transaction(self, transaction: &Transaction<'_>) -> Result<SignedIn, Error> {
         let token = SessionToken::generate()?;
         let new = self.new_session(token.digest())?;
-        let insertion = self.sessions.store().insert_in(transaction, &new).await?;
+        let insertion = self
+            .sessions
+            .store()
+            .insert_in(On::transaction(transaction), &new, &mut Vec::new())
+            .await?;
         self.signed_in(token, &insertion)
     }
 }
@@ -113,7 +117,11 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
         current: SessionId,
     ) -> Result<u64, Error> {
         self.store()
-            .revoke_in(transaction, user_id, Revocation::AllBut(current))
+            .revoke_in(
+                On::transaction(transaction),
+                user_id,
+                Revocation::AllBut(current),
+            )
             .await
     }
 
@@ -124,7 +132,7 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
         user_id: &U::Id,
     ) -> Result<u64, Error> {
         self.store()
-            .revoke_in(transaction, user_id, Revocation::All)
+            .revoke_in(On::transaction(transaction), user_id, Revocation::All)
             .await
     }
 }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
 use tokio_postgres::{error::SqlState, types::ToSql};
 
 use super::{
-    connections::Borrowed,
+    connections::alone,
     decode::{self, column},
-    execution::On,
+    execution::{Bounds, Execution, On},
     failure,
     store::PgSessionStore,
     transaction::Demands,
@@ -21,6 +20,8 @@ use crate::{
 
 /// Pages of the table that one batch of cleaning up goes through: some thousand sessions.
 const PAGES_IN_A_BATCH: u64 = 64;
+/// No request waits for a batch of cleaning up, so that it may take longer than the deadline.
+const LONGEST_BATCH: Duration = Duration::from_secs(60);
 
 impl<U: PgUser> SessionStore for PgSessionStore<U> {
     type UserId = U::Id;
@@ -31,16 +32,21 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     }
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<Insertion, Error> {
-        let mut client = Borrowed::from(self.pool()).await?;
-        let transaction = client.begin().await?;
-        let outcome = self.insert_in(&transaction, &new).await?;
-        if matches!(outcome, Insertion::Done(_)) {
-            transaction.commit().await.map_err(failure::commit)?;
-        } else {
-            transaction.rollback().await.map_err(failure::statement)?;
+        let _turn = self.connections.turn(new.user_id).await;
+        let mut attempts = self.connections.attempts();
+        let mut replaced = Vec::new();
+        loop {
+            let inserted = async {
+                let transaction = self.connections.begin(attempts.bounds()).await?;
+                let outcome = self.insert_in(transaction.on(), &new, &mut replaced).await;
+                let is_done = |outcome: &Insertion| matches!(outcome, Insertion::Done(_));
+                transaction.end(outcome, is_done).await
+            };
+            match inserted.await {
+                Err(error) if attempts.another(&error).await => {}
+                outcome => return outcome,
+            }
         }
-        client.give_back();
-        Ok(outcome)
     }
 
     async fn rotate(
@@ -49,11 +55,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         old: &[TokenDigest],
         new: TokenDigest,
     ) -> Result<Rotation, Error> {
-        let client = Borrowed::from(self.pool()).await?;
+        let _turn = self.connections.turn(user_id).await;
         let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
-        let rotated = client
-            .write(&self.execution, &self.statements.rotate, &values)
-            .await;
+        let rotated = self.write(&self.statements.rotate, &values).await;
         match rotated.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => Ok(Rotation::Done(decode::current(&row, 0)?, column(&row, 6)?)),
             Ok(None) => Ok(Rotation::NoSession),
@@ -68,24 +72,35 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         &self,
         digests: &[TokenDigest],
     ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
-        let client = Borrowed::from(self.pool()).await?;
-        let rows = client
-            .write(&self.execution, &self.statements.delete, &[&digests])
-            .await?;
-        let ended = rows
-            .iter()
-            .map(|row| Ok((column(row, 0)?, column(row, 1)?)));
-        // The sessions have ended, even if the rows cannot be decoded.
-        ended
-            .collect::<Result<_, _>>()
-            .map_err(Error::with_outcome_unknown)
+        let rows = self.write(&self.statements.delete, &[&digests]).await?;
+        let (mut seen, mut locked) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in &rows {
+            // Sessions may have ended, even if the rows cannot be decoded.
+            let (digest, id, free, ended) = (|| {
+                Ok::<_, Error>((
+                    column(row, 0)?,
+                    column(row, 1)?,
+                    column(row, 2)?,
+                    column(row, 3)?,
+                ))
+            })()
+            .map_err(Error::with_outcome_unknown)?;
+            seen.push((digest, id));
+            match (free, ended) {
+                (_, true) => {}
+                (true, false) => return Err(kept_by_trigger()),
+                (false, false) => locked.push(id),
+            }
+        }
+        if !locked.is_empty() {
+            self.delete_locked(&locked).await?;
+        }
+        Ok(seen)
     }
 
     async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
-        let client = Borrowed::from(self.pool()).await?;
         let values: [&(dyn ToSql + Sync); 2] = [user_id, &self.idle_seconds()];
-        let listed = client.query(&self.execution, &self.statements.list, &values);
-        let rows = listed.await?;
+        let rows = self.read(&self.statements.list, &values).await?;
         rows.iter()
             .map(|row| {
                 let mut device = Device::new(&decode::current(row, 0)?);
@@ -97,35 +112,45 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     }
 
     async fn revoke(&self, user_id: &U::Id, which: Revocation) -> Result<u64, Error> {
-        let mut client = Borrowed::from(self.pool()).await?;
-        let transaction = client.begin().await?;
-        let ended = self.revoke_in(&transaction, user_id, which).await?;
-        transaction.commit().await.map_err(failure::commit)?;
-        client.give_back();
-        Ok(ended)
+        let _turn = self.connections.turn(user_id).await;
+        let mut attempts = self.connections.attempts();
+        loop {
+            let revoked = async {
+                let transaction = self.connections.begin(attempts.bounds()).await?;
+                let outcome = self.revoke_in(transaction.on(), user_id, which).await;
+                transaction.end(outcome, |_| true).await
+            };
+            match revoked.await {
+                Err(error) if attempts.another(&error).await => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
-        let mut client = Borrowed::from(self.pool()).await?;
-        let transaction = client.begin().await?;
+        let client = self.connections.open_new().await?;
+        let unbounded = Bounds {
+            statement: Duration::ZERO,
+            lock: Duration::ZERO,
+        };
+        Execution::begin(&client, unbounded).await?;
         // A statement of its own, so that the next one sees the sign-ins that it waited for.
-        transaction
-            .batch_execute(&self.statements.lock_everyone.sql)
+        let lock = &self.statements.lock_everyone.sql;
+        client
+            .batch_execute(lock)
             .await
             .map_err(failure::statement)?;
-        let on = On::transaction(&transaction);
+        let on = On::connection(&client);
         let revoke = &self.statements.revoke_everyone;
         let ended = self.execution.execute(on, revoke, &[]).await?;
-        transaction.commit().await.map_err(failure::commit)?;
-        client.give_back();
+        let committed = client.batch_execute("COMMIT").await;
+        committed.map_err(failure::commit)?;
         Ok(ended)
     }
 
     async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
-        let client = Borrowed::from(self.pool()).await?;
         let values: [&(dyn ToSql + Sync); 2] = [&ids, &self.idle_seconds()];
-        let asked = client.query(&self.execution, &self.statements.still_live, &values);
-        let rows = asked.await?;
+        let rows = self.read(&self.statements.still_live, &values).await?;
         let mut live = Vec::with_capacity(rows.len());
         for row in &rows {
             self.refuse_recovery(column(row, 1)?)?;
@@ -142,11 +167,14 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let next = page + PAGES_IN_A_BATCH;
         let signed = |page: u64| i64::try_from(page).unwrap_or(i64::MAX);
         let (from, to, table) = (signed(page), signed(next), self.table.to_sql());
-        let client = Borrowed::from(self.pool()).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&from, &to, &table, &self.idle_seconds()];
-        let rows = client
-            .write(&self.execution, &self.statements.clean_up, &values)
-            .await?;
+        let bounds = Bounds {
+            statement: LONGEST_BATCH,
+            lock: LONGEST_BATCH,
+        };
+        let upkeep = &self.connections.upkeep;
+        let clean_up = &self.statements.clean_up;
+        let rows = alone(upkeep, &self.execution, Some(bounds), clean_up, &values).await?;
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
         let deleted: i64 = column(row, 0)?;
         let my_turn: bool = column(row, 1)?;
@@ -155,22 +183,38 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             tracing::debug!(%table, "clean-up skipped: another process is deleting expired sessions");
         }
         let more = my_turn && signed(next) < pages;
+        if !more {
+            upkeep.renew();
+        }
         Ok((deleted.unsigned_abs(), more.then_some(next)))
     }
 }
 
 impl<U: PgUser> PgSessionStore<U> {
-    /// [`SessionStore::insert`] without the transaction around it.
+    /// Ends sessions whose rows were locked. One that is gone afterwards was ended by the other transaction.
+    async fn delete_locked(&self, ids: &[SessionId]) -> Result<(), Error> {
+        let rows = self.write(&self.statements.delete_locked, &[&ids]).await?;
+        for row in &rows {
+            if !column::<bool>(row, 1).map_err(Error::with_outcome_unknown)? {
+                return Err(kept_by_trigger());
+            }
+        }
+        Ok(())
+    }
+
+    /// [`SessionStore::insert`] without the transaction around it. `replaced` has the sessions that an earlier
+    /// attempt was to replace; a concurrent rotation may have changed their digests since.
     pub(super) async fn insert_in(
         &self,
-        transaction: &Transaction<'_>,
+        on: On<'_>,
         new: &NewSession<'_, Self>,
+        replaced: &mut Vec<SessionId>,
     ) -> Result<Insertion, Error> {
-        let on = On::transaction(transaction);
-        self.lock(on, new.user_id, new.replaced).await?;
+        replaced.extend(self.lock(on, new.user_id, new.replaced).await?);
+        let replaced = &*replaced;
         let idle = self.idle_seconds();
         if let Some(limit) = self.limit.filter(|limit| !limit.ends_oldest) {
-            let values: [&(dyn ToSql + Sync); 3] = [new.user_id, &new.replaced, &idle];
+            let values: [&(dyn ToSql + Sync); 3] = [new.user_id, replaced, &idle];
             let count = &self.statements.count;
             let rows = self.execution.query(on, count, &values).await?;
             let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
@@ -182,7 +226,7 @@ impl<U: PgUser> PgSessionStore<U> {
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
             &new.digest,
             new.user_id,
-            &new.replaced,
+            replaced,
             &lifetime,
             &new.remembered,
             &new.user_agent,
@@ -218,11 +262,10 @@ impl<U: PgUser> PgSessionStore<U> {
     /// [`SessionStore::revoke`] without the transaction around it.
     pub(super) async fn revoke_in(
         &self,
-        transaction: &Transaction<'_>,
+        on: On<'_>,
         user_id: &U::Id,
         which: Revocation,
     ) -> Result<u64, Error> {
-        let on = On::transaction(transaction);
         self.lock(on, user_id, &[]).await?;
         let (only, except) = match which {
             Revocation::One(id) => (Some(id), None),
@@ -236,7 +279,7 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     /// Acquires the locks of this user, and of the owners of the sessions that are replaced, until the
-    /// transaction ends.
+    /// transaction ends. Returns the sessions that are replaced.
     ///
     /// # Errors
     ///
@@ -247,18 +290,23 @@ impl<U: PgUser> PgSessionStore<U> {
         on: On<'_>,
         user_id: &U::Id,
         replaced: &[TokenDigest],
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<SessionId>, Error> {
         let table = self.table.to_sql();
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &table, &replaced];
         let lock = &self.statements.lock;
         let rows = self.execution.query(on, lock, &values).await?;
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
         if column(row, 0)? {
-            return Ok(());
+            return column(row, 2);
         }
         Err(Error::bare(ErrorKind::Configuration).saying(
             "the transaction's isolation level is above READ COMMITTED: begin it with ISOLATION LEVEL \
              READ COMMITTED",
         ))
     }
+}
+
+fn kept_by_trigger() -> Error {
+    Error::bare(ErrorKind::Statement)
+        .saying("a trigger on the sessions table kept the session from being deleted")
 }

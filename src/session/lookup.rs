@@ -67,6 +67,13 @@ pub trait SessionLookup: Send + Sync + 'static {
         async { Ok(()) }
     }
 
+    /// Tells the lookup the service's [deadline](crate::SessionServiceBuilder::deadline), before the first call to
+    /// `find`. A lookup should bound what it asks of a server by it, because dropping the future of `find` does not
+    /// end a statement that the server is running. By default it is ignored.
+    fn set_deadline(&self, deadline: Duration) {
+        let _ = deadline;
+    }
+
     /// Gives up what the lookup holds open. Called by
     /// [`SessionService::close`](crate::SessionService::close): once, and again only if that call
     /// was dropped before this ended.

@@ -57,6 +57,7 @@ impl<L: SessionLookup> Resolver<L> {
             waiting: CALLERS_WAITING,
             joinable: deadline / 4,
         };
+        lookup.set_deadline(deadline);
         Self {
             lookup,
             counters: Counters::default(),

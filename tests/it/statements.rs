@@ -194,15 +194,16 @@ async fn the_limit_counts_the_users_live_sessions() {
 #[tokio::test]
 async fn a_token_is_confirmed_once() {
     let database = database().await;
-    let sessions = sessions(&database);
+    // Two processes, as it were: within one, a user's writes take turns.
+    let processes = [sessions(&database), sessions(&database)];
+    let sessions = &processes[0];
     let presented = [sessions.sign_in(1).await.unwrap().token().digest()];
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
     lock.execute("SELECT FROM sessions FOR UPDATE", &[])
         .await
         .unwrap();
-    let confirmations = [(); 2].map(|()| {
-        let sessions = sessions.clone();
+    let confirmations = processes.clone().map(|sessions| {
         tokio::spawn(async move {
             let new = SessionToken::generate().unwrap();
             let rotation = sessions.store().rotate(&1, &presented, new.digest());
@@ -220,7 +221,7 @@ async fn a_token_is_confirmed_once() {
         }
     }
     assert_eq!((confirmed.len(), refused), (1, 1));
-    assert!(finds(&sessions, &confirmed[0]).await);
+    assert!(finds(sessions, &confirmed[0]).await);
 }
 
 /// What a confirmation returns is what a lookup finds from then on, and a proof is a use too. The

@@ -1,0 +1,378 @@
+//! A few connections of the store's own, for one purpose.
+//!
+//! Each is a new object of the application's pool: the pool's hooks have run on it, and no other code has used
+//! it. It is taken out of the pool, so that its settings reach no other code and no other code's settings
+//! reach the store.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::{ClientWrapper, Object, Pool};
+use tokio::{
+    pin,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+
+use super::{
+    execution::{self, Find},
+    failure,
+    reconnect::Reconnect,
+};
+use crate::{DEFAULT_DEADLINE, Error, ErrorKind};
+
+/// The deadline of the service, as the server is told it.
+#[derive(Clone, Debug)]
+pub(super) struct Deadline(Arc<AtomicU64>);
+
+impl Default for Deadline {
+    fn default() -> Self {
+        let deadline = Self(Arc::default());
+        deadline.set(DEFAULT_DEADLINE);
+        deadline
+    }
+}
+
+impl Deadline {
+    pub(super) fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(SeqCst))
+    }
+
+    /// Returns whether it was another one before.
+    pub(super) fn set(&self, deadline: Duration) -> bool {
+        let milliseconds = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        self.0.swap(milliseconds.max(1), SeqCst) != milliseconds
+    }
+}
+
+/// At most a fixed number of connections, opened in the background when they are needed.
+#[derive(Clone)]
+pub(super) struct ConnectionSet(Arc<Shared>);
+
+struct Shared {
+    pool: Pool,
+    deadline: Deadline,
+    /// The settings of each new connection; none behind a transaction pooler.
+    settings: Option<fn(Duration) -> String>,
+    size: usize,
+    alive: Arc<AtomicUsize>,
+    permits: Arc<Semaphore>,
+    state: Mutex<State>,
+    /// That a connection was returned or opened, or could not be opened.
+    changed: Notify,
+    /// Pauses between failed attempts to connect, during which callers fail at once: for a set that many requests
+    /// use.
+    reconnect: Option<Reconnect>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Connection>,
+    /// Since when connections are being opened.
+    opening: Vec<Instant>,
+    /// The last attempt that failed: when it began, and why it failed.
+    failed: Option<(Instant, Error)>,
+    /// Connections of an earlier generation are closed when they are returned.
+    generation: u64,
+    closed: bool,
+}
+
+/// A connection that no other code has used.
+pub(super) struct Connection {
+    client: ClientWrapper,
+    /// The lookup, once it is prepared here.
+    pub(super) find: Option<Find>,
+    generation: u64,
+    _alive: Alive,
+}
+
+/// Counts a connection for as long as it is open.
+struct Alive(Arc<AtomicUsize>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A connection in use. If it is dropped before [`keep`](Self::keep), the connection is closed: what is in
+/// flight on it can reach no other caller.
+pub(super) struct Lent {
+    connection: Option<Connection>,
+    shared: Arc<Shared>,
+    // Last, so that the connection is closed before another one is opened in its place.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl ConnectionSet {
+    pub(super) fn new(
+        pool: Pool,
+        deadline: Deadline,
+        settings: Option<fn(Duration) -> String>,
+        size: usize,
+        pauses: bool,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            pool,
+            deadline,
+            settings,
+            size,
+            alive: Arc::default(),
+            permits: Arc::new(Semaphore::new(size)),
+            state: Mutex::default(),
+            changed: Notify::new(),
+            reconnect: pauses.then(Reconnect::default),
+        }))
+    }
+
+    /// Waits for a connection, in the order of the calls. If none is idle, one is opened in the background; the
+    /// caller takes whichever comes first, that one or one that is returned.
+    ///
+    /// # Errors
+    ///
+    /// Those of opening a connection: [`ErrorKind::Pool`] if the pool has none to spare.
+    pub(super) async fn acquire(&self) -> Result<Lent, Error> {
+        let shared = &self.0;
+        let permit = Arc::clone(&shared.permits).acquire_owned().await.ok();
+        let arrived = Instant::now();
+        loop {
+            let changed = shared.changed.notified();
+            pin!(changed);
+            changed.as_mut().enable();
+            if let Some(connection) = shared.idle() {
+                return Ok(Lent {
+                    connection: Some(connection),
+                    shared: Arc::clone(shared),
+                    _permit: permit,
+                });
+            }
+            shared.open_another(arrived)?;
+            changed.await;
+        }
+    }
+
+    /// Opens all connections of the set.
+    pub(super) async fn fill(&self) -> Result<(), Error> {
+        let mut all = Vec::with_capacity(self.0.size);
+        for _ in 0..self.0.size {
+            all.push(self.acquire().await?);
+        }
+        all.into_iter().for_each(Lent::keep);
+        Ok(())
+    }
+
+    /// Closes all connections: those that are idle now, and the others when they are returned.
+    pub(super) fn renew(&self) {
+        let idle = {
+            let mut state = self.0.state();
+            state.generation += 1;
+            std::mem::take(&mut state.idle)
+        };
+        drop(idle);
+    }
+
+    /// From now on, no connection is kept.
+    pub(super) fn close(&self) {
+        self.0.state().closed = true;
+        self.renew();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a connection that has not been closed, as far as the driver knows.
+    fn idle(&self) -> Option<Connection> {
+        loop {
+            // A statement of its own: the lock must not be held while a closed connection is dropped.
+            let connection = self.state().idle.pop();
+            match connection {
+                Some(connection) if connection.client.is_closed() => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Has a connection opened in the background, unless one is being opened. Fails if an attempt has failed
+    /// that began after the caller had arrived.
+    fn open_another(self: &Arc<Self>, arrived: Instant) -> Result<(), Error> {
+        let mut state = self.state();
+        if let Some((_, error)) = state.failed.as_ref().filter(|(since, _)| *since >= arrived) {
+            return Err(error.clone());
+        }
+        let now = Instant::now();
+        let deadline = self.deadline.get();
+        // A task on a runtime that is not driven never ends.
+        state
+            .opening
+            .retain(|since| now.duration_since(*since) <= deadline);
+        let recent = |since: &Instant| now.duration_since(*since) <= deadline / 4;
+        if state.opening.len() >= self.size || state.opening.iter().any(recent) {
+            return Ok(());
+        }
+        if let Some(reconnect) = &self.reconnect {
+            reconnect.allowed()?;
+        }
+        state.opening.push(now);
+        drop(state);
+        let opening = Opening {
+            since: now,
+            shared: Arc::clone(self),
+            outcome: Err(Error::bare(ErrorKind::Connection)),
+        };
+        tokio::spawn(opening.run());
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<Connection, Error> {
+        let generation = self.state().generation;
+        let opened = self.open_or_give_up().await;
+        if let Some(reconnect) = &self.reconnect {
+            match &opened {
+                Ok(_) => reconnect.succeeded(),
+                Err(error) => reconnect.failed(error),
+            }
+        }
+        let client = opened?;
+        self.alive.fetch_add(1, SeqCst);
+        let connection = Connection {
+            client,
+            find: None,
+            generation,
+            _alive: Alive(Arc::clone(&self.alive)),
+        };
+        if let Some(settings) = self.settings {
+            execution::set(&connection.client, &settings(self.deadline.get())).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Stops waiting for an exhausted pool before the deadline, so that callers learn what they have waited for.
+    async fn open_or_give_up(&self) -> Result<ClientWrapper, Error> {
+        let opening = open_new(&self.pool);
+        pin!(opening);
+        if let Ok(opened) = timeout(self.deadline.get() * 3 / 4, opening.as_mut()).await {
+            return opened;
+        }
+        let status = self.pool.status();
+        if status.available == 0 && status.size >= status.max_size {
+            return Err(Error::bare(ErrorKind::Pool));
+        }
+        opening.await
+    }
+}
+
+/// The task that opens a connection. Its `Drop` reports the outcome, also if the task ends early.
+struct Opening {
+    since: Instant,
+    shared: Arc<Shared>,
+    outcome: Result<Option<Connection>, Error>,
+}
+
+impl Opening {
+    async fn run(mut self) {
+        let limit = self.shared.deadline.get();
+        let opened = timeout(limit, self.shared.open()).await;
+        let opened = opened.unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)));
+        self.outcome = opened.map(Some);
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        let mut unused = None;
+        {
+            let mut state = shared.state();
+            if let Some(this) = state.opening.iter().position(|since| *since == self.since) {
+                state.opening.swap_remove(this);
+            }
+            match &mut self.outcome {
+                Ok(connection) if shared.alive.load(SeqCst) <= shared.size => {
+                    state.idle.extend(connection.take());
+                }
+                Ok(connection) => unused = connection.take(),
+                Err(error) => state.failed = Some((self.since, error.clone())),
+            }
+        }
+        drop(unused);
+        shared.changed.notify_waiters();
+    }
+}
+
+/// Returns a connection that no other code has used, and takes it out of the pool.
+///
+/// The pool may have used connections to lend. Each of those is closed, and the pool is asked again.
+pub(super) async fn open_new(pool: &Pool) -> Result<ClientWrapper, Error> {
+    for _ in 0..=pool.status().max_size {
+        let object = pool.get().await.map_err(failure::pool)?;
+        let is_new = Object::metrics(&object).recycle_count == 0;
+        let client = Object::take(object);
+        if is_new {
+            return Ok(client);
+        }
+    }
+    let context = "the pool lent used connections only";
+    Err(Error::bare(ErrorKind::Pool).saying(context))
+}
+
+impl Lent {
+    /// Returns the connection to its set.
+    pub(super) fn keep(mut self) {
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        {
+            let mut state = self.shared.state();
+            let current = connection.generation == state.generation && !state.closed;
+            if current && state.idle.len() < self.shared.size {
+                state.idle.push(connection);
+            } else {
+                drop(state);
+                drop(connection);
+            }
+        }
+        self.shared.changed.notify_waiters();
+    }
+}
+
+impl Deref for Lent {
+    type Target = Connection;
+
+    #[expect(clippy::expect_used, reason = "only `keep` takes it, and it ends self")]
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("the connection is in use")
+    }
+}
+
+impl DerefMut for Lent {
+    #[expect(clippy::expect_used, reason = "as for `deref`")]
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("the connection is in use")
+    }
+}
+
+impl Deref for Connection {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        &self.client
+    }
+}
+
+impl fmt::Debug for ConnectionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionSet")
+            .field("size", &self.0.size)
+            .finish_non_exhaustive()
+    }
+}
