@@ -290,21 +290,20 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         let shared = &self.shared;
-        let mut unused = None;
         {
             let mut state = shared.state();
             if let Some(this) = state.opening.iter().position(|since| *since == self.since) {
                 state.opening.swap_remove(this);
             }
             match &mut self.outcome {
-                Ok(connection) if shared.alive.load(SeqCst) <= shared.size => {
-                    state.idle.extend(connection.take());
-                }
-                Ok(connection) => unused = connection.take(),
+                Ok(Some(connection))
+                    if shared.alive.load(SeqCst) > shared.size
+                        || connection.generation != state.generation => {}
+                Ok(connection) => state.idle.extend(connection.take()),
                 Err(error) => state.failed = Some((self.since, error.clone())),
             }
         }
-        drop(unused);
+        // What is left of the outcome is dropped without the lock.
         shared.changed.notify_waiters();
     }
 }

@@ -19,6 +19,15 @@ use crate::{Error, ErrorKind, session::BATCHES_IN_FLIGHT};
 pub(super) const LOOKUP_CONNECTIONS: usize = BATCHES_IN_FLIGHT;
 pub(super) const WRITE_CONNECTIONS: usize = 2;
 
+/// What a single statement does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Reads,
+    Writes,
+    /// It writes rows that are known to be locked.
+    WritesLocked,
+}
+
 #[derive(Debug)]
 pub(super) struct Connections {
     pool: Pool,
@@ -111,12 +120,15 @@ impl Connections {
         execution: &Execution,
         statement: &Statement,
         values: Values<'_>,
-        reads: bool,
+        access: Access,
     ) -> Result<Vec<Row>, Error> {
         let mut attempts = self.attempts();
+        if access == Access::WritesLocked {
+            attempts.wait_for_locks().await;
+        }
         loop {
             let brief = attempts.waits_for_locks.is_none();
-            let by_itself = brief && (reads || execution.has_settings());
+            let by_itself = brief && (access == Access::Reads || execution.has_settings());
             let bounds = (!by_itself).then(|| attempts.bounds());
             let outcome = alone(&self.writes, execution, bounds, statement, values).await;
             match outcome {
@@ -183,6 +195,12 @@ impl Attempts<'_> {
         }
     }
 
+    /// Waits for the turn among the writes that wait for locks.
+    async fn wait_for_locks(&mut self) {
+        let semaphore = &self.connections.waiting_for_locks;
+        self.waits_for_locks = semaphore.acquire().await.ok();
+    }
+
     /// Whether to try again after this error. Waits for the turn among the writes that wait for locks, if it is a
     /// lock that could not be acquired.
     pub(super) async fn another(&mut self, error: &Error) -> bool {
@@ -192,8 +210,7 @@ impl Attempts<'_> {
         if failure::code(error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
             let waited = self.waits_for_locks.is_some();
             if !waited {
-                let semaphore = &self.connections.waiting_for_locks;
-                self.waits_for_locks = semaphore.acquire().await.ok();
+                self.wait_for_locks().await;
             }
             return !waited;
         }

@@ -13,7 +13,7 @@ use tokio_postgres::{Row, types::ToSql};
 use super::{
     check::{self, Check},
     connection_set::Lent,
-    connections::{Connections, WRITE_CONNECTIONS},
+    connections::{Access, Connections, WRITE_CONNECTIONS},
     decode,
     execution::{Execution, Find},
     failure,
@@ -231,25 +231,15 @@ impl<U: PgUser> PgSessionStore<U> {
         self.connections.pool()
     }
 
-    /// Runs one statement that writes.
-    pub(super) async fn write(
+    /// Runs one statement on a connection for writes.
+    pub(super) async fn run(
         &self,
+        access: Access,
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<Vec<Row>, Error> {
         let connections = &self.connections;
-        let rows = connections.alone(&self.execution, statement, values, false);
-        rows.await
-    }
-
-    /// Runs one statement that only reads, on a connection for writes.
-    pub(super) async fn read(
-        &self,
-        statement: &Statement,
-        values: Values<'_>,
-    ) -> Result<Vec<Row>, Error> {
-        let connections = &self.connections;
-        let rows = connections.alone(&self.execution, statement, values, true);
+        let rows = connections.alone(&self.execution, statement, values, access);
         rows.await
     }
 
@@ -351,7 +341,8 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
         let (ids, times): (Vec<_>, Vec<_>) = sessions.iter().copied().unzip();
         let interval = self.lifetime.touch_interval().as_secs_f64();
         let values: [&(dyn ToSql + Sync); 4] = [&ids, &times, &interval, &self.idle_seconds()];
-        self.write(&self.statements.touch, &values).await.map(drop)
+        let touched = self.run(Access::Writes, &self.statements.touch, &values);
+        touched.await.map(drop)
     }
 
     async fn close(&self) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::{error::SqlState, types::ToSql};
 
 use super::{
-    connections::alone,
+    connections::{Access, alone},
     decode::{self, column},
     execution::{Bounds, Execution, On},
     failure,
@@ -57,7 +57,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     ) -> Result<Rotation, Error> {
         let _turn = self.connections.turn(user_id).await;
         let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
-        let rotated = self.write(&self.statements.rotate, &values).await;
+        let rotated = self
+            .run(Access::Writes, &self.statements.rotate, &values)
+            .await;
         match rotated.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => Ok(Rotation::Done(decode::current(&row, 0)?, column(&row, 6)?)),
             Ok(None) => Ok(Rotation::NoSession),
@@ -72,7 +74,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         &self,
         digests: &[TokenDigest],
     ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
-        let rows = self.write(&self.statements.delete, &[&digests]).await?;
+        let rows = self
+            .run(Access::Writes, &self.statements.delete, &[&digests])
+            .await?;
         let (mut seen, mut locked) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in &rows {
             // Sessions may have ended, even if the rows cannot be decoded.
@@ -100,7 +104,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
         let values: [&(dyn ToSql + Sync); 2] = [user_id, &self.idle_seconds()];
-        let rows = self.read(&self.statements.list, &values).await?;
+        let rows = self
+            .run(Access::Reads, &self.statements.list, &values)
+            .await?;
         rows.iter()
             .map(|row| {
                 let mut device = Device::new(&decode::current(row, 0)?);
@@ -150,7 +156,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
         let values: [&(dyn ToSql + Sync); 2] = [&ids, &self.idle_seconds()];
-        let rows = self.read(&self.statements.still_live, &values).await?;
+        let rows = self
+            .run(Access::Reads, &self.statements.still_live, &values)
+            .await?;
         let mut live = Vec::with_capacity(rows.len());
         for row in &rows {
             self.refuse_recovery(column(row, 1)?)?;
@@ -193,7 +201,13 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 impl<U: PgUser> PgSessionStore<U> {
     /// Ends sessions whose rows were locked. One that is gone afterwards was ended by the other transaction.
     async fn delete_locked(&self, ids: &[SessionId]) -> Result<(), Error> {
-        let rows = self.write(&self.statements.delete_locked, &[&ids]).await?;
+        let rows = self
+            .run(
+                Access::WritesLocked,
+                &self.statements.delete_locked,
+                &[&ids],
+            )
+            .await?;
         for row in &rows {
             if !column::<bool>(row, 1).map_err(Error::with_outcome_unknown)? {
                 return Err(kept_by_trigger());

@@ -4,11 +4,15 @@
 //! While nothing is in flight, a lookup goes out at once and alone. While something is, arrivals gather.
 //! What has gathered goes out when a batch returns, or before that, as long as the allowed number of
 //! batches is not in flight and it is enough to be worth another one.
+//!
+//! After a time-out, one slow row must not slow down other lookups: each digest of the batch goes alone until it is
+//! answered, and at most one such statement is in flight. After two time-outs in a row on different digests the
+//! database itself is slow: one statement is in flight until one is answered.
 //! Nobody joins a batch that has been sent: a session that was ended before the question was asked
 //! can never be answered from a lookup that was sent earlier.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
     time::Instant,
 };
@@ -25,6 +29,19 @@ pub(crate) type Waiters<W> = SmallVec<[W; 1]>;
 pub(crate) struct Batch<W> {
     pub(crate) opened: Instant,
     pub(crate) waiting: HashMap<TokenDigest, Waiters<W>>,
+    /// Whether it is about a digest that has timed out before, and so about no other one.
+    pub(crate) alone: bool,
+}
+
+/// What became of a batch that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The store answered, or failed in time.
+    Answered,
+    /// The store did not answer within the deadline.
+    TimedOut,
+    /// The batch was not sent, or its task ended early.
+    NotSent,
 }
 
 /// The bounds of a [`Queue`].
@@ -54,29 +71,45 @@ pub(crate) enum Admission<W> {
     Overloaded(W),
 }
 
+/// Digests that have timed out. Beyond this number, more of them go together with others.
+const SUSPECTS: usize = 1_024;
+
 /// The batches that have not been sent, and the number of those that have not returned.
 #[derive(Debug)]
 pub(crate) struct Queue<W> {
     limits: Limits,
     in_flight: usize,
+    /// Whether a batch of a suspect is in flight.
+    alone_in_flight: bool,
     callers: usize,
     batches: VecDeque<Batch<W>>,
+    /// Digests whose last batch timed out.
+    suspects: HashSet<TokenDigest>,
+    /// How many batches in a row have timed out, and a digest of the last one.
+    timeouts: usize,
+    last_timeout: Option<TokenDigest>,
 }
 
 impl<W> Queue<W> {
-    pub(crate) const fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
             in_flight: 0,
+            alone_in_flight: false,
             callers: 0,
             batches: VecDeque::new(),
+            suspects: HashSet::new(),
+            timeouts: 0,
+            last_timeout: None,
         }
     }
 
     pub(crate) fn admit(&mut self, digest: TokenDigest, caller: W, now: Instant) -> Admission<W> {
+        let alone = self.suspects.contains(&digest);
         if self.in_flight == 0 {
-            self.in_flight = 1;
-            return Admission::Send(Batch::of(digest, caller, now));
+            let batch = Batch::of(digest, caller, now, alone);
+            self.sent(&batch);
+            return Admission::Send(batch);
         }
         if self.callers >= self.limits.waiting {
             return Admission::Overloaded(caller);
@@ -85,41 +118,89 @@ impl<W> Queue<W> {
         let limits = self.limits;
         match self
             .batches
-            .back_mut()
+            .iter_mut()
+            .rfind(|batch| batch.alone == alone && (!alone || batch.waiting.contains_key(&digest)))
             .filter(|batch| batch.takes_in(digest, now, limits))
         {
             Some(batch) => batch.waiting.entry(digest).or_default().push(caller),
-            None => self.batches.push_back(Batch::of(digest, caller, now)),
+            None => self
+                .batches
+                .push_back(Batch::of(digest, caller, now, alone)),
         }
-        if self.in_flight < self.limits.in_flight
-            && let Some(batch) = self.take(|batch| batch.waiting.len() >= limits.worth_another)
+        if self.in_flight < self.allowed()
+            && let Some(batch) =
+                self.take(|batch| batch.alone || batch.waiting.len() >= limits.worth_another)
         {
-            self.in_flight += 1;
             return Admission::Send(batch);
         }
         Admission::Waiting
     }
 
-    /// The batch that has waited longest, if it is like that.
+    /// How many batches may be in flight.
+    fn allowed(&self) -> usize {
+        if self.timeouts > 1 {
+            1
+        } else {
+            self.limits.in_flight
+        }
+    }
+
+    /// The batch that has waited longest of those that may be sent, if it is like that.
     fn take(&mut self, wanted: impl FnOnce(&Batch<W>) -> bool) -> Option<Batch<W>> {
-        self.batches.front().filter(|batch| wanted(batch))?;
-        let batch = self.batches.pop_front()?;
+        let alone_in_flight = self.alone_in_flight;
+        let may_be_sent = |batch: &Batch<W>| !(batch.alone && alone_in_flight);
+        let place = self.batches.iter().position(may_be_sent)?;
+        self.batches.get(place).filter(|batch| wanted(batch))?;
+        let batch = self.batches.remove(place)?;
         self.callers -= batch.waiting.values().map(SmallVec::len).sum::<usize>();
+        self.sent(&batch);
         Some(batch)
     }
 
-    /// A batch returned. The next one, if there is one, is to be sent in its place.
-    pub(crate) fn returned(&mut self) -> Option<Batch<W>> {
-        let next = self.take(|_| true);
-        if next.is_none() {
-            self.in_flight -= 1;
+    fn sent(&mut self, batch: &Batch<W>) {
+        self.in_flight += 1;
+        self.alone_in_flight |= batch.alone;
+    }
+
+    /// A batch of these digests returned. The next one, if there is one, is to be sent in its place.
+    pub(crate) fn returned(
+        &mut self,
+        digests: &[TokenDigest],
+        alone: bool,
+        fate: Fate,
+    ) -> Option<Batch<W>> {
+        self.in_flight -= 1;
+        self.alone_in_flight &= !alone;
+        match fate {
+            Fate::Answered => {
+                self.timeouts = 0;
+                self.last_timeout = None;
+                for digest in digests {
+                    self.suspects.remove(digest);
+                }
+            }
+            Fate::TimedOut => {
+                let same = matches!(digests, [digest] if self.last_timeout == Some(*digest));
+                if !same {
+                    self.timeouts += 1;
+                    self.last_timeout = digests.first().copied();
+                }
+                let room = SUSPECTS.saturating_sub(self.suspects.len());
+                self.suspects.extend(digests.iter().take(room));
+            }
+            Fate::NotSent => {}
         }
-        next
+        if self.in_flight < self.allowed() {
+            self.take(|_| true)
+        } else {
+            None
+        }
     }
 
     /// A batch was given up, and whoever could send the others with it. They are handed back.
-    pub(crate) fn abandon(&mut self) -> VecDeque<Batch<W>> {
+    pub(crate) fn abandon(&mut self, alone: bool) -> VecDeque<Batch<W>> {
         self.in_flight -= 1;
+        self.alone_in_flight &= !alone;
         self.callers = 0;
         std::mem::take(&mut self.batches)
     }
@@ -130,10 +211,11 @@ impl<W> Queue<W> {
 }
 
 impl<W> Batch<W> {
-    fn of(digest: TokenDigest, caller: W, now: Instant) -> Self {
+    fn of(digest: TokenDigest, caller: W, now: Instant, alone: bool) -> Self {
         Self {
             opened: now,
             waiting: HashMap::from([(digest, SmallVec::from_buf([caller]))]),
+            alone,
         }
     }
 
@@ -157,6 +239,11 @@ mod tests {
 
     fn digest(n: u8) -> TokenDigest {
         TokenDigest::from_bytes([n; 32])
+    }
+
+    /// A batch returned, and none of its digests was a suspect.
+    fn answered(queue: &mut Queue<u32>) -> Option<Batch<u32>> {
+        queue.returned(&[], false, Fate::Answered)
     }
 
     fn waiting(admission: &Admission<u32>) -> bool {
@@ -187,12 +274,12 @@ mod tests {
         assert!(waiting(&queue.admit(digest(9), 3, now)));
         assert!(waiting(&queue.admit(digest(9), 4, now)));
         assert!(waiting(&queue.admit(digest(8), 5, now)));
-        let next = queue.returned().unwrap();
+        let next = answered(&mut queue).unwrap();
         assert_eq!(callers(&next), [(8, vec![5]), (9, vec![3, 4])]);
         assert!(waiting(&queue.admit(digest(9), 6, now)));
-        assert_eq!(callers(&queue.returned().unwrap()), [(9, vec![6])]);
-        assert!(queue.returned().is_none());
-        assert!(queue.returned().is_none());
+        assert_eq!(callers(&answered(&mut queue).unwrap()), [(9, vec![6])]);
+        assert!(answered(&mut queue).is_none());
+        assert!(answered(&mut queue).is_none());
         assert!(queue.is_idle());
     }
 
@@ -215,11 +302,11 @@ mod tests {
         assert!(waiting(&queue.admit(digest(4), 5, now)));
         assert!(waiting(&queue.admit(digest(5), 6, now)));
         assert_eq!(
-            callers(&queue.returned().unwrap()),
+            callers(&answered(&mut queue).unwrap()),
             [(4, vec![5]), (5, vec![6])]
         );
-        assert!(queue.returned().is_none());
-        assert!(queue.returned().is_none());
+        assert!(answered(&mut queue).is_none());
+        assert!(answered(&mut queue).is_none());
         assert!(queue.is_idle());
     }
 
@@ -240,8 +327,11 @@ mod tests {
             queue.admit(digest(4), 7, now),
             Admission::Overloaded(7)
         ));
-        assert_eq!(callers(&queue.returned().unwrap()).len(), 3);
-        assert_eq!(callers(&queue.returned().unwrap()), [(4, vec![4, 5, 6])]);
+        assert_eq!(callers(&answered(&mut queue).unwrap()).len(), 3);
+        assert_eq!(
+            callers(&answered(&mut queue).unwrap()),
+            [(4, vec![4, 5, 6])]
+        );
         assert!(matches!(queue.admit(digest(4), 8, now), Admission::Waiting));
     }
 
@@ -262,7 +352,7 @@ mod tests {
                 now
             )));
         }
-        assert_eq!(queue.returned().unwrap().waiting.len(), 2);
+        assert_eq!(answered(&mut queue).unwrap().waiting.len(), 2);
     }
 
     /// The last of a batch to come gets at least three quarters of the deadline.
@@ -275,8 +365,89 @@ mod tests {
         }
         assert!(waiting(&queue.admit(digest(1), 1, now)));
         assert!(waiting(&queue.admit(digest(1), 2, now + LIMITS.joinable)));
-        assert_eq!(callers(&queue.returned().unwrap()), [(1, vec![1])]);
-        assert_eq!(callers(&queue.returned().unwrap()), [(1, vec![2])]);
+        assert_eq!(callers(&answered(&mut queue).unwrap()), [(1, vec![1])]);
+        assert_eq!(callers(&answered(&mut queue).unwrap()), [(1, vec![2])]);
+    }
+
+    /// M06: after a time-out the digests of the batch go alone and one at a time, and the others go as before.
+    #[test]
+    fn one_slow_row_slows_down_no_other_lookup() {
+        let mut queue = Queue::new(LIMITS);
+        let now = Instant::now();
+        let timed_out = |queue: &mut Queue<u32>, digests: &[u8], alone| {
+            let digests: Vec<_> = digests.iter().map(|n| digest(*n)).collect();
+            queue.returned(&digests, alone, Fate::TimedOut)
+        };
+        assert!(matches!(queue.admit(digest(1), 1, now), Admission::Send(_)));
+        assert!(matches!(queue.admit(digest(2), 2, now), Admission::Send(_)));
+        assert!(answered(&mut queue).is_none());
+        assert!(timed_out(&mut queue, &[1], false).is_none());
+
+        let Admission::Send(suspect) = queue.admit(digest(1), 3, now) else {
+            panic!("nothing is in its way")
+        };
+        assert!(suspect.alone);
+        assert!(matches!(queue.admit(digest(2), 4, now), Admission::Send(_)));
+        // Nothing of these joins the suspect, and the suspect joins none of them.
+        for (n, caller) in [(3, 5), (1, 6), (4, 7), (1, 8)] {
+            assert!(waiting(&queue.admit(digest(n), caller, now)));
+        }
+        let others = answered(&mut queue).unwrap();
+        assert_eq!(callers(&others), [(3, vec![5]), (4, vec![7])]);
+        // The second one of the suspect waits for the first one.
+        assert!(answered(&mut queue).is_none());
+        let again = timed_out(&mut queue, &[1], true).unwrap();
+        assert_eq!(callers(&again), [(1, vec![6, 8])]);
+        // The same digest again is no sign of a slow database.
+        assert!(matches!(queue.admit(digest(5), 9, now), Admission::Send(_)));
+        assert!(queue.returned(&[digest(1)], true, Fate::Answered).is_none());
+        assert!(queue.suspects.is_empty());
+    }
+
+    /// M06: after two time-outs in a row on different digests, one statement is in flight until one is answered.
+    #[test]
+    fn a_slow_database_is_asked_one_statement_at_a_time() {
+        let mut queue = Queue::new(LIMITS);
+        let now = Instant::now();
+        for n in 1..=2 {
+            assert!(matches!(queue.admit(digest(n), 0, now), Admission::Send(_)));
+        }
+        for n in 3..=9 {
+            queue.admit(digest(n), u32::from(n), now);
+        }
+        let first = queue.returned(&[digest(1)], false, Fate::TimedOut);
+        assert_eq!(first.unwrap().waiting.len(), 3);
+        assert!(
+            queue
+                .returned(&[digest(2)], false, Fate::TimedOut)
+                .is_none()
+        );
+        assert_eq!(queue.in_flight, 1);
+        assert!(waiting(&queue.admit(digest(10), 10, now)));
+        let second = queue.returned(&[digest(3)], false, Fate::NotSent);
+        assert_eq!(second.unwrap().waiting.len(), 3);
+        let third = queue.returned(&[digest(6)], false, Fate::Answered);
+        assert_eq!(callers(&third.unwrap()), [(10, vec![10])]);
+        assert!(matches!(
+            queue.admit(digest(11), 11, now),
+            Admission::Send(_)
+        ));
+        assert_eq!(queue.in_flight, 2);
+    }
+
+    /// J05: digests that time out are remembered up to a bound.
+    #[test]
+    fn suspects_are_bounded() {
+        let mut queue = Queue::<u32>::new(LIMITS);
+        let now = Instant::now();
+        for n in 0..40_u8 {
+            assert!(matches!(queue.admit(digest(n), 0, now), Admission::Send(_)));
+            let many: Vec<_> = (0..100_u8)
+                .map(|m| TokenDigest::from_bytes([[n, m]; 16].concat().try_into().unwrap()))
+                .collect();
+            assert!(queue.returned(&many, false, Fate::TimedOut).is_none());
+        }
+        assert_eq!(queue.suspects.len(), SUSPECTS);
     }
 
     #[test]
@@ -287,14 +458,14 @@ mod tests {
             queue.admit(digest(n), u32::from(n), now);
         }
         let left: usize = queue
-            .abandon()
+            .abandon(false)
             .iter()
             .map(|batch| batch.waiting.len())
             .sum();
         assert_eq!(left, 2);
         assert!(matches!(queue.admit(digest(5), 5, now), Admission::Send(_)));
-        assert!(queue.returned().is_none());
-        assert!(queue.returned().is_none());
+        assert!(answered(&mut queue).is_none());
+        assert!(answered(&mut queue).is_none());
         assert!(queue.is_idle());
     }
 
@@ -314,7 +485,7 @@ mod tests {
                 queue.admit(digest(2), 6, now),
                 Admission::Overloaded(6)
             ));
-            let abandoned = queue.abandon();
+            let abandoned = queue.abandon(false);
             let abandoned: Vec<_> = abandoned.iter().flat_map(callers).collect();
             assert_eq!(abandoned, [(2, vec![0, 1, 2, 3, 4, 5])]);
         }

@@ -11,7 +11,7 @@ use shuttle::{
 
 use super::{
     TokenDigest,
-    batch::{Admission, Batch, Limits, Queue},
+    batch::{Admission, Batch, Fate, Limits, Queue},
 };
 
 type Caller = mpsc::Sender<bool>;
@@ -30,6 +30,8 @@ struct Model {
     queue: Arc<Mutex<Queue<Caller>>>,
     live: Arc<Mutex<[bool; 2]>>,
     in_flight: Arc<Mutex<usize>>,
+    /// Which sessions' next statement times out.
+    slow: Arc<Mutex<[bool; 2]>>,
 }
 
 impl Model {
@@ -38,6 +40,7 @@ impl Model {
             queue: Arc::new(Mutex::new(Queue::new(LIMITS))),
             live: Arc::new(Mutex::new([true; 2])),
             in_flight: Arc::new(Mutex::new(0)),
+            slow: Arc::new(Mutex::new([true; 2])),
         }
     }
 
@@ -68,6 +71,14 @@ impl Model {
                 assert!(*in_flight <= LIMITS.in_flight);
             }
             assert!(batch.waiting.len() <= LIMITS.digests);
+            assert!(!batch.alone || batch.waiting.len() == 1);
+            let digests: Vec<_> = batch.waiting.keys().copied().collect();
+            let batch_alone = batch.alone;
+            // The first statement of each session times out, and is answered all the same here.
+            let timed_out = digests.iter().any(|digest| {
+                let mut slow = self.slow.lock().unwrap();
+                std::mem::take(&mut slow[usize::from(digest.as_bytes()[0])])
+            });
             // The statement's snapshot.
             let live = *self.live.lock().unwrap();
             thread::yield_now();
@@ -77,7 +88,13 @@ impl Model {
                     let _ = caller.send(live[usize::from(digest.as_bytes()[0])]);
                 }
             }
-            next = self.queue.lock().unwrap().returned();
+            let fate = if timed_out {
+                Fate::TimedOut
+            } else {
+                Fate::Answered
+            };
+            let mut queue = self.queue.lock().unwrap();
+            next = queue.returned(&digests, batch_alone, fate);
         }
     }
 }

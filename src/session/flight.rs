@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     SessionLookup, TokenDigest,
     answering::Outcome,
-    batch::{Admission, Batch, Limits, Queue},
+    batch::{Admission, Batch, Fate, Limits, Queue},
     resolver::Resolver,
 };
 
@@ -113,6 +113,8 @@ struct Flight<L: SessionLookup> {
     resolver: Arc<Resolver<L>>,
     /// Until the task is polled.
     first: Option<Batch<Waiter<L::User>>>,
+    /// Whether the batch in flight is about a digest that has timed out before.
+    alone: bool,
     /// Whether another runtime had shut down before the first batch was sent.
     moved: bool,
     landed: bool,
@@ -122,6 +124,7 @@ impl<L: SessionLookup> Flight<L> {
     fn start(resolver: Arc<Resolver<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
         Self {
             resolver,
+            alone: batch.alone,
             first: Some(batch),
             moved: false,
             landed: false,
@@ -134,8 +137,10 @@ impl<L: SessionLookup> Flight<L> {
             let mut flight = self;
             let mut next = flight.first.take();
             while let Some(batch) = next {
-                flight.resolver.answer(batch).await;
-                next = flight.batches().state().queue.returned();
+                flight.alone = batch.alone;
+                let (digests, fate) = flight.resolver.answer(batch).await;
+                let mut state = flight.batches().state();
+                next = state.queue.returned(&digests, flight.alone, fate);
             }
             flight.landed = true;
             flight.batches().idle.notify_waiters();
@@ -163,6 +168,7 @@ impl<L: SessionLookup> Drop for Flight<L> {
                 let flight = Self {
                     resolver: Arc::clone(&self.resolver),
                     first,
+                    alone: self.alone,
                     moved: true,
                     landed: false,
                 };
@@ -170,14 +176,14 @@ impl<L: SessionLookup> Drop for Flight<L> {
             }
             // The store panicked: its waiters see their channel closed, and the other batches go on.
             (None, Ok(runtime)) if std::thread::panicking() => {
-                if let Some(batch) = state.queue.returned() {
+                if let Some(batch) = state.queue.returned(&[], self.alone, Fate::NotSent) {
                     drop(state);
                     return Self::start(Arc::clone(&self.resolver), batch, &runtime);
                 }
             }
             // The runtime is shutting down: the waiters see their channel closed.
             (first, _) => {
-                let abandoned = state.queue.abandon();
+                let abandoned = state.queue.abandon(self.alone);
                 state.runtime = None;
                 drop(state);
                 drop((first, abandoned));

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     LookupAnswer, SessionId, SessionLookup, TokenDigest,
     answering::{Answering, Outcome},
-    batch::{Batch, Limits, Waiters},
+    batch::{Batch, Fate, Limits, Waiters},
     counters::{Counter, Counters},
     feed::{self, Announcement, Following, Hears as _, Watchers},
     flight::{Batches, Joined, Waiter},
@@ -24,6 +24,9 @@ use super::{
     touch::Toucher,
 };
 use crate::{Error, ErrorKind};
+
+/// The digests of one batch.
+pub(super) type Digests = SmallVec<[TokenDigest; 4]>;
 
 type Waiting<U> = HashMap<TokenDigest, Waiters<Waiter<U>>>;
 
@@ -151,16 +154,25 @@ impl<L: SessionLookup> Resolver<L> {
         }
     }
 
-    pub(super) async fn answer(self: &Arc<Self>, batch: Batch<Waiter<L::User>>) {
+    /// Sends one batch and delivers its answers. Returns the digests that were to be asked, and what became of them.
+    pub(super) async fn answer(self: &Arc<Self>, batch: Batch<Waiter<L::User>>) -> (Digests, Fate) {
         let mut waiting = batch.waiting;
-        // Whoever has gone away need not be asked for.
+        // A caller that has gone away needs no answer.
         waiting.retain(|_, callers| callers.iter().any(|caller| !caller.is_closed()));
+        let digests: Digests = waiting.keys().copied().collect();
         if waiting.is_empty() {
-            return;
+            return (digests, Fate::NotSent);
         }
-        let digests: SmallVec<[TokenDigest; 4]> = waiting.keys().copied().collect();
-        let deadline = Instant::from_std(batch.opened + self.deadline);
+        let opened = Instant::from_std(batch.opened);
+        // The server may be at work until a deadline after it received the statement. A batch that has lost half of
+        // its time is not sent, so that at most two statements of one connection's place are at work there.
+        if opened.elapsed() > self.deadline / 2 {
+            fail(waiting.drain(), &Error::bare(ErrorKind::Deadline));
+            return (digests, Fate::NotSent);
+        }
+        let deadline = opened + self.deadline;
         let asked = self.following().and_then(Following::ask);
+        let mut fate = Fate::Answered;
         match self.find(&digests, deadline).await {
             Ok(answers) => self.deliver(waiting, answers, asked),
             // One row made the statement fail for all. Each is asked alone, once.
@@ -174,8 +186,14 @@ impl<L: SessionLookup> Resolver<L> {
                     }
                 }
             }
-            Err(error) => fail(waiting.drain(), &error),
+            Err(error) => {
+                if error.kind() == ErrorKind::Deadline {
+                    fate = Fate::TimedOut;
+                }
+                fail(waiting.drain(), &error);
+            }
         }
+        (digests, fate)
     }
 
     /// Hands each answer to those who asked for exactly its digest.

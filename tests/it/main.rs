@@ -34,6 +34,7 @@ mod least_privilege;
 mod life_cycle;
 mod lifetimes;
 mod load_user;
+mod locks;
 mod lookup;
 mod loopback;
 mod lying_server;

@@ -384,10 +384,10 @@ async fn the_deadline_ends_a_lookup() {
             let ((status, kind), took) = patiently(call).await.unwrap();
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(kind, Some(ErrorKind::Deadline));
-            // The last to join a batch has a quarter less; timers are exact to a millisecond.
+            // A batch that has lost half of its time is not sent. The last caller joined it after a quarter.
             let grain = Duration::from_millis(10);
             assert!(took <= DEFAULT_DEADLINE + grain, "{took:?}");
-            assert!(took + grain >= DEFAULT_DEADLINE * 3 / 4, "{took:?}");
+            assert!(took + grain >= DEFAULT_DEADLINE / 4, "{took:?}");
         }
         slow.store(false, SeqCst);
         assert_eq!(status(&sessions).await, (StatusCode::OK, None));
