@@ -15,6 +15,7 @@ mod migrate;
 #[cfg(feature = "rustls")]
 mod pool;
 mod reconnect;
+mod same_surroundings;
 mod statement;
 mod statements;
 mod store;

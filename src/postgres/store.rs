@@ -19,6 +19,7 @@ use super::{
     failure,
     feed::PgSessionFeed,
     migrate::Migrate,
+    same_surroundings,
     statement::{Statement, Values},
     statements::{Statements, Table},
     user::PgUser,
@@ -218,6 +219,7 @@ impl<U: PgUser> PgSessionStore<U> {
     pub async fn check(&self) -> Result<Check, Error> {
         self.connections.fill().await?;
         let own = self.connections.writes.acquire().await?;
+        same_surroundings::check::<U>(self.pool(), &own, &self.table).await?;
         let timeouts = self.pool().timeouts();
         let check = check::run(&own, &self.execution, &self.statements, timeouts).await;
         own.keep();

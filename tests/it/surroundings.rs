@@ -6,12 +6,13 @@ use deadpool_postgres::Pool;
 use ephemeral_postgres::TestDatabase;
 use tokio::{task::JoinSet, time::timeout};
 use tower_user_session::{
-    ErrorKind, PgSessionStore, SessionLimit, SessionService, SessionToken,
-    tokio_postgres::IsolationLevel,
+    ErrorKind, PgSessionStore, SessionLimit, SessionLookup as _, SessionService, SessionStore as _,
+    SessionToken, deadpool_postgres,
+    tokio_postgres::{self, IsolationLevel},
 };
 
 use crate::support::{
-    PgSessions, User, cookie, database, number, patiently, pool, sessions, until_waiting,
+    PgSessions, User, cookie, database, number, patiently, pool, sessions, sign_out, until_waiting,
 };
 
 /// One line a setting: a name, and the SQL that makes it the default of every new connection.
@@ -223,44 +224,245 @@ async fn names_of_one_table_share_a_lock() {
     assert_eq!(revoking.await.unwrap().unwrap(), 1);
 }
 
-/// M07: what other code left open on a pooled connection is never committed, and a write that meets it
-/// still happens.
+/// What other code can leave on a connection when it returns it to the pool, one line each.
+const LEFT_ON_A_CONNECTION: &[&str] = &[
+    "BEGIN; UPDATE users SET email = 'changed'",
+    "BEGIN ISOLATION LEVEL REPEATABLE READ; UPDATE users SET email = 'changed'",
+    "BEGIN ISOLATION LEVEL SERIALIZABLE; UPDATE users SET email = 'changed'",
+    "BEGIN; UPDATE users SET email = 'changed'; SAVEPOINT here",
+    "BEGIN; UPDATE users SET email = 'changed'; SELECT 1 / 0",
+    "BEGIN",
+    "CREATE TEMPORARY TABLE sessions (LIKE public.sessions INCLUDING ALL)",
+    "CREATE TEMPORARY TABLE users (LIKE public.users INCLUDING ALL)",
+    "SET search_path = nowhere",
+    "SET statement_timeout = 1",
+    "SET default_transaction_read_only = on",
+    "SET session_replication_role = replica",
+    "SET ROLE pg_monitor",
+    "DISCARD ALL",
+];
+
+/// M07: what other code leaves on a pooled connection reaches no statement of the store, and none of it is committed.
 #[tokio::test]
-async fn transactions_left_open_are_rolled_back() {
-    for left_open in [
-        "BEGIN; UPDATE users SET email = 'changed'",
-        "BEGIN ISOLATION LEVEL REPEATABLE READ; UPDATE users SET email = 'changed'",
-        "BEGIN ISOLATION LEVEL SERIALIZABLE; UPDATE users SET email = 'changed'",
-        "BEGIN; UPDATE users SET email = 'changed'; SAVEPOINT here",
-        "BEGIN; UPDATE users SET email = 'changed'; SELECT 1 / 0",
-        "BEGIN",
-    ] {
+async fn state_left_on_pooled_connections_reaches_no_statement() {
+    for left in LEFT_ON_A_CONNECTION {
         let database = database().await;
         let pool = pool(&database, 1);
         let sessions = SessionService::new(PgSessionStore::<User>::new(pool.clone()));
-        let leave_open = async || {
+        let leave = async || {
             let client = pool.get().await.unwrap();
             // One of them fails on purpose.
-            let _ = client.batch_execute(left_open).await;
+            let _ = client.batch_execute(left).await;
         };
-        leave_open().await;
-        let signed_in = sessions.sign_in(1).await.unwrap();
-        leave_open().await;
-        let signed_out = sessions
-            .sign_out(&cookie(&sessions, signed_in.token()))
-            .await;
-        assert!(signed_out.ended().unwrap(), "{left_open}");
-        let left = number(&database, "SELECT count(*) FROM sessions").await;
-        assert_eq!(left, 0, "{left_open}");
-        leave_open().await;
-        assert_eq!(sessions.revoke_all(&1).await.unwrap(), 0);
-        leave_open().await;
-        assert_eq!(sessions.revoke_everyone().await.unwrap(), 0);
-        leave_open().await;
-        sessions.store().migrate().await.unwrap();
+        leave().await;
+        let signed_in = sessions.sign_in(1).await.expect(left);
+        let user = async || sessions.user(signed_in.token()).await.expect(left);
+        leave().await;
+        assert_eq!(user().await, Some(User::ada()), "{left}");
+        assert_eq!(sessions.devices(&1).await.expect(left).len(), 1, "{left}");
+        leave().await;
+        let headers = cookie(&sessions, signed_in.token());
+        let signed_out = sessions.sign_out(&headers).await;
+        assert!(signed_out.ended().unwrap(), "{left}");
+        assert_eq!(user().await, None, "{left}");
+        let rows = number(&database, "SELECT count(*) FROM sessions").await;
+        assert_eq!(rows, 0, "{left}");
+        leave().await;
+        assert_eq!(sessions.revoke_all(&1).await.expect(left), 0);
+        leave().await;
+        assert_eq!(sessions.revoke_everyone().await.expect(left), 0);
+        leave().await;
+        assert_eq!(sessions.clean_up().await.expect(left), 0);
+        leave().await;
+        sessions.store().migrate().await.expect(left);
         let changed = "SELECT count(*) FROM users WHERE email = 'changed'";
-        assert_eq!(number(&database, changed).await, 0, "{left_open}");
+        assert_eq!(number(&database, changed).await, 0, "{left}");
     }
+}
+
+/// What a pool does with each new connection, one line each, and the session that its sign-ins see.
+const HOOKS: &[(&str, &str)] = &[
+    ("a search path", "SET search_path = tenant"),
+    ("a role", "SET ROLE tenant_@"),
+    (
+        "a role whose path differs",
+        "SET ROLE tenant_@; SET search_path = tenant, public",
+    ),
+    (
+        "another level",
+        "SET default_transaction_isolation = 'serializable'",
+    ),
+];
+
+/// M08: the pool's hooks hold for lookups, sign-ins and every other statement alike.
+#[tokio::test]
+async fn hooks_of_the_pool_hold_for_every_statement() {
+    for &(name, hook) in HOOKS {
+        let database = database().await;
+        let tenant = format!(
+            "CREATE SCHEMA tenant;
+             CREATE TABLE tenant.users (LIKE public.users INCLUDING ALL);
+             INSERT INTO tenant.users SELECT * FROM public.users;
+             UPDATE tenant.users SET email = 'tenant' WHERE id = 1;
+             CREATE TABLE tenant.sessions (LIKE public.sessions INCLUDING ALL);
+             CREATE ROLE tenant_{0};
+             GRANT USAGE ON SCHEMA tenant TO tenant_{0};
+             GRANT ALL ON ALL TABLES IN SCHEMA tenant, public TO tenant_{0}",
+            database.name()
+        );
+        database
+            .client()
+            .await
+            .batch_execute(&tenant)
+            .await
+            .unwrap();
+        let hook = hook.replace('@', database.name());
+        let manager = deadpool_postgres::Manager::new(database.config(), tokio_postgres::NoTls);
+        let pool = Pool::builder(manager)
+            .max_size(2)
+            .post_create(deadpool_postgres::Hook::async_fn(move |client, _| {
+                let hook = hook.clone();
+                Box::pin(async move {
+                    let done = client.batch_execute(&hook).await;
+                    done.map_err(deadpool_postgres::HookError::Backend)
+                })
+            }))
+            .build()
+            .unwrap();
+        let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
+        sessions.store().check().await.expect(name);
+        let signed_in = sessions.sign_in(1).await.expect(name);
+        let in_tenant = number(&database, "SELECT count(*) FROM tenant.sessions").await;
+        let elsewhere = number(&database, "SELECT count(*) FROM public.sessions").await;
+        assert_eq!(in_tenant + elsewhere, 1, "{name}");
+        let user = sessions
+            .user(signed_in.token())
+            .await
+            .expect(name)
+            .expect(name);
+        assert_eq!(user.email == "tenant", in_tenant == 1, "{name}");
+        assert_eq!(sessions.devices(&1).await.expect(name).len(), 1, "{name}");
+        assert!(sign_out(&sessions, signed_in.token()).await.expect(name));
+        database
+            .client()
+            .await
+            .batch_execute(&format!(
+                "DROP OWNED BY tenant_{0}; DROP ROLE tenant_{0}",
+                database.name()
+            ))
+            .await
+            .unwrap();
+    }
+}
+
+/// What an application does to connections after they were created, one line each, and the word by which the error names it.
+const ALIENATED: &[(&str, &str)] = &[
+    ("SET ROLE pg_monitor", "role"),
+    ("SET search_path = elsewhere, public", "search_path"),
+    (
+        "CREATE TEMPORARY TABLE sessions (LIKE public.sessions)",
+        "sessions",
+    ),
+    ("CREATE TEMPORARY TABLE users (LIKE public.users)", "users"),
+];
+
+/// M08: `check` rejects a pool whose connections do not see what the store's own connections see.
+#[tokio::test]
+async fn check_compares_the_pools_connections_with_its_own() {
+    for &(change, word) in ALIENATED {
+        let database = database().await;
+        let store = PgSessionStore::<User>::new(pool(&database, 1));
+        store.check().await.unwrap();
+        let client = store.pool().get().await.unwrap();
+        client.batch_execute(change).await.unwrap();
+        drop(client);
+        let error = store.check().await.expect_err(change);
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{change}");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains(word), "{cause}");
+    }
+}
+
+/// Changes to the tables that make prepared statements outdated, one line each.
+const OUTDATES: &[&str] = &[
+    "ALTER TABLE sessions ALTER COLUMN user_agent TYPE varchar(2000)",
+    "ALTER TABLE sessions ADD COLUMN note text",
+    "ALTER TABLE users ALTER COLUMN email TYPE varchar(2000)",
+    "ALTER TABLE sessions ALTER COLUMN remembered SET DEFAULT true",
+    "DROP INDEX IF EXISTS sessions_user_id_idx",
+];
+
+/// M19: every statement survives a change of the tables after which what was prepared does not fit any more.
+#[tokio::test]
+async fn outdated_statements_are_prepared_again() {
+    for change in OUTDATES {
+        let database = database().await;
+        let limit = SessionLimit::end_oldest(2).unwrap();
+        let sessions = limited(&database, 2, limit);
+        for round in 0..2 {
+            let ada = sessions.sign_in(1).await.expect(change);
+            let again = sessions.confirm(1, &cookie(&sessions, ada.token())).await;
+            let again = again.expect(change);
+            assert_eq!(
+                sessions.user(again.token()).await.expect(change),
+                Some(User::ada())
+            );
+            assert_eq!(
+                sessions.devices(&1).await.expect(change).len(),
+                1,
+                "{change}"
+            );
+            let store = sessions.store();
+            let id = again.session().id();
+            assert_eq!(store.still_live(&[id]).await.expect(change).len(), 1);
+            let used = (id, std::time::SystemTime::now());
+            store.touch(&[used]).await.expect(change);
+            assert!(sign_out(&sessions, again.token()).await.expect(change));
+            let _ = sessions.sign_in(1).await.expect(change);
+            assert_eq!(sessions.revoke_all(&1).await.expect(change), 1);
+            assert_eq!(sessions.clean_up().await.expect(change), 0);
+            if round == 0 {
+                database.client().await.batch_execute(change).await.unwrap();
+            }
+        }
+    }
+}
+
+/// A pool that recycles connections with `DISCARD ALL` loses what was prepared on them. Sign-ins do not depend on it.
+#[tokio::test]
+async fn recycling_with_discard_all_changes_nothing() {
+    let database = database().await;
+    let config = deadpool_postgres::ManagerConfig {
+        recycling_method: deadpool_postgres::RecyclingMethod::Custom("DISCARD ALL".to_owned()),
+    };
+    let manager =
+        deadpool_postgres::Manager::from_config(database.config(), tokio_postgres::NoTls, config);
+    let pool = Pool::builder(manager).max_size(1).build().unwrap();
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool.clone()));
+    for _ in 0..4 {
+        let ada = sessions.sign_in(1).await.unwrap();
+        assert!(sign_out(&sessions, ada.token()).await.unwrap());
+        drop(pool.get().await.unwrap());
+    }
+}
+
+/// A connection that the pool has lent before is closed instead of used.
+#[tokio::test]
+async fn a_used_connection_of_the_pool_is_never_taken() {
+    let database = database().await;
+    let pool = pool(&database, 3);
+    let shadow = "CREATE TEMPORARY TABLE sessions (LIKE public.sessions INCLUDING ALL)";
+    let mut lent = Vec::new();
+    for _ in 0..3 {
+        let client = pool.get().await.unwrap();
+        client.batch_execute(shadow).await.unwrap();
+        lent.push(client);
+    }
+    drop(lent);
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
+    let _ = sessions.sign_in(1).await.unwrap();
+    let rows = number(&database, "SELECT count(*) FROM public.sessions").await;
+    assert_eq!(rows, 1);
 }
 
 /// M20: two users who sign in with each other's cookie, under a limit, never deadlock.
