@@ -88,6 +88,9 @@ pub(super) async fn run(
         .await
         .map_err(failure::statement)?;
     let read = |error| Error::new(crate::ErrorKind::Row, error);
+    if !execution.has_settings() {
+        warn_without_statement_timeout(client).await?;
+    }
     let check = Check {
         server_version: row.try_get(0).map_err(read)?,
         in_recovery: row.try_get(1).map_err(read)?,
@@ -107,4 +110,23 @@ pub(super) async fn run(
         );
     }
     Ok(check)
+}
+
+/// Behind a transaction pooler the store cannot set the time limit of lookups.
+async fn warn_without_statement_timeout(client: &ClientWrapper) -> Result<(), Error> {
+    let asked = client.query_typed_one(
+        "SELECT pg_catalog.current_setting('statement_timeout')",
+        &[],
+    );
+    let row = asked.await.map_err(failure::statement)?;
+    let timeout: String = row
+        .try_get(0)
+        .map_err(|error| Error::new(crate::ErrorKind::Row, error))?;
+    if timeout == "0" {
+        tracing::warn!(
+            "the database role has no statement_timeout, so that a lookup goes on after it was given up: ALTER ROLE … \
+             SET statement_timeout"
+        );
+    }
+    Ok(())
 }

@@ -158,6 +158,10 @@ impl ConnectionSet {
         }
     }
 
+    pub(super) fn size(&self) -> usize {
+        self.0.size
+    }
+
     /// Opens all connections of the set.
     pub(super) async fn fill(&self) -> Result<(), Error> {
         let mut all = Vec::with_capacity(self.0.size);

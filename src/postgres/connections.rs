@@ -50,7 +50,7 @@ impl Connections {
         };
         Self {
             lookups: set(lookup_settings, LOOKUP_CONNECTIONS, true),
-            writes: set(write_settings, writes, false),
+            writes: set(write_settings, writes.max(WRITE_CONNECTIONS), false),
             upkeep: set(write_settings, 1, false),
             turns: Turns::default(),
             waiting_for_locks: Semaphore::new(1),

@@ -32,13 +32,40 @@ use crate::{
 ///
 /// # Connections
 ///
-/// Lookups have connections of their own, at most two: opened when first needed, by the manager of
-/// the application's pool and so in the application's way, but outside the pool's number, because
-/// they carry planner settings that must not reach other statements. A connection whose lookup did
-/// not finish, or on which another question was answered, is closed, never lent again. A lookup that
-/// met a connection which was lost, whose server was demoted, or whose prepared statement no longer
-/// fits the tables, is asked once more on a fresh one. Writes borrow from the pool, and one that may
-/// have happened is never repeated.
+/// The store runs its work on a few connections of its own. Each is a new connection of the application's pool: the
+/// pool's hooks that run when a connection is created (`post_create`) have run on it, and no other code has used it.
+/// It is then taken out of the pool, so that neither side's settings reach the other. Hooks that run whenever the pool
+/// lends a connection do not run on it, and [`check`](Self::check) compares the two.
+///
+/// | for | connections of one process |
+/// |---|---|
+/// | lookups | 2 |
+/// | sign-ins, sign-outs, lists, re-checks, last uses | 2, or [`with_write_connections`](Self::with_write_connections) |
+/// | a [feed](Self::feed) | 1 |
+/// | cleaning up, migrating, [`revoke_everyone`](crate::SessionService::revoke_everyone) | 1 each, while it runs |
+/// | the application's pool | its `max_size` |
+///
+/// The server must allow the sum (`max_connections`), for each process. After a connection was closed, the server may
+/// need up to the deadline to end what ran on it; until then that counts too.
+///
+/// The connections are opened by [`check`](Self::check), or when they are first needed, and replaced when they are lost.
+/// Opening takes a place in the pool for a moment. An exhausted pool stops nothing that has its connection; otherwise
+/// the call fails with [`ErrorKind::Pool`], and nothing has happened.
+///
+/// A connection whose statement did not finish is closed and never used again. A lookup that met a connection which was
+/// lost, whose server was demoted, or whose prepared statement no longer fits the tables, is repeated once on a new
+/// connection. A write is repeated only if nothing has happened.
+///
+/// # Time limits on the server
+///
+/// Closing a connection does not end its statement. The store therefore sets, on its own connections, `statement_timeout`
+/// to the service's [deadline](crate::SessionServiceBuilder::deadline); for writes also `lock_timeout` and
+/// `idle_in_transaction_session_timeout`, so that a client that vanishes does not hold a user's lock; and where the
+/// server accepts it, `client_connection_check_interval` to 500 ms. No time limit covers the wait of a `COMMIT` for a
+/// synchronous standby.
+///
+/// A write that waits for a lock for more than 50 ms gives its connection back, and one of those writes at a time goes on
+/// waiting. The writes of one user take turns in the process. So a locked user delays no other user.
 ///
 /// Behind a pooler that pools transactions, say so:
 /// [`with_transaction_pooling`](Self::with_transaction_pooling).
@@ -154,6 +181,15 @@ impl<U: PgUser> PgSessionStore<U> {
         self
     }
 
+    /// Sets how many connections of its own the store has for everything but lookups. By default 2, which is also the
+    /// least: one of them may wait for a lock while the other one works. A sign-in takes four round trips on one
+    /// connection; a process far from its server that signs in many people a second needs more.
+    pub fn with_write_connections(mut self, connections: usize) -> Self {
+        let pool = self.pool().clone();
+        self.connections = Connections::new(pool, &self.execution, connections);
+        self
+    }
+
     /// Looks sessions up on a server in recovery too. **A session that was ended on the primary is
     /// live here until the replica has replayed that**, however far it lags behind, and a session that
     /// has just begun is nobody's. Nothing bounds this but how far the application lets its replicas
@@ -186,7 +222,9 @@ impl<U: PgUser> PgSessionStore<U> {
     ///   others. Cast an enum: `u.role::text AS role`. Otherwise lookups, [`check`](Self::check) and
     ///   such sign-ins fail with [`ErrorKind::Configuration`].
     /// * The pool's connections must have no start-up `options`; PgBouncer refuses them. What the
-    ///   store would set on its own connections, set for the role: `ALTER ROLE … SET jit = off`.
+    ///   store would set on its own connections, set for the role: `ALTER ROLE … SET statement_timeout = '2s'`, and
+    ///   `SET jit = off`. Without the first, a statement goes on after its lookup was given up;
+    ///   [`check`](Self::check) warns. Writes set their time limits themselves, in each transaction.
     /// * What the application itself prepares on the pool is its own to see to. `deadpool`'s
     ///   `prepare_cached` and `tokio-postgres`'s `query` use named statements; `query_typed` does not.
     ///
@@ -196,9 +234,8 @@ impl<U: PgUser> PgSessionStore<U> {
     /// [PgBouncer]: https://www.pgbouncer.org/features.html
     pub fn with_transaction_pooling(mut self) -> Self {
         self.execution = Execution::unnamed::<U>();
-        let pool = self.pool().clone();
-        self.connections = Connections::new(pool, &self.execution, WRITE_CONNECTIONS);
-        self
+        let writes = self.connections.writes.size();
+        self.with_write_connections(writes)
     }
 
     /// Creates the sessions' table, or brings it up to date. See [`Migrate`].

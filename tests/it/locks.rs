@@ -194,10 +194,10 @@ async fn a_locked_user_delays_no_other_user() {
             let sessions = sessions.clone();
             let headers = cookie(&sessions, of_ada[n % of_ada.len()].token());
             waiting.spawn(async move {
-                if n % 2 == 0 {
-                    let _ = sessions.sign_in(1).request(&headers).await;
-                } else {
-                    let _ = sessions.sign_out(&headers).await.ended();
+                match n % 3 {
+                    0 => drop(sessions.sign_in(1).request(&headers).await),
+                    1 => drop(sessions.confirm(1, &headers).await),
+                    _ => drop(sessions.sign_out(&headers).await),
                 }
             });
         }

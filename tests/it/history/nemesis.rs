@@ -45,6 +45,12 @@ pub enum Nemesis {
     ChangedTables,
     /// Somebody locks the users and the sessions.
     LockedTables,
+    /// The database's default isolation level changes, and every connection is replaced.
+    ChangedSettings,
+    /// Other code leaves open transactions and temporary tables on the connections of the pools.
+    UncleanPools,
+    /// A transaction holds the rows of one user and of that user's sessions.
+    LockedUser,
     /// What the connections of the processes behind a proxy carry comes late.
     SlowAnswers,
     /// The feeds behind a proxy are cut, and new ones too.
@@ -68,6 +74,9 @@ pub const ALL_WITH_CACHE: &[Nemesis] = &[
     Nemesis::BlackHole,
     Nemesis::ChangedTables,
     Nemesis::LockedTables,
+    Nemesis::ChangedSettings,
+    Nemesis::UncleanPools,
+    Nemesis::LockedUser,
 ];
 
 /// Where none are: without the four that only matter to them.
@@ -83,6 +92,9 @@ impl Nemesis {
             Self::BlackHole => "black hole",
             Self::ChangedTables => "changed tables",
             Self::LockedTables => "locked tables",
+            Self::ChangedSettings => "changed settings",
+            Self::UncleanPools => "unclean pools",
+            Self::LockedUser => "locked user",
             Self::SlowAnswers => "slow answers",
             Self::CutFeeds => "cut feeds",
             Self::SilentFeeds => "silent feeds",
@@ -99,6 +111,8 @@ impl Nemesis {
         matches!(
             self,
             Self::ChangedTables
+                | Self::UncleanPools
+                | Self::LockedUser
                 | Self::SlowAnswers
                 | Self::CutFeeds
                 | Self::SilentFeeds
@@ -118,6 +132,9 @@ impl Nemesis {
             Self::BlackHole => interfere(connections, Line::Silent, TOO_LONG).await,
             Self::ChangedTables => world.change_tables().await,
             Self::LockedTables => world.lock_tables().await,
+            Self::ChangedSettings => world.change_settings().await,
+            Self::UncleanPools => world.leave_state_in_pools().await,
+            Self::LockedUser => world.lock_a_user().await,
             Self::SlowAnswers => {
                 interfere(connections, Line::Delayed(SLOW), LONGER_THAN_KEPT).await;
             }
@@ -210,6 +227,52 @@ impl World {
             let mut client = connect(&self.database.config()).await?;
             let transaction = client.transaction().await.ok()?;
             let lock = "LOCK TABLE users, sessions IN ACCESS EXCLUSIVE MODE";
+            transaction.batch_execute(lock).await.ok()?;
+            sleep(TOO_LONG).await;
+            transaction.rollback().await.ok()
+        })
+        .await;
+    }
+
+    async fn change_settings(&self) {
+        let database = format!("ALTER DATABASE \"{}\"", self.database.name());
+        for level in ["serializable", "repeatable read"] {
+            let set = format!("{database} SET default_transaction_isolation = '{level}'");
+            self.execute(&set).await;
+            self.kill_backends().await;
+            sleep(Duration::from_millis(200)).await;
+        }
+        let reset = format!("{database} RESET default_transaction_isolation");
+        self.execute(&reset).await;
+    }
+
+    async fn leave_state_in_pools(&self) {
+        for _ in 0..10 {
+            for pool in &self.pools {
+                for state in [
+                    "BEGIN; DELETE FROM sessions; UPDATE users SET disabled_at = now()",
+                    "CREATE TEMPORARY TABLE IF NOT EXISTS sessions (LIKE public.sessions INCLUDING ALL)",
+                    "SET search_path = nowhere",
+                ] {
+                    let left = timeout(DEADLINE, async {
+                        let client = pool.get().await.ok()?;
+                        client.batch_execute(state).await.ok()
+                    });
+                    let _ = left.await;
+                }
+                // The locks of an open transaction end with it.
+                pool.retain(|_, _| false);
+            }
+            sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    async fn lock_a_user(&self) {
+        let _ = timeout(2 * TOO_LONG, async {
+            let mut client = connect(&self.database.config()).await?;
+            let transaction = client.transaction().await.ok()?;
+            let lock = "SELECT FROM users WHERE id = 1 FOR UPDATE;
+                SELECT FROM sessions WHERE user_id = 1 FOR UPDATE";
             transaction.batch_execute(lock).await.ok()?;
             sleep(TOO_LONG).await;
             transaction.rollback().await.ok()

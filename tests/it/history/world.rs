@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use deadpool_postgres::Pool;
 use ephemeral_postgres::{Server, TestDatabase};
 use tower_user_session::PgSessionStore;
 
@@ -12,8 +13,8 @@ use crate::{
 };
 
 const POOL: usize = 4;
-/// The lookups' own connections of one service.
-const LOOKUPS: usize = 2;
+/// The own connections of one store: two for lookups, two for writes, one for cleaning up.
+const OWN: usize = 5;
 
 /// What there is to break.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ pub struct World {
     pub proxy: Proxy,
     /// The same for their feeds alone.
     pub feeds: Proxy,
+    /// The pools of the processes.
+    pub pools: Vec<Pool>,
     caches: bool,
 }
 
@@ -39,7 +42,10 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
     let feeds = Proxy::before(&database).await;
     let config = database.config();
     let pools = [proxy.pool(POOL), proxy.pool(POOL), direct];
-    let mut processes: Vec<_> = pools.map(|pool| Process::new(pool, config.clone())).into();
+    let mut processes: Vec<_> = pools
+        .clone()
+        .map(|pool| Process::new(pool, config.clone()))
+        .into();
     if caches {
         store.migrate().announce_changed_users().await.unwrap();
         // Every session is old enough to be kept from its beginning on.
@@ -55,6 +61,7 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
         database: Arc::new(database),
         proxy,
         feeds,
+        pools: pools.into(),
         caches,
     };
     (world, processes)
@@ -79,7 +86,7 @@ pub async fn check_leftovers(world: &World, processes: Vec<Process>) {
         let status = pool.status();
         assert!(status.size <= POOL && status.waiting == 0, "{status:?}");
     }
-    let most = POOL + LOOKUPS + usize::from(world.caches);
+    let most = POOL + OWN + usize::from(world.caches);
     until_connections(world, processes.len() * most).await;
     for process in processes {
         process.sessions.close().await;
