@@ -15,7 +15,7 @@ use crate::{
 /// Extractor of the user that [`LoadUserLayer`](crate::LoadUserLayer) attached.
 ///
 /// Where nobody is signed in it answers like [`RequireUserLayer`](crate::RequireUserLayer), with 401
-/// (gRPC: 16). `Option<CurrentUser<U>>` takes anonymous requests as well. `CurrentSession` can be
+/// (gRPC: 16). `Option<CurrentUser<U>>` takes anonymous requests as well. `CurrentSession<U>` can be
 /// extracted in the same two ways.
 ///
 /// ```
@@ -70,7 +70,11 @@ where
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for CurrentSession {
+impl<U, S> FromRequestParts<S> for CurrentSession<U>
+where
+    U: 'static,
+    S: Sync,
+{
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
@@ -79,7 +83,11 @@ impl<S: Sync> FromRequestParts<S> for CurrentSession {
     }
 }
 
-impl<S: Sync> OptionalFromRequestParts<S> for CurrentSession {
+impl<U, S> OptionalFromRequestParts<S> for CurrentSession<U>
+where
+    U: 'static,
+    S: Sync,
+{
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {

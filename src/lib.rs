@@ -130,9 +130,10 @@ pub use self::{
     session::{
         Announcement, BodyUntilEnded, Confirm, Counts, CurrentSession, DEFAULT_DEADLINE,
         DEFAULT_LEASE, Device, Ended, EndedBecause, Hearing, Insertion, Lifetime, LiveSession,
-        LookupAnswer, NewSession, Revocation, Rotation, SessionFeed, SessionId, SessionLimit,
-        SessionLookup, SessionService, SessionServiceBuilder, SessionStore, SessionTimes,
-        SessionToken, SignIn, SignOut, SignedIn, SignedOut, StreamUntilEnded, TokenDigest,
+        LookupAnswer, NewSession, Revocation, Rotation, Session, SessionFeed, SessionId,
+        SessionLimit, SessionLookup, SessionService, SessionServiceBuilder, SessionStore,
+        SessionTimes, SessionToken, SignIn, SignOut, SignedIn, SignedOut, StreamUntilEnded,
+        TokenDigest,
     },
 };
 #[cfg(feature = "postgres")]

@@ -12,9 +12,9 @@ use std::{
 use http::HeaderValue;
 
 use crate::{
-    CurrentSession, Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer, NewSession,
-    Revocation, Rotation, SessionId, SessionLimit, SessionLookup, SessionService, SessionStore,
-    SessionTimes, TokenDigest,
+    Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer, NewSession, Revocation, Rotation,
+    Session, SessionId, SessionLimit, SessionLookup, SessionService, SessionStore, SessionTimes,
+    TokenDigest,
 };
 
 /// A [`SessionStore`] in memory, for an application's own tests.
@@ -67,8 +67,8 @@ impl<I> Row<I> {
         self.device.expires_at > now && lifetime.idle_limit().is_none_or(|limit| idle < limit)
     }
 
-    fn current(&self, now: SystemTime) -> CurrentSession {
-        CurrentSession::new(
+    fn current(&self, now: SystemTime) -> Session {
+        Session::new(
             self.device.id,
             SessionTimes {
                 created_at: self.device.created_at,
@@ -273,7 +273,7 @@ where
             expires_at: now + new.lifetime,
             now,
         };
-        let session = CurrentSession::new(random_id()?, times);
+        let session = Session::new(random_id()?, times);
         let mut device = Device::new(&session);
         device.user_agent = new.user_agent.map(str::to_owned);
         device.ip = new.ip;

@@ -8,7 +8,7 @@ use cookie::{Cookie, SameSite, time};
 use http::{HeaderMap, HeaderValue, header};
 
 use self::name::{Name, trim};
-use crate::{Error, ErrorKind, SessionToken, session::CurrentSession};
+use crate::{Error, ErrorKind, SessionToken, session::Session};
 
 /// The cookie's name, unless the application chooses another.
 const DEFAULT_NAME: &str = "__Host-session";
@@ -203,7 +203,7 @@ impl SessionCookie {
         &self,
         headers: &mut HeaderMap,
         token: &SessionToken,
-        session: &CurrentSession,
+        session: &Session,
         remembered: bool,
     ) {
         let mut cookie = self.cookie(token.expose());

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    LiveSession, Rejection, ResponseForRejection, SessionLookup, SessionService,
+    CurrentSession, LiveSession, Rejection, ResponseForRejection, SessionLookup, SessionService,
     rejection::reject,
     session::{Answering, Credentials, counters::Counter},
 };
@@ -47,6 +47,8 @@ pin_project! {
         pub(super) request: Option<Request<B>>,
         pub(super) inner: S,
         pub(super) sessions: SessionService<L>,
+        // What another layer for the same user type, further outside, has found.
+        pub(super) outer: Option<CurrentSession<L::User>>,
         pub(super) cache_headers: bool,
         pub(super) rejection: R,
     }
@@ -102,11 +104,14 @@ where
                         .expect("ResponseFuture polled after completion");
                     let authenticated = match answer {
                         Ok(Some(live)) => {
-                            attach(&mut request, live, lookup.sessions);
+                            attach(&mut request, live, lookup.sessions, lookup.outer.take());
                             true
                         }
                         Ok(None) => {
                             lookup.sessions.count(Counter::Rejected);
+                            if let Some(found) = lookup.outer.take() {
+                                lookup.sessions.report_disagreement(found, None);
+                            }
                             false
                         }
                         Err(error) => {
@@ -142,9 +147,14 @@ pub(super) fn attach<L: SessionLookup, B>(
     request: &mut Request<B>,
     live: LiveSession<L::User>,
     sessions: &SessionService<L>,
+    outer: Option<CurrentSession<L::User>>,
 ) {
+    let session = CurrentSession::<L::User>::new(live.session);
+    if let Some(found) = outer {
+        sessions.report_disagreement(found, Some(&session));
+    }
     request.extensions_mut().insert(live.user);
-    request.extensions_mut().insert(live.session);
+    request.extensions_mut().insert(session);
     sessions.count(Counter::Authenticated);
 }
 

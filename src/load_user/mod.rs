@@ -10,11 +10,11 @@
 //! | has no session cookie | no user | no query, no allocation |
 //! | has a malformed or ambiguous one | no user | no query |
 //! | has a token of no live session | no user | one lookup |
-//! | has a token of a live session | the user and the `CurrentSession` | one lookup |
+//! | has a token of a live session | the user and the `CurrentSession` of its type | one lookup |
 //! | could not be looked up | nothing: it is answered with 503 (gRPC: 14) | |
 //!
-//! Whatever the request, a user or session that something outside put into its extensions is removed
-//! first: identity comes from the store alone. A malformed, ambiguous, unknown, expired or revoked
+//! Whatever the request, a user of the layer's own type, and its session, that something outside put
+//! into the extensions are removed first: identity comes from the store alone. A malformed, ambiguous, unknown, expired or revoked
 //! cookie looks the same to the client, whatever the inner service answers.
 //!
 //! # Caches
@@ -29,6 +29,17 @@
 //! From the outside in: tracing, CORS, CSRF, `LoadUserLayer`, `RequireUserLayer`, the handlers. A
 //! CORS preflight never carries a cookie, so CORS must answer it first; a request that CSRF refuses
 //! then costs no lookup.
+//!
+//! # Several kinds of users
+//!
+//! An application can have one service for its staff and another one for its customers, with two
+//! cookies and two layers on one router, in either order. Each needs a user type of its own. A layer
+//! attaches, and removes, only the user of its type and that user's
+//! [`CurrentSession`](crate::CurrentSession); `RequireUserLayer::<Staff>` reads no other one's.
+//!
+//! Two layers for one user type are a mistake unless they are layers of one service. The inner one
+//! decides what the handlers see. Where it finds another session than the outer one, or none, it logs
+//! an error.
 //!
 //! # Cancellation
 //!

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     CurrentSession, DefaultResponseForRejection, ResponseForRejection, SessionLookup,
-    SessionService, require_user,
+    SessionService,
 };
 
 /// Service that finds out who is making a request before it calls the inner one. See the
@@ -76,23 +76,26 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        require_user::LOAD_USER_RAN.set();
-        // Identity comes from the store alone, whatever stands outside.
+        // Identity comes from the store alone, whatever stands outside. Other user types are the
+        // business of other layers.
         let extensions = request.extensions_mut();
         extensions.remove::<L::User>();
-        extensions.remove::<CurrentSession>();
+        let outer = extensions.remove::<CurrentSession<L::User>>();
 
         let exempt = self.settings.exempt.as_ref();
         if exempt.is_some_and(|exempt| exempt.0(request.method(), request.uri())) {
             return ResponseFuture::calling(self.inner.call(request), None);
         }
         let Some(token) = self.sessions.presented(request.headers()) else {
+            if let Some(found) = outer {
+                self.sessions.report_disagreement(found, None);
+            }
             return ResponseFuture::calling(self.inner.call(request), None);
         };
 
         let mut answer = self.sessions.ask(token.digest());
         if let Some(live) = answer.known() {
-            attach(&mut request, live, &self.sessions);
+            attach(&mut request, live, &self.sessions, outer);
             let private = self.settings.cache_headers.then(|| self.sessions.clone());
             return ResponseFuture::calling(self.inner.call(request), private);
         }
@@ -105,6 +108,7 @@ where
             request: Some(request),
             inner: ready_inner,
             sessions: self.sessions.clone(),
+            outer,
             cache_headers: self.settings.cache_headers,
             rejection: self.settings.rejection.clone(),
         })

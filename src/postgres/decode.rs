@@ -10,7 +10,7 @@ use tokio_postgres::{
 
 use super::user::{PgUser, UserRow};
 use crate::{
-    BoxError, CurrentSession, Error, ErrorKind, LookupAnswer, SessionId, SessionTimes, TokenDigest,
+    BoxError, Error, ErrorKind, LookupAnswer, Session, SessionId, SessionTimes, TokenDigest,
 };
 
 /// The columns of `find.sql` before the user's.
@@ -49,7 +49,7 @@ pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
 }
 
 /// Reads `now, id, created_at, authenticated_at, last_seen_at, expires_at` from `first` on.
-pub(super) fn current(row: &Row, first: usize) -> Result<CurrentSession, Error> {
+pub(super) fn current(row: &Row, first: usize) -> Result<Session, Error> {
     let time = |offset| column::<Timestamp>(row, first + offset).map(|time| time.0);
     let times = SessionTimes {
         now: time(0)?,
@@ -58,7 +58,7 @@ pub(super) fn current(row: &Row, first: usize) -> Result<CurrentSession, Error> 
         last_seen_at: time(4)?,
         expires_at: time(5)?,
     };
-    Ok(CurrentSession::new(column(row, first + 1)?, times))
+    Ok(Session::new(column(row, first + 1)?, times))
 }
 
 pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, Error> {

@@ -6,7 +6,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 
 use super::{execution::On, store::PgSessionStore, user::PgUser};
-use crate::{Error, Revocation, SessionId, SessionService, SessionToken, SignIn, SignedIn};
+use crate::{CurrentSession, Error, Revocation, SessionService, SessionToken, SignIn, SignedIn};
 
 /// What must still be true of the user's row when a sign-in happens.
 #[derive(Default)]
@@ -97,13 +97,13 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
 /// ```no_run
 /// # use tower_user_session::*;
 /// # async fn example<U: PgUser<Id = i64>>(
-/// #     sessions: SessionService<PgSessionStore<U>>, user_id: i64, current: CurrentSession, hash: String,
+/// #     sessions: SessionService<PgSessionStore<U>>, user_id: i64, current: CurrentSession<U>, hash: String,
 /// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut client = sessions.store().pool().get().await?;
 /// let transaction = client.transaction().await?;
 /// let change = "UPDATE users SET password_hash = $1 WHERE id = $2";
 /// transaction.execute(change, &[&hash, &user_id]).await?;
-/// sessions.revoke_others_in_transaction(&transaction, &user_id, current.id()).await?;
+/// sessions.revoke_others_in_transaction(&transaction, &user_id, &current).await?;
 /// transaction.commit().await?;
 /// # Ok(())
 /// # }
@@ -114,13 +114,13 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
         &self,
         transaction: &Transaction<'_>,
         user_id: &U::Id,
-        current: SessionId,
+        current: &CurrentSession<U>,
     ) -> Result<u64, Error> {
         self.store()
             .revoke_in(
                 On::transaction(transaction),
                 user_id,
-                Revocation::AllBut(current),
+                Revocation::AllBut(current.id()),
             )
             .await
     }

@@ -52,7 +52,7 @@ impl<U: Send + Sync + 'static> Guard<U> {
         {
             return Some((RejectionKind::Forbidden, None));
         }
-        let session = request.extensions().get::<CurrentSession>();
+        let session = request.extensions().get::<CurrentSession<U>>();
         let proven = self
             .proof
             .is_none_or(|age| session.is_some_and(|session| session.since_authentication() <= age));

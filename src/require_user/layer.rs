@@ -7,7 +7,37 @@ use crate::DefaultResponseForRejection;
 
 /// Layer that applies [`RequireUser`]. See the [module's documentation](crate::require_user).
 ///
-/// `U` is the application's user type, the same as that of the `LoadUserLayer` outside.
+/// `U` is the application's user type, the same as that of the `LoadUserLayer` outside. The layer
+/// reads the [`CurrentSession`](crate::CurrentSession) of that type and of no other one.
+///
+/// # Order of layers
+///
+/// A request must pass the `LoadUserLayer` first. Without one, or in the wrong order, every request
+/// is refused. In a `tower::ServiceBuilder` the layer that is added first is the outer one. On an axum
+/// `Router` the layer that is added last is the outer one:
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower::ServiceBuilder;
+/// use tower_user_session::{LoadUserLayer, MemorySessionStore, RequireUserLayer, SessionService};
+///
+/// #[derive(Clone)]
+/// struct User;
+///
+/// # let store = MemorySessionStore::<i64, User>::new();
+/// let sessions = SessionService::new(store);
+/// let account = Router::new()
+///     .route("/account", get(|| async { "Your balance" }))
+///     .layer(RequireUserLayer::<User>::new()); // reached second
+/// let app: Router = Router::new()
+///     .merge(account)
+///     .layer(LoadUserLayer::new(sessions.clone())); // reached first
+///
+/// let layers = ServiceBuilder::new()
+///     .layer(LoadUserLayer::new(sessions)) // reached first
+///     .layer(RequireUserLayer::<User>::new()); // reached second
+/// # let _: Router = Router::new().merge(app).layer(layers);
+/// ```
 #[must_use]
 pub struct RequireUserLayer<U, R = DefaultResponseForRejection> {
     guard: Guard<U>,

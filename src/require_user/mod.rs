@@ -4,8 +4,8 @@
 //! outside, attached to the request. Where there is none it answers itself: 401, or gRPC status 16
 //! to a gRPC request. It asks nobody and allocates nothing for a request that passes.
 //!
-//! **Without a `LoadUserLayer` outside, everybody is refused.** If no such layer has seen a request
-//! in this process, the first refusal logs an error that says so.
+//! **Without a `LoadUserLayer` for the same user type outside, every request is refused.** Nothing at
+//! run time reports a missing layer: [`RequireUserLayer`] shows the order of the layers.
 //!
 //! It can ask for more: a [condition](RequireUserLayer::allow_if) on the user (403, gRPC status 7),
 //! and a [proof of who they are](RequireUserLayer::proof_not_older_than) that is not too old (401,
@@ -55,4 +55,3 @@ mod service;
 pub use self::{
     future::ResponseFuture, layer::RequireUserLayer, return_to::ReturnTo, service::RequireUser,
 };
-pub(crate) use service::LOAD_USER_RAN;

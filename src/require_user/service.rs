@@ -1,6 +1,5 @@
 use std::{
     fmt,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::{Context, Poll},
 };
 
@@ -61,7 +60,6 @@ where
         let Some(rejection) = self.guard.refusal(&request) else {
             return ResponseFuture::inner(self.inner.call(request));
         };
-        LOAD_USER_RAN.complain_once();
         ResponseFuture::rejected(reject(&mut self.rejection, rejection))
     }
 }
@@ -81,34 +79,5 @@ impl<S: fmt::Debug, U, R> fmt::Debug for RequireUser<S, U, R> {
         f.debug_struct("RequireUser")
             .field("inner", &self.inner)
             .finish_non_exhaustive()
-    }
-}
-
-/// Whether any `LoadUser` in this process has seen a request. A mark on each request would say more,
-/// but it would make every anonymous request allocate.
-pub(crate) static LOAD_USER_RAN: LoadUserRan = LoadUserRan {
-    ran: AtomicBool::new(false),
-    complained: AtomicBool::new(false),
-};
-
-pub(crate) struct LoadUserRan {
-    ran: AtomicBool,
-    complained: AtomicBool,
-}
-
-impl LoadUserRan {
-    pub(crate) fn set(&self) {
-        // Reading first keeps the cache line shared between processors.
-        if !self.ran.load(Relaxed) {
-            self.ran.store(true, Relaxed);
-        }
-    }
-
-    fn complain_once(&self) {
-        if !self.ran.load(Relaxed) && !self.complained.swap(true, Relaxed) {
-            tracing::error!(
-                "RequireUserLayer refuses everybody: no LoadUserLayer stands outside it"
-            );
-        }
     }
 }

@@ -1,16 +1,86 @@
-//! The session that a request came with.
+//! A session as its store read it, and the one that a request came with.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    marker::PhantomData,
+    ops::Deref,
+    time::{Duration, SystemTime},
+};
 
 use super::SessionId;
 
-/// The session that a request came with, as the database saw it when it was looked up.
+/// The session of a user of type `U` that a request came with, as the database saw it when it was
+/// looked up.
 ///
 /// [`LoadUserLayer`](crate::LoadUserLayer) puts it into the request's extensions beside the user.
+/// The type names the user, so that an application with several kinds of users keeps their sessions
+/// apart: an `Admin`'s session is never taken for a `Customer`'s. It dereferences to [`Session`],
+/// which has the session's name and times.
+///
+/// ```
+/// # use tower_user_session::CurrentSession;
+/// # #[derive(Clone)]
+/// # struct Admin;
+/// fn signed_in_for<B>(request: &http::Request<B>) -> Option<std::time::Duration> {
+///     let session = request.extensions().get::<CurrentSession<Admin>>()?;
+///     Some(session.since_authentication())
+/// }
+/// ```
+pub struct CurrentSession<U> {
+    session: Session,
+    user: PhantomData<fn() -> U>,
+}
+
+impl<U> CurrentSession<U> {
+    /// Takes a session for one of a user of type `U`: one that has just begun
+    /// ([`SignedIn::session`](crate::SignedIn::session)), or one of an application's test. Nothing
+    /// checks that the session is a `U`'s.
+    pub const fn new(session: Session) -> Self {
+        Self {
+            session,
+            user: PhantomData,
+        }
+    }
+}
+
+impl<U> Deref for CurrentSession<U> {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl<U> Clone for CurrentSession<U> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<U> Copy for CurrentSession<U> {}
+
+impl<U> PartialEq for CurrentSession<U> {
+    fn eq(&self, other: &Self) -> bool {
+        self.session == other.session
+    }
+}
+
+impl<U> Eq for CurrentSession<U> {}
+
+impl<U> fmt::Debug for CurrentSession<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CurrentSession")
+            .field(&self.session)
+            .finish()
+    }
+}
+
+/// A session as its store read it.
+///
 /// Every time is the database's: no application clock takes part, so differences between them are
 /// right even where this machine's clock is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CurrentSession {
+pub struct Session {
     id: SessionId,
     times: SessionTimes,
 }
@@ -30,7 +100,7 @@ pub struct SessionTimes {
     pub now: SystemTime,
 }
 
-impl CurrentSession {
+impl Session {
     /// A session as a store read it. For implementations of
     /// [`SessionLookup`](crate::SessionLookup).
     pub const fn new(id: SessionId, times: SessionTimes) -> Self {

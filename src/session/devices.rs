@@ -1,6 +1,8 @@
 //! A person's sessions, as they and operators see and end them.
 
-use super::{Device, Revocation, SessionId, SessionService, SessionStore, timer::within};
+use super::{
+    CurrentSession, Device, Revocation, SessionId, SessionService, SessionStore, timer::within,
+};
 use crate::Error;
 
 /// # The sessions of a user
@@ -26,9 +28,9 @@ impl<S: SessionStore> SessionService<S> {
     pub async fn revoke_others(
         &self,
         user_id: &S::UserId,
-        current: SessionId,
+        current: &CurrentSession<S::User>,
     ) -> Result<u64, Error> {
-        self.end(user_id, Revocation::AllBut(current)).await
+        self.end(user_id, Revocation::AllBut(current.id())).await
     }
 
     /// Ends all sessions of this user, and says how many (OWASP ASVS 5.0, 7.4.5).

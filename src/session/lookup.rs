@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{CurrentSession, SessionId, TokenDigest};
+use super::{Session, SessionId, TokenDigest};
 use crate::Error;
 
 /// Digests in, live sessions out: all that [`LoadUserLayer`](crate::LoadUserLayer) needs of a store.
@@ -88,7 +88,7 @@ pub struct LiveSession<U> {
     /// The application's user.
     pub user: U,
     /// The session.
-    pub session: CurrentSession,
+    pub session: Session,
 }
 
 impl<U> fmt::Debug for LiveSession<U> {
@@ -109,7 +109,7 @@ pub struct LookupAnswer<U> {
 
 impl<U> LookupAnswer<U> {
     /// The session is live.
-    pub const fn live(digest: TokenDigest, user: U, session: CurrentSession) -> Self {
+    pub const fn live(digest: TokenDigest, user: U, session: Session) -> Self {
         Self {
             digest,
             outcome: Ok(Some(LiveSession { user, session })),

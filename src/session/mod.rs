@@ -32,7 +32,7 @@ pub(crate) use self::{answering::Answering, credentials::Credentials};
 pub use self::{
     confirm::Confirm,
     counters::Counts,
-    current::{CurrentSession, SessionTimes},
+    current::{CurrentSession, Session, SessionTimes},
     feed::{
         Announcement, BodyUntilEnded, DEFAULT_LEASE, Ended, EndedBecause, Hearing, SessionFeed,
         StreamUntilEnded,

@@ -5,9 +5,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::HeaderMap;
 
 use super::{
-    Confirm, Counts, DEFAULT_LEASE, LiveSession, SessionLookup, SessionStore, SessionToken, SignIn,
-    SignOut, TokenDigest, answering::Answering, counters::Counter, credentials::Credentials,
-    notice::Notice, resolver::Resolver,
+    Confirm, Counts, CurrentSession, DEFAULT_LEASE, LiveSession, SessionLookup, SessionStore,
+    SessionToken, SignIn, SignOut, TokenDigest, answering::Answering, counters::Counter,
+    credentials::Credentials, notice::Notice, resolver::Resolver,
 };
 use crate::{
     Error, ErrorKind,
@@ -70,6 +70,7 @@ struct Shared<L: SessionLookup> {
     rejected: Notice,
     unavailable: Notice,
     lingering: Notice,
+    disagreeing: Notice,
 }
 
 /// Settings of a [`SessionService`] that is about to be built.
@@ -112,6 +113,7 @@ impl<L: SessionLookup> SessionService<L> {
             rejected: Notice::default(),
             unavailable: Notice::default(),
             lingering: Notice::default(),
+            disagreeing: Notice::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -220,6 +222,25 @@ impl<L: SessionLookup> SessionService<L> {
         if let Some(sign_outs) = self.shared.lingering.count() {
             let error = Chain(error);
             tracing::error!(%error, sign_outs, "sessions may live on after sign-out");
+        }
+    }
+
+    /// Reports that two layers for one user type found different sessions on one request.
+    pub(crate) fn report_disagreement(
+        &self,
+        outer: CurrentSession<L::User>,
+        inner: Option<&CurrentSession<L::User>>,
+    ) {
+        if inner.is_some_and(|inner| inner.id() == outer.id()) {
+            return;
+        }
+        if let Some(requests) = self.shared.disagreeing.count() {
+            let user_type = std::any::type_name::<L::User>();
+            tracing::error!(
+                user_type,
+                requests,
+                "two LoadUserLayers for one user type found different sessions; the inner one counts"
+            );
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderMap, header};
 
 use super::{
-    CurrentSession, Insertion, Lifetime, NewSession, SessionService, SessionStore, SessionToken,
+    Insertion, Lifetime, NewSession, Session, SessionService, SessionStore, SessionToken,
     TokenDigest,
 };
 use crate::{Error, ErrorKind, SessionCookie};
@@ -192,7 +192,7 @@ impl<S: SessionStore> fmt::Debug for SignIn<S> {
 pub struct SignedIn {
     cookie: SessionCookie,
     token: SessionToken,
-    session: CurrentSession,
+    session: Session,
     remembered: bool,
 }
 
@@ -200,7 +200,7 @@ impl SignedIn {
     pub(super) fn new<S: SessionStore>(
         sessions: &SessionService<S>,
         token: SessionToken,
-        session: CurrentSession,
+        session: Session,
         remembered: bool,
     ) -> Self {
         Self {
@@ -221,7 +221,7 @@ impl SignedIn {
     }
 
     /// The session that has begun.
-    pub const fn session(&self) -> CurrentSession {
+    pub const fn session(&self) -> Session {
         self.session
     }
 

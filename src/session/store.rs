@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{CurrentSession, Lifetime, SessionId, SessionLookup, TokenDigest};
+use super::{Lifetime, Session, SessionId, SessionLookup, TokenDigest};
 use crate::Error;
 
 /// A place where sessions are kept.
@@ -137,7 +137,7 @@ impl<S: SessionStore> std::fmt::Debug for NewSession<'_, S> {
 #[non_exhaustive]
 pub enum Insertion {
     /// The session has begun.
-    Done(CurrentSession),
+    Done(Session),
     /// There is a session with this digest already. It is untouched.
     DigestTaken,
     /// The user does not exist or does not meet a condition for signing in.
@@ -151,7 +151,7 @@ pub enum Insertion {
 #[non_exhaustive]
 pub enum Rotation {
     /// The session has the new digest, and whether its person asked to be remembered.
-    Done(CurrentSession, bool),
+    Done(Session, bool),
     /// There is a session with the new digest already. Nothing has changed.
     DigestTaken,
     /// None of the old digests is of a live session of this user.
@@ -195,7 +195,7 @@ pub struct Device {
 
 impl Device {
     /// A session that a store found in this state. Says nothing about the client.
-    pub const fn new(session: &CurrentSession) -> Self {
+    pub const fn new(session: &Session) -> Self {
         let times = session.times();
         Self {
             id: session.id(),
@@ -209,7 +209,7 @@ impl Device {
     }
 
     /// Whether this is the session that a request came with.
-    pub fn is(&self, session: &CurrentSession) -> bool {
+    pub fn is(&self, session: &Session) -> bool {
         self.id == session.id()
     }
 }

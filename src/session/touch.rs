@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
-use super::{CurrentSession, SessionId, SessionLookup, notice::Notice, resolver::Resolver};
+use super::{Session, SessionId, SessionLookup, notice::Notice, resolver::Resolver};
 use crate::{ErrorKind, error::Chain};
 
 /// Uses gather for so long before they are written down together.
@@ -48,7 +48,7 @@ impl Default for Toucher {
 
 impl Toucher {
     /// Takes down that this session was used, if it is time to. Never waits.
-    pub(crate) fn used<L: SessionLookup>(resolver: &Arc<Resolver<L>>, session: &CurrentSession) {
+    pub(crate) fn used<L: SessionLookup>(resolver: &Arc<Resolver<L>>, session: &Session) {
         let times = session.times();
         let since = times
             .now

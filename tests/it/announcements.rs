@@ -12,7 +12,9 @@ use tower_user_session::{
 
 use crate::{
     secrets::Secrets,
-    support::{PgSessions, USERS, User, cookie, database, number, pool, psql, sessions, sql},
+    support::{
+        PgSessions, USERS, User, cookie, current, database, number, pool, psql, sessions, sql,
+    },
 };
 
 /// A connection that listens to a table's channel.
@@ -140,7 +142,7 @@ async fn every_end_of_a_session_is_announced() {
 
     sessions.revoke(&1, id(&second)).await.unwrap();
     feed.one("ended", &[id(&second)]).await;
-    sessions.revoke_others(&1, id(&third)).await.unwrap();
+    sessions.revoke_others(&1, &current(&third)).await.unwrap();
     feed.one("ended", &[id(&fourth), id(&fifth)]).await;
     sessions.revoke_all(&1).await.unwrap();
     feed.one("ended", &[id(&third)]).await;
@@ -297,7 +299,7 @@ async fn nothing_is_announced_before_the_commit() {
         let change = "UPDATE users SET role = 'new' WHERE id = 1";
         transaction.execute(change, &[]).await.unwrap();
         sessions
-            .revoke_others_in_transaction(&transaction, &1, id(&this))
+            .revoke_others_in_transaction(&transaction, &1, &current(&this))
             .await
             .unwrap();
         feed.silence("before the commit").await;

@@ -91,11 +91,12 @@ fn tests_of(source: &str, module: &str, into: &mut BTreeMap<String, String>) {
     }
 }
 
-/// The ids in a text: a letter from A to L and two digits.
+/// The ids in a text: a letter from A to L, or O, and two digits.
 fn ids(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|sign: char| !sign.is_alphanumeric());
     words.filter(|word| {
-        let id = word.len() == 3 && word.starts_with(|sign| ('A'..='L').contains(&sign));
+        let id =
+            word.len() == 3 && word.starts_with(|sign| ('A'..='L').contains(&sign) || sign == 'O');
         id && word[1..].bytes().all(|digit| digit.is_ascii_digit())
     })
 }

@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, header};
 use proptest::prelude::*;
 use tower_user_session::{
-    CurrentSession, Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
-    MemorySessionStore, NewSession, Presented, Revocation, Rotation, SessionCookie, SessionId,
-    SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken, SignedIn, SignedOut,
-    TokenDigest,
+    Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer, MemorySessionStore, NewSession,
+    Presented, Revocation, Rotation, Session, SessionCookie, SessionId, SessionLookup,
+    SessionService, SessionStore, SessionTimes, SessionToken, SignedIn, SignedOut, TokenDigest,
 };
 
 use crate::{
@@ -296,7 +295,7 @@ impl SessionStore for Remaining {
             now,
         };
         let id = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
-        Ok(Insertion::Done(CurrentSession::new(id, times)))
+        Ok(Insertion::Done(Session::new(id, times)))
     }
 
     async fn rotate(&self, (): &(), _: &[TokenDigest], _: TokenDigest) -> Result<Rotation, Error> {

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, header::USER_AGENT};
 use tower_user_session::{ErrorKind, PgSessionStore, SessionId, SessionLimit, SessionService};
 
-use crate::support::{User, cookie, database, number, pool, sessions, sql, until_waiting};
+use crate::support::{User, cookie, current, database, number, pool, sessions, sql, until_waiting};
 
 /// I09: the list says what a person needs to know, of live sessions only, in one statement.
 #[tokio::test]
@@ -83,10 +83,7 @@ async fn all_others_all_and_everybodys_sessions_end() {
         assert!(elsewhere.user(token.token()).await.unwrap().is_some());
     }
 
-    assert_eq!(
-        here.revoke_others(&1, this.session().id()).await.unwrap(),
-        1
-    );
+    assert_eq!(here.revoke_others(&1, &current(&this)).await.unwrap(), 1);
     assert!(elsewhere.user(other.token()).await.unwrap().is_none());
     assert!(elsewhere.user(this.token()).await.unwrap().is_some());
 
@@ -112,10 +109,7 @@ async fn a_revocation_also_ends_the_sessions_that_are_just_beginning() {
             })
             .collect();
         tokio::task::yield_now().await;
-        sessions
-            .revoke_others(&1, this.session().id())
-            .await
-            .unwrap();
+        sessions.revoke_others(&1, &current(&this)).await.unwrap();
         // Whatever lives now must have been inserted after the revocation had its turn.
         let left = sessions.devices(&1).await.unwrap();
         assert!(left.iter().any(|device| device.is(&this.session())));

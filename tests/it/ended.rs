@@ -18,8 +18,8 @@ use tower_user_session::{
 use crate::{
     feed::{LEASE, announcing, caching, process},
     support::{
-        PATIENCE, User, WatchedSessions, cookie, database, memory, pool, sessions, sign_out, sql,
-        until, watched_with_lease,
+        PATIENCE, User, WatchedSessions, cookie, current, database, memory, pool, sessions,
+        sign_out, sql, until, watched_with_lease,
     },
     told::{LONG_LEASE, Told},
 };
@@ -38,12 +38,12 @@ async fn a_stream_closes_when_its_session_ends() {
         sql(&database, "UPDATE users SET disabled_at = NULL").await;
         let signed_in = elsewhere.sign_in(1).await.unwrap();
         let other = elsewhere.sign_in(2).await.unwrap();
-        let session = signed_in.session();
+        let session = current(&signed_in);
         let told = [with_feed.ended(&session), with_feed.ended(&session)];
         let asking = without.ended(&session);
         let mut others = [
-            with_feed.ended(&other.session()),
-            without.ended(&other.session()),
+            with_feed.ended(&current(&other)),
+            without.ended(&current(&other)),
         ];
         // Until both have been asked about once.
         tokio::time::sleep(LEASE / 2).await;
@@ -86,7 +86,7 @@ async fn a_stream_outlives_a_new_token() {
     let database = announcing().await;
     let sessions = caching(&database).await;
     let signed_in = sessions.sign_in(1).await.unwrap();
-    let ended = sessions.ended(&signed_in.session());
+    let ended = sessions.ended(&current(&signed_in));
     let headers = cookie(&sessions, signed_in.token());
     let confirmed = sessions.confirm(1, &headers).await.unwrap();
     sql(
@@ -115,7 +115,7 @@ async fn a_stream_closes_when_its_session_expires() {
     let idle = sessions.sign_in(1).await.unwrap();
     let used = sessions.sign_in(1).await.unwrap();
     let start = Instant::now();
-    let ended = [&short, &idle, &used].map(|signed_in| sessions.ended(&signed_in.session()));
+    let ended = [&short, &idle, &used].map(|signed_in| sessions.ended(&current(signed_in)));
     let [short, idle, used] = ended;
     assert_eq!(within(2 * second, short).await, EndedBecause::Expired);
     assert!(start.elapsed() > second * 8 / 10 && start.elapsed() < second * 15 / 10);
@@ -133,9 +133,9 @@ async fn a_stream_closes_when_its_session_expires() {
 async fn a_session_that_is_over_is_noticed_when_the_waiting_begins() {
     let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
-    let before = sessions.ended(&signed_in.session());
+    let before = sessions.ended(&current(&signed_in));
     assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
-    let after = sessions.ended(&signed_in.session());
+    let after = sessions.ended(&current(&signed_in));
     for ended in [before, after] {
         assert_eq!(within(LEASE, ended).await, EndedBecause::Revoked);
     }
@@ -152,8 +152,8 @@ async fn a_store_that_fails_ends_no_stream_early() {
         sessions.sign_in(1).await.unwrap(),
         sessions.sign_in(1).await.unwrap(),
     ];
-    let mut ended = Box::pin(sessions.ended(&first.session()));
-    let expired = sessions.ended(&second.session());
+    let mut ended = Box::pin(sessions.ended(&current(&first)));
+    let expired = sessions.ended(&current(&second));
     sessions.store().set_failing(true);
     assert!(timeout(hour / 2, &mut ended).await.is_err());
     sessions.store().set_failing(false);
@@ -170,7 +170,7 @@ async fn a_store_that_fails_ends_no_stream_early() {
 /// without a reason.
 async fn waited_for(sessions: &WatchedSessions) -> (SignedIn, Ended) {
     let signed_in = sessions.sign_in(1).await.unwrap();
-    let ended = sessions.ended(&signed_in.session());
+    let ended = sessions.ended(&current(&signed_in));
     until(|| sessions.store().checks() == 1).await;
     (signed_in, ended)
 }
@@ -212,7 +212,7 @@ async fn a_session_that_was_ended_elsewhere_is_noticed_when_the_waiting_begins()
     let (sessions, _feed) = Told::with_lease(LONG_LEASE).await;
     let signed_in = sessions.sign_in(1).await.unwrap();
     assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
-    let ended = sessions.ended(&signed_in.session());
+    let ended = sessions.ended(&current(&signed_in));
     assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
 }
 
@@ -244,8 +244,8 @@ async fn a_doubt_outlives_a_store_that_fails() {
 async fn of_two_who_wait_for_a_session_one_may_go() {
     let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
-    let goes = sessions.ended(&signed_in.session());
-    let stays = sessions.ended(&signed_in.session());
+    let goes = sessions.ended(&current(&signed_in));
+    let stays = sessions.ended(&current(&signed_in));
     drop(goes);
     assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     assert_eq!(within(PATIENCE, stays).await, EndedBecause::Revoked);
@@ -256,7 +256,7 @@ async fn of_two_who_wait_for_a_session_one_may_go() {
 async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
     let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
-    let session = signed_in.session();
+    let session = current(&signed_in);
     assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     let futures: Vec<_> = (0..100)
         .map(|_| sessions.while_live(&session, ready(())))
@@ -272,10 +272,10 @@ async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
 async fn closing_the_service_closes_its_streams() {
     let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
-    let ended = sessions.ended(&signed_in.session());
+    let ended = sessions.ended(&current(&signed_in));
     sessions.close().await;
     assert_eq!(within(LEASE, ended).await, EndedBecause::ServiceClosed);
-    let ended = sessions.ended(&signed_in.session());
+    let ended = sessions.ended(&current(&signed_in));
     assert_eq!(within(LEASE, ended).await, EndedBecause::ServiceClosed);
 }
 
@@ -312,7 +312,7 @@ async fn all<S: Stream>(stream: S) -> Vec<S::Item> {
 async fn streams_and_bodies_end_with_the_session() {
     let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();
-    let ended = || sessions.ended(&signed_in.session());
+    let ended = || sessions.ended(&current(&signed_in));
     let silent = tokio::spawn(all(ended().close_stream(Ticks(0))));
     let last = |because| {
         Some(if because == EndedBecause::Revoked {
@@ -322,7 +322,7 @@ async fn streams_and_bodies_end_with_the_session() {
         })
     };
     let speaking = tokio::spawn(all(ended().close_stream_with(Ticks(1), last)));
-    let waiting = sessions.while_live(&signed_in.session(), pending::<()>());
+    let waiting = sessions.while_live(&current(&signed_in), pending::<()>());
     let frames = StreamBody::new(Frames(Ticks(0)));
     let body: UnsyncBoxBody<_, std::convert::Infallible> =
         ended().close_body(frames).boxed_unsync();

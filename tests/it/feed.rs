@@ -16,7 +16,9 @@ use tower_user_session::{
 
 use crate::{
     proxy::{Line, Proxy},
-    support::{PgSessions, User, cookie, database, pool, sessions, sign_out, sql, until_waiting},
+    support::{
+        PgSessions, User, cookie, current, database, pool, sessions, sign_out, sql, until_waiting,
+    },
 };
 
 pub const LEASE: Duration = Duration::from_millis(400);
@@ -109,7 +111,7 @@ async fn a_kept_session_is_answered_without_a_statement() {
     let layer = LoadUserLayer::new(sessions.clone());
     let inner = service_fn(async |request: Request<()>| {
         let user = request.extensions().get::<User>().map(|user| user.id);
-        assert!(request.extensions().get::<CurrentSession>().is_some());
+        assert!(request.extensions().get::<CurrentSession<User>>().is_some());
         Ok::<_, std::convert::Infallible>(http::Response::new(user))
     });
     let mut request = Request::new(());
@@ -441,7 +443,7 @@ async fn what_others_announce_does_no_harm() {
         .unwrap()
         .get(0);
     let id = signed_in.session().id().to_string().replace('-', "");
-    let ended = sessions.ended(&signed_in.session());
+    let ended = sessions.ended(&current(&signed_in));
     for payload in [
         "",
         "ended",

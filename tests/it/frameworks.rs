@@ -44,10 +44,10 @@ fn axum_app(sessions: &WatchedSessions) -> Router {
     async fn sign_out(State(sessions): State<WatchedSessions>, headers: HeaderMap) -> SignedOut {
         sessions.sign_out(&headers).await
     }
-    async fn session(session: Option<CurrentSession>) -> String {
+    async fn session(session: Option<CurrentSession<User>>) -> String {
         session.map_or("none".to_owned(), |session| session.id().to_string())
     }
-    async fn my_session(session: CurrentSession) -> String {
+    async fn my_session(session: CurrentSession<User>) -> String {
         session.id().to_string()
     }
     let demanding = RequireUserLayer::<User>::new();

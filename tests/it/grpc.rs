@@ -86,7 +86,7 @@ async fn grpc_requests_are_refused_in_grpcs_way() {
 
 /// Messages are bytes, so that no generated code is needed.
 #[derive(Clone, Copy, Default)]
-struct Raw;
+pub struct Raw;
 
 impl Codec for Raw {
     type Encode = Vec<u8>;
@@ -125,7 +125,7 @@ impl Decoder for Raw {
 
 /// `test.Who/One` answers with one message, `test.Who/Many` with three and then an error.
 #[derive(Clone)]
-struct Who;
+pub struct Who;
 
 fn email<T>(request: &tonic::Request<T>) -> Vec<u8> {
     let user = request.extensions().get::<User>();
@@ -217,10 +217,10 @@ fn tonic_servers(sessions: &WatchedSessions) -> [SocketAddr; 3] {
     addresses.try_into().unwrap()
 }
 
-struct GrpcClient(tonic::client::Grpc<tonic::transport::Channel>);
+pub struct GrpcClient(tonic::client::Grpc<tonic::transport::Channel>);
 
 impl GrpcClient {
-    async fn connect(address: SocketAddr) -> Self {
+    pub async fn connect(address: SocketAddr) -> Self {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
         let channel = patiently(endpoint.unwrap().connect()).await.unwrap();
         Self(tonic::client::Grpc::new(channel))
@@ -236,7 +236,7 @@ impl GrpcClient {
         request
     }
 
-    async fn one(&mut self, cookies: &[&str]) -> Result<String, Status> {
+    pub async fn one(&mut self, cookies: &[&str]) -> Result<String, Status> {
         self.0.ready().await.unwrap();
         let path = http::uri::PathAndQuery::from_static("/test.Who/One");
         let response = patiently(self.0.unary(Self::request(cookies), path, Raw)).await?;

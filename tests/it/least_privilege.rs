@@ -9,7 +9,7 @@ use tower_user_session::{
     BoxError, PgSessionStore, SessionLimit, SessionService, tokio_postgres::error::SqlState,
 };
 
-use crate::support::{User, cookie, database, number, sql};
+use crate::support::{User, cookie, current, database, number, sql};
 
 /// The statements of SECURITY.md, for this role.
 fn grants(role: &str) -> Vec<String> {
@@ -59,8 +59,8 @@ async fn everything(database: &TestDatabase, role: &str) -> Result<(), BoxError>
     let _tablet = sessions.sign_in(1).await?;
     let mut client = sessions.store().pool().get().await?;
     let transaction = client.transaction().await?;
-    let current = phone.session().id();
-    let others = sessions.revoke_others_in_transaction(&transaction, &1, current);
+    let current = current(&phone);
+    let others = sessions.revoke_others_in_transaction(&transaction, &1, &current);
     assert_eq!(others.await?, 1);
     transaction.commit().await?;
     drop(client);

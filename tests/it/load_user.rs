@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, Response, header};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_user_session::{
     CurrentSession, LoadUserLayer, MemorySessionStore, Rejection, RejectionKind, RequireUserLayer,
-    SessionId, SessionService, SessionTimes, SessionToken,
+    Session, SessionId, SessionService, SessionTimes, SessionToken,
 };
 
 use crate::support::{
@@ -121,9 +121,11 @@ async fn identity_comes_from_the_store_alone() {
                 expires_at: SystemTime::UNIX_EPOCH,
                 now: SystemTime::UNIX_EPOCH,
             };
-            let forged = CurrentSession::new(SessionId::from_bytes([7; 16]), times);
+            let forged = Session::new(SessionId::from_bytes([7; 16]), times);
             request.extensions_mut().insert(User::eve());
-            request.extensions_mut().insert(forged);
+            request
+                .extensions_mut()
+                .insert(CurrentSession::<User>::new(forged));
             request.extensions_mut().insert("something else");
             request
         })
@@ -131,7 +133,7 @@ async fn identity_comes_from_the_store_alone() {
         .service_fn(|request: Request<String>| async move {
             let seen = (
                 request.extensions().get::<User>().cloned(),
-                request.extensions().get::<CurrentSession>().copied(),
+                request.extensions().get::<CurrentSession<User>>().copied(),
             );
             assert_eq!(request.extensions().get(), Some(&"something else"));
             Ok::<_, Infallible>(Response::new(seen))

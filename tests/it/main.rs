@@ -29,6 +29,7 @@ mod fuzzing;
 mod grpc;
 mod guards;
 mod history;
+mod identities;
 mod keys_and_names;
 mod least_privilege;
 mod life_cycle;

@@ -19,8 +19,8 @@ use crate::{
     proxy::Proxy,
     store_conformance::{conforms, two_limits},
     support::{
-        COMPATIBLE_CHANGES, PgSessions, USERS, User, cookie, database, kill_lookups, number, sql,
-        until_waiting,
+        COMPATIBLE_CHANGES, PgSessions, USERS, User, cookie, current, database, kill_lookups,
+        number, sql, until_waiting,
     },
 };
 
@@ -95,8 +95,8 @@ async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
     let transaction = client.transaction().await.unwrap();
     let tablet = sessions.sign_in(1).in_transaction(&transaction).await;
     let tablet = tablet.unwrap();
-    let current = tablet.session().id();
-    let others = sessions.revoke_others_in_transaction(&transaction, &1, current);
+    let current = current(&tablet);
+    let others = sessions.revoke_others_in_transaction(&transaction, &1, &current);
     assert_eq!(others.await.unwrap(), 2);
     transaction.commit().await.unwrap();
     drop(client);
@@ -122,7 +122,7 @@ async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(sessions.revoke(&1, current).await.unwrap());
+    assert!(sessions.revoke(&1, current.id()).await.unwrap());
     assert_eq!(sessions.user(tablet.token()).await.unwrap(), None);
     let _ = sessions.sign_in(2).await.unwrap();
     sql(database, "UPDATE sessions SET expires_at = now()").await;

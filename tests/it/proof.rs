@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use tower_user_session::ErrorKind;
 
-use crate::support::{User, cookie, database, number, pool, sessions, sql, until_waiting};
+use crate::support::{User, cookie, current, database, number, pool, sessions, sql, until_waiting};
 
 /// D05, I10: the old token is dead, the new one is the same session, and the proof is fresh.
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn revoking_takes_part_in_the_applications_transaction() {
             .await
             .unwrap();
         let ended = sessions
-            .revoke_others_in_transaction(&transaction, &1, this.session().id())
+            .revoke_others_in_transaction(&transaction, &1, &current(&this))
             .await
             .unwrap();
         assert_eq!(ended, 1);

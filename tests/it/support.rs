@@ -21,9 +21,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::COOKIE};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tokio::sync::watch;
 use tower_user_session::{
-    BoxError, DEFAULT_LEASE, Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
-    MemorySessionStore, NewSession, PgSessionStore, PgUser, Revocation, Rotation, SessionId,
-    SessionLookup, SessionService, SessionStore, SessionToken, TokenDigest, UserRow,
+    BoxError, CurrentSession, DEFAULT_LEASE, Device, Error, ErrorKind, Insertion, Lifetime,
+    LookupAnswer, MemorySessionStore, NewSession, PgSessionStore, PgUser, Revocation, Rotation,
+    SessionId, SessionLookup, SessionService, SessionStore, SessionToken, SignedIn, TokenDigest,
+    UserRow,
 };
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -195,6 +196,11 @@ pub async fn until_waiting(database: &TestDatabase, connections: i64) {
         assert!(Instant::now() < patience, "nobody waits for a lock");
         tokio::task::yield_now().await;
     }
+}
+
+/// The session of a user who has just signed in.
+pub fn current<U>(signed_in: &SignedIn) -> CurrentSession<U> {
+    CurrentSession::new(signed_in.session())
 }
 
 /// A request's headers with this token in the service's cookie.

@@ -15,8 +15,8 @@ use http::StatusCode;
 use tokio::{task::yield_now, time::Instant};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_user_session::{
-    CurrentSession, DEFAULT_DEADLINE, Error, ErrorKind, LoadUserLayer, LookupAnswer, Rejection,
-    SessionId, SessionLookup, SessionService, SessionTimes, SessionToken, TokenDigest,
+    DEFAULT_DEADLINE, Error, ErrorKind, LoadUserLayer, LookupAnswer, Rejection, Session, SessionId,
+    SessionLookup, SessionService, SessionTimes, SessionToken, TokenDigest,
 };
 
 use crate::support::{User, patiently, poll_once, request, who};
@@ -65,7 +65,7 @@ fn live(digest: TokenDigest) -> LookupAnswer<User> {
         expires_at: now + Duration::from_secs(60),
         now,
     };
-    let session = CurrentSession::new(SessionId::from_bytes([1; 16]), times);
+    let session = Session::new(SessionId::from_bytes([1; 16]), times);
     LookupAnswer::live(digest, owner(digest), session)
 }
 

@@ -3,7 +3,7 @@ use std::{net::IpAddr, time::Duration};
 use http::HeaderMap;
 
 use tower_user_session::{
-    BoxError, PgSessionStore, SessionCookie, SessionId, SessionService, SessionServiceBuilder,
+    BoxError, CurrentSession, PgSessionStore, SessionCookie, SessionService, SessionServiceBuilder,
     SignedIn,
     deadpool_postgres::{Manager, Pool, Runtime},
     tokio_postgres::{Config, NoTls},
@@ -116,7 +116,7 @@ impl Application {
     pub async fn change_password(
         &self,
         user: &User,
-        session: SessionId,
+        session: &CurrentSession<User>,
         passwords: &PasswordChange,
         headers: &HeaderMap,
     ) -> Result<SignedIn, AccountError> {

@@ -15,7 +15,7 @@ use crate::pages::{self, Page};
 pub(crate) async fn list(
     State(application): State<Application>,
     CurrentUser(user): CurrentUser<User>,
-    current: CurrentSession,
+    current: CurrentSession<User>,
 ) -> Result<Page, Error> {
     let devices = application.sessions.devices(&user.id).await?;
     Ok(pages::devices(&devices, current))
@@ -46,11 +46,11 @@ pub(crate) async fn end(
 pub(crate) async fn end_others(
     State(application): State<Application>,
     CurrentUser(user): CurrentUser<User>,
-    current: CurrentSession,
+    current: CurrentSession<User>,
 ) -> Result<Redirect, Error> {
     application
         .sessions
-        .revoke_others(&user.id, current.id())
+        .revoke_others(&user.id, &current)
         .await?;
     Ok(Redirect::to("/devices"))
 }

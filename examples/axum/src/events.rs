@@ -33,7 +33,7 @@ pub(crate) struct Wanted {
 pub(crate) async fn events(
     State(Application { sessions, .. }): State<Application>,
     CurrentUser(user): CurrentUser<User>,
-    current: CurrentSession,
+    current: CurrentSession<User>,
     Query(wanted): Query<Wanted>,
 ) -> (
     [(HeaderName, &'static str); 1],

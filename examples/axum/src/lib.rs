@@ -81,7 +81,7 @@ async fn home(user: Option<CurrentUser<User>>) -> Page {
     pages::home(user.map(|CurrentUser(user)| user).as_ref())
 }
 
-async fn account(CurrentUser(user): CurrentUser<User>, session: CurrentSession) -> Page {
+async fn account(CurrentUser(user): CurrentUser<User>, session: CurrentSession<User>) -> Page {
     pages::account(&user, session)
 }
 

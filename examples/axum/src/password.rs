@@ -49,12 +49,12 @@ pub(crate) async fn page() -> Page {
 pub(crate) async fn change(
     State(application): State<Application>,
     CurrentUser(user): CurrentUser<User>,
-    current: CurrentSession,
+    current: CurrentSession<User>,
     headers: HeaderMap,
     Form(passwords): Form<PasswordChange>,
 ) -> Result<(SignedIn, Redirect), Response> {
     match application
-        .change_password(&user, current.id(), &passwords, &headers)
+        .change_password(&user, &current, &passwords, &headers)
         .await
     {
         Ok(signed_in) => Ok((signed_in, Redirect::to("/devices"))),

@@ -24,7 +24,7 @@ const LONGEST_FAREWELL: Duration = Duration::from_secs(2);
 pub(crate) async fn socket(
     State(Application { sessions, .. }): State<Application>,
     CurrentUser(user): CurrentUser<User>,
-    current: CurrentSession,
+    current: CurrentSession<User>,
     headers: HeaderMap,
     uri: Uri,
     upgrade: WebSocketUpgrade,

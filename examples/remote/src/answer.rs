@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tower_user_session::{CurrentSession, Error, LookupAnswer, SessionTimes, TokenDigest};
+use tower_user_session::{Error, LookupAnswer, SessionTimes, TokenDigest};
 
 /// Who is making a request: as much of it as this service needs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -41,7 +41,7 @@ impl Answer {
             expires_at: time(session.expires_at),
             now: time(session.now),
         };
-        let session = CurrentSession::new(session.id.parse()?, times);
+        let session = tower_user_session::Session::new(session.id.parse()?, times);
         Ok(LookupAnswer::live(digest, user, session))
     }
 }

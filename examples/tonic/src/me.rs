@@ -25,7 +25,7 @@ impl proto::me_server::Me for Me {
         &self,
         request: Request<CountdownRequest>,
     ) -> Result<Response<BoxStream<Remaining>>, Status> {
-        let session: CurrentSession = attached(&request)?;
+        let session: CurrentSession<User> = attached(&request)?;
         let times = usize::try_from(request.get_ref().times).unwrap_or(usize::MAX);
         let asked = Instant::now();
         let stream = IntervalStream::new(interval(Duration::from_secs(1)))

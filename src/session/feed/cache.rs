@@ -239,7 +239,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{CurrentSession, SessionTimes};
+    use crate::{Session, SessionTimes};
 
     const SECOND: Duration = Duration::from_secs(1);
     const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -262,7 +262,7 @@ mod tests {
             expires_at: now + left,
             now,
         };
-        let session = CurrentSession::new(SessionId::from_bytes(id), times);
+        let session = Session::new(SessionId::from_bytes(id), times);
         (
             TokenDigest::from_bytes(digest),
             LiveSession { user: (), session },

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    CurrentSession, Error, ErrorKind, SessionId, SessionStore,
+    Error, ErrorKind, Session, SessionId, SessionStore,
     error::Chain,
     session::{notice::Notice, resolver::Resolver},
 };
@@ -92,10 +92,7 @@ impl Default for Watchers {
 
 impl Watchers {
     /// Waits for a session that was live when it was looked up.
-    pub(crate) fn watch<S: SessionStore>(
-        resolver: &Arc<Resolver<S>>,
-        session: &CurrentSession,
-    ) -> Ended {
+    pub(crate) fn watch<S: SessionStore>(resolver: &Arc<Resolver<S>>, session: &Session) -> Ended {
         let watchers = Arc::clone(&resolver.watchers);
         let (sender, over) = oneshot::channel();
         let now = Instant::now();

@@ -91,7 +91,7 @@ impl<S: SessionStore> SessionService<S> {
     /// that nobody uses expires by its idle limit, though a stream of it is open. Where the store
     /// cannot be asked, a stream stays open until it can, or until the session's absolute limit has
     /// passed.
-    pub fn ended(&self, session: &CurrentSession) -> Ended {
+    pub fn ended(&self, session: &CurrentSession<S::User>) -> Ended {
         Watchers::watch(self.resolver(), session)
     }
 
@@ -102,7 +102,7 @@ impl<S: SessionStore> SessionService<S> {
     /// Why the session ended before the future did, which is dropped then.
     pub fn while_live<F: Future>(
         &self,
-        session: &CurrentSession,
+        session: &CurrentSession<S::User>,
         future: F,
     ) -> impl Future<Output = Result<F::Output, super::EndedBecause>> + use<F, S> {
         let ended = self.ended(session);

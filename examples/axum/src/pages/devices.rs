@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use example_application::User;
 use maud::html;
 use tower_user_session::{CurrentSession, Device};
 
 use super::{Page, in_words, live_page};
 
-pub(crate) fn devices(devices: &[Device], current: CurrentSession) -> Page {
+pub(crate) fn devices(devices: &[Device], current: CurrentSession<User>) -> Page {
     let ago = |device: &Device| {
         let since = current.times().now.duration_since(device.last_seen_at);
         in_words(since.unwrap_or(Duration::ZERO))

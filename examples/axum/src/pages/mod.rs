@@ -48,7 +48,7 @@ pub(crate) fn home(user: Option<&User>) -> Page {
     )
 }
 
-pub(crate) fn account(user: &User, session: CurrentSession) -> Page {
+pub(crate) fn account(user: &User, session: CurrentSession<User>) -> Page {
     live_page(
         "Your account",
         &html! {
