@@ -124,7 +124,7 @@ pub use self::{
     cookie::{Presented, SessionCookie},
     error::{BoxError, Error, ErrorKind},
     load_user::{LoadUser, LoadUserLayer},
-    origin::is_same_origin,
+    origin::{is_from_origin, is_same_origin},
     rejection::{DefaultResponseForRejection, Rejection, RejectionKind, ResponseForRejection},
     require_user::{RequireUser, RequireUserLayer, ReturnTo},
     session::{

@@ -1,11 +1,13 @@
 //! The session cookie: its one owner reads it, sets it and clears it.
 
+mod domain;
 mod name;
 
 use std::time::Duration;
 
 use cookie::{Cookie, SameSite, time};
 use http::{HeaderMap, HeaderValue, header};
+use smallvec::SmallVec;
 
 use self::name::{Name, trim};
 use crate::{Error, ErrorKind, SessionToken, session::Session};
@@ -36,7 +38,17 @@ pub(crate) const MOST_PRESENTED: usize = 8;
 /// | no cookie of this name | [`Presented::Nothing`] |
 /// | one value, or several equal ones, that is a token | [`Presented::Token`] |
 /// | a value that cannot be a token | [`Presented::Malformed`] |
-/// | several values that differ | [`Presented::Ambiguous`]: nobody can say which is meant |
+/// | several values that differ, under a name with `__Host-` | [`Presented::Ambiguous`] |
+/// | several values that differ, under another name, and more than one is a token | [`Presented::Several`] |
+/// | the same, and one is a token | [`Presented::Token`] |
+/// | more than eight different values | [`Presented::Ambiguous`] |
+///
+/// # Several cookies of one name
+///
+/// A browser sends several cookies of one name if they differ in `Domain` or `Path`: after the `Domain`
+/// was changed, or if another application on the host uses the name. With `__Host-` neither can differ, so
+/// that a second value is an attack or a defect. Without it, [`LoadUserLayer`](crate::LoadUserLayer) looks
+/// all the tokens up in one query and accepts the request if exactly one of their sessions is live.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::COOKIE};
@@ -51,8 +63,10 @@ pub(crate) const MOST_PRESENTED: usize = 8;
 pub struct SessionCookie {
     name: Name,
     domain: Option<String>,
+    former_domains: Vec<String>,
     same_site: SameSite,
     secure: bool,
+    partitioned: bool,
 }
 
 /// What a request presents as its session.
@@ -65,7 +79,9 @@ pub enum Presented {
     Token(SessionToken),
     /// Something that cannot be a token.
     Malformed,
-    /// Several different values.
+    /// Several tokens, of whose sessions at most one may be live. Never under a name with `__Host-`.
+    Several(Vec<SessionToken>),
+    /// Several different values that cannot be told apart.
     Ambiguous,
 }
 
@@ -74,8 +90,10 @@ impl Default for SessionCookie {
         Self {
             name: Name::new(DEFAULT_NAME),
             domain: None,
+            former_domains: Vec::new(),
             same_site: SameSite::Lax,
             secure: true,
+            partitioned: false,
         }
     }
 }
@@ -101,20 +119,19 @@ impl SessionCookie {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] when the name (see [`named`](Self::named)) or the domain cannot
-    /// be used.
+    /// be used: an IP address, a single label such as `localhost`, a public suffix such as `co.uk` (RFC
+    /// 6265bis §5.7). Only well-known public suffixes are recognized here; a browser knows all of them and
+    /// stores no cookie for one.
+    ///
+    /// # Changing the domain
+    ///
+    /// The browser keeps the cookie with the former `Domain` until it expires, and sends both. Such requests
+    /// are accepted as long as one of the two sessions is live ([How a request is
+    /// read](#how-a-request-is-read)). Name the former `Domain` with
+    /// [`former_domain`](Self::former_domain) until its last cookie has expired: the sessions end and the
+    /// cookies go at the next sign-in or sign-out.
     pub fn shared_with_subdomains(name: &str, domain: &str) -> Result<Self, Error> {
-        let labels = domain.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        });
-        if domain.len() > 253 || !labels {
-            let context =
-                "the cookie's domain is not a host name (in ASCII, without a leading dot)";
-            return Err(Error::bare(ErrorKind::Configuration).saying(context));
-        }
+        domain::check(domain)?;
         Ok(Self {
             name: Name::prefixed("__Secure-", name)?,
             domain: Some(domain.to_owned()),
@@ -122,18 +139,55 @@ impl SessionCookie {
         })
     }
 
+    /// Also tells the browser, at each sign-in and sign-out, to drop the cookie of this name with this
+    /// `Domain`, which an earlier version of the application has set. It can be called several times.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] for a cookie with `__Host-`, which has no `Domain`, for the present
+    /// `Domain`, and for one that cannot be used.
+    pub fn former_domain(mut self, domain: &str) -> Result<Self, Error> {
+        domain::check(domain)?;
+        let present = self.domain.as_deref();
+        if self.name().starts_with("__Host-")
+            || present.is_some_and(|present| present.eq_ignore_ascii_case(domain))
+        {
+            let context = "the cookie's former domain is its present one, or its name excludes any";
+            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+        }
+        self.former_domains.push(domain.to_owned());
+        Ok(self)
+    }
+
     /// A cookie called `session` without `Secure` and without a prefix, for development over plain
     /// http: **anyone on the network can read it, and any other site on the host can plant it**.
     ///
     /// Logs a warning. Browsers treat `http://localhost` as secure to different degrees; with this
     /// cookie nothing depends on that.
+    ///
+    /// Browsers do not tell ports apart: two applications on `localhost` with one cookie name sign each
+    /// other out. Give each a name of its own with
+    /// [`insecure_for_local_development_named`](Self::insecure_for_local_development_named).
     pub fn insecure_for_local_development() -> Self {
+        Self::insecure(Name::new("session"))
+    }
+
+    /// Like [`insecure_for_local_development`](Self::insecure_for_local_development), with another name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] when the name cannot be used: see [`named`](Self::named).
+    pub fn insecure_for_local_development_named(name: &str) -> Result<Self, Error> {
+        Name::prefixed("", name).map(Self::insecure)
+    }
+
+    fn insecure(name: Name) -> Self {
         tracing::warn!(
             "the session cookie is insecure: it is sent over plain http and can be planted by \
              other sites on this host; use it for local development only"
         );
         Self {
-            name: Name::new("session"),
+            name,
             secure: false,
             ..Self::default()
         }
@@ -161,6 +215,27 @@ impl SessionCookie {
         Ok(self)
     }
 
+    /// Sets the attribute `Partitioned` (CHIPS): the browser keeps a cookie for each site that embeds the
+    /// application, and still sends it where it blocks the cookies of embedded sites. A person is then signed
+    /// in on each embedding site separately.
+    ///
+    /// A browser can hold a partitioned and an older unpartitioned cookie of one name and send both. They are
+    /// read as [several cookies of one name](#several-cookies-of-one-name), under a name with `__Host-` too. A
+    /// sign-in tells the browser to drop the unpartitioned one, and a sign-out both.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] without [`same_site_none`](Self::same_site_none): the browser sends the
+    /// cookie of an embedded application only with `SameSite=None; Secure`.
+    pub fn partitioned(mut self) -> Result<Self, Error> {
+        if self.same_site != SameSite::None {
+            let context = "a partitioned cookie must have SameSite=None";
+            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+        }
+        self.partitioned = true;
+        Ok(self)
+    }
+
     /// The cookie's whole name, prefix included.
     pub fn name(&self) -> &str {
         self.name.as_str()
@@ -174,7 +249,7 @@ impl SessionCookie {
                 match first {
                     None => first = Some(value),
                     Some(first) if first == value => {}
-                    Some(_) => return Presented::Ambiguous,
+                    Some(_) => return self.read_several(headers),
                 }
             }
         }
@@ -185,14 +260,48 @@ impl SessionCookie {
         }
     }
 
+    /// Reads a request that presents more than one value.
+    fn read_several(&self, headers: &HeaderMap) -> Presented {
+        if !self.may_be_several() {
+            return Presented::Ambiguous;
+        }
+        let mut distinct = SmallVec::<[&[u8]; MOST_PRESENTED]>::new();
+        for value in self.values(headers) {
+            if distinct.contains(&value) {
+                continue;
+            }
+            if distinct.len() == MOST_PRESENTED {
+                return Presented::Ambiguous;
+            }
+            distinct.push(value);
+        }
+        let mut tokens: Vec<_> = distinct
+            .into_iter()
+            .filter_map(SessionToken::parse)
+            .collect();
+        match tokens.len() {
+            0 => Presented::Malformed,
+            1 => tokens.pop().map_or(Presented::Malformed, Presented::Token),
+            _ => Presented::Several(tokens),
+        }
+    }
+
+    /// Whether a browser can hold several cookies of this name that this application has set.
+    fn may_be_several(&self) -> bool {
+        self.partitioned || !self.name().starts_with("__Host-")
+    }
+
+    fn values<'a>(&'a self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a [u8]> + 'a {
+        let lines = headers.get_all(header::COOKIE).iter();
+        lines.flat_map(|line| self.name.values(line.as_bytes()))
+    }
+
     /// Every token that `headers` present, for ending them all. A flood of them is cut off.
     pub(crate) fn tokens<'a>(
         &'a self,
         headers: &'a HeaderMap,
     ) -> impl Iterator<Item = SessionToken> + 'a {
-        let lines = headers.get_all(header::COOKIE).iter();
-        lines
-            .flat_map(|line| self.name.values(line.as_bytes()))
+        self.values(headers)
             .filter_map(SessionToken::parse)
             .take(MOST_PRESENTED)
     }
@@ -216,13 +325,31 @@ impl SessionCookie {
         self.write(headers, &cookie);
     }
 
-    /// Writes the removal of the cookie, with the same attributes, since a browser applies the
-    /// rules of the prefix to a removal too (RFC 6265bis §5.7).
-    pub(crate) fn clear(&self, headers: &mut HeaderMap) {
+    /// The cookies of this name that the browser may hold besides the present one, each with the attributes
+    /// under which it was set.
+    fn earlier_cookies(&self) -> impl Iterator<Item = Self> + '_ {
+        let unpartitioned = self.partitioned.then(|| Self {
+            partitioned: false,
+            ..self.clone()
+        });
+        let elsewhere = self.former_domains.iter().map(|domain| Self {
+            domain: Some(domain.clone()),
+            ..self.clone()
+        });
+        unpartitioned.into_iter().chain(elsewhere)
+    }
+
+    fn removal(&self) -> Cookie<'_> {
         let mut cookie = self.cookie(String::new());
         cookie.set_max_age(time::Duration::ZERO);
         cookie.set_expires(time::OffsetDateTime::UNIX_EPOCH);
-        self.write(headers, &cookie);
+        cookie
+    }
+
+    /// Writes the removal of the cookie, with the same attributes, since a browser applies the
+    /// rules of the prefix to a removal too (RFC 6265bis §5.7).
+    pub(crate) fn clear(&self, headers: &mut HeaderMap) {
+        self.write(headers, &self.removal());
     }
 
     fn cookie(&self, value: String) -> Cookie<'_> {
@@ -230,23 +357,27 @@ impl SessionCookie {
             .path("/")
             .http_only(true)
             .secure(self.secure)
-            .same_site(self.same_site);
+            .same_site(self.same_site)
+            .partitioned(self.partitioned);
         if let Some(domain) = &self.domain {
             cookie = cookie.domain(domain);
         }
         cookie.build()
     }
 
+    /// Writes the removals of earlier cookies, then this one: a browser that takes two of them for one cookie
+    /// keeps the last.
     fn write(&self, headers: &mut HeaderMap, cookie: &Cookie<'_>) {
-        // The name was checked, the value is base64url or empty: it is always a header's value.
-        let Ok(mut value) = HeaderValue::try_from(cookie.to_string()) else {
-            return;
-        };
-        // Never indexed by HPACK, never printed.
-        value.set_sensitive(true);
         self.remove_earlier(headers);
-        headers.append(header::SET_COOKIE, value);
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // First, so that no cookie is written that a cache could keep.
+        let no_store = HeaderValue::from_static("no-store");
+        if headers.try_insert(header::CACHE_CONTROL, no_store).is_err() {
+            return report_full();
+        }
+        for earlier in self.earlier_cookies() {
+            append(headers, &earlier.removal());
+        }
+        append(headers, cookie);
         vary_by(headers, "cookie");
     }
 
@@ -267,7 +398,8 @@ impl SessionCookie {
                 .collect();
             headers.remove(header::SET_COOKIE);
             for other in others {
-                headers.append(header::SET_COOKIE, other);
+                // There is room: more than these have just been removed.
+                let _ = headers.try_append(header::SET_COOKIE, other);
             }
         }
     }
@@ -281,7 +413,25 @@ pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static str) {
             field == b"*" || field.eq_ignore_ascii_case(name.as_bytes())
         })
     });
+    // A full map has no room for a field of any name. Nothing that a cache could keep passes through a server
+    // or a proxy with so many of them.
     if !named {
-        headers.append(header::VARY, HeaderValue::from_static(name));
+        let _ = headers.try_append(header::VARY, HeaderValue::from_static(name));
     }
+}
+
+fn append(headers: &mut HeaderMap, cookie: &Cookie<'_>) {
+    // The name was checked, the value is base64url or empty: it is always a header's value.
+    let Ok(mut value) = HeaderValue::try_from(cookie.to_string()) else {
+        return;
+    };
+    // Never indexed by HPACK, never printed.
+    value.set_sensitive(true);
+    if headers.try_append(header::SET_COOKIE, value).is_err() {
+        report_full();
+    }
+}
+
+fn report_full() {
+    tracing::error!("writing the session cookie failed: the response has too many header fields");
 }

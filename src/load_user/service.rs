@@ -86,14 +86,13 @@ where
         if exempt.is_some_and(|exempt| exempt.0(request.method(), request.uri())) {
             return ResponseFuture::calling(self.inner.call(request), None);
         }
-        let Some(token) = self.sessions.presented(request.headers()) else {
+        let Some(mut answer) = self.sessions.ask_for(request.headers()) else {
             if let Some(found) = outer {
                 self.sessions.report_disagreement(found, None);
             }
             return ResponseFuture::calling(self.inner.call(request), None);
         };
 
-        let mut answer = self.sessions.ask(token.digest());
         if let Some(live) = answer.known() {
             attach(&mut request, live, &self.sessions, outer);
             let private = self.settings.cache_headers.then(|| self.sessions.clone());

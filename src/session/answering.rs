@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use futures_core::future::BoxFuture;
 use pin_project_lite::pin_project;
 use tokio::{sync::oneshot, time::Sleep};
 
@@ -29,6 +30,8 @@ pin_project! {
         Pending { answer: oneshot::Receiver<Outcome<U>>, #[pin] deadline: Sleep },
         Known { live: Option<LiveSession<U>> },
         Failed { error: Option<Error> },
+        /// Of a request with several tokens.
+        OneOf { answer: BoxFuture<'static, Outcome<U>> },
     }
 }
 
@@ -53,6 +56,12 @@ impl<U> Answering<U> {
         }
     }
 
+    pub(super) const fn one_of(answer: BoxFuture<'static, Outcome<U>>) -> Self {
+        Self {
+            answer: Answer::OneOf { answer },
+        }
+    }
+
     pub(super) const fn failed(error: Error) -> Self {
         Self {
             answer: Answer::Failed { error: Some(error) },
@@ -66,19 +75,49 @@ impl<U> Future for Answering<U> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.project().answer.project() {
             AnswerProj::Pending { answer, deadline } => match Pin::new(answer).poll(cx) {
-                Poll::Ready(answer) => answer.unwrap_or_else(|_| {
-                    let context = "the lookup ended without an answer";
-                    Err(Error::bare(ErrorKind::Store).saying(context))
-                }),
+                Poll::Ready(answer) => answer.unwrap_or_else(|_| Err(without_answer())),
                 Poll::Pending => {
                     ready!(deadline.poll(cx));
                     Err(Error::bare(ErrorKind::Deadline))
                 }
             },
             AnswerProj::Known { live } => Ok(live.take()),
+            AnswerProj::OneOf { answer } => ready!(answer.as_mut().poll(cx)),
             AnswerProj::Failed { error } => {
                 Err(error.take().unwrap_or(Error::bare(ErrorKind::Store)))
             }
         })
+    }
+}
+
+fn without_answer() -> Error {
+    Error::bare(ErrorKind::Store).saying("the lookup ended without an answer")
+}
+
+/// The answers to the lookups of one request with several tokens.
+pub(super) struct Several<U> {
+    pub(super) answers: Vec<oneshot::Receiver<Outcome<U>>>,
+    pub(super) deadline: Sleep,
+}
+
+impl<U> Several<U> {
+    /// Returns the live sessions.
+    ///
+    /// # Errors
+    ///
+    /// If the answer to one of the lookups is an error: it could be of a live session.
+    pub(super) async fn live(self) -> Result<Vec<LiveSession<U>>, Error> {
+        let answers = async {
+            let mut live = Vec::new();
+            for answer in self.answers {
+                live.extend(answer.await.unwrap_or_else(|_| Err(without_answer()))?);
+            }
+            Ok(live)
+        };
+        tokio::select! {
+            biased;
+            live = answers => live,
+            () = self.deadline => Err(Error::bare(ErrorKind::Deadline)),
+        }
     }
 }

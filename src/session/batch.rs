@@ -24,12 +24,15 @@ use super::TokenDigest;
 /// Whoever waits for one digest; nearly always a single caller.
 pub(crate) type Waiters<W> = SmallVec<[W; 1]>;
 
+/// The digests of one request, with a caller for each. Nearly always a single one.
+pub(crate) type Together<W> = SmallVec<[(TokenDigest, W); 1]>;
+
 /// The digests that are asked together, each once, with those who wait for each.
 #[derive(Debug)]
 pub(crate) struct Batch<W> {
     pub(crate) opened: Instant,
     pub(crate) waiting: HashMap<TokenDigest, Waiters<W>>,
-    /// Whether it is about a digest that has timed out before, and so about no other one.
+    /// Whether it is about a digest that has timed out before, and so about those of one request only.
     pub(crate) alone: bool,
 }
 
@@ -53,7 +56,7 @@ pub(crate) struct Limits {
     pub(crate) digests: usize,
     /// From so many digests on, what has gathered goes out although another batch is in flight.
     pub(crate) worth_another: usize,
-    /// Callers whose batch has not been sent.
+    /// Callers whose batch has not been sent. A request that presents several tokens counts for each.
     pub(crate) waiting: usize,
     /// How long a batch takes in newcomers. The statement ends at the deadline of its first caller; this
     /// bounds what that costs the last one.
@@ -67,8 +70,8 @@ pub(crate) enum Admission<W> {
     Send(Batch<W>),
     /// The caller waits for a batch in flight to return.
     Waiting,
-    /// There is no room. The caller is handed back.
-    Overloaded(W),
+    /// There is no room. The callers were dropped.
+    Overloaded,
 }
 
 /// Digests that have timed out. Beyond this number, more of them go together with others.
@@ -104,28 +107,29 @@ impl<W> Queue<W> {
         }
     }
 
-    pub(crate) fn admit(&mut self, digest: TokenDigest, caller: W, now: Instant) -> Admission<W> {
-        let alone = self.suspects.contains(&digest);
+    /// Admits the callers of one request. Their digests differ, and are asked in one batch.
+    pub(crate) fn admit(&mut self, callers: Together<W>, now: Instant) -> Admission<W> {
+        let alone = callers
+            .iter()
+            .any(|(digest, _)| self.suspects.contains(digest));
         if self.in_flight == 0 {
-            let batch = Batch::of(digest, caller, now, alone);
+            let batch = Batch::of(callers, now, alone);
             self.sent(&batch);
             return Admission::Send(batch);
         }
-        if self.callers >= self.limits.waiting {
-            return Admission::Overloaded(caller);
+        if self.callers + callers.len() > self.limits.waiting {
+            return Admission::Overloaded;
         }
-        self.callers += 1;
+        self.callers += callers.len();
         let limits = self.limits;
         match self
             .batches
             .iter_mut()
-            .rfind(|batch| batch.alone == alone && (!alone || batch.waiting.contains_key(&digest)))
-            .filter(|batch| batch.takes_in(digest, now, limits))
+            .rfind(|batch| batch.alone == alone && (!alone || batch.new_of(&callers) == 0))
+            .filter(|batch| batch.takes_in(&callers, now, limits))
         {
-            Some(batch) => batch.waiting.entry(digest).or_default().push(caller),
-            None => self
-                .batches
-                .push_back(Batch::of(digest, caller, now, alone)),
+            Some(batch) => batch.add(callers),
+            None => self.batches.push_back(Batch::of(callers, now, alone)),
         }
         if self.in_flight < self.allowed()
             && let Some(batch) =
@@ -211,17 +215,33 @@ impl<W> Queue<W> {
 }
 
 impl<W> Batch<W> {
-    fn of(digest: TokenDigest, caller: W, now: Instant, alone: bool) -> Self {
-        Self {
+    fn of(callers: Together<W>, now: Instant, alone: bool) -> Self {
+        let mut batch = Self {
             opened: now,
-            waiting: HashMap::from([(digest, SmallVec::from_buf([caller]))]),
+            waiting: HashMap::with_capacity(callers.len()),
             alone,
+        };
+        batch.add(callers);
+        batch
+    }
+
+    fn add(&mut self, callers: Together<W>) {
+        for (digest, caller) in callers {
+            self.waiting.entry(digest).or_default().push(caller);
         }
     }
 
-    fn takes_in(&self, digest: TokenDigest, now: Instant, limits: Limits) -> bool {
+    /// How many of these digests the batch does not hold.
+    fn new_of(&self, callers: &Together<W>) -> usize {
+        let new = callers
+            .iter()
+            .filter(|(digest, _)| !self.waiting.contains_key(digest));
+        new.count()
+    }
+
+    fn takes_in(&self, callers: &Together<W>, now: Instant, limits: Limits) -> bool {
         now.saturating_duration_since(self.opened) < limits.joinable
-            && (self.waiting.len() < limits.digests || self.waiting.contains_key(&digest))
+            && self.waiting.len() + self.new_of(callers) <= limits.digests
     }
 }
 
@@ -239,6 +259,10 @@ mod tests {
 
     fn digest(n: u8) -> TokenDigest {
         TokenDigest::from_bytes([n; 32])
+    }
+
+    fn alone(n: u8, caller: u32) -> Together<u32> {
+        SmallVec::from_buf([(digest(n), caller)])
     }
 
     /// A batch returned, and none of its digests was a suspect.
@@ -266,17 +290,17 @@ mod tests {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for caller in [1, 2] {
-            let Admission::Send(sent) = queue.admit(digest(9), caller, now) else {
+            let Admission::Send(sent) = queue.admit(alone(9, caller), now) else {
                 panic!("nothing was in its way")
             };
             assert_eq!(callers(&sent), [(9, vec![caller])]);
         }
-        assert!(waiting(&queue.admit(digest(9), 3, now)));
-        assert!(waiting(&queue.admit(digest(9), 4, now)));
-        assert!(waiting(&queue.admit(digest(8), 5, now)));
+        assert!(waiting(&queue.admit(alone(9, 3), now)));
+        assert!(waiting(&queue.admit(alone(9, 4), now)));
+        assert!(waiting(&queue.admit(alone(8, 5), now)));
         let next = answered(&mut queue).unwrap();
         assert_eq!(callers(&next), [(8, vec![5]), (9, vec![3, 4])]);
-        assert!(waiting(&queue.admit(digest(9), 6, now)));
+        assert!(waiting(&queue.admit(alone(9, 6), now)));
         assert_eq!(callers(&answered(&mut queue).unwrap()), [(9, vec![6])]);
         assert!(answered(&mut queue).is_none());
         assert!(answered(&mut queue).is_none());
@@ -292,15 +316,15 @@ mod tests {
         };
         let mut queue = Queue::new(limits);
         let now = Instant::now();
-        assert!(matches!(queue.admit(digest(1), 1, now), Admission::Send(_)));
-        assert!(waiting(&queue.admit(digest(2), 2, now)));
-        assert!(waiting(&queue.admit(digest(2), 3, now)));
-        let Admission::Send(second) = queue.admit(digest(3), 4, now) else {
+        assert!(matches!(queue.admit(alone(1, 1), now), Admission::Send(_)));
+        assert!(waiting(&queue.admit(alone(2, 2), now)));
+        assert!(waiting(&queue.admit(alone(2, 3), now)));
+        let Admission::Send(second) = queue.admit(alone(3, 4), now) else {
             panic!("two digests are worth a batch")
         };
         assert_eq!(callers(&second), [(2, vec![2, 3]), (3, vec![4])]);
-        assert!(waiting(&queue.admit(digest(4), 5, now)));
-        assert!(waiting(&queue.admit(digest(5), 6, now)));
+        assert!(waiting(&queue.admit(alone(4, 5), now)));
+        assert!(waiting(&queue.admit(alone(5, 6), now)));
         assert_eq!(
             callers(&answered(&mut queue).unwrap()),
             [(4, vec![5]), (5, vec![6])]
@@ -316,23 +340,58 @@ mod tests {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 0..2 {
-            assert!(matches!(queue.admit(digest(n), 0, now), Admission::Send(_)));
+            assert!(matches!(queue.admit(alone(n, 0), now), Admission::Send(_)));
         }
         for n in 1..=4 {
-            assert!(waiting(&queue.admit(digest(n), u32::from(n), now)));
+            assert!(waiting(&queue.admit(alone(n, u32::from(n)), now)));
         }
-        assert!(waiting(&queue.admit(digest(4), 5, now)));
-        assert!(waiting(&queue.admit(digest(4), 6, now)));
+        assert!(waiting(&queue.admit(alone(4, 5), now)));
+        assert!(waiting(&queue.admit(alone(4, 6), now)));
         assert!(matches!(
-            queue.admit(digest(4), 7, now),
-            Admission::Overloaded(7)
+            queue.admit(alone(4, 7), now),
+            Admission::Overloaded
         ));
         assert_eq!(callers(&answered(&mut queue).unwrap()).len(), 3);
         assert_eq!(
             callers(&answered(&mut queue).unwrap()),
             [(4, vec![4, 5, 6])]
         );
-        assert!(matches!(queue.admit(digest(4), 8, now), Admission::Waiting));
+        assert!(matches!(queue.admit(alone(4, 8), now), Admission::Waiting));
+    }
+
+    /// O05: the digests of one request are asked in one batch, and each of them counts for the bounds.
+    #[test]
+    fn digests_of_one_request_stay_together_and_count_each() {
+        let mut queue = Queue::new(LIMITS);
+        let now = Instant::now();
+        let together = |digests: &[u8], caller| -> Together<u32> {
+            digests.iter().map(|&n| (digest(n), caller)).collect()
+        };
+        let Admission::Send(sent) = queue.admit(together(&[1, 2], 1), now) else {
+            panic!("nothing was in its way")
+        };
+        assert_eq!(callers(&sent), [(1, vec![1]), (2, vec![1])]);
+        assert!(matches!(queue.admit(alone(1, 2), now), Admission::Send(_)));
+        // Six digests may wait. A batch holds three, and those of one request are not divided.
+        assert!(waiting(&queue.admit(together(&[1, 2], 3), now)));
+        assert!(waiting(&queue.admit(together(&[3, 4], 4), now)));
+        assert!(matches!(
+            queue.admit(together(&[3, 4, 5], 5), now),
+            Admission::Overloaded
+        ));
+        assert!(waiting(&queue.admit(together(&[3, 5], 6), now)));
+        assert!(matches!(
+            queue.admit(alone(3, 7), now),
+            Admission::Overloaded
+        ));
+        let next = answered(&mut queue).unwrap();
+        assert_eq!(callers(&next), [(1, vec![3]), (2, vec![3])]);
+        let next = answered(&mut queue).unwrap();
+        assert_eq!(
+            callers(&next),
+            [(3, vec![4, 6]), (4, vec![4]), (5, vec![6])]
+        );
+        assert!(answered(&mut queue).is_none());
     }
 
     /// E10: two digests are one only if all of their bytes are.
@@ -341,16 +400,14 @@ mod tests {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 0..2 {
-            assert!(matches!(queue.admit(digest(n), 0, now), Admission::Send(_)));
+            assert!(matches!(queue.admit(alone(n, 0), now), Admission::Send(_)));
         }
         for (place, caller) in [(0, 1), (31, 2)] {
             let mut bytes = [9; 32];
             bytes[place] = 8;
-            assert!(waiting(&queue.admit(
-                TokenDigest::from_bytes(bytes),
-                caller,
-                now
-            )));
+            let digest = TokenDigest::from_bytes(bytes);
+            let alone = SmallVec::from_buf([(digest, caller)]);
+            assert!(waiting(&queue.admit(alone, now)));
         }
         assert_eq!(answered(&mut queue).unwrap().waiting.len(), 2);
     }
@@ -361,10 +418,10 @@ mod tests {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 0..2 {
-            assert!(matches!(queue.admit(digest(n), 0, now), Admission::Send(_)));
+            assert!(matches!(queue.admit(alone(n, 0), now), Admission::Send(_)));
         }
-        assert!(waiting(&queue.admit(digest(1), 1, now)));
-        assert!(waiting(&queue.admit(digest(1), 2, now + LIMITS.joinable)));
+        assert!(waiting(&queue.admit(alone(1, 1), now)));
+        assert!(waiting(&queue.admit(alone(1, 2), now + LIMITS.joinable)));
         assert_eq!(callers(&answered(&mut queue).unwrap()), [(1, vec![1])]);
         assert_eq!(callers(&answered(&mut queue).unwrap()), [(1, vec![2])]);
     }
@@ -378,19 +435,19 @@ mod tests {
             let digests: Vec<_> = digests.iter().map(|n| digest(*n)).collect();
             queue.returned(&digests, alone, Fate::TimedOut)
         };
-        assert!(matches!(queue.admit(digest(1), 1, now), Admission::Send(_)));
-        assert!(matches!(queue.admit(digest(2), 2, now), Admission::Send(_)));
+        assert!(matches!(queue.admit(alone(1, 1), now), Admission::Send(_)));
+        assert!(matches!(queue.admit(alone(2, 2), now), Admission::Send(_)));
         assert!(answered(&mut queue).is_none());
         assert!(timed_out(&mut queue, &[1], false).is_none());
 
-        let Admission::Send(suspect) = queue.admit(digest(1), 3, now) else {
+        let Admission::Send(suspect) = queue.admit(alone(1, 3), now) else {
             panic!("nothing is in its way")
         };
         assert!(suspect.alone);
-        assert!(matches!(queue.admit(digest(2), 4, now), Admission::Send(_)));
+        assert!(matches!(queue.admit(alone(2, 4), now), Admission::Send(_)));
         // Nothing of these joins the suspect, and the suspect joins none of them.
         for (n, caller) in [(3, 5), (1, 6), (4, 7), (1, 8)] {
-            assert!(waiting(&queue.admit(digest(n), caller, now)));
+            assert!(waiting(&queue.admit(alone(n, caller), now)));
         }
         let others = answered(&mut queue).unwrap();
         assert_eq!(callers(&others), [(3, vec![5]), (4, vec![7])]);
@@ -399,7 +456,7 @@ mod tests {
         let again = timed_out(&mut queue, &[1], true).unwrap();
         assert_eq!(callers(&again), [(1, vec![6, 8])]);
         // The same digest again is no sign of a slow database.
-        assert!(matches!(queue.admit(digest(5), 9, now), Admission::Send(_)));
+        assert!(matches!(queue.admit(alone(5, 9), now), Admission::Send(_)));
         assert!(queue.returned(&[digest(1)], true, Fate::Answered).is_none());
         assert!(queue.suspects.is_empty());
     }
@@ -410,10 +467,10 @@ mod tests {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 1..=2 {
-            assert!(matches!(queue.admit(digest(n), 0, now), Admission::Send(_)));
+            assert!(matches!(queue.admit(alone(n, 0), now), Admission::Send(_)));
         }
         for n in 3..=9 {
-            queue.admit(digest(n), u32::from(n), now);
+            queue.admit(alone(n, u32::from(n)), now);
         }
         let first = queue.returned(&[digest(1)], false, Fate::TimedOut);
         assert_eq!(first.unwrap().waiting.len(), 3);
@@ -423,13 +480,13 @@ mod tests {
                 .is_none()
         );
         assert_eq!(queue.in_flight, 1);
-        assert!(waiting(&queue.admit(digest(10), 10, now)));
+        assert!(waiting(&queue.admit(alone(10, 10), now)));
         let second = queue.returned(&[digest(3)], false, Fate::NotSent);
         assert_eq!(second.unwrap().waiting.len(), 3);
         let third = queue.returned(&[digest(6)], false, Fate::Answered);
         assert_eq!(callers(&third.unwrap()), [(10, vec![10])]);
         assert!(matches!(
-            queue.admit(digest(11), 11, now),
+            queue.admit(alone(11, 11), now),
             Admission::Send(_)
         ));
         assert_eq!(queue.in_flight, 2);
@@ -441,7 +498,7 @@ mod tests {
         let mut queue = Queue::<u32>::new(LIMITS);
         let now = Instant::now();
         for n in 0..40_u8 {
-            assert!(matches!(queue.admit(digest(n), 0, now), Admission::Send(_)));
+            assert!(matches!(queue.admit(alone(n, 0), now), Admission::Send(_)));
             let many: Vec<_> = (0..100_u8)
                 .map(|m| TokenDigest::from_bytes([[n, m]; 16].concat().try_into().unwrap()))
                 .collect();
@@ -455,7 +512,7 @@ mod tests {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 0..4 {
-            queue.admit(digest(n), u32::from(n), now);
+            queue.admit(alone(n, u32::from(n)), now);
         }
         let left: usize = queue
             .abandon(false)
@@ -463,7 +520,7 @@ mod tests {
             .map(|batch| batch.waiting.len())
             .sum();
         assert_eq!(left, 2);
-        assert!(matches!(queue.admit(digest(5), 5, now), Admission::Send(_)));
+        assert!(matches!(queue.admit(alone(5, 5), now), Admission::Send(_)));
         assert!(answered(&mut queue).is_none());
         assert!(answered(&mut queue).is_none());
         assert!(queue.is_idle());
@@ -474,16 +531,16 @@ mod tests {
     fn those_who_were_abandoned_leave_room_for_as_many() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
-        assert!(matches!(queue.admit(digest(0), 0, now), Admission::Send(_)));
+        assert!(matches!(queue.admit(alone(0, 0), now), Admission::Send(_)));
         for _ in 0..3 {
             // Beside the one in flight a second, and behind them as many as find room.
-            assert!(matches!(queue.admit(digest(1), 0, now), Admission::Send(_)));
+            assert!(matches!(queue.admit(alone(1, 0), now), Admission::Send(_)));
             for caller in 0..6 {
-                assert!(waiting(&queue.admit(digest(2), caller, now)));
+                assert!(waiting(&queue.admit(alone(2, caller), now)));
             }
             assert!(matches!(
-                queue.admit(digest(2), 6, now),
-                Admission::Overloaded(6)
+                queue.admit(alone(2, 6), now),
+                Admission::Overloaded
             ));
             let abandoned = queue.abandon(false);
             let abandoned: Vec<_> = abandoned.iter().flat_map(callers).collect();

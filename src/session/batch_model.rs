@@ -8,6 +8,7 @@ use shuttle::{
     sync::{Arc, Mutex, mpsc},
     thread,
 };
+use smallvec::SmallVec;
 
 use super::{
     TokenDigest,
@@ -48,14 +49,18 @@ impl Model {
     fn ask(&self, session: u8, now: Instant, stay: bool) -> Option<bool> {
         let (caller, answer) = mpsc::channel();
         let digest = TokenDigest::from_bytes([session; 32]);
-        let admission = self.queue.lock().unwrap().admit(digest, caller, now);
+        let admission = self
+            .queue
+            .lock()
+            .unwrap()
+            .admit(SmallVec::from_buf([(digest, caller)]), now);
         match admission {
             Admission::Send(batch) => {
                 let model = self.clone();
                 thread::spawn(move || model.fly(batch));
             }
             Admission::Waiting => {}
-            Admission::Overloaded(_) => return None,
+            Admission::Overloaded => return None,
         }
         // A caller that is never answered would make this hang, which shuttle reports.
         stay.then(|| answer.recv().unwrap())

@@ -13,24 +13,21 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// What a request presents. Two different tokens are ambiguous, wherever they are.
+    /// What a request presents. A bearer token and a cookie's token that differ are ambiguous. What cannot be
+    /// one of our tokens, such as a proxy's JSON Web Token, does not compete with one that can.
     pub(crate) fn read(&self, headers: &HeaderMap) -> Presented {
         let by_cookie = self.cookie.read(headers);
         if !self.bearer {
             return by_cookie;
         }
-        let mut values = bearer_values(headers);
-        let Some(value) = values.next() else {
-            return by_cookie;
-        };
-        if values.next().is_some() {
-            return Presented::Ambiguous;
-        }
-        match (by_cookie, SessionToken::parse(value)) {
-            (Presented::Nothing, Some(token)) => Presented::Token(token),
-            (Presented::Nothing, None) => Presented::Malformed,
+        match (by_cookie, by_bearer(headers)) {
+            (by_cookie, Presented::Nothing) => by_cookie,
+            (Presented::Nothing | Presented::Malformed, by_bearer) => by_bearer,
+            (by_cookie, Presented::Malformed) => by_cookie,
             // Digests, because tokens are never compared.
-            (Presented::Token(by_cookie), Some(token)) if by_cookie.digest() == token.digest() => {
+            (Presented::Token(by_cookie), Presented::Token(token))
+                if by_cookie.digest() == token.digest() =>
+            {
                 Presented::Token(token)
             }
             _ => Presented::Ambiguous,
@@ -59,6 +56,20 @@ impl Credentials {
             vary_by(headers, "authorization");
         }
     }
+}
+
+/// What the `Authorization` headers present. Two tokens are ambiguous, equal ones too: the header is not a list.
+fn by_bearer(headers: &HeaderMap) -> Presented {
+    let mut presented = Presented::Nothing;
+    for value in bearer_values(headers) {
+        presented = match (presented, SessionToken::parse(value)) {
+            (Presented::Nothing | Presented::Malformed, Some(token)) => Presented::Token(token),
+            (Presented::Nothing, None) => Presented::Malformed,
+            (presented, None) => presented,
+            (_, Some(_)) => return Presented::Ambiguous,
+        };
+    }
+    presented
 }
 
 /// The credentials of the scheme `Bearer` (RFC 6750 §2.1), whose name is in any case (RFC 9110

@@ -9,14 +9,18 @@ use tokio::{
 };
 
 use super::{
-    SessionLookup, TokenDigest,
+    SessionLookup,
     answering::Outcome,
-    batch::{Admission, Batch, Fate, Limits, Queue},
+    batch::{Admission, Batch, Fate, Limits, Queue, Together},
     resolver::Resolver,
 };
 
 /// Where the answer to one lookup is sent.
-pub(super) type Waiter<U> = oneshot::Sender<Outcome<U>>;
+pub(super) struct Waiter<U> {
+    pub(super) answer: oneshot::Sender<Outcome<U>>,
+    /// Whether the request presents no other token. Then a live session is the request's, and counts as used.
+    pub(super) only: bool,
+}
 
 /// The queue of batches, and the runtime that carries them.
 ///
@@ -57,12 +61,11 @@ impl<U: Send + 'static> Batches<U> {
         }
     }
 
-    /// Adds the digest to a batch that has not been sent yet.
+    /// Adds the digests to one batch that has not been sent yet.
     pub(super) fn join<L: SessionLookup<User = U>>(
         &self,
         resolver: &Arc<Resolver<L>>,
-        digest: TokenDigest,
-        waiter: Waiter<U>,
+        waiters: Together<Waiter<U>>,
         now: Instant,
         current: &Handle,
     ) -> Joined {
@@ -70,7 +73,7 @@ impl<U: Send + 'static> Batches<U> {
         if state.closed {
             return Joined::Closed;
         }
-        match state.queue.admit(digest, waiter, now.into_std()) {
+        match state.queue.admit(waiters, now.into_std()) {
             Admission::Send(batch) => {
                 let runtime = state.runtime.get_or_insert_with(|| current.clone()).clone();
                 drop(state);
@@ -78,7 +81,7 @@ impl<U: Send + 'static> Batches<U> {
                 Joined::Queued
             }
             Admission::Waiting => Joined::Queued,
-            Admission::Overloaded(_) => Joined::Overloaded,
+            Admission::Overloaded => Joined::Overloaded,
         }
     }
 

@@ -10,13 +10,13 @@ use smallvec::SmallVec;
 use tokio::{
     runtime::Handle,
     sync::{OnceCell, oneshot},
-    time::{Instant, timeout_at},
+    time::{Instant, Sleep, timeout_at},
 };
 
 use super::{
     LookupAnswer, SessionId, SessionLookup, TokenDigest,
-    answering::{Answering, Outcome},
-    batch::{Batch, Fate, Limits, Waiters},
+    answering::{Answering, Outcome, Several},
+    batch::{Batch, Fate, Limits, Together, Waiters},
     counters::{Counter, Counters},
     feed::{self, Announcement, Following, Hears as _, Watchers},
     flight::{Batches, Joined, Waiter},
@@ -87,16 +87,46 @@ impl<L: SessionLookup> Resolver<L> {
             }
             return Answering::of(hit.live);
         }
-        let now = Instant::now();
-        let deadline = match timer(now + self.deadline) {
-            Ok(deadline) => deadline,
-            Err(error) => return Answering::failed(error),
+        let (sender, answer) = oneshot::channel();
+        let waiter = Waiter {
+            answer: sender,
+            only: true,
         };
-        let (waiter, answer) = oneshot::channel();
-        match (self.lookups).join(self, digest, waiter, now, &Handle::current()) {
-            Joined::Queued => Answering::waiting(answer, deadline),
-            Joined::Overloaded => Answering::failed(Error::bare(ErrorKind::Overloaded)),
-            Joined::Closed => Answering::failed(Error::bare(ErrorKind::Closed)),
+        match self.join(SmallVec::from_buf([(digest, waiter)])) {
+            Ok(deadline) => Answering::waiting(answer, deadline),
+            Err(error) => Answering::failed(error),
+        }
+    }
+
+    /// Asks about the digests of one request in one batch, past the cache. None of their sessions counts as
+    /// used: the caller decides which of them is the request's.
+    pub(super) fn ask_together(
+        self: &Arc<Self>,
+        digests: &[TokenDigest],
+    ) -> Result<Several<L::User>, Error> {
+        self.counters.add(Counter::Lookups, digests.len() as u64);
+        let mut answers = Vec::with_capacity(digests.len());
+        let waiters = digests.iter().map(|digest| {
+            let (sender, answer) = oneshot::channel();
+            answers.push(answer);
+            let waiter = Waiter {
+                answer: sender,
+                only: false,
+            };
+            (*digest, waiter)
+        });
+        let deadline = self.join(waiters.collect())?;
+        Ok(Several { answers, deadline })
+    }
+
+    /// Adds lookups to a batch, and returns a timer for their deadline.
+    fn join(self: &Arc<Self>, waiters: Together<Waiter<L::User>>) -> Result<Sleep, Error> {
+        let now = Instant::now();
+        let deadline = timer(now + self.deadline)?;
+        match self.lookups.join(self, waiters, now, &Handle::current()) {
+            Joined::Queued => Ok(deadline),
+            Joined::Overloaded => Err(Error::bare(ErrorKind::Overloaded)),
+            Joined::Closed => Err(Error::bare(ErrorKind::Closed)),
         }
     }
 
@@ -158,7 +188,7 @@ impl<L: SessionLookup> Resolver<L> {
     pub(super) async fn answer(self: &Arc<Self>, batch: Batch<Waiter<L::User>>) -> (Digests, Fate) {
         let mut waiting = batch.waiting;
         // A caller that has gone away needs no answer.
-        waiting.retain(|_, callers| callers.iter().any(|caller| !caller.is_closed()));
+        waiting.retain(|_, callers| callers.iter().any(|caller| !caller.answer.is_closed()));
         let digests: Digests = waiting.keys().copied().collect();
         if waiting.is_empty() {
             return (digests, Fate::NotSent);
@@ -226,7 +256,9 @@ impl<L: SessionLookup> Resolver<L> {
             let outcome = outcomes
                 .remove(&digest)
                 .unwrap_or_else(|| Err(strange("the store did not answer for a token")));
-            if let Ok(Some(live)) = &outcome {
+            if let Ok(Some(live)) = &outcome
+                && callers.iter().any(|caller| caller.only)
+            {
                 Toucher::used(self, &live.session);
                 if let (Some(following), Some(asked)) = (self.following(), asked) {
                     following.keep(asked, digest, live);
@@ -261,7 +293,7 @@ fn send<U: Clone>(callers: Waiters<Waiter<U>>, outcome: Outcome<U>) {
     };
     for caller in callers {
         // Whoever does not wait any more has no use for it.
-        let _ = caller.send(outcome.clone());
+        let _ = caller.answer.send(outcome.clone());
     }
-    let _ = last.send(outcome);
+    let _ = last.answer.send(outcome);
 }

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use super::{
     Confirm, Counts, CurrentSession, DEFAULT_LEASE, LiveSession, SessionLookup, SessionStore,
     SessionToken, SignIn, SignOut, TokenDigest, answering::Answering, counters::Counter,
-    credentials::Credentials, notice::Notice, resolver::Resolver,
+    credentials::Credentials, notice::Notice, resolver::Resolver, touch::Toucher,
 };
 use crate::{
     Error, ErrorKind,
@@ -39,7 +39,7 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// | deadline, from asking to the answer, waiting included | 2 s |
 /// | questions in flight | 2 |
 /// | tokens in one question | 128 |
-/// | lookups waiting, beyond which they fail at once | 16,384 |
+/// | tokens waiting, beyond which lookups fail at once | 16,384 |
 ///
 /// # Example
 ///
@@ -195,16 +195,42 @@ impl<L: SessionLookup> SessionService<L> {
         self.shared.resolver.ask(digest)
     }
 
-    /// What the request presents, counted; a rejected cookie is also a security event.
-    pub(crate) fn presented(&self, headers: &HeaderMap) -> Option<SessionToken> {
-        let presented = self.shared.credentials.read(headers);
-        match presented {
-            Presented::Token(token) => return Some(token),
+    /// Asks whose session this request is of, or counts why it cannot be of one. A rejected cookie is also a
+    /// security event.
+    pub(crate) fn ask_for(&self, headers: &HeaderMap) -> Option<Answering<L::User>> {
+        match self.shared.credentials.read(headers) {
+            Presented::Token(token) => return Some(self.ask(token.digest())),
+            Presented::Several(tokens) => return Some(self.ask_for_one_of(&tokens)),
             Presented::Nothing => self.count(Counter::Anonymous),
             Presented::Malformed => self.reject("malformed"),
             Presented::Ambiguous => self.reject("ambiguous"),
         }
         None
+    }
+
+    /// Asks about every token in one batch. The answer is the one session that is live; two of them are
+    /// ambiguous.
+    fn ask_for_one_of(&self, tokens: &[SessionToken]) -> Answering<L::User> {
+        let digests: Vec<_> = tokens.iter().map(SessionToken::digest).collect();
+        let answers = match self.shared.resolver.ask_together(&digests) {
+            Ok(answers) => answers,
+            Err(error) => return Answering::failed(error),
+        };
+        let sessions = self.clone();
+        Answering::one_of(Box::pin(async move {
+            let mut live = answers.live().await?.into_iter();
+            match (live.next(), live.next()) {
+                (Some(live), None) => {
+                    Toucher::used(&sessions.shared.resolver, &live.session);
+                    Ok(Some(live))
+                }
+                (Some(_), Some(_)) => {
+                    sessions.report_rejected("ambiguous");
+                    Ok(None)
+                }
+                (None, _) => Ok(None),
+            }
+        }))
     }
 
     pub(crate) fn count(&self, counter: Counter) {
@@ -213,6 +239,10 @@ impl<L: SessionLookup> SessionService<L> {
 
     fn reject(&self, reason: &'static str) {
         self.count(Counter::Rejected);
+        self.report_rejected(reason);
+    }
+
+    fn report_rejected(&self, reason: &'static str) {
         if let Some(requests) = self.shared.rejected.count() {
             tracing::warn!(reason, requests, "session cookies were rejected");
         }
@@ -283,7 +313,8 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
 
     /// Reads the token from `Authorization: Bearer` as well (RFC 6750 §2.1), for gRPC and mobile
     /// clients, which are given [`SignedIn::token`](crate::SignedIn::token). A request that presents
-    /// two different tokens is ambiguous and so anonymous.
+    /// two different tokens is ambiguous and so anonymous. What cannot be a token of this crate, such as a
+    /// proxy's JSON Web Token, does not compete with a cookie that can.
     ///
     /// Off by default: a browser's cookie needs no script that could read the token; this header
     /// does.

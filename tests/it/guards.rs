@@ -174,8 +174,11 @@ fn authorization<I: IntoIterator<Item = String>>(values: I) -> HeaderMap {
     values.into_iter().map(field).collect()
 }
 
-/// A24 and bearer tokens: the header counts only where it was asked for, and two different tokens are
-/// ambiguous.
+/// A JSON Web Token, as a proxy in front of the application adds one.
+const FOREIGN: &str = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJwcm94eSJ9.dGVzdA";
+
+/// A24, O06, and bearer tokens: the header counts only where it was asked for, two different tokens are
+/// ambiguous, and what cannot be a token competes with none.
 #[tokio::test]
 async fn bearer_tokens_are_opt_in() {
     let (with, without) = (bearing(), memory());
@@ -194,7 +197,30 @@ async fn bearer_tokens_are_opt_in() {
             (None, vec![bearer("Bearer", &one_text); 2], false),
             (Some(&one), vec![bearer("Bearer", &one_text)], true),
             (Some(&two), vec![bearer("Bearer", &one_text)], !opted_in),
-            (Some(&one), vec![bearer("Bearer", "malformed")], !opted_in),
+            (Some(&one), vec![bearer("Bearer", "malformed")], true),
+            (Some(&one), vec![FOREIGN.to_owned()], true),
+            (Some(&one), vec![FOREIGN.to_owned(); 2], true),
+            (
+                Some(&one),
+                vec![FOREIGN.to_owned(), bearer("Bearer", &one_text)],
+                true,
+            ),
+            (
+                Some(&two),
+                vec![FOREIGN.to_owned(), bearer("Bearer", &one_text)],
+                !opted_in,
+            ),
+            (None, vec![FOREIGN.to_owned()], false),
+            (
+                None,
+                vec![FOREIGN.to_owned(), bearer("Bearer", &one_text)],
+                opted_in,
+            ),
+            (
+                None,
+                vec![bearer("Bearer", &one_text), FOREIGN.to_owned()],
+                opted_in,
+            ),
             (Some(&one), vec![bearer("Basic", "abc")], true),
         ] {
             let mut headers = HeaderMap::new();
@@ -224,6 +250,8 @@ async fn bearer_tokens_are_opt_in() {
     }
 }
 
+const BEARER: &str = "Bearer AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
 /// A bearer token that is malformed, or one of two, is counted and logged as rejected, as such a cookie
 /// is; what is somebody else's is not.
 #[tokio::test]
@@ -231,7 +259,8 @@ async fn a_bearer_token_that_is_no_token_is_rejected() {
     for (values, rejected) in [
         (vec!["Bearer malformed"], Some("malformed")),
         (vec!["Bearer "], Some("malformed")),
-        (vec!["Bearer one", "Bearer two"], Some("ambiguous")),
+        (vec!["Bearer one", "Bearer two"], Some("malformed")),
+        (vec![BEARER; 2], Some("ambiguous")),
         (vec!["Basic abc"], None),
         (vec![], None),
     ] {

@@ -52,6 +52,7 @@ mod refusals;
 mod runtimes;
 mod secrets;
 mod server_log;
+mod several_cookies;
 mod signing_out;
 mod statements;
 mod store_conformance;

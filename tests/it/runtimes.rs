@@ -1,6 +1,7 @@
 //! A service among runtimes that stand still, end, have no timers or are not there; and its closing.
 
 use std::{
+    convert::Infallible,
     future::ready,
     pin::pin,
     sync::{
@@ -11,14 +12,14 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
+use http::{Request, Response, StatusCode};
 use tokio::{
     runtime::{Builder, Runtime},
     task::yield_now,
     time::Instant,
 };
-use tower::{Layer, ServiceExt, service_fn};
-use tower_user_session::{ErrorKind, LoadUserLayer, SessionService, SessionToken};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower_user_session::{ErrorKind, LoadUserLayer, SessionCookie, SessionService, SessionToken};
 
 use crate::{
     support::{
@@ -49,8 +50,9 @@ fn runtime() -> Runtime {
 #[test]
 fn the_deadline_holds_while_another_runtime_stands_still() {
     let deadline = Duration::from_millis(300);
+    let cookie = SessionCookie::insecure_for_local_development();
     let sessions = SessionService::builder(Hung).deadline(deadline);
-    let sessions = sessions.build().unwrap();
+    let sessions = sessions.cookie(cookie).build().unwrap();
     let token = || SessionToken::generate().unwrap();
     let still = Builder::new_current_thread().enable_all().build().unwrap();
     still.block_on(async {
@@ -66,6 +68,21 @@ fn the_deadline_holds_while_another_runtime_stands_still() {
     let start = Instant::now();
     let outcome = runtime().block_on(sessions.user(&token()));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Deadline);
+    let took = start.elapsed();
+    assert!(took >= deadline && took < 2 * deadline, "{took:?}");
+
+    // With several cookies of one name.
+    let cookies = format!("session={}; session={}", token().expose(), token().expose());
+    let layered = ServiceBuilder::new()
+        .layer(LoadUserLayer::new(sessions))
+        .service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::<String>::default()));
+    let request = Request::builder()
+        .header("cookie", cookies)
+        .body(())
+        .unwrap();
+    let start = Instant::now();
+    let response = runtime().block_on(layered.oneshot(request)).unwrap();
+    assert_eq!(response.status(), 503);
     let took = start.elapsed();
     assert!(took >= deadline && took < 2 * deadline, "{took:?}");
     drop(still);

@@ -26,7 +26,7 @@ pub fn read(headers: &HeaderMap) -> Read {
         Presented::Nothing => Read::Nothing,
         Presented::Token(token) => Read::Token(token.expose()),
         Presented::Malformed => Read::Malformed,
-        Presented::Ambiguous => Read::Ambiguous,
+        Presented::Several(_) | Presented::Ambiguous => Read::Ambiguous,
         other => panic!("unknown outcome {other:?}"),
     }
 }
