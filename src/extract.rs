@@ -6,10 +6,11 @@ use axum_core::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     response::{IntoResponse, IntoResponseParts, Response, ResponseParts},
 };
-use http::{StatusCode, header, request::Parts};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 
 use crate::{
     CurrentSession, Error, ErrorKind, Rejection, RejectionKind, SignedIn, SignedOut, error::Chain,
+    rejection::RETRY_AFTER,
 };
 
 /// Extractor of the user that [`LoadUserLayer`](crate::LoadUserLayer) attached.
@@ -120,7 +121,12 @@ impl IntoResponse for Error {
         if status.is_server_error() {
             tracing::error!(error = %Chain(&self), "a request failed");
         }
-        (status, [(header::CACHE_CONTROL, "no-store")]).into_response()
+        let mut response = (status, [(header::CACHE_CONTROL, "no-store")]).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        response
     }
 }
 

@@ -125,7 +125,10 @@ pub use self::{
     error::{BoxError, Error, ErrorKind},
     load_user::{LoadUser, LoadUserLayer},
     origin::{is_from_origin, is_same_origin},
-    rejection::{DefaultResponseForRejection, Rejection, RejectionKind, ResponseForRejection},
+    rejection::{
+        DefaultResponseForRejection, EmptyResponseForRejection, Rejection, RejectionKind,
+        ResponseForRejection,
+    },
     require_user::{RequireUser, RequireUserLayer, ReturnTo},
     session::{
         Announcement, BodyUntilEnded, Confirm, Counts, CurrentSession, DEFAULT_DEADLINE,

@@ -5,14 +5,15 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::{cache_headers::Marks, service::CacheHeaders};
 use crate::{
     CurrentSession, LiveSession, Rejection, ResponseForRejection, SessionLookup, SessionService,
     rejection::reject,
-    session::{Answering, Credentials, counters::Counter},
+    session::{Answering, counters::Counter},
 };
 
 pin_project! {
@@ -35,7 +36,7 @@ pin_project! {
         L: SessionLookup,
     {
         LookingUp { #[pin] lookup: Lookup<S, L, R, B> },
-        Inner { #[pin] future: S::Future, keep_private: Option<SessionService<L>> },
+        Inner { #[pin] future: S::Future, marks: Marks },
     }
 }
 
@@ -49,7 +50,7 @@ pin_project! {
         pub(super) sessions: SessionService<L>,
         // What another layer for the same user type, further outside, has found.
         pub(super) outer: Option<CurrentSession<L::User>>,
-        pub(super) cache_headers: bool,
+        pub(super) cache_headers: CacheHeaders,
         pub(super) rejection: R,
     }
 }
@@ -59,16 +60,9 @@ where
     S: Service<Request<B>>,
     L: SessionLookup,
 {
-    /// With the service whose credentials the response depends on, where caches are to be told.
-    pub(super) const fn calling(
-        future: S::Future,
-        keep_private: Option<SessionService<L>>,
-    ) -> Self {
+    pub(super) const fn calling(future: S::Future, marks: Marks) -> Self {
         Self {
-            state: State::Inner {
-                future,
-                keep_private,
-            },
+            state: State::Inner { future, marks },
         }
     }
 
@@ -120,20 +114,15 @@ where
                             return Poll::Ready(Ok(reject(lookup.rejection, rejection)));
                         }
                     };
+                    let bearer = lookup.sessions.credentials().bearer;
                     State::Inner {
                         future: lookup.inner.call(request),
-                        keep_private: (authenticated && *lookup.cache_headers)
-                            .then(|| lookup.sessions.clone()),
+                        marks: Marks::of(*lookup.cache_headers, authenticated, bearer),
                     }
                 }
-                StateProj::Inner {
-                    future,
-                    keep_private,
-                } => {
+                StateProj::Inner { future, marks } => {
                     let mut response = ready!(future.poll(cx))?;
-                    if let Some(sessions) = keep_private {
-                        set_private(&mut response, sessions.credentials());
-                    }
+                    marks.write(&mut response);
                     return Poll::Ready(Ok(response));
                 }
             };
@@ -156,20 +145,6 @@ pub(super) fn attach<L: SessionLookup, B>(
     request.extensions_mut().insert(live.user);
     request.extensions_mut().insert(session);
     sessions.count(Counter::Authenticated);
-}
-
-/// Tells caches that a response is one person's. An upgraded connection is no response to cache.
-fn set_private<B>(response: &mut Response<B>, credentials: &Credentials) {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return;
-    }
-    let headers = response.headers_mut();
-    credentials.vary(headers);
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        // A full map has room for neither, and passes through no server that could be asked for it again.
-        let private = HeaderValue::from_static("private");
-        let _ = headers.try_insert(header::CACHE_CONTROL, private);
-    }
 }
 
 impl<S, L, R, B> fmt::Debug for ResponseFuture<S, L, R, B>

@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use http::{Method, Uri};
 use tower_layer::Layer;
 
-use super::service::{Exempt, LoadUser, Settings};
+use super::service::{CacheHeaders, Exempt, LoadUser, Settings};
 use crate::{DefaultResponseForRejection, SessionLookup, SessionService};
 
 /// Layer that applies [`LoadUser`]. See the [module's documentation](crate::load_user).
@@ -18,7 +18,8 @@ impl<L: SessionLookup> LoadUserLayer<L> {
     pub const fn new(sessions: SessionService<L>) -> Self {
         let settings = Settings {
             exempt: None,
-            cache_headers: true,
+            cache_headers: CacheHeaders::All,
+            stripped: None,
             rejection: DefaultResponseForRejection,
         };
         Self { sessions, settings }
@@ -37,10 +38,32 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
         self
     }
 
-    /// Adds no `Vary` and no `Cache-Control` to the responses of signed-in users. Then the
+    /// Adds no `Vary` and no `Cache-Control`. Then the
     /// application must see to it that no cache hands one person's page to another.
     pub fn without_cache_headers(mut self) -> Self {
-        self.settings.cache_headers = false;
+        self.settings.cache_headers = CacheHeaders::None;
+        self
+    }
+
+    /// Adds no `Vary` to the responses to anonymous requests, for routes whose response depends on no session:
+    /// static content that a shared cache keeps for everybody.
+    ///
+    /// Do not call it for pages that a signed-in user sees otherwise: a shared cache would hand them the anonymous
+    /// page.
+    pub fn without_vary_for_anonymous(mut self) -> Self {
+        if matches!(self.settings.cache_headers, CacheHeaders::All) {
+            self.settings.cache_headers = CacheHeaders::SignedIn;
+        }
+        self
+    }
+
+    /// Names the prefix that a proxy in front of the application removes from every path, such as `/shop`. A person
+    /// who is sent to the sign-in page then comes back to the URI that their browser knows.
+    ///
+    /// A router inside this layer needs no setting: the layer records the URI before the router rewrites it. Put
+    /// the layer outside the router that nests.
+    pub fn stripped_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
+        self.settings.stripped = Some(prefix.into());
         self
     }
 
@@ -50,6 +73,7 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
         let Settings {
             exempt,
             cache_headers,
+            stripped,
             rejection: _,
         } = self.settings;
         LoadUserLayer {
@@ -57,6 +81,7 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
             settings: Settings {
                 exempt,
                 cache_headers,
+                stripped,
                 rejection: response,
             },
         }

@@ -19,10 +19,21 @@
 //!
 //! # Caches
 //!
-//! A response to a request with a live session gets `Vary: Cookie`, and `Cache-Control: private`
-//! where the inner service set none, so that no shared cache hands one person's page to another.
-//! [`without_cache_headers`](LoadUserLayer::without_cache_headers) switches that off. Other
-//! responses pass untouched.
+//! Every response that a session could have changed gets `Vary: Cookie`, with bearer tokens also
+//! `Vary: Authorization` (RFC 9110 §12.5.5): those to anonymous requests too, so that no cache hands the
+//! anonymous page to a person who is signed in. A response to a request with a live session gets
+//! `Cache-Control: private` as well if the inner service set none, so that no shared cache hands one person's
+//! page to another.
+//!
+//! [`without_vary_for_anonymous`](LoadUserLayer::without_vary_for_anonymous) is for static content, and
+//! [`without_cache_headers`](LoadUserLayer::without_cache_headers) switches all of it off. Responses to exempt
+//! requests, gRPC responses and upgrades pass untouched.
+//!
+//! # Sign-in pages
+//!
+//! A request that opens a page in a browser carries a copy of its path inwards, in the extensions, so that
+//! [`RequireUserLayer::sign_in_page`](crate::RequireUserLayer::sign_in_page) leads back to the page also from
+//! inside a nested router. Other anonymous requests carry nothing and cost no allocation.
 //!
 //! # Order of layers
 //!
@@ -82,8 +93,11 @@
 //! # }
 //! ```
 
+mod cache_headers;
 mod future;
 mod layer;
+mod original_place;
 mod service;
 
+pub(crate) use self::original_place::OriginalPlace;
 pub use self::{future::ResponseFuture, layer::LoadUserLayer, service::LoadUser};

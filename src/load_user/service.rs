@@ -8,7 +8,8 @@ use http::{Method, Request, Response, Uri};
 use tower_service::Service;
 
 use super::{
-    ResponseFuture,
+    OriginalPlace, ResponseFuture,
+    cache_headers::Marks,
     future::{Lookup, attach},
 };
 use crate::{
@@ -27,8 +28,20 @@ pub struct LoadUser<S, L: SessionLookup, R = DefaultResponseForRejection> {
 #[derive(Clone)]
 pub(super) struct Settings<R> {
     pub(super) exempt: Option<Exempt>,
-    pub(super) cache_headers: bool,
+    pub(super) cache_headers: CacheHeaders,
+    /// The prefix that a proxy removes from every path.
+    pub(super) stripped: Option<Arc<str>>,
     pub(super) rejection: R,
+}
+
+/// The responses that the layer marks for caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CacheHeaders {
+    /// Those to signed-in users are private, and all vary with the credentials.
+    All,
+    /// Only those to signed-in users.
+    SignedIn,
+    None,
 }
 
 #[derive(Clone)]
@@ -82,21 +95,25 @@ where
         extensions.remove::<L::User>();
         let outer = extensions.remove::<CurrentSession<L::User>>();
 
+        OriginalPlace::record(&mut request, self.settings.stripped.as_ref());
         let exempt = self.settings.exempt.as_ref();
         if exempt.is_some_and(|exempt| exempt.0(request.method(), request.uri())) {
-            return ResponseFuture::calling(self.inner.call(request), None);
+            return ResponseFuture::calling(self.inner.call(request), Marks::NONE);
         }
+        let bearer = self.sessions.credentials().bearer;
+        let marks = |signed_in| Marks::of(self.settings.cache_headers, signed_in, bearer);
         let Some(mut answer) = self.sessions.ask_for(request.headers()) else {
             if let Some(found) = outer {
                 self.sessions.report_disagreement(found, None);
             }
-            return ResponseFuture::calling(self.inner.call(request), None);
+            let marks = marks(false);
+            return ResponseFuture::calling(self.inner.call(request), marks);
         };
 
         if let Some(live) = answer.known() {
             attach(&mut request, live, &self.sessions, outer);
-            let private = self.settings.cache_headers.then(|| self.sessions.clone());
-            return ResponseFuture::calling(self.inner.call(request), private);
+            let marks = marks(true);
+            return ResponseFuture::calling(self.inner.call(request), marks);
         }
         // The service that was polled ready is the one to call; its clone is not:
         // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services

@@ -1,21 +1,26 @@
 //! What a route demands.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, header, request::Parts};
 
 use super::ReturnTo;
-use crate::{CurrentSession, Rejection, RejectionKind};
+use crate::{
+    CurrentSession, Rejection, RejectionKind, load_user::OriginalPlace, origin::is_page_of_host,
+    rejection::accepts_html,
+};
 
 /// The demands of one layer.
 pub(super) struct Guard<U> {
     pub(super) condition: Option<Arc<Condition<U>>>,
     pub(super) proof: Option<Duration>,
-    pub(super) sign_in_page: Option<&'static str>,
-    pub(super) confirm_page: Option<&'static str>,
+    pub(super) sign_in_page: Option<Page>,
+    pub(super) confirm_page: Option<Page>,
+    pub(super) forbidden_page: Option<Page>,
 }
 
-pub(super) type Condition<U> = dyn Fn(&U) -> bool + Send + Sync;
+pub(super) type Condition<U> = dyn Fn(&U, &Parts) -> bool + Send + Sync;
+pub(super) type Page = Cow<'static, str>;
 
 impl<U> Guard<U> {
     pub(super) const fn new() -> Self {
@@ -24,39 +29,35 @@ impl<U> Guard<U> {
             proof: None,
             sign_in_page: None,
             confirm_page: None,
+            forbidden_page: None,
         }
     }
 }
 
 impl<U: Send + Sync + 'static> Guard<U> {
     /// Why this request is refused, if it is.
-    pub(super) fn refusal<B>(&self, request: &Request<B>) -> Option<Rejection> {
-        let (kind, page) = self.reason(request)?;
-        let page = page.filter(|_| is_navigation(request)).and_then(|page| {
-            let place =
-                ReturnTo::from_uri(request.uri()).filter(|_| request.method() == Method::GET);
-            let page = place.map_or_else(|| page.to_owned(), |place| place.appended_to(page));
-            HeaderValue::try_from(page).ok()
-        });
-        Some(Rejection::new(kind, request.headers()).redirecting_to(page))
+    pub(super) fn refusal(&self, head: &Parts) -> Option<Rejection> {
+        let (kind, page) = self.reason(head)?;
+        let page = page.and_then(|page| redirect(page, head));
+        Some(Rejection::new(kind, &head.headers).redirecting_to(page))
     }
 
-    fn reason<B>(&self, request: &Request<B>) -> Option<(RejectionKind, Option<&'static str>)> {
-        let Some(user) = request.extensions().get::<U>() else {
-            return Some((RejectionKind::Unauthenticated, self.sign_in_page));
+    fn reason(&self, head: &Parts) -> Option<(RejectionKind, Option<&Page>)> {
+        let Some(user) = head.extensions.get::<U>() else {
+            return Some((RejectionKind::Unauthenticated, self.sign_in_page.as_ref()));
         };
         if self
             .condition
             .as_ref()
-            .is_some_and(|allowed| !allowed(user))
+            .is_some_and(|allowed| !allowed(user, head))
         {
-            return Some((RejectionKind::Forbidden, None));
+            return Some((RejectionKind::Forbidden, self.forbidden_page.as_ref()));
         }
-        let session = request.extensions().get::<CurrentSession<U>>();
+        let session = head.extensions.get::<CurrentSession<U>>();
         let proven = self
             .proof
             .is_none_or(|age| session.is_some_and(|session| session.since_authentication() <= age));
-        (!proven).then_some((RejectionKind::ProofTooOld, self.confirm_page))
+        (!proven).then_some((RejectionKind::ProofTooOld, self.confirm_page.as_ref()))
     }
 }
 
@@ -64,28 +65,82 @@ impl<U> Clone for Guard<U> {
     fn clone(&self) -> Self {
         Self {
             condition: self.condition.clone(),
-            ..*self
+            proof: self.proof,
+            sign_in_page: self.sign_in_page.clone(),
+            confirm_page: self.confirm_page.clone(),
+            forbidden_page: self.forbidden_page.clone(),
         }
     }
 }
 
-/// Whether a person opened this page in a browser. A browser says so (Fetch Metadata,
-/// `Sec-Fetch-Mode`), except over plain http, where a script's request is told by what it accepts.
-fn is_navigation<B>(request: &Request<B>) -> bool {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return false;
-    }
-    match request.headers().get("sec-fetch-mode") {
-        Some(mode) => mode == "navigate",
-        None => request
-            .headers()
-            .get_all(header::ACCEPT)
-            .iter()
-            .any(|accepted| {
-                accepted
-                    .as_bytes()
-                    .windows(9)
-                    .any(|part| part.eq_ignore_ascii_case(b"text/html"))
-            }),
+/// Where a navigation goes instead. `None` for every other request.
+fn redirect(page: &str, head: &Parts) -> Option<HeaderValue> {
+    let page = match Navigation::of(&head.method, &head.headers)? {
+        Navigation::Page => {
+            let place = match head.extensions.get::<OriginalPlace>() {
+                Some(original) => original.place(),
+                None => ReturnTo::from_uri(&head.uri),
+            };
+            let place = place.filter(|_| head.method == Method::GET);
+            place.map_or_else(|| page.to_owned(), |place| place.appended_to(page))
+        }
+        Navigation::Form => {
+            let page = appended(page, UNSENT_FORM);
+            let place = referring_page(head);
+            place.map_or_else(|| page.clone(), |place| place.appended_to(&page))
+        }
+    };
+    HeaderValue::try_from(page).ok()
+}
+
+/// Tells the page that a form was not sent.
+const UNSENT_FORM: &str = "unsent=form";
+
+fn appended(page: &str, parameter: &str) -> String {
+    let separator = if page.contains('?') { '&' } else { '?' };
+    format!("{page}{separator}{parameter}")
+}
+
+/// The page that a request comes from, if it is one of this host.
+fn referring_page(head: &Parts) -> Option<ReturnTo> {
+    let mut referers = head.headers.get_all(header::REFERER).iter();
+    let (referer, None) = (referers.next()?, referers.next()) else {
+        return None;
+    };
+    let referer = Uri::try_from(referer.as_bytes()).ok()?;
+    is_page_of_host(&referer, &head.headers, &head.uri)
+        .then(|| ReturnTo::from_uri(&referer))
+        .flatten()
+}
+
+/// What a person does in a browser whose answer becomes the page that they see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Navigation {
+    /// They open a page.
+    Page,
+    /// They send a form.
+    Form,
+}
+
+impl Navigation {
+    /// A browser says so (Fetch Metadata, `Sec-Fetch-Mode` and `Sec-Fetch-Dest`), except over plain http, where
+    /// a script's request is told by what it accepts.
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Option<Self> {
+        let kind = match *method {
+            Method::GET | Method::HEAD => Self::Page,
+            Method::POST => Self::Form,
+            _ => return None,
+        };
+        let navigates = match headers.get("sec-fetch-mode") {
+            Some(mode) => {
+                let whole = || {
+                    let destination = headers.get("sec-fetch-dest");
+                    destination.is_some_and(|destination| destination == "document")
+                };
+                mode == "navigate" && (kind == Self::Page || whole())
+            }
+            None => accepts_html(headers),
+        };
+        navigates.then_some(kind)
     }
 }

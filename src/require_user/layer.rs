@@ -1,5 +1,6 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
+use http::request::Parts;
 use tower_layer::Layer;
 
 use super::{RequireUser, guard::Guard};
@@ -56,7 +57,30 @@ impl<U> RequireUserLayer<U> {
 
 impl<U, R> RequireUserLayer<U, R> {
     /// Lets only those users through for whom `allowed` says `true`: 403, gRPC status 7, to others.
-    pub fn allow_if(mut self, allowed: impl Fn(&U) -> bool + Send + Sync + 'static) -> Self {
+    /// Replaces an earlier condition.
+    pub fn allow_if(self, allowed: impl Fn(&U) -> bool + Send + Sync + 'static) -> Self {
+        self.allow_request_if(move |user, _| allowed(user))
+    }
+
+    /// Like [`allow_if`](Self::allow_if), with the request's head: method, URI and headers. For a rule that depends
+    /// on what is asked for: the owner of `/projects/{id}`, or one gRPC method (the path is
+    /// `/package.Service/Method`).
+    ///
+    /// The URI is the one that this layer sees: inside a nested router, without the prefix.
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_user_session::RequireUserLayer;
+    ///
+    /// # struct User { is_editor: bool }
+    /// let layer = RequireUserLayer::<User>::new()
+    ///     .allow_request_if(|user, head| head.method == Method::GET || user.is_editor);
+    /// # let _: RequireUserLayer<User> = layer;
+    /// ```
+    pub fn allow_request_if(
+        mut self,
+        allowed: impl Fn(&U, &Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
         self.guard.condition = Some(Arc::new(allowed));
         self
     }
@@ -73,20 +97,41 @@ impl<U, R> RequireUserLayer<U, R> {
     /// Sends a person who opens a page without being signed in to this page of the site, with 303
     /// and where they were going in the parameter `next`: read it with [`ReturnTo::parse`].
     ///
-    /// Only the opening of a page is answered so: `GET` or `HEAD` with `Sec-Fetch-Mode: navigate`,
-    /// or where the browser does not say, one that accepts `text/html`. Everything else gets the
-    /// 401: a script that follows a redirect would take the sign-in page for its answer.
+    /// Only a navigation is answered so: `GET` or `HEAD` with `Sec-Fetch-Mode: navigate`, `POST` with
+    /// `Sec-Fetch-Dest: document` besides, or where the browser does not say, one that accepts `text/html`.
+    /// Everything else gets the 401: a script that follows a redirect would take the sign-in page for its answer.
+    ///
+    /// | navigation | `next` | besides |
+    /// |---|---|---|
+    /// | `GET` | the page, as the browser sees its URI | |
+    /// | `HEAD` | none | |
+    /// | `POST` | the page that the form is on, if `Referer` is one of this host | `unsent=form` |
+    ///
+    /// A form that was sent after the session had expired **is lost**: nothing repeats a `POST`. The page should say
+    /// so if it sees `unsent=form`. `next` is never the URL of the `POST`.
+    ///
+    /// The URI of a page is recorded by the `LoadUserLayer` outside, so that a nested router in between may rewrite
+    /// it. For a proxy that does so there is
+    /// [`LoadUserLayer::stripped_prefix`](crate::LoadUserLayer::stripped_prefix). `page` itself is written as the
+    /// browser sees it.
     ///
     /// [`ReturnTo::parse`]: crate::ReturnTo::parse
-    pub const fn sign_in_page(mut self, page: &'static str) -> Self {
-        self.guard.sign_in_page = Some(page);
+    pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
+        self.guard.sign_in_page = Some(page.into());
         self
     }
 
     /// Like [`sign_in_page`](Self::sign_in_page), for a person whose proof is too old: the page that
     /// asks for the password again.
-    pub const fn confirm_page(mut self, page: &'static str) -> Self {
-        self.guard.confirm_page = Some(page);
+    pub fn confirm_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
+        self.guard.confirm_page = Some(page.into());
+        self
+    }
+
+    /// Like [`sign_in_page`](Self::sign_in_page), for a user who is not allowed to do this: a page that says so and
+    /// leads back, or to a sign-in as another user. It has the same parameters.
+    pub fn forbidden_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
+        self.guard.forbidden_page = Some(page.into());
         self
     }
 

@@ -57,8 +57,9 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let Some(rejection) = self.guard.refusal(&request) else {
-            return ResponseFuture::inner(self.inner.call(request));
+        let (head, body) = request.into_parts();
+        let Some(rejection) = self.guard.refusal(&head) else {
+            return ResponseFuture::inner(self.inner.call(Request::from_parts(head, body)));
         };
         ResponseFuture::rejected(reject(&mut self.rejection, rejection))
     }

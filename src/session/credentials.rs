@@ -3,7 +3,7 @@
 use http::{HeaderMap, header};
 
 use super::{SessionToken, TokenDigest};
-use crate::cookie::{MOST_PRESENTED, Presented, SessionCookie, vary_by};
+use crate::cookie::{MOST_PRESENTED, Presented, SessionCookie};
 
 /// The cookie, and the `Authorization` header where the application asked for it.
 #[derive(Clone, Debug)]
@@ -47,14 +47,6 @@ impl Credentials {
         digests.sort_unstable();
         digests.dedup();
         digests
-    }
-
-    /// What the response to a signed-in request depends on, for caches.
-    pub(crate) fn vary(&self, headers: &mut HeaderMap) {
-        vary_by(headers, "cookie");
-        if self.bearer {
-            vary_by(headers, "authorization");
-        }
     }
 }
 

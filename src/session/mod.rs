@@ -26,9 +26,9 @@ mod timer;
 mod token;
 mod touch;
 
+pub(crate) use self::answering::Answering;
 #[cfg(feature = "postgres")]
 pub(crate) use self::resolver::BATCHES_IN_FLIGHT;
-pub(crate) use self::{answering::Answering, credentials::Credentials};
 pub use self::{
     confirm::Confirm,
     counters::Counts,

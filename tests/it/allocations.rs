@@ -9,10 +9,12 @@ use std::{
 };
 
 use allocation_counter::AllocationInfo;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tokio::runtime::Builder;
 use tower::{Layer, Service, ServiceBuilder};
-use tower_user_session::{LoadUserLayer, RequireUserLayer, SessionToken};
+use tower_user_session::{
+    EmptyResponseForRejection, LoadUserLayer, RequireUserLayer, SessionToken,
+};
 
 use crate::{
     every_log,
@@ -61,12 +63,47 @@ where
     every_log::aside(|| allocation_counter::measure(call))
 }
 
+/// Answers as a handler does that sets a content type.
+#[derive(Clone)]
+struct Page;
+
+impl Service<Request<()>> for Page {
+    type Response = Response<()>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<()>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        let mut response = Response::new(());
+        let content_type = HeaderValue::from_static("text/html");
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        ready(Ok(response))
+    }
+}
+
+/// A01, J04: `Vary` finds room beside the header that a handler sets, and costs no allocation.
+#[test]
+fn the_vary_of_an_anonymous_page_allocates_nothing() {
+    let layer = LoadUserLayer::new(memory()).rejection_response(EmptyResponseForRejection);
+    let bare = measured(&mut Page, Request::new(())).count_total;
+    let mut service = layer.layer(Page);
+    for headers in [HeaderMap::new(), cookie_lines(["theme=dark"])] {
+        assert_eq!(measured(&mut service, with(headers)).count_total, bare);
+    }
+}
+
 /// A01, J04: a request without our cookie, an exempt one and one that cannot hold a token cost no
 /// allocation, whatever else it carries.
 #[test]
 fn a_request_without_a_token_allocates_nothing() {
     let sessions = memory();
-    let layer = LoadUserLayer::new(sessions).exempt(|_, uri| uri.path() == "/exempt");
+    let layer = LoadUserLayer::new(sessions)
+        .rejection_response(EmptyResponseForRejection)
+        .without_vary_for_anonymous()
+        .exempt(|_, uri| uri.path() == "/exempt");
     let mut service = layer.layer(Inner);
     let others = "name=value; ".repeat(1_000);
     let token = SessionToken::generate().unwrap().expose();
@@ -91,7 +128,9 @@ fn a_request_without_a_token_allocates_nothing() {
 /// A request that passes `RequireUser` costs no allocation there.
 #[test]
 fn a_user_passes_without_an_allocation() {
-    let mut service = RequireUserLayer::<User>::new().layer(Inner);
+    let mut service = RequireUserLayer::<User>::new()
+        .rejection_response(EmptyResponseForRejection)
+        .layer(Inner);
     let mut request = Request::new(());
     request.extensions_mut().insert(User::ada());
     assert_eq!(measured(&mut service, request).count_total, 0);
@@ -101,8 +140,8 @@ fn a_user_passes_without_an_allocation() {
 fn looked_up(sessions: &MemorySessions, headers: &HeaderMap) -> AllocationInfo {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let mut service = ServiceBuilder::new()
-        .layer(LoadUserLayer::new(sessions.clone()))
-        .layer(RequireUserLayer::<User>::new())
+        .layer(LoadUserLayer::new(sessions.clone()).rejection_response(EmptyResponseForRejection))
+        .layer(RequireUserLayer::<User>::new().rejection_response(EmptyResponseForRejection))
         .service(Inner);
     let mut requests = [with(headers.clone()), with(headers.clone())].into_iter();
     // The first call may grow what the runtime keeps for the next.

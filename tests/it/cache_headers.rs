@@ -7,11 +7,11 @@ use http::{
     header::{CACHE_CONTROL, VARY},
 };
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
-use tower_user_session::LoadUserLayer;
+use tower_user_session::{LoadUserLayer, MemorySessionStore, SessionService};
 
 use crate::{
     load_user::rejected_cookies,
-    support::{cookie_lines, memory, request, signed_in_cookie, visible, who},
+    support::{User, cookie_lines, memory, request, signed_in_cookie, visible, who},
 };
 
 /// The headers of the response to a signed-in request whose handler sets these.
@@ -92,10 +92,62 @@ async fn the_cache_headers_can_be_switched_off() {
     );
 }
 
-/// H07: a page for nobody is as the handler made it, whatever cookie came with the request.
+/// H06, H07: a page for nobody says that it depends on the cookie, so that no cache hands it to a signed-in person.
+/// Nothing else is changed.
 #[tokio::test]
-async fn a_page_for_nobody_is_untouched() {
+async fn an_anonymous_page_varies_with_the_cookie() {
+    for (set, vary, bearer) in [
+        (&[][..], vec!["cookie"], false),
+        (
+            &[("vary", "accept-encoding")],
+            vec!["accept-encoding", "cookie"],
+            false,
+        ),
+        (&[("vary", "Cookie")], vec!["Cookie"], false),
+        (&[("vary", "*")], vec!["*"], false),
+        (
+            &[("cache-control", "public, max-age=9")],
+            vec!["cookie"],
+            false,
+        ),
+        (&[], vec!["cookie", "authorization"], true),
+        (&[("content-type", "application/grpc")], vec![], true),
+        (
+            &[("content-type", "application/grpc-web+proto")],
+            vec![],
+            false,
+        ),
+    ] {
+        let store = MemorySessionStore::<i64, User>::new();
+        let mut builder = SessionService::builder(store);
+        if bearer {
+            builder = builder.bearer_tokens();
+        }
+        let handler = service_fn(async |_: Request<String>| {
+            let mut response = Response::new(String::new());
+            for (name, value) in set {
+                let value = HeaderValue::from_static(value);
+                response.headers_mut().append(*name, value);
+            }
+            Ok::<_, Infallible>(response)
+        });
+        let service = LoadUserLayer::new(builder.build().unwrap()).layer(handler);
+        for cookie in ["a=b", "__Host-session=x"] {
+            let response = service.clone().oneshot(request(cookie)).await.unwrap();
+            assert_eq!(values(response.headers(), "vary"), vary, "{set:?}");
+            let control = set.iter().filter(|(name, _)| *name == "cache-control");
+            let control: Vec<_> = control.map(|(_, value)| *value).collect();
+            assert_eq!(values(response.headers(), "cache-control"), control);
+        }
+    }
+}
+
+/// H07: with one call a page for nobody is as the handler made it, whatever cookie came with the request. One for a
+/// signed-in user is still private.
+#[tokio::test]
+async fn a_static_page_for_nobody_is_untouched() {
     let sessions = memory();
+    let signed_in = signed_in_cookie(&sessions, 1).await;
     let mut cases = rejected_cookies(&sessions).await;
     cases.push(("anonymous", vec![]));
     cases.push(("others", vec!["theme=dark".to_owned()]));
@@ -107,7 +159,9 @@ async fn a_page_for_nobody_is_untouched() {
         Ok::<_, Infallible>(response.body("page".to_owned()).unwrap())
     });
     let bare = handler.oneshot(request("a=b")).await.unwrap();
-    let service = LoadUserLayer::new(sessions).layer(handler);
+    let service = LoadUserLayer::new(sessions)
+        .without_vary_for_anonymous()
+        .layer(handler);
     for (case, lines) in cases {
         let mut request = Request::new(String::new());
         *request.headers_mut() = cookie_lines(&lines);
@@ -115,6 +169,11 @@ async fn a_page_for_nobody_is_untouched() {
         assert_eq!(visible(&response), visible(&bare), "{case}");
         assert!(response.extensions().is_empty());
     }
+    let response = service.oneshot(request(&signed_in)).await.unwrap();
+    assert_eq!(
+        values(response.headers(), "vary"),
+        ["accept-encoding", "cookie"]
+    );
 }
 
 /// H09: a 204, 206 or 304 gets what a 200 would get (RFC 9111 §4.3.4 merges a 304's headers), no

@@ -10,8 +10,8 @@ use ephemeral_postgres::TestDatabase;
 use http::Request;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_user_session::{
-    CurrentSession, ErrorKind, LoadUserLayer, PgSessionStore, SessionLookup as _, SessionService,
-    SessionToken, SignedIn, tokio_postgres::NoTls,
+    CurrentSession, EmptyResponseForRejection, ErrorKind, LoadUserLayer, PgSessionStore,
+    SessionLookup as _, SessionService, SessionToken, SignedIn, tokio_postgres::NoTls,
 };
 
 use crate::{
@@ -108,7 +108,7 @@ async fn a_kept_session_is_answered_without_a_statement() {
     assert_eq!(after.from_cache - before.from_cache, 100);
     assert_eq!(after.statements, before.statements);
 
-    let layer = LoadUserLayer::new(sessions.clone());
+    let layer = LoadUserLayer::new(sessions.clone()).rejection_response(EmptyResponseForRejection);
     let inner = service_fn(async |request: Request<()>| {
         let user = request.extensions().get::<User>().map(|user| user.id);
         assert!(request.extensions().get::<CurrentSession<User>>().is_some());

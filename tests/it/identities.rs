@@ -9,8 +9,8 @@ use hyper::body::{Bytes, Incoming};
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService};
 use tower_user_session::{
-    CurrentSession, CurrentUser, LoadUserLayer, MemorySessionStore, RequireUserLayer,
-    SessionCookie, SessionService,
+    CurrentSession, CurrentUser, EmptyResponseForRejection, LoadUserLayer, MemorySessionStore,
+    RequireUserLayer, SessionCookie, SessionService,
 };
 
 use crate::{
@@ -240,9 +240,11 @@ fn on_tonic<U: Send + Sync + 'static>(both: &Both, outer: Outer) -> SocketAddr {
     let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap());
     let incoming = incoming.unwrap();
     let address = incoming.local_addr().unwrap();
-    let staff = LoadUserLayer::new(both.staff.sessions.clone());
-    let customers = LoadUserLayer::new(both.customers.sessions.clone());
-    let guard = guard::<U>();
+    let staff = LoadUserLayer::new(both.staff.sessions.clone())
+        .rejection_response(EmptyResponseForRejection);
+    let customers = LoadUserLayer::new(both.customers.sessions.clone())
+        .rejection_response(EmptyResponseForRejection);
+    let guard = guard::<U>().rejection_response(EmptyResponseForRejection);
     let server = tonic::transport::Server::builder();
     match outer {
         Outer::Staff => {

@@ -8,8 +8,9 @@ use std::{
 use http::{HeaderValue, Request, Response, header};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_user_session::{
-    CurrentSession, LoadUserLayer, MemorySessionStore, Rejection, RejectionKind, RequireUserLayer,
-    Session, SessionId, SessionService, SessionTimes, SessionToken,
+    CurrentSession, EmptyResponseForRejection, LoadUserLayer, MemorySessionStore, Rejection,
+    RejectionKind, RequireUserLayer, Session, SessionId, SessionService, SessionTimes,
+    SessionToken,
 };
 
 use crate::support::{
@@ -98,7 +99,7 @@ async fn every_rejected_cookie_gets_the_same_answer() {
             answers.push((case, visible(&open), visible(&closed)));
         }
         let (_, open, closed) = answers[0].clone();
-        assert_eq!(open, r#"HTTP/1.1 200 OK [] "nobody""#);
+        assert_eq!(open, r#"HTTP/1.1 200 OK ["vary: cookie"] "nobody""#);
         for (case, this_open, this_closed) in answers {
             assert_eq!(this_open, open, "{case}");
             assert_eq!(this_closed, closed, "{case}");
@@ -129,7 +130,11 @@ async fn identity_comes_from_the_store_alone() {
             request.extensions_mut().insert("something else");
             request
         })
-        .layer(LoadUserLayer::new(sessions.clone()).exempt(|_, uri| uri.path() == "/exempt"))
+        .layer(
+            LoadUserLayer::new(sessions.clone())
+                .rejection_response(EmptyResponseForRejection)
+                .exempt(|_, uri| uri.path() == "/exempt"),
+        )
         .service_fn(|request: Request<String>| async move {
             let seen = (
                 request.extensions().get::<User>().cloned(),

@@ -5,8 +5,8 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc, task::Poll};
 use http::{Request, Response, StatusCode};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_user_session::{
-    BoxError, ErrorKind, LoadUserLayer, PgSessionStore, PgUser, Rejection, SessionService,
-    SessionToken, UserRow, tokio_postgres,
+    BoxError, EmptyResponseForRejection, ErrorKind, LoadUserLayer, PgSessionStore, PgUser,
+    Rejection, SessionService, SessionToken, UserRow, tokio_postgres,
 };
 
 use crate::support::{PgSessions, User, cookie, database, number, pool, sessions, sql};
@@ -257,7 +257,9 @@ async fn a_user_that_does_not_fit_the_table_is_an_error_that_names_the_column() 
         let handler = async |_: Request<()>| -> Result<Response<()>, Infallible> {
             unreachable!("nobody could tell who is asking")
         };
-        let app = ServiceBuilder::new().layer(LoadUserLayer::new(sessions.clone()));
+        let app = ServiceBuilder::new().layer(
+            LoadUserLayer::new(sessions.clone()).rejection_response(EmptyResponseForRejection),
+        );
         let response = app.service_fn(handler).oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         let rejection = response.extensions().get::<Rejection>().unwrap();

@@ -41,6 +41,7 @@ mod loopback;
 mod lying_server;
 mod migrations;
 mod mutations;
+mod navigation;
 mod pass_through;
 mod pgbouncer;
 mod plans;

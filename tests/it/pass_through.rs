@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_http::cors::CorsLayer;
-use tower_user_session::{LoadUserLayer, RequireUserLayer};
+use tower_user_session::{EmptyResponseForRejection, LoadUserLayer, RequireUserLayer};
 
 use crate::support::{User, memory, request, signed_in_cookie, visible, watched, who};
 
@@ -107,7 +107,7 @@ async fn a_streaming_response_is_not_waited_for() {
     let (send, receive) = tokio::sync::mpsc::unbounded_channel();
     let receive = Arc::new(Mutex::new(Some(receive)));
     let service = ServiceBuilder::new()
-        .layer(LoadUserLayer::new(sessions))
+        .layer(LoadUserLayer::new(sessions).rejection_response(EmptyResponseForRejection))
         .service_fn(move |_: Request<String>| {
             let body = Held(receive.lock().unwrap().take().unwrap());
             std::future::ready(Ok::<_, Infallible>(Response::new(body)))

@@ -83,7 +83,11 @@ async fn a_failing_store_is_a_503_for_those_with_a_token_only() {
         let response = service.clone().oneshot(request(cookie)).await.unwrap();
         assert_eq!(
             visible(&response),
-            r#"HTTP/1.1 503 Service Unavailable ["cache-control: no-store"] """#
+            concat!(
+                r#"HTTP/1.1 503 Service Unavailable ["cache-control: no-store", "#,
+                r#""content-type: text/plain; charset=utf-8", "retry-after: 2"] "#,
+                r#""The service is unavailable at the moment. Please try again.""#
+            )
         );
         let rejection = response.extensions().get::<Rejection>().unwrap();
         assert_eq!(rejection.kind(), RejectionKind::Unavailable);
@@ -123,7 +127,7 @@ async fn an_application_refuses_in_its_own_way() {
     let response = service.clone().oneshot(request("a=b")).await.unwrap();
     assert_eq!(
         visible(&response),
-        r#"HTTP/1.1 418 I'm a teapot [] "nobody is signed in""#
+        r#"HTTP/1.1 418 I'm a teapot ["vary: cookie"] "nobody is signed in""#
     );
     let rejection = response.extensions().get::<Rejection>().unwrap();
     assert_eq!(rejection.kind(), RejectionKind::Unauthenticated);

@@ -16,8 +16,9 @@ use tokio::task::yield_now;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_user_session::{
-    Error, LoadUser, LoadUserLayer, MemorySessionStore, Rejection, RequireUser, RequireUserLayer,
-    SessionService, SessionStore, SessionToken, load_user, require_user,
+    EmptyResponseForRejection, Error, LoadUser, LoadUserLayer, MemorySessionStore, Rejection,
+    RequireUser, RequireUserLayer, SessionService, SessionStore, SessionToken, load_user,
+    require_user,
 };
 
 use crate::support::{
@@ -377,8 +378,8 @@ async fn bodies_that_are_not_sync_are_accepted() {
     let sessions = memory();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let service = ServiceBuilder::new()
-        .layer(LoadUserLayer::new(sessions))
-        .layer(RequireUserLayer::<User>::new())
+        .layer(LoadUserLayer::new(sessions).rejection_response(EmptyResponseForRejection))
+        .layer(RequireUserLayer::<User>::new().rejection_response(EmptyResponseForRejection))
         .service_fn(|request: Request<NotSync>| async move {
             let n = request.into_body().0.get();
             Ok::<_, Infallible>(Response::new(NotSync((n + 1).into())))
@@ -426,8 +427,8 @@ async fn borrowed_bodies_and_local_services_are_accepted() {
     let text = String::from("borrowed");
     let calls = Rc::new(Mutex::new(0));
     let service = ServiceBuilder::new()
-        .layer(LoadUserLayer::new(sessions))
-        .layer(RequireUserLayer::<User>::new())
+        .layer(LoadUserLayer::new(sessions).rejection_response(EmptyResponseForRejection))
+        .layer(RequireUserLayer::<User>::new().rejection_response(EmptyResponseForRejection))
         .service(Local(Rc::clone(&calls)));
     let ask = |text| {
         let request = Request::builder().header(COOKIE, &cookie);

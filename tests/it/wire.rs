@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, convert::Infallible};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header::COOKIE};
 use tower::{ServiceBuilder, ServiceExt};
-use tower_user_session::{LoadUserLayer, PgSessionStore, SessionService, SessionToken};
+use tower_user_session::{
+    EmptyResponseForRejection, LoadUserLayer, PgSessionStore, SessionService, SessionToken,
+};
 
 use crate::{
     proxy::{Line, Proxy},
@@ -23,9 +25,11 @@ async fn a_signed_in_request_is_one_statement_and_any_other_none() {
     let other = sessions.sign_in(2).await.unwrap();
     let app = ServiceBuilder::new()
         .layer(
-            LoadUserLayer::new(sessions.clone()).exempt(|method: &Method, uri: &Uri| {
-                method == Method::GET && uri.path() == "/style.css"
-            }),
+            LoadUserLayer::new(sessions.clone())
+                .rejection_response(EmptyResponseForRejection)
+                .exempt(|method: &Method, uri: &Uri| {
+                    method == Method::GET && uri.path() == "/style.css"
+                }),
         )
         .service_fn(async |request: Request<()>| {
             let user = request.extensions().get::<User>().map(|user| user.id);

@@ -9,7 +9,7 @@ use axum::{
     response::{Redirect, Response},
 };
 use example_application::{Application, Client, Credentials};
-use maud::html;
+use maud::{Markup, html};
 use serde::Deserialize;
 use tower_user_session::{ReturnTo, SignedIn, SignedOut};
 
@@ -52,19 +52,29 @@ pub(crate) async fn sign_up(
     }
 }
 
+/// What brings a person to a form.
 #[derive(Deserialize)]
-pub(crate) struct Welcome {
+pub(crate) struct Occasion {
     welcome: Option<String>,
+    unsent: Option<String>,
+}
+
+impl Occasion {
+    pub(crate) fn message(&self) -> Option<Markup> {
+        if self.unsent.is_some() {
+            return Some(pages::unsent());
+        }
+        self.welcome.as_ref().map(|_| {
+            html! { p.notice role="status" { "Your account is ready. Please sign in." } }
+        })
+    }
 }
 
 pub(crate) async fn sign_in_page(
     Query(next): Query<Next>,
-    Query(Welcome { welcome }): Query<Welcome>,
+    Query(occasion): Query<Occasion>,
 ) -> Page {
-    let welcome = welcome.map(|_| {
-        html! { p.notice role="status" { "Your account is ready. Please sign in." } }
-    });
-    pages::sign_in_or_up(&SIGN_IN, "", next.place().as_ref(), welcome)
+    pages::sign_in_or_up(&SIGN_IN, "", next.place().as_ref(), occasion.message())
 }
 
 #[derive(Deserialize)]

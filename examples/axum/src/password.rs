@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tower_user_session::{CurrentSession, CurrentUser, SignedIn};
 
 use crate::{
-    accounts::Next,
+    accounts::{Next, Occasion},
     pages::{self, Page},
 };
 
@@ -22,8 +22,11 @@ pub(crate) struct Password {
     next: Option<String>,
 }
 
-pub(crate) async fn confirm_page(Query(next): Query<Next>) -> Page {
-    pages::confirm(next.place().as_ref(), None)
+pub(crate) async fn confirm_page(
+    Query(next): Query<Next>,
+    Query(occasion): Query<Occasion>,
+) -> Page {
+    pages::confirm(next.place().as_ref(), occasion.message())
 }
 
 /// The session goes on with a new token, and with a fresh proof.

@@ -31,7 +31,7 @@ use tower_http::{
     sensitive_headers::{SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer},
     trace::TraceLayer,
 };
-use tower_user_session::{LoadUserLayer, RequireUserLayer};
+use tower_user_session::{EmptyResponseForRejection, LoadUserLayer, RequireUserLayer};
 
 use self::{
     accounts::Accounts,
@@ -56,6 +56,7 @@ pub async fn serve(
     // That somebody is not signed in is no failure of ours.
     let failures = GrpcErrorsAsFailures::new().with_success(GrpcCode::Unauthenticated);
     let load_user = LoadUserLayer::new(application.sessions.clone())
+        .rejection_response(EmptyResponseForRejection)
         .exempt(|_, uri| uri.path() == "/example.Accounts/SignOut");
     let layers = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new(secrets))
@@ -71,6 +72,7 @@ pub async fn serve(
         .add_service(accounts.max_decoding_message_size(LONGEST_MESSAGE))
         .add_service(
             RequireUserLayer::<User>::new()
+                .rejection_response(EmptyResponseForRejection)
                 .named_layer(me.max_decoding_message_size(LONGEST_MESSAGE)),
         )
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown)

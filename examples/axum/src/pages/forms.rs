@@ -118,6 +118,15 @@ fn hidden(next: Option<&ReturnTo>) -> Markup {
     html! { @if let Some(next) = next { input type="hidden" name="next" value=(next.as_str()); } }
 }
 
+/// Tells a person that what they typed is lost.
+pub(crate) fn unsent() -> Markup {
+    html! {
+        p.problem role="alert" {
+            "Your form was not sent. You will come back to it: please fill it in again."
+        }
+    }
+}
+
 /// The same form again, with what was wrong.
 pub(crate) fn refused(
     error: &AccountError,

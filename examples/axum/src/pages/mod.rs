@@ -5,7 +5,7 @@ mod forms;
 
 pub(crate) use self::{
     devices::{devices, names},
-    forms::{SIGN_IN, SIGN_UP, confirm, password, refused, sign_in_or_up},
+    forms::{SIGN_IN, SIGN_UP, confirm, password, refused, sign_in_or_up, unsent},
 };
 
 use std::time::Duration;
@@ -112,7 +112,7 @@ pub(crate) fn unavailable(rejection: &Rejection) -> Response<Body> {
 
 fn refusal(rejection: &Rejection, title: &str, content: &Markup) -> Response<Body> {
     let mut page = page(title, content).into_response();
-    let response = rejection.response::<Body>();
+    let response = rejection.empty_response::<Body>();
     *page.status_mut() = response.status();
     page.headers_mut().extend(response.headers().clone());
     page

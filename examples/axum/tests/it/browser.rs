@@ -285,6 +285,78 @@ async fn a_person_lives_with_their_sessions() {
     }
 }
 
+/// O04: a form that is sent after the session has ended leads to a page that says so, and back.
+#[tokio::test]
+async fn a_form_that_was_not_sent_is_explained() {
+    let name = "browser::a_form_that_was_not_sent_is_explained";
+    let Some(driver) = Driver::start().await else {
+        return skip(name, "there is no chromedriver");
+    };
+    let site = Site::open().await;
+    site.adas_browser().await;
+    let window = driver.browser().await;
+    window.open(&site, "/sign-in?next=/password").await;
+    window.sign_in("correct horse").await;
+    assert_eq!(window.heading().await, "Change your password");
+    window.fill("current", "correct horse").await;
+    window.fill("password", "battery staple").await;
+    site.sessions.revoke_all(&1).await.unwrap();
+    window.press("Change password").await;
+    assert_eq!(window.heading().await, "Sign in");
+    assert!(window.text().await.contains("Your form was not sent."));
+    // Nothing was changed, and the person comes back to the form.
+    window.sign_in("correct horse").await;
+    assert_eq!(window.path().await, "/password");
+    assert_eq!(window.heading().await, "Change your password");
+
+    // The same where the authentication is too old.
+    let client = site.database.as_ref().unwrap().client().await;
+    let age = "UPDATE sessions SET authenticated_at = now() - interval '6 minutes'";
+    window.fill("current", "correct horse").await;
+    window.fill("password", "battery staple").await;
+    client.execute(age, &[]).await.unwrap();
+    window.press("Change password").await;
+    assert_eq!(window.heading().await, "Confirm your password");
+    assert!(window.text().await.contains("Your form was not sent."));
+    window.fill("password", "correct horse").await;
+    window.press("Confirm").await;
+    assert_eq!(window.path().await, "/password");
+    window.0.close().await.unwrap();
+}
+
+/// O05: another application on the host has set a cookie of the same name for a path; a dead one does no harm, and
+/// a live one is ambiguous as long as it lives.
+#[tokio::test]
+async fn another_cookie_of_the_same_name_does_no_harm() {
+    let name = "browser::another_cookie_of_the_same_name_does_no_harm";
+    let Some(driver) = Driver::start().await else {
+        return skip(name, "there is no chromedriver");
+    };
+    let site = Site::open().await;
+    let other = site.adas_browser().await;
+    let window = driver.browser().await;
+    window.open(&site, "/sign-in?next=/account").await;
+    window.sign_in("correct horse").await;
+    let plant = async |value: &str| {
+        let script = format!("document.cookie = 'session={value}; Path=/account'");
+        window.0.execute(&script, vec![]).await.unwrap();
+        window.open(&site, "/account").await;
+        window.path().await
+    };
+    assert_eq!(plant("eyJ1c2VyIjoxfQ").await, "/account");
+    let dead = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+    assert_eq!(plant(dead).await, "/account");
+    assert!(window.text().await.contains("ada@example.com"));
+    let live = other.cookie.clone().unwrap();
+    let live = live.strip_prefix("session=").unwrap();
+    assert_eq!(plant(live).await, "/sign-in");
+    let mut other = other;
+    other.post("/sign-out", "").await;
+    window.open(&site, "/account").await;
+    assert_eq!(window.path().await, "/account");
+    window.0.close().await.unwrap();
+}
+
 /// H17: a page says at once that its session is over, though another process ended it; a list of devices
 /// follows them; and nothing of it loads a page again.
 #[tokio::test]

@@ -1,0 +1,62 @@
+//! What a response tells caches.
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::service::CacheHeaders;
+use crate::cookie::vary_by;
+
+/// The marks of one response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    vary: bool,
+    private: bool,
+    /// Whether the response varies with `Authorization` too.
+    bearer: bool,
+}
+
+impl Marks {
+    pub(super) const NONE: Self = Self {
+        vary: false,
+        private: false,
+        bearer: false,
+    };
+
+    pub(super) const fn of(settings: CacheHeaders, signed_in: bool, bearer: bool) -> Self {
+        let vary = match settings {
+            CacheHeaders::All => true,
+            CacheHeaders::SignedIn => signed_in,
+            CacheHeaders::None => false,
+        };
+        Self {
+            vary,
+            private: vary && signed_in,
+            bearer,
+        }
+    }
+
+    /// Marks the response. An upgraded connection is no response to cache, and gRPC's are to `POST` requests,
+    /// which caches do not keep.
+    pub(super) fn write<B>(self, response: &mut Response<B>) {
+        if !self.vary
+            || response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || is_grpc(response.headers())
+        {
+            return;
+        }
+        let headers = response.headers_mut();
+        if self.private && !headers.contains_key(header::CACHE_CONTROL) {
+            // Fails if the map is full, at 32,768 fields.
+            let private = HeaderValue::from_static("private");
+            let _ = headers.try_insert(header::CACHE_CONTROL, private);
+        }
+        vary_by(headers, "cookie");
+        if self.bearer {
+            vary_by(headers, "authorization");
+        }
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
