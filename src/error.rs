@@ -2,6 +2,8 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
+use http::StatusCode;
+
 /// A boxed error, as application code hands it to this crate.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -110,9 +112,44 @@ impl Error {
     pub const fn kind(&self) -> ErrorKind {
         self.kind
     }
+
+    /// The HTTP status of an answer to a request that failed so: see [`ErrorKind::status`].
+    pub const fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    /// The gRPC status of an answer to a call that failed so: see [`ErrorKind::grpc_code`].
+    pub const fn grpc_code(&self) -> i32 {
+        self.kind.grpc_code()
+    }
 }
 
 impl ErrorKind {
+    /// The HTTP status of an answer: 403 for a user who cannot be signed in, 409 beyond the limit of sessions, 401
+    /// if there is no session to confirm, 500 for what no client and no database can mend, and otherwise 503.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::UserRefused => StatusCode::FORBIDDEN,
+            Self::TooManySessions => StatusCode::CONFLICT,
+            Self::NoSession => StatusCode::UNAUTHORIZED,
+            Self::Configuration | Self::Random => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The gRPC status of an answer, a number that every gRPC library converts: 7 (permission denied), 8 (resource
+    /// exhausted), 16 (unauthenticated), 13 (internal) or 14 (unavailable), in the order of
+    /// [`status`](Self::status).
+    pub const fn grpc_code(self) -> i32 {
+        match self {
+            Self::UserRefused => 7,
+            Self::TooManySessions => 8,
+            Self::NoSession => 16,
+            Self::Configuration | Self::Random => 13,
+            _ => 14,
+        }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Configuration => "the settings cannot be used",
@@ -137,6 +174,12 @@ impl ErrorKind {
     }
 }
 
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.context)
@@ -144,13 +187,13 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
+    /// The message, then the causes, for a `main` that returns the error.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.kind)
-            .field("context", &self.context)
-            .field("source", &self.source)
-            .field("outcome_unknown", &self.outcome_unknown)
-            .finish()
+        write!(f, "{}", Chain(self))?;
+        if self.outcome_unknown {
+            f.write_str(" (it may have happened all the same)")?;
+        }
+        Ok(())
     }
 }
 
@@ -174,5 +217,44 @@ impl fmt::Display for Chain<'_> {
             next = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `main` prints the `Debug` of the error that it returns.
+    #[test]
+    fn debug_is_readable() {
+        let cause = std::io::Error::other("connection refused");
+        let error = Error::new(ErrorKind::Connection, cause);
+        assert_eq!(
+            format!("{error:?}"),
+            "the database cannot be reached: connection refused"
+        );
+        let error = Error::bare(ErrorKind::Deadline).with_outcome_unknown();
+        assert!(format!("{error:?}").ends_with("(it may have happened all the same)"));
+        assert_eq!(
+            ErrorKind::Closed.to_string(),
+            "the session service is closed"
+        );
+    }
+
+    #[test]
+    fn each_kind_has_a_status_in_both_protocols() {
+        for (kind, status, code) in [
+            (ErrorKind::UserRefused, 403, 7),
+            (ErrorKind::TooManySessions, 409, 8),
+            (ErrorKind::NoSession, 401, 16),
+            (ErrorKind::Configuration, 500, 13),
+            (ErrorKind::Random, 500, 13),
+            (ErrorKind::Connection, 503, 14),
+            (ErrorKind::Deadline, 503, 14),
+            (ErrorKind::Row, 503, 14),
+        ] {
+            let error = Error::bare(kind);
+            assert_eq!((error.status().as_u16(), error.grpc_code()), (status, code));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Extractors and response parts for axum, on `axum-core` alone.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, ops::Deref};
 
 use axum_core::{
     extract::{FromRequestParts, OptionalFromRequestParts},
@@ -9,8 +9,8 @@ use axum_core::{
 use http::{HeaderValue, StatusCode, header, request::Parts};
 
 use crate::{
-    CurrentSession, Error, ErrorKind, Rejection, RejectionKind, SignedIn, SignedOut, error::Chain,
-    rejection::RETRY_AFTER,
+    CurrentSession, Error, ParseSessionIdError, Rejection, RejectionKind, SignedIn, SignedOut,
+    error::Chain, rejection::RETRY_AFTER,
 };
 
 /// Extractor of the user that [`LoadUserLayer`](crate::LoadUserLayer) attached.
@@ -42,8 +42,18 @@ use crate::{
 ///     .route("/", get(home))
 ///     .layer(LoadUserLayer::new(sessions));
 /// ```
+///
+/// It dereferences to the user.
 #[derive(Clone, Copy, Debug)]
 pub struct CurrentUser<U>(pub U);
+
+impl<U> Deref for CurrentUser<U> {
+    type Target = U;
+
+    fn deref(&self) -> &U {
+        &self.0
+    }
+}
 
 impl<U, S> FromRequestParts<S> for CurrentUser<U>
 where
@@ -107,17 +117,10 @@ impl IntoResponse for Rejection {
 }
 
 impl IntoResponse for Error {
-    /// 403 for a user who cannot be signed in, 409 beyond the limit of sessions, 401 where there is no
-    /// session to confirm, and 503 for whatever the database, or the time, did not allow. The body is
-    /// empty: the client learns nothing of the cause, which is logged.
+    /// [`Error::status`], with an empty body: the client learns nothing of the cause, which is logged. A 503 carries
+    /// `Retry-After`.
     fn into_response(self) -> Response {
-        let status = match self.kind() {
-            ErrorKind::UserRefused => StatusCode::FORBIDDEN,
-            ErrorKind::TooManySessions => StatusCode::CONFLICT,
-            ErrorKind::NoSession => StatusCode::UNAUTHORIZED,
-            ErrorKind::Configuration | ErrorKind::Random => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
+        let status = self.status();
         if status.is_server_error() {
             tracing::error!(error = %Chain(&self), "a request failed");
         }
@@ -127,6 +130,13 @@ impl IntoResponse for Error {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         response
+    }
+}
+
+impl IntoResponse for ParseSessionIdError {
+    /// 404: there is no session of this name.
+    fn into_response(self) -> Response {
+        (StatusCode::NOT_FOUND, [(header::CACHE_CONTROL, "no-store")]).into_response()
     }
 }
 

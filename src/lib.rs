@@ -92,6 +92,8 @@
 //! | `postgres` | yes | [`PgSessionStore`]: sessions in PostgreSQL |
 //! | `rustls` | | [`PgPoolBuilder`]: a pool from a connection URL, with TLS towards every other host |
 //! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`, on `axum-core` alone |
+//! | `serde` | | `Serialize` and `Deserialize` for [`SessionId`], [`Session`], [`SessionTimes`], [`Device`] and [`ReturnTo`] |
+//! | `chrono`, `serde_json`, `time`, `uuid` | | types that [`UserRow::get`] can read; see there |
 //! | `test-util` | | [`MemorySessionStore`], and a signed-in request for an application's tests |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -110,6 +112,8 @@ mod origin;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rejection;
+#[cfg(feature = "serde")]
+mod rfc3339;
 mod session;
 
 #[cfg(feature = "axum")]
@@ -131,12 +135,12 @@ pub use self::{
     },
     require_user::{RequireUser, RequireUserLayer, ReturnTo},
     session::{
-        Announcement, BodyUntilEnded, Confirm, Counts, CurrentSession, DEFAULT_DEADLINE,
-        DEFAULT_LEASE, Device, Ended, EndedBecause, Hearing, Insertion, Lifetime, LiveSession,
-        LookupAnswer, NewSession, Revocation, Rotation, Session, SessionFeed, SessionId,
-        SessionLimit, SessionLookup, SessionService, SessionServiceBuilder, SessionStore,
-        SessionTimes, SessionToken, SignIn, SignOut, SignedIn, SignedOut, StreamUntilEnded,
-        TokenDigest,
+        Announcement, BodyUntilEnded, CleanedUp, Confirm, Counts, CurrentSession, DEFAULT_DEADLINE,
+        DEFAULT_LEASE, Device, Ended, EndedBecause, EndedSession, Hearing, Insertion, Lifetime,
+        LiveSession, LookupAnswer, NewSession, ParseSessionIdError, Revocation, Rotation, Session,
+        SessionFeed, SessionId, SessionLimit, SessionLookup, SessionService, SessionServiceBuilder,
+        SessionStore, SessionTimes, SessionToken, SignIn, SignOut, SignedIn, SignedOut, StillLive,
+        StreamUntilEnded, TokenDigest,
     },
 };
 #[cfg(feature = "postgres")]

@@ -12,9 +12,9 @@ use std::{
 use http::HeaderValue;
 
 use crate::{
-    Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer, NewSession, Revocation, Rotation,
-    Session, SessionId, SessionLimit, SessionLookup, SessionService, SessionStore, SessionTimes,
-    TokenDigest,
+    CleanedUp, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
+    NewSession, Revocation, Rotation, Session, SessionId, SessionLimit, SessionLookup,
+    SessionService, SessionStore, SessionTimes, StillLive, TokenDigest,
 };
 
 /// A [`SessionStore`] in memory, for an application's own tests.
@@ -308,19 +308,22 @@ where
             Some(mut row) => {
                 row.device.authenticated_at = now;
                 row.device.last_seen_at = now;
-                let done = Rotation::Done(row.current(now), row.remembered);
+                let done = Rotation::Done {
+                    session: row.current(now),
+                    remembered: row.remembered,
+                };
                 state.sessions.insert(new, row);
                 Ok(done)
             }
         }
     }
 
-    async fn delete(
-        &self,
-        digests: &[TokenDigest],
-    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+    async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
         let mut state = self.working()?;
-        let end = |digest: &TokenDigest| Some((*digest, state.sessions.remove(digest)?.device.id));
+        let end = |digest: &TokenDigest| {
+            let row = state.sessions.remove(digest)?;
+            Some(EndedSession::new(*digest, row.device.id))
+        };
         Ok(digests.iter().filter_map(end).collect())
     }
 
@@ -352,7 +355,7 @@ where
         Ok(self.working()?.end_where(|_| true))
     }
 
-    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
         let state = self.working()?;
         let (now, idle_limit) = (state.now, self.lifetime.idle_limit());
         let live = state.sessions.values().filter(|row| {
@@ -361,17 +364,15 @@ where
                 && !state.disabled.contains(&row.user_id)
         });
         Ok(live
-            .map(|row| (row.device.id, row.current(now).limit_in(idle_limit)))
+            .map(|row| StillLive::new(row.device.id, row.current(now).limit_in(idle_limit)))
             .collect())
     }
 
-    async fn clean_up(&self, _: Option<u64>) -> Result<(u64, Option<u64>), Error> {
+    async fn clean_up(&self, _: Option<u64>) -> Result<CleanedUp, Error> {
         let mut state = self.working()?;
         let now = state.now;
-        Ok((
-            state.end_where(|row| !row.is_live(now, self.lifetime)),
-            None,
-        ))
+        let sessions = state.end_where(|row| !row.is_live(now, self.lifetime));
+        Ok(CleanedUp::new(sessions, None))
     }
 }
 

@@ -14,8 +14,8 @@ use super::{
     user::PgUser,
 };
 use crate::{
-    Device, Error, ErrorKind, Insertion, Lifetime, NewSession, Revocation, Rotation, SessionId,
-    SessionStore, TokenDigest,
+    CleanedUp, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime, NewSession, Revocation,
+    Rotation, SessionId, SessionStore, StillLive, TokenDigest,
 };
 
 /// Pages of the table that one batch of cleaning up goes through: some thousand sessions.
@@ -61,7 +61,10 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             .run(Access::Writes, &self.statements.rotate, &values)
             .await;
         match rotated.map(|rows| rows.into_iter().next()) {
-            Ok(Some(row)) => Ok(Rotation::Done(decode::current(&row, 0)?, column(&row, 6)?)),
+            Ok(Some(row)) => Ok(Rotation::Done {
+                session: decode::current(&row, 0)?,
+                remembered: column(&row, 6)?,
+            }),
             Ok(None) => Ok(Rotation::NoSession),
             Err(error) if failure::code(&error) == Some(&SqlState::UNIQUE_VIOLATION) => {
                 Ok(Rotation::DigestTaken)
@@ -70,10 +73,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         }
     }
 
-    async fn delete(
-        &self,
-        digests: &[TokenDigest],
-    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+    async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
         let rows = self
             .run(Access::Writes, &self.statements.delete, &[&digests])
             .await?;
@@ -89,7 +89,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
                 ))
             })()
             .map_err(Error::with_outcome_unknown)?;
-            seen.push((digest, id));
+            seen.push(EndedSession::new(digest, id));
             match (free, ended) {
                 (_, true) => {}
                 (true, false) => return Err(kept_by_trigger()),
@@ -154,7 +154,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         Ok(ended)
     }
 
-    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
         let values: [&(dyn ToSql + Sync); 2] = [&ids, &self.idle_seconds()];
         let rows = self
             .run(Access::Reads, &self.statements.still_live, &values)
@@ -164,13 +164,14 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             self.refuse_recovery(column(row, 1)?)?;
             if let Some(seconds) = column::<Option<f64>>(row, 2)? {
                 let remaining = Duration::try_from_secs_f64(seconds.max(0.0));
-                live.push((column(row, 0)?, remaining.unwrap_or(Duration::MAX)));
+                let remaining = remaining.unwrap_or(Duration::MAX);
+                live.push(StillLive::new(column(row, 0)?, remaining));
             }
         }
         Ok(live)
     }
 
-    async fn clean_up(&self, place: Option<u64>) -> Result<(u64, Option<u64>), Error> {
+    async fn clean_up(&self, place: Option<u64>) -> Result<CleanedUp, Error> {
         let page = place.unwrap_or(0);
         let next = page + PAGES_IN_A_BATCH;
         let signed = |page: u64| i64::try_from(page).unwrap_or(i64::MAX);
@@ -194,7 +195,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         if !more {
             upkeep.renew();
         }
-        Ok((deleted.unsigned_abs(), more.then_some(next)))
+        Ok(CleanedUp::new(deleted.unsigned_abs(), more.then_some(next)))
     }
 }
 

@@ -81,6 +81,52 @@ impl ReturnTo {
     }
 }
 
+#[cfg(feature = "serde")]
+impl ReturnTo {
+    /// Reads an optional parameter or field: what is missing, and what is unsafe, is `None`.
+    ///
+    /// ```
+    /// use tower_user_session::ReturnTo;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct SignInQuery {
+    ///     #[serde(default, deserialize_with = "ReturnTo::deserialize_or_none")]
+    ///     next: Option<ReturnTo>,
+    /// }
+    ///
+    /// let query: SignInQuery = serde_json::from_str(r#"{"next": "//elsewhere.example"}"#).unwrap();
+    /// assert_eq!(query.next, None);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the value is no string.
+    pub fn deserialize_or_none<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Self>, D::Error> {
+        let place: Option<String> = serde::Deserialize::deserialize(deserializer)?;
+        Ok(place.as_deref().and_then(Self::parse))
+    }
+}
+
+/// As a string.
+#[cfg(feature = "serde")]
+impl serde::Serialize for ReturnTo {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Fails for an unsafe value. [`ReturnTo::deserialize_or_none`] takes it for none.
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for ReturnTo {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let place = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        Self::parse(&place)
+            .ok_or_else(|| serde::de::Error::custom("this place is not one to return to"))
+    }
+}
+
 impl fmt::Display for ReturnTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

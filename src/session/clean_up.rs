@@ -10,6 +10,9 @@ use crate::{Error, backoff::jittered, error::Chain};
 /// Nobody waits for a batch, so that it may take longer than what somebody waits for.
 const LONGEST_BATCH: Duration = Duration::from_secs(60);
 
+/// The first round comes about so long after the start: late enough not to burden it.
+const FIRST_ROUND: Duration = Duration::from_secs(30);
+
 /// # Cleaning up
 ///
 /// A session that is over is dead whether or not its row is still there; cleaning up only frees the
@@ -30,9 +33,9 @@ impl<S: SessionStore> SessionService<S> {
         loop {
             let start = Instant::now();
             let batch = within(LONGEST_BATCH, self.store().clean_up(place));
-            let (sessions, next) = batch.await?;
-            deleted += sessions;
-            place = next;
+            let batch = batch.await?;
+            deleted += batch.sessions;
+            place = batch.next;
             if place.is_none() {
                 return Ok(deleted);
             }
@@ -44,8 +47,9 @@ impl<S: SessionStore> SessionService<S> {
     /// the task or drop the future to stop it. A failure is logged, and the next round comes as
     /// usual.
     ///
-    /// Each wait is between half and one and a half times `interval`, so that processes that started
-    /// together do not stay together.
+    /// The first round comes within a minute, so that a process that restarts often cleans up too. Each later wait
+    /// is between half and one and a half times `interval`, so that processes that started together do not stay
+    /// together.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -62,8 +66,10 @@ impl<S: SessionStore> SessionService<S> {
     /// # }
     /// ```
     pub async fn clean_up_every(&self, interval: Duration) {
+        let mut wait = interval.min(FIRST_ROUND);
         loop {
-            sleep(jittered(interval).max(Duration::from_secs(1))).await;
+            sleep(jittered(wait).max(Duration::from_secs(1))).await;
+            wait = interval;
             match self.clean_up().await {
                 Ok(0) => {}
                 Ok(sessions) => tracing::info!(sessions, "sessions that were over were deleted"),

@@ -51,7 +51,10 @@ impl<S: SessionStore> Confirm<S> {
             let store = self.sessions.store();
             let rotation = store.rotate(&self.user_id, &self.presented, token.digest());
             match self.sessions.within_deadline(rotation).await? {
-                Rotation::Done(session, remembered) => {
+                Rotation::Done {
+                    session,
+                    remembered,
+                } => {
                     self.sessions.resolver().catch_up().await;
                     tracing::info!(session = %session.id(), "confirmed");
                     return Ok(SignedIn::new(&self.sessions, token, session, remembered));

@@ -80,24 +80,56 @@ impl<U> fmt::Debug for CurrentSession<U> {
 /// Every time is the database's: no application clock takes part, so differences between them are
 /// right even where this machine's clock is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Session {
     id: SessionId,
+    #[cfg_attr(feature = "serde", serde(flatten))]
     times: SessionTimes,
 }
 
 /// The times of a session, all by one clock: the store's.
+///
+/// A store starts from [`SessionTimes::at`] and sets the times that differ:
+///
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// use tower_user_session::SessionTimes;
+///
+/// let mut times = SessionTimes::at(SystemTime::now());
+/// times.expires_at += Duration::from_secs(30 * 24 * 60 * 60);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct SessionTimes {
     /// When the session began.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub created_at: SystemTime,
     /// When the person last proved who they are.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub authenticated_at: SystemTime,
     /// When the session was last written down as used. It lags behind by up to the touch interval.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub last_seen_at: SystemTime,
     /// When the session ends whatever happens.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub expires_at: SystemTime,
     /// The clock's reading when the store answered.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub now: SystemTime,
+}
+
+impl SessionTimes {
+    /// The times of a session for which everything happens now: it begins, is authenticated, is used, and ends.
+    pub const fn at(now: SystemTime) -> Self {
+        Self {
+            created_at: now,
+            authenticated_at: now,
+            last_seen_at: now,
+            expires_at: now,
+            now,
+        }
+    }
 }
 
 impl Session {

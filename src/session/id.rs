@@ -1,10 +1,8 @@
 //! A session's name for other people's eyes.
 
-use std::{fmt, str::FromStr};
+use std::{error::Error as StdError, fmt, str::FromStr};
 
 use uuid::Uuid;
-
-use crate::{Error, ErrorKind};
 
 /// A session's public name: a random UUID (RFC 9562) that the database drew.
 ///
@@ -24,6 +22,18 @@ impl SessionId {
     }
 }
 
+impl From<Uuid> for SessionId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl From<SessionId> for Uuid {
+    fn from(id: SessionId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(f)
@@ -37,14 +47,46 @@ impl fmt::Debug for SessionId {
 }
 
 impl FromStr for SessionId {
-    type Err = Error;
+    type Err = ParseSessionIdError;
 
     /// Reads what `Display` writes: 36 characters with hyphens.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let refused = || Error::bare(ErrorKind::Configuration).saying("this is not a session's id");
+    fn from_str(text: &str) -> Result<Self, ParseSessionIdError> {
         if text.len() != uuid::fmt::Hyphenated::LENGTH {
-            return Err(refused());
+            return Err(ParseSessionIdError(()));
         }
-        Uuid::try_parse(text).map(Self).map_err(|_| refused())
+        Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| ParseSessionIdError(()))
+    }
+}
+
+/// A text that is no [`SessionId`].
+///
+/// The text came from a client, in a path or a form. There is no session of this name: answer 404. With the feature
+/// `axum` the error is such a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseSessionIdError(());
+
+impl fmt::Display for ParseSessionIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this is not a session's id")
+    }
+}
+
+impl StdError for ParseSessionIdError {}
+
+/// As a string, as `Display` writes it.
+#[cfg(feature = "serde")]
+impl serde::Serialize for SessionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for SessionId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }

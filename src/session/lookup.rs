@@ -84,11 +84,19 @@ pub trait SessionLookup: Send + Sync + 'static {
 
 /// A session that is live, and whose it is.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct LiveSession<U> {
     /// The application's user.
     pub user: U,
     /// The session.
     pub session: Session,
+}
+
+impl<U> LiveSession<U> {
+    /// This session of this user.
+    pub const fn new(user: U, session: Session) -> Self {
+        Self { user, session }
+    }
 }
 
 impl<U> fmt::Debug for LiveSession<U> {
@@ -112,7 +120,7 @@ impl<U> LookupAnswer<U> {
     pub const fn live(digest: TokenDigest, user: U, session: Session) -> Self {
         Self {
             digest,
-            outcome: Ok(Some(LiveSession { user, session })),
+            outcome: Ok(Some(LiveSession::new(user, session))),
         }
     }
 

@@ -37,13 +37,16 @@ pub use self::{
         Announcement, BodyUntilEnded, DEFAULT_LEASE, Ended, EndedBecause, Hearing, SessionFeed,
         StreamUntilEnded,
     },
-    id::SessionId,
+    id::{ParseSessionIdError, SessionId},
     lifetime::Lifetime,
     limit::SessionLimit,
     lookup::{LiveSession, LookupAnswer, SessionLookup},
     service::{DEFAULT_DEADLINE, SessionService, SessionServiceBuilder},
     sign_in::{SignIn, SignedIn},
     sign_out::{SignOut, SignedOut},
-    store::{Device, Insertion, NewSession, Revocation, Rotation, SessionStore},
+    store::{
+        CleanedUp, Device, EndedSession, Insertion, NewSession, Revocation, Rotation, SessionStore,
+        StillLive,
+    },
     token::{SessionToken, TokenDigest},
 };

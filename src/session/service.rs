@@ -164,6 +164,15 @@ impl<L: SessionLookup> SessionService<L> {
         self.shared.resolver.close().await;
     }
 
+    /// Ends every stream that waits for the end of its session
+    /// ([`EndedBecause::ServiceClosed`](crate::EndedBecause::ServiceClosed)), and each later one at once. Lookups go on.
+    ///
+    /// For a server that drains: call it when the server is asked to stop, because a stream would keep it from stopping.
+    /// Requests in flight are still answered. Call [`close`](Self::close) once the server has stopped.
+    pub fn end_streams(&self) {
+        self.shared.resolver.watchers.close();
+    }
+
     /// How often what happened.
     pub fn counts(&self) -> Counts {
         self.shared.resolver.counters.read()

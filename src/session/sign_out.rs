@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderMap;
 
-use super::{SessionService, SessionStore, TokenDigest};
+use super::{EndedSession, SessionService, SessionStore, TokenDigest};
 use crate::{Error, SessionCookie};
 
 /// A sign-out that is about to happen: await it.
@@ -58,7 +58,7 @@ impl<S: SessionStore> SignOut<S> {
     /// How many sessions have ended, and ended here too.
     async fn end(&self) -> Result<usize, Error> {
         let ended = self.sessions.store().delete(&self.digests).await?;
-        let asked = |(digest, session)| self.digests.contains(&digest).then_some(session);
+        let asked = |ended: EndedSession| self.digests.contains(&ended.digest).then_some(ended.id);
         let ended: Vec<_> = ended.into_iter().filter_map(asked).collect();
         let count = ended.len();
         self.sessions.resolver().end_here(ended);

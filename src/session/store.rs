@@ -49,7 +49,7 @@ pub trait SessionStore: SessionLookup {
     fn delete(
         &self,
         digests: &[TokenDigest],
-    ) -> impl Future<Output = Result<Vec<(TokenDigest, SessionId)>, Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<EndedSession>, Error>> + Send;
 
     /// The live sessions of a user, the one that was used last first.
     fn list(
@@ -72,14 +72,12 @@ pub trait SessionStore: SessionLookup {
     fn still_live(
         &self,
         sessions: &[SessionId],
-    ) -> impl Future<Output = Result<Vec<(SessionId, Duration)>, Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<StillLive>, Error>> + Send;
 
     /// Deletes one bounded batch of sessions that are over, from `place` on, and says where to go on.
     /// `None` for the place means the beginning, in the answer the end.
-    fn clean_up(
-        &self,
-        place: Option<u64>,
-    ) -> impl Future<Output = Result<(u64, Option<u64>), Error>> + Send;
+    fn clean_up(&self, place: Option<u64>)
+    -> impl Future<Output = Result<CleanedUp, Error>> + Send;
 }
 
 /// A session that is to begin.
@@ -150,17 +148,74 @@ pub enum Insertion {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Rotation {
-    /// The session has the new digest, and whether its person asked to be remembered.
-    Done(Session, bool),
+    /// The session has the new digest.
+    Done {
+        /// The session.
+        session: Session,
+        /// Whether its person asked to be remembered at the sign-in.
+        remembered: bool,
+    },
     /// There is a session with the new digest already. Nothing has changed.
     DigestTaken,
     /// None of the old digests is of a live session of this user.
     NoSession,
 }
 
-/// Which of a user's sessions [`SessionStore::revoke`] ends.
+/// A session that [`SessionStore::delete`] has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+pub struct EndedSession {
+    /// The digest of its token, one of those that were to end.
+    pub digest: TokenDigest,
+    /// The session's public name.
+    pub id: SessionId,
+}
+
+impl EndedSession {
+    /// The session of this digest.
+    pub const fn new(digest: TokenDigest, id: SessionId) -> Self {
+        Self { digest, id }
+    }
+}
+
+/// A session that [`SessionStore::still_live`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StillLive {
+    /// The session's public name.
+    pub id: SessionId,
+    /// How long it can live if nobody uses it.
+    pub remaining: Duration,
+}
+
+impl StillLive {
+    /// A session that ends after this time unless it is used.
+    pub const fn new(id: SessionId, remaining: Duration) -> Self {
+        Self { id, remaining }
+    }
+}
+
+/// The outcome of one batch of [`SessionStore::clean_up`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CleanedUp {
+    /// How many sessions were deleted.
+    pub sessions: u64,
+    /// The place of the next batch; `None` at the end.
+    pub next: Option<u64>,
+}
+
+impl CleanedUp {
+    /// So many sessions were deleted, and the next batch begins here.
+    pub const fn new(sessions: u64, next: Option<u64>) -> Self {
+        Self { sessions, next }
+    }
+}
+
+/// Which of a user's sessions [`SessionStore::revoke`] ends.
+///
+/// A new variant is a breaking change: a store must not take an unknown one for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revocation {
     /// This one, if it is the user's.
     One(SessionId),
@@ -175,17 +230,22 @@ pub enum Revocation {
 ///
 /// What the client calls itself came from the client: escape it where it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Device {
     /// The session's public name, for revoking it.
     pub id: SessionId,
     /// When the session began.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub created_at: SystemTime,
     /// When the person last proved who they are.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub authenticated_at: SystemTime,
     /// When the session was last written down as used.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub last_seen_at: SystemTime,
     /// When it ends whatever happens.
+    #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub expires_at: SystemTime,
     /// What the client called itself at sign-in.
     pub user_agent: Option<String>,

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, header};
 use proptest::prelude::*;
 use tower_user_session::{
-    Device, Error, ErrorKind, Insertion, Lifetime, LookupAnswer, MemorySessionStore, NewSession,
-    Presented, Revocation, Rotation, Session, SessionCookie, SessionId, SessionLookup,
-    SessionService, SessionStore, SessionTimes, SessionToken, SignedIn, SignedOut, TokenDigest,
+    CleanedUp, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
+    MemorySessionStore, NewSession, Presented, Revocation, Rotation, Session, SessionCookie,
+    SessionId, SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken, SignedIn,
+    SignedOut, StillLive, TokenDigest,
 };
 
 use crate::{
@@ -287,14 +288,9 @@ impl SessionStore for Remaining {
 
     async fn insert(&self, _: NewSession<'_, Self>) -> Result<Insertion, Error> {
         let now = SystemTime::UNIX_EPOCH;
-        let times = SessionTimes {
-            created_at: now,
-            authenticated_at: now,
-            last_seen_at: now,
-            expires_at: now + self.0,
-            now,
-        };
-        let id = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse()?;
+        let mut times = SessionTimes::at(now);
+        times.expires_at += self.0;
+        let id = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap();
         Ok(Insertion::Done(Session::new(id, times)))
     }
 
@@ -314,15 +310,15 @@ impl SessionStore for Remaining {
         Ok(0)
     }
 
-    async fn still_live(&self, _: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+    async fn still_live(&self, _: &[SessionId]) -> Result<Vec<StillLive>, Error> {
         Ok(Vec::new())
     }
 
-    async fn clean_up(&self, _: Option<u64>) -> Result<(u64, Option<u64>), Error> {
-        Ok((0, None))
+    async fn clean_up(&self, _: Option<u64>) -> Result<CleanedUp, Error> {
+        Ok(CleanedUp::new(0, None))
     }
 
-    async fn delete(&self, _: &[TokenDigest]) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+    async fn delete(&self, _: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
         Ok(Vec::new())
     }
 }

@@ -269,6 +269,20 @@ async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
 }
 
 #[tokio::test]
+async fn a_draining_service_ends_its_streams_and_answers_lookups() {
+    let sessions = memory();
+    let signed_in = sessions.sign_in(1).await.unwrap();
+    let open = sessions.ended(&current(&signed_in));
+    sessions.end_streams();
+    assert_eq!(within(PATIENCE, open).await, EndedBecause::ServiceClosed);
+    let late = sessions.ended(&current(&signed_in));
+    assert_eq!(within(PATIENCE, late).await, EndedBecause::ServiceClosed);
+    assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+    let again = sessions.sign_in(2).await.unwrap();
+    assert!(sessions.user(again.token()).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn closing_the_service_closes_its_streams() {
     let sessions = memory();
     let signed_in = sessions.sign_in(1).await.unwrap();

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use http::{HeaderMap, header::SET_COOKIE};
+use tokio::time::timeout;
 use tower_user_session::{Lifetime, PgSessionStore, SessionService};
 
 use crate::{
     proxy::Proxy,
-    support::{PgSessions, User, database, number, pool, sql},
+    support::{Logs, PgSessions, User, database, memory, number, pool, sql},
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -243,4 +244,21 @@ async fn one_process_cleans_up_at_a_time() {
     assert_eq!(sessions.clean_up().await.unwrap(), 0);
     other.commit().await.unwrap();
     assert_eq!(sessions.clean_up().await.unwrap(), 1);
+}
+
+/// A process that restarts every hour cleans up too: the first round comes soon after the start.
+#[tokio::test(start_paused = true)]
+async fn the_first_clean_up_comes_soon_after_the_start() {
+    let logs = Logs::capture();
+    let sessions = memory();
+    let _ = sessions.sign_in(1).await.unwrap();
+    sessions
+        .store()
+        .advance(Duration::from_secs(31 * 24 * 60 * 60));
+    let day = Duration::from_secs(24 * 60 * 60);
+    let cleaning = timeout(Duration::from_secs(60), sessions.clean_up_every(day));
+    assert!(cleaning.await.is_err(), "it never ends by itself");
+    let events = logs.events();
+    let rounds = events.iter().filter(|line| line.contains("were deleted"));
+    assert_eq!(rounds.count(), 1, "{events:?}");
 }

@@ -115,13 +115,7 @@ async fn identity_comes_from_the_store_alone() {
     let cookie = signed_in_cookie(&sessions, 1).await;
     let service = ServiceBuilder::new()
         .map_request(|mut request: Request<String>| {
-            let times = SessionTimes {
-                created_at: SystemTime::UNIX_EPOCH,
-                authenticated_at: SystemTime::UNIX_EPOCH,
-                last_seen_at: SystemTime::UNIX_EPOCH,
-                expires_at: SystemTime::UNIX_EPOCH,
-                now: SystemTime::UNIX_EPOCH,
-            };
+            let times = SessionTimes::at(SystemTime::UNIX_EPOCH);
             let forged = Session::new(SessionId::from_bytes([7; 16]), times);
             request.extensions_mut().insert(User::eve());
             request

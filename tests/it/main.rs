@@ -52,6 +52,8 @@ mod reference;
 mod refusals;
 mod runtimes;
 mod secrets;
+#[cfg(feature = "serde")]
+mod serialization;
 mod server_log;
 mod several_cookies;
 mod signing_out;

@@ -22,11 +22,12 @@ use tower_http::{
     trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, TraceLayer},
 };
 use tower_user_session::{
-    Announcement, CurrentSession, CurrentUser, Demands, Device, EndedBecause, Error, ErrorKind,
-    Insertion, Lifetime, LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession,
-    PgSessionStore, Presented, Rejection, RequireUserLayer, ReturnTo, Revocation, Rotation,
-    Session, SessionCookie, SessionLimit, SessionLookup, SessionService, SessionStore,
-    SessionToken, SignedIn, TokenDigest,
+    Announcement, CleanedUp, CurrentSession, CurrentUser, Demands, Device,
+    EmptyResponseForRejection, EndedBecause, EndedSession, Error, ErrorKind, Insertion, Lifetime,
+    LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession, PgSessionStore,
+    Presented, Rejection, RequireUserLayer, ReturnTo, Revocation, Rotation, Session, SessionCookie,
+    SessionId, SessionLimit, SessionLookup, SessionService, SessionStore, SessionToken, SignedIn,
+    StillLive, TokenDigest,
     tokio_postgres::{self, NoTls},
 };
 
@@ -94,11 +95,12 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// Names of the public types whose `Debug` this module looks at.
-const LOOKED_AT: [&str; 56] = [
+const LOOKED_AT: [&str; 61] = [
     "Announcement",
     "BodyUntilEnded",
     "BoxError", // a boxed error of the application's
     "Check",
+    "CleanedUp",
     "Confirm",
     "Counts",
     "CurrentSession",
@@ -106,8 +108,10 @@ const LOOKED_AT: [&str; 56] = [
     "DefaultResponseForRejection",
     "Demands",
     "Device",
+    "EmptyResponseForRejection",
     "Ended",
     "EndedBecause",
+    "EndedSession",
     "Error",
     "ErrorKind",
     "Hearing", // prints its name
@@ -120,6 +124,7 @@ const LOOKED_AT: [&str; 56] = [
     "MemorySessionStore",
     "Migrate",
     "NewSession",
+    "ParseSessionIdError",
     "PgPoolBuilder", // see `transport`
     "PgSessionFeed",
     "PgSessionStore",
@@ -148,6 +153,7 @@ const LOOKED_AT: [&str; 56] = [
     "SignOut",
     "SignedIn",
     "SignedOut",
+    "StillLive",
     "StreamUntilEnded",
     "TokenDigest",
     "UserRow", // borrows a row, and prints no value of it
@@ -189,6 +195,12 @@ async fn debug_tells_no_secret() {
     secrets.not_told_by("SessionId", &session.id());
     secrets.assert_not_in("SessionId", &session.id().to_string());
     secrets.not_told_by("SessionTimes", &session.times());
+    secrets.not_told_by("EndedSession", &EndedSession::new(digest, session.id()));
+    secrets.not_told_by("StillLive", &StillLive::new(session.id(), Duration::MAX));
+    secrets.not_told_by("CleanedUp", &CleanedUp::new(1, None));
+    let misread = token.expose().parse::<SessionId>().unwrap_err();
+    secrets.not_told_by("ParseSessionIdError", &misread);
+    secrets.not_told_by("EmptyResponseForRejection", &EmptyResponseForRejection);
     secrets.not_told_by("SessionCookie", sessions.cookie());
     secrets.not_told_by("Presented", &SessionCookie::default().read(&headers));
     secrets.not_told_by("SessionService", &sessions);
@@ -223,7 +235,13 @@ async fn debug_tells_no_secret() {
         .await
         .unwrap();
     secrets.not_told_by("Rotation", &replaced);
-    secrets.not_told_by("Rotation", &Rotation::Done(session, true));
+    secrets.not_told_by(
+        "Rotation",
+        &Rotation::Done {
+            session,
+            remembered: true,
+        },
+    );
     secrets.not_told_by("Revocation", &Revocation::One(session.id()));
     secrets.not_told_by("Device", &Device::new(&session));
     secrets.not_told_by("SessionLimit", &SessionLimit::refuse_new(1).unwrap());

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use ephemeral_postgres::TestDatabase;
 use http::{HeaderMap, header::SET_COOKIE};
 use tower_user_session::{
-    ErrorKind, Lifetime, PgSessionStore, Rotation, SessionId, SessionLimit, SessionLookup,
-    SessionService, SessionStore, SessionTimes, SessionToken,
+    CleanedUp, ErrorKind, Lifetime, PgSessionStore, Rotation, SessionId, SessionLimit,
+    SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken,
 };
 
 use crate::{
@@ -102,10 +102,10 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     let devices = sessions.devices(&1).await.unwrap();
     assert!(devices.len() == 1 && devices[0].id == id);
     let live = store.still_live(&[id]).await.unwrap();
-    assert!(live.len() == 1 && live[0].0 == id && live[0].1 > 29 * 24 * 60 * MINUTE);
+    assert!(live.len() == 1 && live[0].id == id && live[0].remaining > 29 * 24 * 60 * MINUTE);
     let error = sessions.sign_in(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooManySessions);
-    assert_eq!(store.clean_up(None).await.unwrap(), (0, None));
+    assert_eq!(store.clean_up(None).await.unwrap(), CleanedUp::new(0, None));
 
     let now = time(&database, id, "now()").await;
     store.touch(&[(id, now)]).await.unwrap();
@@ -115,7 +115,7 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     let new = SessionToken::generate().unwrap();
     let presented = [old.token().digest()];
     let rotation = store.rotate(&1, &presented, new.digest());
-    assert!(matches!(rotation.await.unwrap(), Rotation::Done(..)));
+    assert!(matches!(rotation.await.unwrap(), Rotation::Done { .. }));
 
     set(&database, id, long_ago).await;
     let sessions = limited(&database, lifetime, SessionLimit::end_oldest(1).unwrap());
@@ -215,7 +215,7 @@ async fn a_token_is_confirmed_once() {
     let (mut confirmed, mut refused) = (Vec::new(), 0);
     for confirmation in confirmations {
         match confirmation.await.unwrap() {
-            (Rotation::Done(..), new) => confirmed.push(new),
+            (Rotation::Done { .. }, new) => confirmed.push(new),
             (Rotation::NoSession, _) => refused += 1,
             (Rotation::DigestTaken | _, _) => unreachable!("no two tokens are the same"),
         }
@@ -244,17 +244,14 @@ async fn a_confirmation_returns_the_session_as_it_is_then() {
         let headers = cookie(&sessions, old.token());
         let new = sessions.confirm(1, &headers).await.unwrap();
         let now = new.session().times().now;
-        let expected = SessionTimes {
-            created_at,
-            authenticated_at: now,
-            last_seen_at: now,
-            expires_at,
-            now,
-        };
+        let mut expected = SessionTimes::at(now);
+        expected.created_at = created_at;
+        expected.expires_at = expires_at;
         assert_eq!(new.session().times(), expected);
         let live = sessions.resolve(new.token()).await.unwrap().unwrap();
-        let found = live.session.times();
-        assert_eq!(SessionTimes { now, ..found }, expected);
+        let mut found = live.session.times();
+        found.now = now;
+        assert_eq!(found, expected);
 
         let mut response = HeaderMap::new();
         new.write_to(&mut response);
@@ -281,7 +278,7 @@ async fn a_confirmation_is_of_one_session() {
         let new = SessionToken::generate().unwrap();
         let rotation = sessions.store().rotate(&1, &presented, new.digest());
         match rotation.await.unwrap() {
-            Rotation::Done(session, _) => assert_eq!(session.id(), newer.session().id()),
+            Rotation::Done { session, .. } => assert_eq!(session.id(), newer.session().id()),
             other => unreachable!("{other:?}"),
         }
         assert!(finds(&sessions, &new).await);
@@ -338,16 +335,19 @@ async fn cleaning_up_goes_from_batch_to_batch() {
     let mut client = database.client().await;
     let other = client.transaction().await.unwrap();
     other.execute(TAKE_THE_TURN, &[]).await.unwrap();
-    assert_eq!(store.clean_up(None).await.unwrap(), (0, None));
+    assert_eq!(store.clean_up(None).await.unwrap(), CleanedUp::new(0, None));
     other.commit().await.unwrap();
 
     let batch = store.clean_up(Some(64)).await.unwrap();
-    assert_eq!(batch, (second, Some(128)));
+    assert_eq!(batch, CleanedUp::new(second, Some(128)));
     assert_eq!(left().await, [first, 0, third]);
     let batch = store.clean_up(None).await.unwrap();
-    assert_eq!(batch, (first, Some(64)));
+    assert_eq!(batch, CleanedUp::new(first, Some(64)));
     assert_eq!(left().await, [0, 0, third]);
-    assert_eq!(store.clean_up(Some(128)).await.unwrap(), (third, None));
+    assert_eq!(
+        store.clean_up(Some(128)).await.unwrap(),
+        CleanedUp::new(third, None)
+    );
 }
 
 /// The turn at cleaning up ends with the batch, not with the connection that it was on.
@@ -421,11 +421,12 @@ async fn a_session_is_said_to_live_until_its_next_limit() {
     let _not_asked_about = sessions.sign_in(1).await.unwrap();
     sql(&database, disable).await;
     let mut live = sessions.store().still_live(&asked).await.unwrap();
-    live.sort_unstable();
+    live.sort_unstable_by_key(|live| live.id);
     expected.sort_unstable();
     assert_eq!(live.len(), expected.len());
-    for ((id, remaining), (expected_id, limit)) in live.into_iter().zip(expected) {
-        assert_eq!(id, expected_id);
+    for (live, (expected_id, limit)) in live.into_iter().zip(expected) {
+        assert_eq!(live.id, expected_id);
+        let remaining = live.remaining;
         assert!(remaining <= limit && remaining + 2 * MINUTE > limit);
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Duration};
 use http::HeaderMap;
 use proptest::{prelude::*, test_runner::TestRunner};
 use tower_user_session::{
-    Demands, ErrorKind, Lifetime, MemorySessionStore, PgSessionStore, Revocation, SessionLimit,
-    SessionService, SessionStore, SessionToken, TokenDigest,
+    Demands, EndedSession, ErrorKind, Lifetime, MemorySessionStore, PgSessionStore, Revocation,
+    SessionLimit, SessionService, SessionStore, SessionToken, TokenDigest,
 };
 
 use crate::support::{User, cookie, database, pool, sql};
@@ -41,12 +41,12 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
 
     // What was ended is named, and what is not there is no error.
     let eve = sessions.sign_in(2).await.unwrap();
-    let ended = [(digests[0], ada.session().id())];
+    let ended = [EndedSession::new(digests[0], ada.session().id())];
     assert_eq!(store.delete(&digests).await.unwrap(), ended);
     assert_eq!(store.delete(&digests).await.unwrap(), []);
     assert_eq!(store.delete(&[]).await.unwrap(), []);
     let digests = [digests[1], eve.token().digest()];
-    let ended = [(digests[1], eve.session().id())];
+    let ended = [EndedSession::new(digests[1], eve.session().id())];
     assert_eq!(store.delete(&digests).await.unwrap(), ended);
 
     // The times are those of the policy, by one clock.

@@ -21,10 +21,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::COOKIE};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tokio::sync::watch;
 use tower_user_session::{
-    BoxError, CurrentSession, DEFAULT_LEASE, Device, Error, ErrorKind, Insertion, Lifetime,
-    LookupAnswer, MemorySessionStore, NewSession, PgSessionStore, PgUser, Revocation, Rotation,
-    SessionId, SessionLookup, SessionService, SessionStore, SessionToken, SignedIn, TokenDigest,
-    UserRow,
+    BoxError, CleanedUp, CurrentSession, DEFAULT_LEASE, Device, EndedSession, Error, ErrorKind,
+    Insertion, Lifetime, LookupAnswer, MemorySessionStore, NewSession, PgSessionStore, PgUser,
+    Revocation, Rotation, SessionId, SessionLookup, SessionService, SessionStore, SessionToken,
+    SignedIn, StillLive, TokenDigest, UserRow,
 };
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -338,13 +338,11 @@ impl SessionStore for WatchedStore {
         self.memory.rotate(user_id, old, new).await
     }
 
-    async fn delete(
-        &self,
-        digests: &[TokenDigest],
-    ) -> Result<Vec<(TokenDigest, SessionId)>, Error> {
+    async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
         if self.astray.load(SeqCst) {
             let another = TokenDigest::from_bytes([7; 32]);
-            return Ok(vec![(another, SessionId::from_bytes([7; 16]))]);
+            let session = SessionId::from_bytes([7; 16]);
+            return Ok(vec![EndedSession::new(another, session)]);
         }
         self.memory.delete(digests).await
     }
@@ -361,12 +359,12 @@ impl SessionStore for WatchedStore {
         self.memory.revoke_everyone().await
     }
 
-    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, Duration)>, Error> {
+    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
         self.checks.fetch_add(1, SeqCst);
         self.memory.still_live(ids).await
     }
 
-    async fn clean_up(&self, place: Option<u64>) -> Result<(u64, Option<u64>), Error> {
+    async fn clean_up(&self, place: Option<u64>) -> Result<CleanedUp, Error> {
         self.memory.clean_up(place).await
     }
 }

@@ -58,13 +58,8 @@ pub fn scripted(
 /// A live session of the user whose e-mail address names the digest.
 fn live(digest: TokenDigest) -> LookupAnswer<User> {
     let now = std::time::SystemTime::UNIX_EPOCH;
-    let times = SessionTimes {
-        created_at: now,
-        authenticated_at: now,
-        last_seen_at: now,
-        expires_at: now + Duration::from_secs(60),
-        now,
-    };
+    let mut times = SessionTimes::at(now);
+    times.expires_at += Duration::from_secs(60);
     let session = Session::new(SessionId::from_bytes([1; 16]), times);
     LookupAnswer::live(digest, owner(digest), session)
 }

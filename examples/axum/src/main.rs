@@ -33,12 +33,12 @@ async fn main() -> Result<(), BoxError> {
         async move { sessions.clean_up_every(Duration::from_secs(60 * 60)).await }
     });
 
-    // Streams end now: they would keep the server from ending.
-    let closing = tokio::spawn({
+    // A stream would keep the server from stopping. Requests in flight are still answered.
+    let ending = tokio::spawn({
         let sessions = sessions.clone();
         async move {
             shutdown().await;
-            sessions.close().await;
+            sessions.end_streams();
         }
     });
 
@@ -59,7 +59,7 @@ async fn main() -> Result<(), BoxError> {
         () = overdue() => {}
     }
     cleaning.abort();
-    closing.abort();
+    ending.abort();
     sessions.close().await;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tower_user_session::{Error, LookupAnswer, SessionTimes, TokenDigest};
+use tower_user_session::{Error, ErrorKind, LookupAnswer, SessionTimes, TokenDigest};
 
 /// Who is making a request: as much of it as this service needs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -34,14 +34,18 @@ struct Session {
 impl Answer {
     pub(crate) fn live(self, digest: TokenDigest) -> Result<LookupAnswer<User>, Error> {
         let Self { user, session } = self;
-        let times = SessionTimes {
-            created_at: time(session.created_at),
-            authenticated_at: time(session.authenticated_at),
-            last_seen_at: time(session.last_seen_at),
-            expires_at: time(session.expires_at),
-            now: time(session.now),
-        };
-        let session = tower_user_session::Session::new(session.id.parse()?, times);
+        let mut times = SessionTimes::at(time(session.now));
+        times.created_at = time(session.created_at);
+        times.authenticated_at = time(session.authenticated_at);
+        times.last_seen_at = time(session.last_seen_at);
+        times.expires_at = time(session.expires_at);
+        let session = tower_user_session::Session::new(
+            session
+                .id
+                .parse()
+                .map_err(|error| Error::new(ErrorKind::Protocol, error))?,
+            times,
+        );
         Ok(LookupAnswer::live(digest, user, session))
     }
 }

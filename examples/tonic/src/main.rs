@@ -27,19 +27,19 @@ async fn main() -> Result<(), BoxError> {
 
     let listener = listen("ADDR", "127.0.0.1:3000").await?;
     println!("Listening on http://{}", listener.local_addr()?);
-    // Streams end now: they would keep the server from ending.
-    let closing = tokio::spawn({
+    // A stream would keep the server from stopping. Calls in flight are still answered.
+    let ending = tokio::spawn({
         let sessions = sessions.clone();
         async move {
             shutdown().await;
-            sessions.close().await;
+            sessions.end_streams();
         }
     });
     tokio::select! {
         ended = example_tonic::serve(listener, application, shutdown()) => ended?,
         () = overdue() => {}
     }
-    closing.abort();
+    ending.abort();
     sessions.close().await;
     Ok(())
 }

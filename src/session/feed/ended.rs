@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    Error, ErrorKind, Session, SessionId, SessionStore,
+    Error, ErrorKind, Session, SessionId, SessionStore, StillLive,
     error::Chain,
     session::{notice::Notice, resolver::Resolver},
 };
@@ -173,13 +173,14 @@ impl Watchers {
         &self,
         due: &[SessionId],
         asked: Instant,
-        live: Result<Vec<(SessionId, Duration)>, Error>,
+        live: Result<Vec<StillLive>, Error>,
     ) -> Result<(), Error> {
         let now = Instant::now();
         let mut state = self.state();
         match live {
             Ok(live) => {
-                let live: HashMap<SessionId, Duration> = live.into_iter().collect();
+                let live = live.into_iter().map(|live| (live.id, live.remaining));
+                let live: HashMap<SessionId, Duration> = live.collect();
                 for session in due {
                     let Some(watched) = state.sessions.get_mut(session) else {
                         continue;

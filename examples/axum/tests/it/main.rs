@@ -7,6 +7,7 @@
 
 mod browser;
 mod csrf;
+mod draining;
 mod ending;
 mod failure;
 mod flow;

@@ -52,11 +52,7 @@ impl Site {
     }
 
     pub(crate) fn browser(&self) -> Browser {
-        Browser {
-            address: self.address,
-            client: Client::builder(TokioExecutor::new()).build_http(),
-            cookie: None,
-        }
+        Browser::at(self.address)
     }
 
     /// A browser in which Ada is signed in.
@@ -84,6 +80,14 @@ pub(crate) struct Answer {
 }
 
 impl Browser {
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            cookie: None,
+        }
+    }
+
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], "").await
     }

@@ -1,0 +1,113 @@
+//! What applications write as JSON, and read from it.
+
+use std::time::{Duration, SystemTime};
+
+use axum::{Router, body::Body, extract::Path, routing::get};
+use http::Request;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use tower_user_session::{Device, ParseSessionIdError, ReturnTo, Session, SessionId, SessionTimes};
+
+const ID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+
+fn session() -> Session {
+    let mut times = SessionTimes::at(SystemTime::UNIX_EPOCH + Duration::from_mins(25));
+    times.expires_at += Duration::from_secs(60);
+    Session::new(ID.parse().unwrap(), times)
+}
+
+/// Names and times are text, and read back as they were to the microsecond.
+#[test]
+fn sessions_survive_being_json() {
+    let text = serde_json::to_string(&session()).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["id"], ID);
+    assert_eq!(json["created_at"], "1970-01-01T00:25:00Z");
+    assert_eq!(json["expires_at"], "1970-01-01T00:26:00Z");
+    assert_eq!(serde_json::from_str::<Session>(&text).unwrap(), session());
+
+    let mut device = Device::new(&session());
+    device.ip = Some("192.0.2.1".parse().unwrap());
+    device.last_seen_at += Duration::from_micros(123_456);
+    let text = serde_json::to_string(&device).unwrap();
+    assert!(text.contains("1970-01-01T00:25:00.123456Z"), "{text}");
+    assert_eq!(serde_json::from_str::<Device>(&text).unwrap(), device);
+}
+
+/// O08: a malformed id is an error of its own, whatever reads it.
+#[test]
+fn a_malformed_id_is_refused() {
+    let upper = ID.to_uppercase();
+    let braced = format!("{{{ID}}}");
+    let simple = ID.replace('-', "");
+    for text in [
+        "",
+        "nonsense",
+        &simple,
+        &braced,
+        &ID[1..],
+        "67e55044-10b1-426f-9247-bb680e5fe0cg",
+    ] {
+        let error: ParseSessionIdError = text.parse::<SessionId>().unwrap_err();
+        assert_eq!(error.to_string(), "this is not a session's id");
+        assert!(
+            serde_json::from_value::<SessionId>(json!(text)).is_err(),
+            "{text}"
+        );
+    }
+    for text in [ID, &upper] {
+        let id: SessionId = serde_json::from_value(json!(text)).unwrap();
+        assert_eq!(json!(id), ID);
+        assert_eq!(SessionId::from(uuid::Uuid::from(id)), id);
+    }
+}
+
+/// O08: in a path it is the client's error.
+#[tokio::test]
+async fn a_malformed_id_in_a_path_is_not_found() {
+    async fn by_parsing(Path(id): Path<String>) -> Result<String, ParseSessionIdError> {
+        Ok(id.parse::<SessionId>()?.to_string())
+    }
+    async fn by_extracting(Path(id): Path<SessionId>) -> String {
+        id.to_string()
+    }
+    let app = Router::new()
+        .route("/parsed/{id}", get(by_parsing))
+        .route("/extracted/{id}", get(by_extracting));
+    for (path, status) in [
+        (format!("/parsed/{ID}"), 200),
+        (format!("/extracted/{ID}"), 200),
+        ("/parsed/nonsense".to_owned(), 404),
+        ("/parsed/%00".to_owned(), 404),
+        // axum's answer to a parameter that does not deserialize.
+        ("/extracted/nonsense".to_owned(), 400),
+    ] {
+        let request = Request::get(&path).body(Body::empty()).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+    }
+}
+
+/// An unsafe place deserializes to none where an option is asked for, and fails otherwise.
+#[test]
+fn an_unsafe_place_is_none() {
+    #[derive(serde::Deserialize)]
+    struct Query {
+        #[serde(default, deserialize_with = "ReturnTo::deserialize_or_none")]
+        next: Option<ReturnTo>,
+    }
+    for (query, next) in [
+        (json!({"next": "/account?tab=2"}), Some("/account?tab=2")),
+        (json!({"next": "//evil.example"}), None),
+        (json!({"next": "https://evil.example"}), None),
+        (json!({"next": ""}), None),
+        (json!({"next": null}), None),
+        (json!({}), None),
+    ] {
+        let read: Query = serde_json::from_value(query.clone()).unwrap();
+        assert_eq!(read.next.as_ref().map(ReturnTo::as_str), next, "{query}");
+    }
+    assert!(serde_json::from_value::<ReturnTo>(json!("//evil.example")).is_err());
+    let place: ReturnTo = serde_json::from_value(json!("/a")).unwrap();
+    assert_eq!(json!(place), "/a");
+}
