@@ -20,6 +20,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
     task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
@@ -120,9 +122,20 @@ async fn a_stopping_process_ends_streams_and_answers_requests() {
         while answered.load(SeqCst) < 20 * CLIENTS {
             sleep(Duration::from_millis(5)).await;
         }
+        // A request of which the server has read a part.
+        let mut half = TcpStream::connect(process.address).await.unwrap();
+        let head = format!("GET /account HTTP/1.1\r\nhost: localhost\r\ncookie: {cookie}\r\n");
+        half.write_all(head.as_bytes()).await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+
         process.terminate();
         let stream = async { while events.frame().await.is_some_and(|frame| frame.is_ok()) {} };
         timeout(PATIENCE, stream).await.unwrap();
+        half.write_all(b"connection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let reading = half.read_to_string(&mut answer);
+        timeout(PATIENCE, reading).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         process.exit().await;
         timeout(PATIENCE, clients.join_all()).await.unwrap();
         assert_eq!(others.load(SeqCst), 0, "of {}", answered.load(SeqCst));
