@@ -19,8 +19,9 @@ use tower_user_session::{
     BoxError, Error, ErrorKind, PgSessionStore, PgUser, SessionService, SessionToken, UserRow,
 };
 
-use crate::support::{
-    PATIENCE, User, cookie, database, number, patiently, pool, sessions, sign_out,
+use crate::{
+    proxy::{Line, Proxy},
+    support::{PATIENCE, User, cookie, database, number, patiently, pool, sessions, sign_out},
 };
 
 /// The application name of the connections that are counted.
@@ -235,6 +236,29 @@ async fn a_write_that_is_given_up_ends_on_the_server_too() {
     assert_eq!(waiting(&database).await, 0);
     client.batch_execute("ROLLBACK").await.unwrap();
     let _ = sessions.sign_in(1).await.unwrap();
+}
+
+/// A client that vanishes between the lock and the commit holds the user's lock no longer than the deadline, although
+/// the server does not learn of its end.
+#[tokio::test]
+async fn a_client_that_vanishes_does_not_hold_the_users_lock() {
+    let database = database().await;
+    let proxy = Proxy::before(&database).await;
+    let store = PgSessionStore::<User>::new(proxy.pool(1));
+    let builder = SessionService::builder(store).deadline(Duration::from_millis(800));
+    let vanishing = builder.build().unwrap();
+    let _ = vanishing.sign_in(1).await.unwrap();
+    proxy.set(Line::Delayed(Duration::from_millis(150)));
+    let call = tokio::spawn(async move { vanishing.sign_in(1).await });
+    let locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+    while number(&database, locked).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    proxy.set(Line::Silent);
+    assert!(patiently(call).await.unwrap().is_err());
+    let start = Instant::now();
+    let _ = sessions(&database).sign_in(1).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2));
 }
 
 /// A migration names the table that it could not lock.
