@@ -34,6 +34,8 @@ pub(crate) struct Batch<W> {
     pub(crate) waiting: HashMap<TokenDigest, Waiters<W>>,
     /// Whether it is about a digest that has timed out before, and so about those of one request only.
     pub(crate) alone: bool,
+    /// Whether it is sent only if it has half of its time left, because statements do not end in time at present.
+    pub(crate) in_time: bool,
 }
 
 /// What became of a batch that was sent.
@@ -113,8 +115,8 @@ impl<W> Queue<W> {
             .iter()
             .any(|(digest, _)| self.suspects.contains(digest));
         if self.in_flight == 0 {
-            let batch = Batch::of(callers, now, alone);
-            self.sent(&batch);
+            let mut batch = Batch::of(callers, now, alone);
+            self.sent(&mut batch);
             return Admission::Send(batch);
         }
         if self.callers + callers.len() > self.limits.waiting {
@@ -155,13 +157,14 @@ impl<W> Queue<W> {
         let may_be_sent = |batch: &Batch<W>| !(batch.alone && alone_in_flight);
         let place = self.batches.iter().position(may_be_sent)?;
         self.batches.get(place).filter(|batch| wanted(batch))?;
-        let batch = self.batches.remove(place)?;
+        let mut batch = self.batches.remove(place)?;
         self.callers -= batch.waiting.values().map(SmallVec::len).sum::<usize>();
-        self.sent(&batch);
+        self.sent(&mut batch);
         Some(batch)
     }
 
-    fn sent(&mut self, batch: &Batch<W>) {
+    fn sent(&mut self, batch: &mut Batch<W>) {
+        batch.in_time = batch.alone || self.timeouts > 0;
         self.in_flight += 1;
         self.alone_in_flight |= batch.alone;
     }
@@ -220,6 +223,7 @@ impl<W> Batch<W> {
             opened: now,
             waiting: HashMap::with_capacity(callers.len()),
             alone,
+            in_time: false,
         };
         batch.add(callers);
         batch

@@ -194,9 +194,10 @@ impl<L: SessionLookup> Resolver<L> {
             return (digests, Fate::NotSent);
         }
         let opened = Instant::from_std(batch.opened);
-        // The server may be at work until a deadline after it received the statement. A batch that has lost half of
-        // its time is not sent, so that at most two statements of one connection's place are at work there.
-        if opened.elapsed() > self.deadline / 2 {
+        // The server may be at work until a deadline after it received the statement. While statements time out, a
+        // batch that has lost half of its time is not sent, so that a connection and the one that it replaces have
+        // at most two statements at work there.
+        if batch.in_time && opened.elapsed() > self.deadline / 2 {
             fail(waiting.drain(), &Error::bare(ErrorKind::Deadline));
             return (digests, Fate::NotSent);
         }
