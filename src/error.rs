@@ -11,7 +11,9 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 ///
 /// An opaque struct, so that further context can be added without a breaking change: match on
 /// [`kind`](Self::kind). `Display` says this error's own part, [`source`](StdError::source) the
-/// rest. Neither contains a token, a digest or a password.
+/// rest. Neither contains a token, a digest or a password, unless an error of
+/// the application does, such as that of `PgUser::from_row`. The server's message is left out for SQLSTATE class 22,
+/// and its detail for class 23, because they can quote the values of a row.
 ///
 /// It is cheap to clone, because one failed statement answers every request that waited for it.
 #[derive(Clone)]
@@ -50,12 +52,17 @@ pub enum ErrorKind {
     Overloaded,
     /// The server is in recovery: a replica, or a primary that was demoted.
     Recovery,
+    /// The database accepts no writes, although its server is not in recovery: `default_transaction_read_only` is
+    /// on, for the role, the database or the server.
+    ReadOnly,
     /// The statement does not fit the database's tables: a column, a table or a right is missing.
     Schema,
     /// The database refused or failed the statement for another reason.
     Statement,
     /// A row could not be read: a column's value or type is not what was expected.
     Row,
+    /// The application's code panicked while it read a user. Only the callers that wait for this user fail.
+    Panicked,
     /// The store did not answer as [`SessionLookup`](crate::SessionLookup) demands.
     Protocol,
     /// The operating system's random generator failed.
@@ -161,9 +168,11 @@ impl ErrorKind {
             Self::Pool => "the pool had no connection to lend",
             Self::Overloaded => "too many lookups are waiting",
             Self::Recovery => "the database server is in recovery",
+            Self::ReadOnly => "the database accepts no writes",
             Self::Schema => "the statement does not fit the database's tables",
             Self::Statement => "the database refused the statement",
             Self::Row => "a row could not be read",
+            Self::Panicked => "the application's code panicked while it read the user",
             Self::Protocol => "the store did not answer as it must",
             Self::Random => "the operating system's random generator failed",
             Self::UserRefused => "the user cannot be signed in",

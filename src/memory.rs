@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     hash::Hash,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -47,7 +47,7 @@ pub struct MemorySessionStore<I, U> {
 
 struct State<I, U> {
     now: SystemTime,
-    users: HashMap<I, U>,
+    users: HashMap<I, Arc<U>>,
     disabled: HashSet<I>,
     sessions: HashMap<TokenDigest, Row<I>>,
     failing: bool,
@@ -64,17 +64,22 @@ impl<I> Row<I> {
         let idle = now
             .duration_since(self.device.last_seen_at)
             .unwrap_or_default();
-        self.device.expires_at > now && lifetime.idle_limit().is_none_or(|limit| idle < limit)
+        self.ends_at(lifetime) > now && lifetime.idle_limit().is_none_or(|limit| idle < limit)
     }
 
-    fn current(&self, now: SystemTime) -> Session {
+    fn ends_at(&self, lifetime: Lifetime) -> SystemTime {
+        let limit = self.device.created_at + lifetime.absolute_limit();
+        self.device.expires_at.min(limit)
+    }
+
+    fn current(&self, now: SystemTime, lifetime: Lifetime) -> Session {
         Session::new(
             self.device.id,
             SessionTimes {
                 created_at: self.device.created_at,
                 authenticated_at: self.device.authenticated_at,
                 last_seen_at: self.device.last_seen_at,
-                expires_at: self.device.expires_at,
+                expires_at: self.ends_at(lifetime),
                 now,
             },
         )
@@ -118,7 +123,7 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
 
     /// Adds a user, or replaces the one with this key.
     pub fn add_user(&self, id: I, user: U) {
-        self.state().users.insert(id, user);
+        self.state().users.insert(id, Arc::new(user));
     }
 
     /// Deletes a user, and ends their sessions as the foreign key does.
@@ -165,7 +170,7 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
 }
 
 impl<I: Clone + Eq + Hash, U: Clone> State<I, U> {
-    fn allowed(&self, id: &I) -> Option<&U> {
+    fn allowed(&self, id: &I) -> Option<&Arc<U>> {
         self.users.get(id).filter(|_| !self.disabled.contains(id))
     }
 
@@ -201,7 +206,11 @@ where
                 .get(digest)
                 .filter(|row| row.is_live(now, self.lifetime));
             match live.and_then(|row| Some((row, state.allowed(&row.user_id)?))) {
-                Some((row, user)) => LookupAnswer::live(*digest, user.clone(), row.current(now)),
+                Some((row, user)) => LookupAnswer::live_shared(
+                    *digest,
+                    Arc::clone(user),
+                    row.current(now, self.lifetime),
+                ),
                 None => LookupAnswer::absent(*digest),
             }
         };
@@ -309,7 +318,7 @@ where
                 row.device.authenticated_at = now;
                 row.device.last_seen_at = now;
                 let done = Rotation::Done {
-                    session: row.current(now),
+                    session: row.current(now, self.lifetime),
                     remembered: row.remembered,
                 };
                 state.sessions.insert(new, row);
@@ -364,7 +373,10 @@ where
                 && !state.disabled.contains(&row.user_id)
         });
         Ok(live
-            .map(|row| StillLive::new(row.device.id, row.current(now).limit_in(idle_limit)))
+            .map(|row| {
+                let current = row.current(now, self.lifetime);
+                StillLive::new(row.device.id, current.limit_in(idle_limit))
+            })
             .collect())
     }
 

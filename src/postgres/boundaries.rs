@@ -1,6 +1,8 @@
 //! The instants of both limits, which can be met only inside a transaction, where the clock stands
 //! still. Elsewhere rows are moved; see `tests/it/lifetimes.rs`.
 
+use std::time::Duration;
+
 use ephemeral_postgres::TestDatabase;
 
 use super::{
@@ -31,12 +33,29 @@ async fn a_limit_is_strict_to_the_microsecond() {
         schema: None,
         name: "sessions".to_owned(),
     };
-    let statements = Statements::new::<User>(&table);
+    let statements = Statements::new::<User>(&table, Duration::from_secs(60 * 60));
     let mut client = database.client().await;
     let transaction = client.transaction().await.unwrap();
     let digest = [TokenDigest::from_bytes([7; 32])];
     let insert = "INSERT INTO sessions (token_digest, user_id, expires_at) VALUES ($1, 1, now())";
     transaction.execute(insert, &[&digest[0]]).await.unwrap();
+    for (created, live) in [
+        ("now() - interval '1 hour'", false),
+        ("now() - interval '59:59.999999'", true),
+        ("now() - interval '1:00:00.000001'", false),
+        ("now()", true),
+    ] {
+        let update = format!(
+            "UPDATE sessions SET created_at = {created}, expires_at = now() + interval '1 day', last_seen_at = now()"
+        );
+        transaction.execute(&update, &[]).await.unwrap();
+        let row = transaction
+            .query_one(&statements.find.sql, &[&&digest[..], &Some(60.0), &0_i64])
+            .await;
+        let found = super::decode::found::<User>(&row.unwrap()).unwrap();
+        let outcome = found.answer.into_outcome().unwrap();
+        assert_eq!(outcome.is_some(), live, "created {created}");
+    }
     for (expires, last_seen, live) in [
         ("now()", "now()", false),
         ("now() + interval '1 microsecond'", "now()", true),

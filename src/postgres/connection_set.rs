@@ -140,7 +140,13 @@ impl ConnectionSet {
     /// Those of opening a connection: [`ErrorKind::Pool`] if the pool has none to spare.
     pub(super) async fn acquire(&self) -> Result<Lent, Error> {
         let shared = &self.0;
-        let permit = Arc::clone(&shared.permits).acquire_owned().await.ok();
+        let permit = Arc::clone(&shared.permits).acquire_owned();
+        let permit = in_time(
+            &shared.deadline,
+            permit,
+            "all connections of the store are in use",
+        );
+        let permit = permit.await?.ok();
         let arrived = Instant::now();
         loop {
             let changed = shared.changed.notified();
@@ -310,6 +316,17 @@ impl Drop for Opening {
         // What is left of the outcome is dropped without the lock.
         shared.changed.notify_waiters();
     }
+}
+
+/// Waits for what a caller needs before it sends anything. It ends before the service's deadline, so that the caller
+/// learns that nothing has happened.
+pub(super) async fn in_time<F: Future>(
+    deadline: &Deadline,
+    wait: F,
+    otherwise: &'static str,
+) -> Result<F::Output, Error> {
+    let waited = timeout(deadline.get() * 3 / 4, wait).await;
+    waited.map_err(|_| Error::bare(ErrorKind::Deadline).saying(otherwise))
 }
 
 /// Returns a connection that no other code has used, and takes it out of the pool.

@@ -31,6 +31,8 @@ pub(super) struct ConnectionString {
 impl ConnectionString {
     pub(super) fn parse(string: &str) -> Result<Self, Error> {
         let read = |string: &str| string.parse::<Config>();
+        // A secret that is read from a file often ends with a newline.
+        let string = string.trim();
         // The certificate and the name are always verified, so that these ask for nothing more.
         let (string, plain) = read(string)
             .map(|config| (string.to_owned(), config))
@@ -150,6 +152,13 @@ fn check(string: &str, config: &Config) -> Result<(), Error> {
 
 /// Without the driver's own error, which may quote a part of a password.
 fn unreadable(string: &str) -> Error {
+    if let Some(option) = unknown_option(string) {
+        return Error::new(
+            ErrorKind::Configuration,
+            format!("unknown option `{option}`"),
+        )
+        .saying("the connection URL has an option that is not known: see its source");
+    }
     refused(
         if string.contains("sslrootcert=") || string.contains("sslcert=") {
             "`sslrootcert`, `sslcert` and `sslkey` are not read from the connection string: give the \
@@ -158,6 +167,51 @@ fn unreadable(string: &str) -> Error {
             "the connection string cannot be read"
         },
     )
+}
+
+/// The options that the driver reads.
+const OPTIONS: [&str; 19] = [
+    "user",
+    "password",
+    "dbname",
+    "options",
+    "application_name",
+    "sslmode",
+    "sslnegotiation",
+    "host",
+    "hostaddr",
+    "port",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "target_session_attrs",
+    "channel_binding",
+    "load_balance_hosts",
+];
+
+/// The first option of a URL that the driver does not know. `None` if the name may be a part of a password that is not
+/// percent-encoded: then there is an `@` or a password in the options, or the name is not spelled as names are.
+fn unknown_option(string: &str) -> Option<&str> {
+    let (_, options) = string.split_once('?').filter(|_| is_url(string))?;
+    if options.contains('@') || options.contains("password") {
+        return None;
+    }
+    let names = options.split('&').map(|option| {
+        let (name, _) = option.split_once('=').unwrap_or((option, ""));
+        name
+    });
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.len() <= 32
+            && name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
+    };
+    let certificates = ["sslrootcert", "sslcert", "sslkey"];
+    names
+        .filter(|name| is_name(name) && !certificates.contains(name))
+        .find(|name| !OPTIONS.contains(name))
 }
 
 pub(super) fn refused(why: &'static str) -> Error {
@@ -268,6 +322,47 @@ mod tests {
             .unwrap()
             .config;
         assert_eq!(quoted.get_password(), Some(&b"a sslmode=verify-full b"[..]));
+    }
+
+    /// An option that is not known is named, and white space around the string counts for nothing.
+    #[test]
+    fn unknown_option_of_a_url_is_named() {
+        for (url, named) in [
+            (
+                "postgres://u:secret@a/app?pool_max_conns=4",
+                "pool_max_conns",
+            ),
+            (
+                "postgres://u:secret@a/app?sslmode=require&schema=x",
+                "schema",
+            ),
+            ("postgres://a?pgbouncer=true", "pgbouncer"),
+        ] {
+            let error = parse(url).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert_eq!(source, format!("unknown option `{named}`"));
+            assert!(!format!("{error} {error:?}").contains("secret"));
+        }
+        for name in OPTIONS {
+            assert_eq!(unknown_option(&format!("postgres://a?{name}=1")), None);
+        }
+        for hidden in [
+            "postgres://u:x?hunter=1@a/app",
+            "postgres://a?password=x&hunter=1",
+            "postgres://a?hunter2=1",
+            "host=a password=x hunter=1",
+        ] {
+            assert_eq!(unknown_option(hidden), None, "{hidden}");
+        }
+        for spaced in [
+            " postgres://a/app\n",
+            "\tpostgres://a/app \r\n",
+            " host=a dbname=app \n",
+        ] {
+            let config = parse(spaced).unwrap().config;
+            assert_eq!(config.get_dbname(), Some("app"), "{spaced:?}");
+        }
     }
 
     /// F19: where the driver would quote a part of a password, or take it for a host, nothing is told.

@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{Row, error::SqlState};
 
 use super::{
-    connection_set::{ConnectionSet, Deadline, Lent, open_new},
+    connection_set::{ConnectionSet, Deadline, Lent, in_time, open_new},
     execution::{BRIEF_LOCK_WAIT, Bounds, Execution, On, lookup_settings, write_settings},
     failure,
     statement::{Statement, Values},
@@ -84,8 +84,14 @@ impl Connections {
     }
 
     /// Waits for the turn of this user's write. See [`Turns`].
-    pub(super) async fn turn(&self, user: &impl Debug) -> TakenTurn<'_> {
-        self.turns.take(user).await
+    pub(super) async fn turn(&self, user: &impl Debug) -> Result<TakenTurn<'_>, Error> {
+        let turn = self.turns.take(user);
+        in_time(
+            &self.deadline,
+            turn,
+            "an earlier write of the same user has not ended",
+        )
+        .await
     }
 
     pub(super) fn attempts(&self) -> Attempts<'_> {
@@ -128,13 +134,34 @@ impl Connections {
         }
         loop {
             let brief = attempts.waits_for_locks.is_none();
-            let by_itself = brief && (access == Access::Reads || execution.has_settings());
+            // Without the settings of the connection, a policy would hide rows from a statement that reads.
+            let by_itself = brief && execution.has_settings();
             let bounds = (!by_itself).then(|| attempts.bounds());
             let outcome = alone(&self.writes, execution, bounds, statement, values).await;
             match outcome {
                 Err(error) if attempts.another(&error).await => {}
-                outcome => return outcome,
+                outcome => return self.explained(outcome).await,
             }
+        }
+    }
+
+    /// A write is refused on a replica, and also on a primary whose transactions are read-only. Only the server
+    /// knows which it is.
+    pub(super) async fn explained<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        match outcome {
+            Err(error) if error.kind() == ErrorKind::ReadOnly => {
+                let in_recovery = async {
+                    let connection = self.writes.acquire().await.ok()?;
+                    let asked =
+                        connection.query_typed_one("SELECT pg_catalog.pg_is_in_recovery()", &[]);
+                    asked.await.ok()?.try_get(0).ok()
+                };
+                Err(match in_recovery.await {
+                    Some(true) => Error::new(ErrorKind::Recovery, error),
+                    _ => error,
+                })
+            }
+            outcome => outcome,
         }
     }
 
@@ -170,7 +197,10 @@ pub(super) async fn alone(
 /// Whether the server answered, and the next statement may succeed on the same connection.
 fn leaves_connection_usable(error: &Error) -> bool {
     failure::code(error).is_some()
-        && !matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
+        && !matches!(
+            error.kind(),
+            ErrorKind::Connection | ErrorKind::Recovery | ErrorKind::ReadOnly
+        )
 }
 
 /// How often a write is attempted, and with which bounds. A write is repeated only if nothing has happened.

@@ -2,7 +2,7 @@
 -- be signed in: then that is what a sign-in fails with.
 SELECT pg_catalog.count(*)
 FROM :sessions AS s
-WHERE s.user_id = :user_id
+WHERE s.user_id :equals :user_id
   AND s.id OPERATOR(pg_catalog.<>) ALL (:replaced_ids::pg_catalog.uuid[])
   AND :live
-  AND EXISTS (SELECT FROM :from WHERE :key = :user_id AND (:condition))
+  AND EXISTS (SELECT FROM :from WHERE :key :equals :user_id AND (:condition))

@@ -1,6 +1,9 @@
 //! From PostgreSQL's values to this crate's and back.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, SystemTime},
+};
 
 use bytes::BytesMut;
 use tokio_postgres::{
@@ -14,7 +17,7 @@ use crate::{
 };
 
 /// The columns of `find.sql` before the user's.
-pub(super) const FIRST_USER_COLUMN: usize = 9;
+pub(super) const FIRST_USER_COLUMN: usize = 10;
 
 /// What one row of `find.sql` says.
 pub(super) struct FoundRow<U> {
@@ -29,15 +32,18 @@ pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
     let digest: TokenDigest = column(row, 0)?;
     let question = column(row, 1)?;
     let in_recovery = column(row, 2)?;
-    let session = (|| match column::<Option<SessionId>>(row, 4)? {
-        Some(_) => current(row, 3).map(Some),
+    let session = (|| match column::<Option<SessionId>>(row, 5)? {
+        Some(_) if !column(row, row.len() - 1)? => Err(Error::bare(ErrorKind::Protocol).saying(
+            "the database returned another user than the session's: its index may be corrupt",
+        )),
+        Some(_) => current(row, 4).map(Some),
         None => Ok(None),
     })();
     let answer = match session {
         Ok(None) => LookupAnswer::absent(digest),
-        Ok(Some(session)) => match U::from_row(&UserRow::new(row)) {
+        Ok(Some(session)) => match user(row) {
             Ok(user) => LookupAnswer::live(digest, user, session),
-            Err(error) => LookupAnswer::failed(digest, Error::new(ErrorKind::Row, error)),
+            Err(error) => LookupAnswer::failed(digest, error),
         },
         Err(error) => LookupAnswer::failed(digest, error),
     };
@@ -46,6 +52,16 @@ pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
         in_recovery,
         question,
     })
+}
+
+/// Reads the user. `from_row` is the application's code: a panic in it fails this row alone, and its message is
+/// not kept, because it may contain the user's data.
+pub(super) fn user<U: PgUser>(row: &Row) -> Result<U, Error> {
+    let read = catch_unwind(AssertUnwindSafe(|| U::from_row(&UserRow::new(row))));
+    match read {
+        Ok(read) => read.map_err(|error| Error::new(ErrorKind::Row, error)),
+        Err(_) => Err(Error::bare(ErrorKind::Panicked)),
+    }
 }
 
 /// Reads `now, id, created_at, authenticated_at, last_seen_at, expires_at` from `first` on.
@@ -90,6 +106,20 @@ impl FromSql<'_> for Timestamp {
 
     fn accepts(ty: &Type) -> bool {
         *ty == Type::TIMESTAMPTZ
+    }
+}
+
+/// The bytes of a text that another program may have written in another encoding, as a database of `SQL_ASCII` allows.
+/// What is not UTF-8 is replaced.
+pub(super) struct AnyText(pub(super) String);
+
+impl FromSql<'_> for AnyText {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, BoxError> {
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::BYTEA
     }
 }
 

@@ -1,10 +1,10 @@
 -- End the user's oldest sessions, so that with the new one, which is kept, there are no more than the
 -- limit.
 DELETE FROM :sessions AS s
-WHERE s.id IN (
+WHERE s.id OPERATOR(pg_catalog.=) ANY (
     SELECT s.id
     FROM :sessions AS s
-    WHERE s.user_id = :user_id
+    WHERE s.user_id :equals :user_id
       AND s.token_digest OPERATOR(pg_catalog.<>) ALL (:kept::pg_catalog.bytea[])
       AND :live
     ORDER BY s.created_at DESC, s.id

@@ -8,7 +8,6 @@ use deadpool_postgres::{ClientWrapper, StatementCache, Transaction};
 use tokio::join;
 use tokio_postgres::{
     Client, GenericClient, Row,
-    error::SqlState,
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
 
@@ -18,7 +17,7 @@ use super::{
     user::PgUser,
     users_types::UsersTypes,
 };
-use crate::{BoxError, Error};
+use crate::{BoxError, Error, ErrorKind};
 
 /// The settings of a connection for lookups.
 ///
@@ -127,7 +126,8 @@ impl Execution {
             }
             Self::Unnamed(users) => {
                 let typed = typed(users, on.client, statement, values).await?;
-                on.client.query_typed(&statement.sql, &typed).await
+                let sql = statement.text(on.client).await?;
+                on.client.query_typed(sql, &typed).await
             }
         };
         rows.map_err(failure::statement)
@@ -165,7 +165,8 @@ impl Execution {
             }
             Self::Unnamed(users) => {
                 let typed = typed(users, client, statement, values).await?;
-                join!(biased; begin, client.query_typed(&statement.sql, &typed), end)
+                let sql = statement.text(client).await?;
+                join!(biased; begin, client.query_typed(sql, &typed), end)
             }
         };
         started.map_err(|error| {
@@ -196,7 +197,8 @@ impl Execution {
             }
             Self::Unnamed(users) => {
                 let typed = typed(users, on.client, statement, values).await?;
-                on.client.execute_typed(&statement.sql, &typed).await
+                let sql = statement.text(on.client).await?;
+                on.client.execute_typed(sql, &typed).await
             }
         };
         changed.map_err(failure::statement)
@@ -206,7 +208,7 @@ impl Execution {
     pub(super) async fn ready(&self, client: &Client, find: &Statement) -> Result<Find, Error> {
         match self {
             Self::Prepared => {
-                let prepared = client.prepare(&find.sql).await;
+                let prepared = client.prepare(find.text(client).await?).await;
                 prepared.map(Find::Prepared).map_err(failure::statement)
             }
             Self::Unnamed(users) => {
@@ -224,24 +226,39 @@ impl Execution {
         }
     }
 
-    /// Whether a statement fits the tables, without running it.
-    pub(super) async fn check(&self, on: On<'_>, statement: &Statement) -> Result<(), Error> {
-        match self {
-            Self::Prepared => on.client.prepare(&statement.sql).await.map(drop),
-            Self::Unnamed(users) if statement.can_be_explained() => {
-                let nothing = vec![&Null as &(dyn ToSql + Sync); statement.parameters()];
-                let typed = typed(users, on.client, statement, &nothing).await?;
-                let explain = format!("EXPLAIN {}", statement.sql);
-                let explained = on.client.query_typed(&explain, &typed).await;
-                match explained {
-                    // Preparing a statement does not ask for rights, either.
-                    Err(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
-                    other => other.map(drop),
-                }
+    /// Whether a statement fits the tables and the role may run it, without running it. It is planned, because
+    /// preparing alone asks for no rights.
+    pub(super) async fn check(
+        &self,
+        on: On<'_>,
+        statement: &Statement,
+        accepts_key: fn(&Type) -> bool,
+    ) -> Result<(), Error> {
+        let nothing = vec![&Null as &(dyn ToSql + Sync); statement.parameters()];
+        let sql = statement.text(on.client).await?;
+        let typed = match self {
+            Self::Prepared => {
+                let prepared = on.client.prepare(sql).await.map_err(failure::statement)?;
+                let parameters = prepared.params().iter().cloned();
+                nothing.iter().copied().zip(parameters).collect()
             }
-            Self::Unnamed(_) => Ok(()),
+            Self::Unnamed(users) => typed(users, on.client, statement, &nothing).await?,
+        };
+        let parameters: Vec<_> = typed.iter().map(|(_, each)| each.clone()).collect();
+        if let Some(key) = statement
+            .key_type(&parameters)
+            .filter(|key| !accepts_key(key))
+        {
+            let text =
+                format!("the users' key has the type {key}, which PgUser::Id does not accept");
+            return Err(Error::new(ErrorKind::Schema, text));
         }
-        .map_err(failure::statement)
+        if statement.can_be_explained() {
+            let explain = format!("EXPLAIN {sql}");
+            let explained = on.client.query_typed(&explain, &typed).await;
+            explained.map_err(failure::statement)?;
+        }
+        Ok(())
     }
 }
 
@@ -271,7 +288,8 @@ impl Find {
             Self::Prepared(prepared) => client.query(prepared, values).await,
             Self::Unnamed => {
                 let typed = find.typed(values, &Type::UNKNOWN, Vec::new());
-                client.query_typed(&find.sql, &typed).await
+                let sql = find.text(client).await?;
+                client.query_typed(sql, &typed).await
             }
         };
         rows.map_err(failure::statement)
@@ -294,7 +312,8 @@ impl<'a> On<'a> {
     }
 
     async fn prepare(&self, statement: &Statement) -> Result<tokio_postgres::Statement, Error> {
-        let prepared = self.prepared.prepare(self.client, &statement.sql).await;
+        let sql = statement.text(self.client).await?;
+        let prepared = self.prepared.prepare(self.client, sql).await;
         prepared.map_err(failure::statement)
     }
 }

@@ -51,21 +51,59 @@ pub(super) fn pool(error: PoolError) -> Error {
 
 /// The kind of a failure while a statement was prepared or ran.
 pub(super) fn statement(error: tokio_postgres::Error) -> Error {
-    let error = match error.as_db_error() {
-        Some(refused) if refused.code().code().starts_with("23") => {
-            return Error::new(kind(&error), Constraint::new(refused));
-        }
-        _ => error,
-    };
-    let misplaced = error.code().is_some_and(is_misplaced);
-    let error = Error::new(kind(&error), error);
-    if misplaced {
-        error.saying(
+    if let Some(refused) = error
+        .as_db_error()
+        .filter(|refused| may_show_values(refused))
+    {
+        return Error::new(kind(&error), Withheld::new(refused));
+    }
+    let context = if error.code().is_some_and(is_misplaced) {
+        Some(
             "a prepared statement is not where it was prepared, or was there before: behind a pooler \
              that pools transactions, PgSessionStore::with_transaction_pooling is needed",
         )
+    } else if is_conversion(&error) {
+        Some(
+            "a parameter does not fit the type of its column, and nothing was sent: check PgUser::Id",
+        )
     } else {
-        error
+        None
+    };
+    let error = Error::new(kind(&error), error);
+    match context {
+        Some(context) => error.saying(context),
+        None => error,
+    }
+}
+
+/// Whether the driver could not convert a value. It then sends nothing. The sources of its other failures are
+/// errors of the connection, or missing.
+fn is_conversion(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none()
+        && error
+            .source()
+            .is_some_and(|source| !source.is::<io::Error>())
+}
+
+/// What an operator must do about a statement that a check found unfit, if its state or place says so.
+pub(super) fn remedy(error: &Error) -> Option<&'static str> {
+    let refused = driver(error)?.as_db_error()?;
+    if refused.routine() == Some("check_enable_rls") {
+        return Some(
+            "row-level security hides rows of a table that a statement reads: the role must own the table without \
+             FORCE ROW LEVEL SECURITY, or have BYPASSRLS",
+        );
+    }
+    match *refused.code() {
+        SqlState::INSUFFICIENT_PRIVILEGE => Some(
+            "the role lacks a right that a statement needs: see its source, and SECURITY.md under \"The database \
+             role\"",
+        ),
+        SqlState::GROUPING_ERROR => Some(
+            "PgUser::COLUMNS has an aggregate, which would ignore PgUser::CONDITION: select it in a subquery, \
+             ARRAY(SELECT …)",
+        ),
+        _ => None,
     }
 }
 
@@ -78,35 +116,79 @@ fn is_misplaced(state: &SqlState) -> bool {
     .contains(state)
 }
 
-/// A constraint that a row did not meet, by the server's message, which names it. The server's detail
-/// is left out: it shows the whole row, and so the digest.
-#[derive(Debug)]
-struct Constraint {
-    state: SqlState,
-    message: String,
+/// Whether the server's words may show what a row contains: the detail of a violated constraint, and the message of
+/// a value that cannot be converted or computed.
+fn may_show_values(refused: &DbError) -> bool {
+    let class = &refused.code().code()[..2];
+    class == "22" || class == "23"
 }
 
-impl Constraint {
+/// A failure that the server described with values of a row, without them. What is kept of a violated constraint is
+/// the message, which names it. The detail shows the whole row, and so the digest.
+#[derive(Debug)]
+struct Withheld {
+    state: SqlState,
+    message: String,
+    table: Option<String>,
+    constraint: Option<String>,
+}
+
+impl Withheld {
     fn new(refused: &DbError) -> Self {
+        let is_constraint = refused.code().code().starts_with("23");
         Self {
             state: refused.code().clone(),
-            message: refused.message().to_owned(),
+            message: if is_constraint {
+                refused.message().to_owned()
+            } else {
+                "a value cannot be converted or computed".to_owned()
+            },
+            table: refused.table().map(str::to_owned),
+            constraint: refused.constraint().map(str::to_owned),
         }
     }
 }
 
-impl fmt::Display for Constraint {
+impl fmt::Display for Withheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (SQLSTATE {})", self.message, self.state.code())
     }
 }
 
-impl std::error::Error for Constraint {}
+impl std::error::Error for Withheld {}
 
-/// Of a statement that changes something: where the server did not say that it failed, it may have
-/// succeeded.
+/// Whether the digest of a new session is taken: the unique index of the sessions table, whose name `migrations/`
+/// lets the server choose after the column. A unique index that the application has added is none of it.
+pub(super) fn is_taken_digest(error: &Error, sessions: &str) -> bool {
+    let withheld = error
+        .source()
+        .and_then(|source| source.downcast_ref::<Withheld>());
+    withheld.is_some_and(|withheld| {
+        withheld.state == SqlState::UNIQUE_VIOLATION
+            && withheld.table.as_deref() == Some(sessions)
+            && withheld
+                .constraint
+                .as_ref()
+                .is_some_and(|name| name.contains("token_digest"))
+    })
+}
+
+/// Whether a row refers to another one that is not there.
+pub(super) fn is_foreign_key(error: &Error) -> bool {
+    code(error) == Some(&SqlState::FOREIGN_KEY_VIOLATION)
+}
+
+/// Of a statement that changes something: if the server did not say that it failed, it may have succeeded. A pooler
+/// says of a lost server connection what a server would say of itself.
 pub(super) fn write(error: Error) -> Error {
-    if driver(&error).is_some_and(|cause| cause.code().is_none()) {
+    let unknown = driver(&error).is_some_and(|cause| match cause.code() {
+        None => !is_conversion(cause),
+        Some(state) => {
+            let class = |class| state.code().starts_with(class);
+            class("08") || class("57P") || state.code() == "40003"
+        }
+    });
+    if unknown {
         error.with_outcome_unknown()
     } else {
         error
@@ -131,10 +213,10 @@ pub(super) fn is_transient(error: &Error) -> bool {
 
 /// What the server called the failure, if it said so.
 pub(super) fn code(error: &Error) -> Option<&SqlState> {
-    let constraint = || error.source()?.downcast_ref::<Constraint>();
+    let withheld = || error.source()?.downcast_ref::<Withheld>();
     driver(error)
         .and_then(tokio_postgres::Error::code)
-        .or_else(|| constraint().map(|constraint| &constraint.state))
+        .or_else(|| withheld().map(|withheld| &withheld.state))
 }
 
 fn driver(error: &Error) -> Option<&tokio_postgres::Error> {
@@ -143,11 +225,15 @@ fn driver(error: &Error) -> Option<&tokio_postgres::Error> {
 
 fn kind(error: &tokio_postgres::Error) -> ErrorKind {
     let Some(state) = error.code() else {
-        // No word from the server: the connection broke, or what came over it made no sense.
-        return ErrorKind::Connection;
+        return if is_conversion(error) {
+            ErrorKind::Schema
+        } else {
+            // The connection broke, or what came over it made no sense.
+            ErrorKind::Connection
+        };
     };
     match *state {
-        SqlState::READ_ONLY_SQL_TRANSACTION => ErrorKind::Recovery,
+        SqlState::READ_ONLY_SQL_TRANSACTION => ErrorKind::ReadOnly,
         SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE => ErrorKind::Deadline,
         _ if is_misplaced(state) => ErrorKind::Configuration,
         // Undefined and ambiguous objects, wrong types, missing rights.

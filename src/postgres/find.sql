@@ -3,30 +3,37 @@
 -- The user's part is a subquery of its own: the names in it are the application's tables' and never
 -- the sessions'. What decides is pg_catalog's, whatever the search_path says. The question's number comes
 -- back, so that no answer to an earlier question passes for this one's.
-SELECT asked.asked_digest, :question::pg_catalog.int8 AS question, pg_catalog.pg_is_in_recovery(),
-       pg_catalog.now(), live.*
+--
+-- A corrupt index can lead to the row of another session or user. Therefore the digest and the key are read from
+-- the rows that were found. The key is compared in the subquery's own select list. If COLUMNS contained an
+-- aggregate, this would be an error, and not a row for a user who does not meet the condition.
+SELECT coalesce(live.live_session_token_digest, asked.asked_digest), :question::pg_catalog.int8 AS question,
+       pg_catalog.pg_is_in_recovery(), live.*
 FROM pg_catalog.unnest(:digests::pg_catalog.bytea[]) AS asked (asked_digest)
 LEFT JOIN LATERAL (
-    SELECT live_session.live_session_id,
+    SELECT live_session.live_session_token_digest,
+           pg_catalog.now(),
+           live_session.live_session_id,
            live_session.live_session_created_at,
            live_session.live_session_authenticated_at,
            live_session.live_session_last_seen_at,
            live_session.live_session_expires_at,
            live_user.*
     FROM (
-        SELECT s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at
+        SELECT s.token_digest, s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, :ends_at
         FROM :sessions AS s
         WHERE s.token_digest OPERATOR(pg_catalog.=) asked.asked_digest
           AND :live
         OFFSET 0
     ) AS live_session (
-        live_session_id, live_session_user_id, live_session_created_at,
+        live_session_token_digest, live_session_id, live_session_user_id, live_session_created_at,
         live_session_authenticated_at, live_session_last_seen_at, live_session_expires_at
     )
     CROSS JOIN LATERAL (
         SELECT :columns
+               , :key :equals live_session.live_session_user_id AS live_user_matches
         FROM :from
-        WHERE :key = live_session.live_session_user_id
+        WHERE :key :equals live_session.live_session_user_id
           AND (:condition)
     ) AS live_user
     OFFSET 0

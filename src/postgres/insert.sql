@@ -4,7 +4,7 @@
 WITH allowed_user AS MATERIALIZED (
     SELECT DISTINCT :key AS allowed_user_id
     FROM :from
-    WHERE :key = :user_id
+    WHERE :key :equals :user_id
       AND (:condition)
       :demands
 ), replaced AS (

@@ -1,5 +1,6 @@
--- Acquires the locks of a user's sign-ins and revocations. Returns whether the transaction's isolation level allows it,
--- and the sessions that the snapshot sees under the replaced digests.
+-- Acquires the locks of a user's sign-ins and revocations. Returns whether the transaction's isolation level allows
+-- it, the sessions that the snapshot sees under the replaced digests, whether a policy hides rows of the sessions
+-- table, and the database's encoding.
 --
 -- A statement of its own, before the one whose snapshot must see what the other transaction did. Above READ
 -- COMMITTED there is no such later snapshot: then no lock is acquired. The owners of the replaced sessions are
@@ -17,7 +18,7 @@ SELECT level.allowed,
                            :table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid, ' ', users.key), 0)
                    FROM (
                        (SELECT k.key::pg_catalog.text
-                        FROM (SELECT :key FROM :from WHERE :key = :user_id LIMIT 1) AS k (key))
+                        FROM (SELECT :key FROM :from WHERE :key :equals :user_id LIMIT 1) AS k (key))
                        UNION ALL
                        SELECT s.user_id::pg_catalog.text
                        FROM :sessions AS s
@@ -32,7 +33,9 @@ SELECT level.allowed,
            SELECT s.id
            FROM :sessions AS s
            WHERE s.token_digest OPERATOR(pg_catalog.=) ANY (:replaced::pg_catalog.bytea[])
-       )
+       ),
+       pg_catalog.row_security_active(:table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid),
+       pg_catalog.getdatabaseencoding()::pg_catalog.text
 FROM (
     SELECT pg_catalog.current_setting('transaction_isolation')
            OPERATOR(pg_catalog.=) ANY ('{read committed,read uncommitted}'::pg_catalog.text[])

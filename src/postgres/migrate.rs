@@ -31,6 +31,16 @@ const LONGEST_LOCK_WAIT: Duration = Duration::from_secs(10);
 /// it. Where that has happened it does nothing, so that every process can run it when it starts;
 /// those that start together take turns. It never creates or changes the users' table.
 ///
+/// # Keys
+///
+/// `user_id` has the type and the collation of the users' key. A key that is renamed takes its sessions along
+/// (`ON UPDATE CASCADE`), and a user who is deleted loses them (`ON DELETE CASCADE`). A table that an earlier version
+/// created has neither the collation nor the cascade of updates: there, renaming the key of a signed-in user fails
+/// with SQLSTATE 23503 until the sessions are revoked, and [`check`](crate::PgSessionStore::check) names a collation
+/// that differs.
+///
+/// # Running the files
+///
 /// The files in `migrations/` are plain SQL that runs under `psql` and under any migration tool as
 /// it stands; an application that keeps its schema in one place copies them there and does not call
 /// this. They read where the tables are from these settings:
@@ -192,14 +202,17 @@ impl Migrate {
         Execution::begin(&client, bounds).await?;
         let migrated = async {
             client
-                .execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)])
+                .execute_typed(
+                    "SELECT pg_catalog.pg_advisory_xact_lock($1)",
+                    &[(&LOCK, Type::INT8)],
+                )
                 .await?;
             client
                 .execute_typed(
-                    "SELECT set_config('tower_user_session.sessions_table', $1, true),
-                            set_config('tower_user_session.users_table', $2, true),
-                            set_config('tower_user_session.users_key', $3, true),
-                            set_config('tower_user_session.announce_users', $4, true)",
+                    "SELECT pg_catalog.set_config('tower_user_session.sessions_table', $1, true),
+                            pg_catalog.set_config('tower_user_session.users_table', $2, true),
+                            pg_catalog.set_config('tower_user_session.users_key', $3, true),
+                            pg_catalog.set_config('tower_user_session.announce_users', $4, true)",
                     &[
                         (&self.sessions_table.to_sql(), Type::TEXT),
                         (&self.users_table, Type::TEXT),

@@ -8,9 +8,11 @@ mod connection_set;
 mod connection_string;
 mod connections;
 mod decode;
+mod encoding;
 mod execution;
 mod failure;
 mod feed;
+mod key_operator;
 mod migrate;
 #[cfg(feature = "rustls")]
 mod pool;
@@ -19,6 +21,7 @@ mod same_surroundings;
 mod statement;
 mod statements;
 mod store;
+mod suppressed;
 #[cfg(feature = "rustls")]
 mod tls;
 mod transaction;

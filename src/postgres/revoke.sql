@@ -1,5 +1,5 @@
 -- End sessions of one user: one of them, all but one, or all.
 DELETE FROM :sessions AS s
-WHERE s.user_id = :user_id
+WHERE s.user_id :equals :user_id
   AND (:only::pg_catalog.uuid IS NULL OR s.id OPERATOR(pg_catalog.=) :only)
   AND (:except::pg_catalog.uuid IS NULL OR s.id OPERATOR(pg_catalog.<>) :except)

@@ -1,8 +1,17 @@
 //! One statement: its text, and of which types its parameters are.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    sync::{Arc, OnceLock},
+};
 
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{
+    Client,
+    types::{ToSql, Type},
+};
+
+use super::key_operator::{KeyOperator, PLACEHOLDER};
+use crate::Error;
 
 /// Values for a statement's parameters, in their order.
 pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -11,17 +20,39 @@ pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 #[derive(Debug)]
 pub(super) struct Statement {
     pub(super) sql: String,
+    key_operator: Arc<KeyOperator>,
+    /// The text with the operator of the foreign key.
+    resolved: OnceLock<String>,
     parameters: &'static [&'static str],
     demands: Vec<&'static str>,
 }
 
 impl Statement {
-    pub(super) fn new(sql: String, parameters: &'static [&'static str]) -> Self {
+    pub(super) fn new(
+        sql: String,
+        parameters: &'static [&'static str],
+        key_operator: &Arc<KeyOperator>,
+    ) -> Self {
         Self {
             sql,
+            key_operator: Arc::clone(key_operator),
+            resolved: OnceLock::new(),
             parameters,
             demands: Vec::new(),
         }
+    }
+
+    /// Returns the text to send. The first time it may read the operator for users' keys on this connection.
+    pub(super) async fn text(&self, client: &Client) -> Result<&str, Error> {
+        if let Some(resolved) = self.resolved.get() {
+            return Ok(resolved);
+        }
+        if !self.sql.contains(PLACEHOLDER) {
+            return Ok(&self.sql);
+        }
+        let operator = self.key_operator.resolve(client).await?;
+        let resolve = || self.sql.replace(PLACEHOLDER, operator);
+        Ok(self.resolved.get_or_init(resolve))
     }
 
     /// The statement with what must be true of the user's row besides: columns that must still have a
@@ -31,10 +62,18 @@ impl Statement {
         for (n, column) in columns.iter().enumerate() {
             let place = self.parameters.len() + 1 + n;
             // Writing to a string does not fail.
-            let _ = writeln!(demands, "AND ({column}) IS NOT DISTINCT FROM ${place}");
+            // `IS NOT DISTINCT FROM` would resolve its operator through the search_path. The comparison comes
+            // first, so that the server takes the parameter's type from the column.
+            let _ = writeln!(
+                demands,
+                "AND (({column}) OPERATOR(pg_catalog.=) ${place} \
+                      OR (({column}) IS NULL AND ${place} IS NULL))"
+            );
         }
         Self {
             sql: self.sql.replace(NO_DEMANDS, &demands),
+            key_operator: Arc::clone(&self.key_operator),
+            resolved: OnceLock::new(),
             parameters: self.parameters,
             demands: columns,
         }
@@ -50,9 +89,28 @@ impl Statement {
         self.parameters.len()
     }
 
+    /// Whether it changes the tables, so that a server in recovery refuses it.
+    pub(super) fn writes(&self) -> bool {
+        [
+            "INSERT INTO ",
+            "UPDATE ",
+            "DELETE FROM ",
+            "LOCK ",
+            "FOR UPDATE",
+        ]
+        .iter()
+        .any(|word| self.sql.contains(word))
+    }
+
     /// Whether there is a plan for it to ask for.
     pub(super) fn can_be_explained(&self) -> bool {
         !self.sql.starts_with("LOCK ")
+    }
+
+    /// The type of the parameter that is the user's key, if there is one, among those of all parameters.
+    pub(super) fn key_type<'a>(&self, types: &'a [Type]) -> Option<&'a Type> {
+        let mut named = self.parameters.iter().zip(types);
+        named.find_map(|(name, key)| type_of(name).is_none().then_some(key))
     }
 
     /// Whether one of its parameters is the user's key, whose type is the application's choice.
@@ -116,6 +174,11 @@ mod tests {
         }
     }
 
+    fn statement(sql: String, parameters: &'static [&'static str]) -> Statement {
+        let key_operator = Arc::new(KeyOperator::new(String::new()));
+        Statement::new(sql, parameters, &key_operator)
+    }
+
     fn types(values: Vec<(&(dyn ToSql + Sync), Type)>) -> Vec<Type> {
         values.into_iter().map(|(_, ty)| ty).collect()
     }
@@ -132,7 +195,7 @@ mod tests {
             schema: None,
             name: "sessions".to_owned(),
         };
-        for statement in Statements::new::<User>(&table).all() {
+        for statement in Statements::new::<User>(&table, std::time::Duration::from_secs(60)).all() {
             let prepared = client.prepare(&statement.sql).await.unwrap();
             let nothing = vec![&None::<i32> as &(dyn ToSql + Sync); statement.parameters()];
             let found = types(statement.typed(&nothing, &Type::INT4, Vec::new()));
@@ -143,9 +206,10 @@ mod tests {
     #[test]
     fn demands_come_after_the_other_parameters() {
         let sql = format!("SELECT WHERE $1 {NO_DEMANDS}");
-        let statement = Statement::new(sql, &["remembered"]).demanding(vec!["u.a", "u.b"]);
+        let statement = statement(sql, &["remembered"]).demanding(vec!["u.a", "u.b"]);
         let expected = "SELECT WHERE $1 \
-                        AND (u.a) IS NOT DISTINCT FROM $2\nAND (u.b) IS NOT DISTINCT FROM $3\n";
+            AND ((u.a) OPERATOR(pg_catalog.=) $2 OR ((u.a) IS NULL AND $2 IS NULL))\n\
+            AND ((u.b) OPERATOR(pg_catalog.=) $3 OR ((u.b) IS NULL AND $3 IS NULL))\n";
         assert_eq!(statement.sql, expected);
         let values: Values<'_> = &[&true, &"a", &7_i32];
         let found = types(statement.typed(values, &Type::UUID, vec![Type::TEXT, Type::INT4]));
@@ -154,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_key_of_the_user_is_of_the_type_given() {
-        let statement = Statement::new(String::new(), &["user_id", "only"]);
+        let statement = statement(String::new(), &["user_id", "only"]);
         assert!(statement.names_a_user());
         let found = types(statement.typed(&[&7_i32, &None::<i32>], &Type::INT4, Vec::new()));
         assert_eq!(found, [Type::INT4, Type::UUID]);

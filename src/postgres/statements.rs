@@ -1,8 +1,14 @@
 //! The statements, with the application's names and fragments put in.
 
-use std::{fmt::Write as _, sync::LazyLock};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use super::{
+    decode::FIRST_USER_COLUMN,
+    key_operator::{KeyOperator, PLACEHOLDER},
     statement::{NO_DEMANDS, Statement},
     user::PgUser,
 };
@@ -34,11 +40,13 @@ macro_rules! statements {
         }
 
         impl Statements {
-            pub(super) fn new<U: PgUser>(table: &Table) -> Self {
-                let filler = Filler::new::<U>(table);
+            pub(super) fn new<U: PgUser>(table: &Table, absolute_limit: Duration) -> Self {
+                let filler = Filler::new::<U>(table, absolute_limit);
+                let key_operator = Arc::new(KeyOperator::new(table.to_sql()));
                 Self { $($name: Statement::new(
                     filler.fill(include_str!($file), &$parameters),
                     &$parameters,
+                    &key_operator,
                 ),)* }
             }
 
@@ -71,6 +79,12 @@ statements! {
     still_live: "still_live.sql", ["ids", "idle_seconds"];
     announced: "announced.sql", ["table_name"];
     touch: "touch.sql", ["ids", "times", "interval_seconds", "idle_seconds"];
+    revocable: "revocable.sql", ["user_id", "only", "except"];
+    any_session: "any_session.sql", [];
+    allowed: "allowed.sql", ["user_id"];
+    rotatable: "rotatable.sql", ["user_id", "replaced", "idle_seconds"];
+    check_table: "check_table.sql", ["table_name"];
+    check_user: "check_user.sql", [];
     clean_up: "clean_up.sql", ["page", "next_page", "table_name", "idle_seconds"];
 }
 
@@ -87,9 +101,16 @@ pub(super) fn asking_for_types(from: &'static str, expressions: &str) -> String 
 pub(super) static BASE_TYPE: LazyLock<String> =
     LazyLock::new(|| without_comments(include_str!("base_type.sql")).replace(":type_oid", "$1"));
 
+/// `key_operator.sql`.
+pub(super) static KEY_OPERATOR: LazyLock<String> = LazyLock::new(|| {
+    without_comments(include_str!("key_operator.sql")).replace(":table_name", "$1")
+});
+
 struct Filler {
     sessions: String,
     live: String,
+    ends_at: String,
+    before_user: String,
     columns: &'static str,
     from: &'static str,
     key: &'static str,
@@ -97,10 +118,15 @@ struct Filler {
 }
 
 impl Filler {
-    fn new<U: PgUser>(table: &Table) -> Self {
+    fn new<U: PgUser>(table: &Table, absolute_limit: Duration) -> Self {
         Self {
             sessions: table.to_sql(),
             live: without_comments(include_str!("live.sql")),
+            ends_at: without_comments(include_str!("ends_at.sql")).replace(
+                ":absolute_seconds",
+                &absolute_limit.as_secs_f64().to_string(),
+            ),
+            before_user: ["NULL"; FIRST_USER_COLUMN].join(", "),
             columns: U::COLUMNS,
             from: U::FROM,
             key: U::KEY,
@@ -142,9 +168,12 @@ impl Filler {
     fn text(&self, name: &str) -> &str {
         match name {
             "sessions" => &self.sessions,
+            "before_user" => &self.before_user,
+            "ends_at" => self.ends_at.trim_end(),
             "columns" => self.columns,
             "from" => self.from,
             "key" => self.key,
+            "equals" => PLACEHOLDER,
             "condition" => self.condition,
             "demands" => NO_DEMANDS,
             _ => "",
@@ -180,7 +209,7 @@ mod tests {
             schema: Some("my \"own\"".to_owned()),
             name: "log ins".to_owned(),
         };
-        let statements = Statements::new::<User>(&table);
+        let statements = Statements::new::<User>(&table, Duration::from_secs(60));
         assert!(
             statements
                 .find
@@ -200,9 +229,12 @@ mod tests {
     fn every_name_in_a_statement_is_known() {
         let known = [
             "sessions",
+            "before_user",
+            "ends_at",
             "columns",
             "from",
             "key",
+            "equals",
             "condition",
             "demands",
             "live",

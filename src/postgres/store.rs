@@ -19,7 +19,6 @@ use super::{
     failure,
     feed::PgSessionFeed,
     migrate::Migrate,
-    same_surroundings,
     statement::{Statement, Values},
     statements::{Statements, Table},
     user::PgUser,
@@ -93,7 +92,11 @@ use crate::{
 ///
 /// # Privileges
 ///
-/// `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the sessions' table, and `SELECT` on what [`PgUser`] names.
+/// `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the sessions' table, and `SELECT` on what [`PgUser`] names. Row-level
+/// security must hide no row of these tables: the role must own a table with policies, without `FORCE ROW LEVEL
+/// SECURITY`, or have `BYPASSRLS`. Otherwise calls fail with [`ErrorKind::Schema`], because the store sets
+/// `row_security = off`. Behind a transaction pooler, only [`check`](Self::check) finds policies that hide rows from
+/// lookups.
 /// `SECURITY.md` has the statements that grant them column by column.
 ///
 /// # Example
@@ -146,7 +149,7 @@ impl<U: PgUser> PgSessionStore<U> {
             lifetime: Lifetime::default(),
             limit: None,
             recovery_allowed: false,
-            statements: Statements::new::<U>(&table),
+            statements: Statements::new::<U>(&table, Lifetime::default().absolute_limit()),
             execution: Execution::Prepared,
             table,
             questions: AtomicI64::new(0),
@@ -157,21 +160,24 @@ impl<U: PgUser> PgSessionStore<U> {
     /// Sets the name of the sessions' table, as it is, upper case and quotes included.
     pub fn with_table(mut self, name: impl Into<String>) -> Self {
         self.table.name = name.into();
-        self.statements = Statements::new::<U>(&self.table);
-        self
+        self.with_statements()
     }
 
     /// Sets the schema of the sessions' table. With it, the `search_path` has no say in where the
     /// sessions are; name a schema in [`PgUser::FROM`] too, and it has no say in the users.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.table.schema = Some(schema.into());
-        self.statements = Statements::new::<U>(&self.table);
-        self
+        self.with_statements()
     }
 
     /// Sets how long sessions live. By default [`Lifetime::default`].
     pub fn with_lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
+        self.with_statements()
+    }
+
+    fn with_statements(mut self) -> Self {
+        self.statements = Statements::new::<U>(&self.table, self.lifetime.absolute_limit());
         self
     }
 
@@ -243,26 +249,33 @@ impl<U: PgUser> PgSessionStore<U> {
         Migrate::new(self.pool().clone(), self.table.clone())
     }
 
-    /// Checks, for an application's start-up, that the tables, columns and rights are there that
-    /// lookups and sign-ins need, and says what kind of server answers. It writes nothing. A
-    /// connection to another host that is not encrypted, and a pool without timeouts, are logged as
-    /// warnings.
+    /// Checks at an application's startup that the database fits, and returns what kind of server it is. It
+    /// reads one user, and writes nothing.
+    ///
+    /// It opens the store's own connections, and verifies on them:
+    ///
+    /// * the sessions table: an ordinary table, its columns and their types, the unique index on the digest, the
+    ///   type and the collation of `user_id` compared with the key that it refers to;
+    /// * every statement: its types, [`PgUser::Id`] included, and the rights that it needs;
+    /// * [`PgUser`]: no column twice, no aggregate, no second row for a user, and
+    ///   [`from_row`](PgUser::from_row) for one user, if there is one;
+    /// * that no row-level security policy hides rows of a table, and that transactions are not read-only;
+    /// * that a connection of the pool has the same role and search path, and sees the same tables.
+    ///
+    /// It logs a warning if a connection to another host is not encrypted, if the pool has no timeouts, if it
+    /// has several hosts without `target_session_attrs`, if `user_id` has no foreign key, and if a role behind a
+    /// transaction pooler has no `statement_timeout`.
+    ///
+    /// What it reads for one user proves nothing about the others. A lookup verifies its own rows again.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Schema`] when [`PgUser`] or the sessions' table does not fit, with a source that
-    /// names the column, table or right; [`ErrorKind::Recovery`] when the server is in recovery and
-    /// stale reads were not asked for; otherwise as for a lookup.
+    /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a right does not fit: the source names each finding and
+    /// its remedy. [`ErrorKind::Configuration`] if a connection of the pool differs. [`ErrorKind::Row`] or [`ErrorKind::Panicked`] if `from_row` cannot read the user.
+    /// [`ErrorKind::Recovery`] if the server is in recovery and stale reads were not allowed. Otherwise as for a
+    /// lookup.
     pub async fn check(&self) -> Result<Check, Error> {
-        self.connections.fill().await?;
-        let own = self.connections.writes.acquire().await?;
-        same_surroundings::check::<U>(self.pool(), &own, &self.table).await?;
-        let timeouts = self.pool().timeouts();
-        let check = check::run(&own, &self.execution, &self.statements, timeouts).await;
-        own.keep();
-        let check = check?;
-        self.refuse_recovery(check.in_recovery())?;
-        Ok(check)
+        check::run(self).await
     }
 
     /// The application's pool.
@@ -345,11 +358,23 @@ impl<U: PgUser> PgSessionStore<U> {
             self.refuse_recovery(found.in_recovery)?;
             answers.push(found.answer);
         }
-        // Where a row is missing, more may be.
-        if answers.len() >= digests.len() {
+        // If a row is missing, or one is of another digest, the connection may be out of step.
+        if is_complete(&answers, digests) {
             connection.keep();
         }
         Ok(answers)
+    }
+}
+
+/// Whether each digest was answered exactly once, and no other was.
+fn is_complete<U>(answers: &[LookupAnswer<U>], digests: &[TokenDigest]) -> bool {
+    let answered = || answers.iter().map(LookupAnswer::digest);
+    // Rows come in the order of the digests, though that is not promised.
+    answered().eq(digests.iter().copied()) || {
+        let (mut answered, mut asked) = (answered().collect::<Vec<_>>(), digests.to_vec());
+        answered.sort_unstable();
+        asked.sort_unstable();
+        answered == asked
     }
 }
 

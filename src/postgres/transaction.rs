@@ -41,7 +41,7 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     /// password cannot slip in after a change of the password that ends the other sessions.
     ///
     /// `column` is SQL of the application's own, as in [`PgUser::COLUMNS`]: never build it from
-    /// input.
+    /// input. It is compared with `pg_catalog.=`, which compares a `citext` as text.
     ///
     /// ```no_run
     /// # use tower_user_session::*;

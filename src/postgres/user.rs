@@ -58,11 +58,14 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     /// feature `with-uuid-1`) and the like.
     type Id: ToSql + Send + Sync + 'static;
 
-    /// What to select.
+    /// What to select. An aggregate is an error, because it would yield a row for a user who does not meet
+    /// [`CONDITION`](Self::CONDITION); so is a column that [`from_row`](Self::from_row) reads and whose name occurs
+    /// twice.
     const COLUMNS: &'static str;
     /// What to select it from: the users' table and whatever is joined to it.
     const FROM: &'static str = "users AS u";
-    /// The users' key, which the sessions refer to.
+    /// The users' key, which the sessions refer to. It is compared with the operator of the foreign key, whatever the
+    /// `search_path` is; a process reads it once.
     const KEY: &'static str = "u.id";
     /// What must hold for a user to be signed in, and to stay so. It is decided on every request, so
     /// that a session of a disabled user is dead at once, and alive again if it has not ended when
@@ -75,6 +78,11 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     ///
     /// When the row is not as expected. The request is then answered with 503, never as anonymous,
     /// and no other request is affected.
+    ///
+    /// # Panics
+    ///
+    /// A panic fails the lookups of this user with [`ErrorKind::Panicked`], and no others. With `panic = "abort"` it
+    /// ends the process. The same holds for `Clone`, which runs in the task of the request.
     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError>;
 }
 
@@ -92,41 +100,41 @@ impl<'a> UserRow<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Row`] when there is no such column, and when its value is not a `T`; the source
-    /// names the column.
+    /// [`ErrorKind::Row`] if there is no such column, if more than one column has this name, or if its value is
+    /// not a `T`. The source names the column.
     pub fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T, Error> {
-        let ours = self.row.columns().iter().skip(FIRST_USER_COLUMN);
-        let place = ours
-            .enumerate()
-            .find(|(_, c)| c.name() == column)
-            .map(|(place, _)| place);
-        let place = place.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Row,
-                format!("PgUser::COLUMNS has no column \"{column}\""),
-            )
-        })?;
+        let fails = |text| Error::new(ErrorKind::Row, text);
+        let mut places = self.columns().iter().enumerate();
+        let mut next = || places.find(|(_, each)| each.name() == column);
+        let Some((place, _)) = next() else {
+            return Err(fails(format!("PgUser::COLUMNS has no column \"{column}\"")));
+        };
+        if next().is_some() {
+            return Err(fails(format!(
+                "PgUser::COLUMNS has more than one column \"{column}\": rename them with AS"
+            )));
+        }
         self.row
             .try_get(FIRST_USER_COLUMN + place)
             .map_err(|error| {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 let cause = cause.unwrap_or_else(|| error.to_string());
-                Error::new(
-                    ErrorKind::Row,
-                    format!("the user's column \"{column}\": {cause}"),
-                )
+                fails(format!("the user's column \"{column}\": {cause}"))
             })
+    }
+
+    /// The columns of [`PgUser::COLUMNS`]. The last column of the row says whether the user is the session's.
+    pub(super) fn columns(&self) -> &'a [Column] {
+        let columns = self.row.columns();
+        columns
+            .get(FIRST_USER_COLUMN..columns.len() - 1)
+            .unwrap_or_default()
     }
 }
 
 impl std::fmt::Debug for UserRow<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names = self
-            .row
-            .columns()
-            .iter()
-            .skip(FIRST_USER_COLUMN)
-            .map(Column::name);
+        let names = self.columns().iter().map(Column::name);
         f.debug_list().entries(names).finish()
     }
 }

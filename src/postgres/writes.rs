@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{error::SqlState, types::ToSql};
+use tokio_postgres::types::ToSql;
 
 use super::{
     connections::{Access, alone},
     decode::{self, column},
+    encoding::storable,
     execution::{Bounds, Execution, On},
     failure,
     store::PgSessionStore,
@@ -32,9 +33,10 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     }
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<Insertion, Error> {
-        let _turn = self.connections.turn(new.user_id).await;
+        let _turn = self.connections.turn(new.user_id).await?;
         let mut attempts = self.connections.attempts();
         let mut replaced = Vec::new();
+        let mut user_may_be_gone = true;
         loop {
             let inserted = async {
                 let transaction = self.connections.begin(attempts.bounds()).await?;
@@ -43,8 +45,13 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
                 transaction.end(outcome, is_done).await
             };
             match inserted.await {
+                // If the user was deleted at this moment, the second attempt finds no user. A foreign key of the
+                // application, and one that does not see an inherited row, fail again.
+                Err(error) if user_may_be_gone && failure::is_foreign_key(&error) => {
+                    user_may_be_gone = false;
+                }
                 Err(error) if attempts.another(&error).await => {}
-                outcome => return outcome,
+                outcome => return self.connections.explained(outcome).await,
             }
         }
     }
@@ -55,7 +62,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         old: &[TokenDigest],
         new: TokenDigest,
     ) -> Result<Rotation, Error> {
-        let _turn = self.connections.turn(user_id).await;
+        let _turn = self.connections.turn(user_id).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
         let rotated = self
             .run(Access::Writes, &self.statements.rotate, &values)
@@ -65,8 +72,11 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
                 session: decode::current(&row, 0)?,
                 remembered: column(&row, 6)?,
             }),
-            Ok(None) => Ok(Rotation::NoSession),
-            Err(error) if failure::code(&error) == Some(&SqlState::UNIQUE_VIOLATION) => {
+            Ok(None) => {
+                self.rotation_found_nothing(user_id, old).await?;
+                Ok(Rotation::NoSession)
+            }
+            Err(error) if failure::is_taken_digest(&error, &self.table.name) => {
                 Ok(Rotation::DigestTaken)
             }
             Err(error) => Err(error),
@@ -110,7 +120,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         rows.iter()
             .map(|row| {
                 let mut device = Device::new(&decode::current(row, 0)?);
-                device.user_agent = column(row, 6)?;
+                device.user_agent = column::<Option<decode::AnyText>>(row, 6)?.map(|text| text.0);
                 device.ip = column(row, 7)?;
                 Ok(device)
             })
@@ -118,7 +128,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     }
 
     async fn revoke(&self, user_id: &U::Id, which: Revocation) -> Result<u64, Error> {
-        let _turn = self.connections.turn(user_id).await;
+        let _turn = self.connections.turn(user_id).await?;
         let mut attempts = self.connections.attempts();
         loop {
             let revoked = async {
@@ -128,30 +138,14 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             };
             match revoked.await {
                 Err(error) if attempts.another(&error).await => {}
-                outcome => return outcome,
+                outcome => return self.connections.explained(outcome).await,
             }
         }
     }
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
-        let client = self.connections.open_new().await?;
-        let unbounded = Bounds {
-            statement: Duration::ZERO,
-            lock: Duration::ZERO,
-        };
-        Execution::begin(&client, unbounded).await?;
-        // A statement of its own, so that the next one sees the sign-ins that it waited for.
-        let lock = &self.statements.lock_everyone.sql;
-        client
-            .batch_execute(lock)
-            .await
-            .map_err(failure::statement)?;
-        let on = On::connection(&client);
-        let revoke = &self.statements.revoke_everyone;
-        let ended = self.execution.execute(on, revoke, &[]).await?;
-        let committed = client.batch_execute("COMMIT").await;
-        committed.map_err(failure::commit)?;
-        Ok(ended)
+        let revoked = self.revoke_everyone_at_length().await;
+        self.connections.explained(revoked).await
     }
 
     async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
@@ -217,6 +211,30 @@ impl<U: PgUser> PgSessionStore<U> {
         Ok(())
     }
 
+    /// [`SessionStore::revoke_everyone`], on a connection without bounds.
+    async fn revoke_everyone_at_length(&self) -> Result<u64, Error> {
+        let client = self.connections.open_new().await?;
+        let unbounded = Bounds {
+            statement: Duration::ZERO,
+            lock: Duration::ZERO,
+        };
+        Execution::begin(&client, unbounded).await?;
+        // A statement of its own, so that the next one sees the sign-ins that it waited for.
+        let lock = &self.statements.lock_everyone.sql;
+        client
+            .batch_execute(lock)
+            .await
+            .map_err(failure::statement)?;
+        let on = On::connection(&client);
+        let revoke = &self.statements.revoke_everyone;
+        let ended = self.execution.execute(on, revoke, &[]).await?;
+        self.none_left(on, &self.statements.any_session, &[])
+            .await?;
+        let committed = client.batch_execute("COMMIT").await;
+        committed.map_err(failure::commit)?;
+        Ok(ended)
+    }
+
     /// [`SessionStore::insert`] without the transaction around it. `replaced` has the sessions that an earlier
     /// attempt was to replace; a concurrent rotation may have changed their digests since.
     pub(super) async fn insert_in(
@@ -225,7 +243,9 @@ impl<U: PgUser> PgSessionStore<U> {
         new: &NewSession<'_, Self>,
         replaced: &mut Vec<SessionId>,
     ) -> Result<Insertion, Error> {
-        replaced.extend(self.lock(on, new.user_id, new.replaced).await?);
+        let locked = self.lock(on, new.user_id, new.replaced).await?;
+        replaced.extend(locked.replaced);
+        let user_agent = storable(&locked.encoding, new.user_agent);
         let replaced = &*replaced;
         let idle = self.idle_seconds();
         if let Some(limit) = self.limit.filter(|limit| !limit.ends_oldest) {
@@ -244,7 +264,7 @@ impl<U: PgUser> PgSessionStore<U> {
             replaced,
             &lifetime,
             &new.remembered,
-            &new.user_agent,
+            &user_agent,
             &new.ip,
         ];
         parameters.extend(new.condition.values());
@@ -261,14 +281,12 @@ impl<U: PgUser> PgSessionStore<U> {
                 }
                 decode::current(&row, 0).map(Insertion::Done)
             }
-            Ok(None) => Ok(Insertion::UserRefused),
-            // The digest is the only thing that is unique and chosen here.
-            Err(error) if failure::code(&error) == Some(&SqlState::UNIQUE_VIOLATION) => {
-                Ok(Insertion::DigestTaken)
-            }
-            // The user was deleted at this moment.
-            Err(error) if failure::code(&error) == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
+            Ok(None) => {
+                self.insert_was_refused(on, new).await?;
                 Ok(Insertion::UserRefused)
+            }
+            Err(error) if failure::is_taken_digest(&error, &self.table.name) => {
+                Ok(Insertion::DigestTaken)
             }
             Err(error) => Err(error),
         }
@@ -288,37 +306,56 @@ impl<U: PgUser> PgSessionStore<U> {
             Revocation::All => (None, None),
         };
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &only, &except];
-        self.execution
-            .execute(on, &self.statements.revoke, &values)
-            .await
+        let revoke = &self.statements.revoke;
+        let ended = self.execution.execute(on, revoke, &values).await?;
+        let remaining = &self.statements.revocable;
+        self.none_left(on, remaining, &values).await?;
+        Ok(ended)
     }
 
     /// Acquires the locks of this user, and of the owners of the sessions that are replaced, until the
-    /// transaction ends. Returns the sessions that are replaced.
+    /// transaction ends.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] if the transaction's isolation level is above `READ COMMITTED`: its
-    /// snapshot could be older than what the lock has waited for.
+    /// snapshot could be older than what the lock has waited for. [`ErrorKind::Schema`] if a policy hides sessions.
     async fn lock(
         &self,
         on: On<'_>,
         user_id: &U::Id,
         replaced: &[TokenDigest],
-    ) -> Result<Vec<SessionId>, Error> {
+    ) -> Result<Locked, Error> {
         let table = self.table.to_sql();
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &table, &replaced];
         let lock = &self.statements.lock;
         let rows = self.execution.query(on, lock, &values).await?;
         let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+        if column(row, 3)? {
+            return Err(Error::bare(ErrorKind::Schema).saying(
+                "row-level security hides sessions from the role, so that they could not be ended: check() names the \
+                 remedy",
+            ));
+        }
         if column(row, 0)? {
-            return column(row, 2);
+            return Ok(Locked {
+                replaced: column(row, 2)?,
+                encoding: column(row, 4)?,
+            });
         }
         Err(Error::bare(ErrorKind::Configuration).saying(
             "the transaction's isolation level is above READ COMMITTED: begin it with ISOLATION LEVEL \
              READ COMMITTED",
         ))
     }
+}
+
+/// What `lock.sql` returns once the locks are acquired.
+struct Locked {
+    /// The sessions that are replaced.
+    replaced: Vec<SessionId>,
+    /// The database's encoding.
+    encoding: String,
 }
 
 fn kept_by_trigger() -> Error {

@@ -10,10 +10,10 @@ use futures_core::future::BoxFuture;
 use pin_project_lite::pin_project;
 use tokio::{sync::oneshot, time::Sleep};
 
-use super::LiveSession;
+use super::{LiveSession, lookup::SharedSession};
 use crate::{Error, ErrorKind};
 
-pub(super) type Outcome<U> = Result<Option<LiveSession<U>>, Error>;
+pub(super) type Outcome<U> = Result<Option<SharedSession<U>>, Error>;
 
 pin_project! {
     /// The answer to a lookup. Dropping it affects no other caller.
@@ -28,7 +28,7 @@ pin_project! {
     enum Answer<U> {
         /// With the caller's own timer: the runtime that carries the batch may not be driven.
         Pending { answer: oneshot::Receiver<Outcome<U>>, #[pin] deadline: Sleep },
-        Known { live: Option<LiveSession<U>> },
+        Known { live: Option<SharedSession<U>> },
         Failed { error: Option<Error> },
         /// Of a request with several tokens.
         OneOf { answer: BoxFuture<'static, Outcome<U>> },
@@ -37,14 +37,17 @@ pin_project! {
 
 impl<U> Answering<U> {
     /// Returns the live session if it is known without a query.
-    pub(crate) fn known(&mut self) -> Option<LiveSession<U>> {
+    pub(crate) fn known(&mut self) -> Option<LiveSession<U>>
+    where
+        U: Clone,
+    {
         match &mut self.answer {
-            Answer::Known { live } => live.take(),
+            Answer::Known { live } => live.take().map(SharedSession::into_live),
             _ => None,
         }
     }
 
-    pub(super) const fn of(live: LiveSession<U>) -> Self {
+    pub(super) const fn of(live: SharedSession<U>) -> Self {
         Self {
             answer: Answer::Known { live: Some(live) },
         }
@@ -69,11 +72,11 @@ impl<U> Answering<U> {
     }
 }
 
-impl<U> Future for Answering<U> {
-    type Output = Outcome<U>;
+impl<U: Clone> Future for Answering<U> {
+    type Output = Result<Option<LiveSession<U>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match self.project().answer.project() {
+        let outcome = match self.project().answer.project() {
             AnswerProj::Pending { answer, deadline } => match Pin::new(answer).poll(cx) {
                 Poll::Ready(answer) => answer.unwrap_or_else(|_| Err(without_answer())),
                 Poll::Pending => {
@@ -86,7 +89,9 @@ impl<U> Future for Answering<U> {
             AnswerProj::Failed { error } => {
                 Err(error.take().unwrap_or(Error::bare(ErrorKind::Store)))
             }
-        })
+        };
+        // In the caller's task: a panic in the application's `Clone` fails this caller alone.
+        Poll::Ready(outcome.map(|live| live.map(SharedSession::into_live)))
     }
 }
 
@@ -106,7 +111,7 @@ impl<U> Several<U> {
     /// # Errors
     ///
     /// If the answer to one of the lookups is an error: it could be of a live session.
-    pub(super) async fn live(self) -> Result<Vec<LiveSession<U>>, Error> {
+    pub(super) async fn live(self) -> Result<Vec<SharedSession<U>>, Error> {
         let answers = async {
             let mut live = Vec::new();
             for answer in self.answers {

@@ -20,6 +20,12 @@ const DAY: u64 = 24 * HOUR;
 /// | [`nist_aal2`](Self::nist_aal2) | 24 hours | 1 hour | NIST SP 800-63B-4 §2.2.3 |
 /// | [`nist_aal3`](Self::nist_aal3) | 12 hours | 15 minutes | NIST SP 800-63B-4 §2.3.3 |
 ///
+/// # Changing a limit
+///
+/// The limits of the service that looks a session up count, also for sessions that began under other limits. A
+/// shorter limit ends existing sessions. A longer idle limit applies to existing sessions, too. A longer absolute
+/// limit does not: a session never outlives the limit that was set when it began.
+///
 /// # The idle limit, to the second
 ///
 /// A lookup never writes. That a session is used is written down in the background, at most once an

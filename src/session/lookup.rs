@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -32,7 +33,8 @@ use crate::Error;
 /// that is dropped half-way must leave nothing behind that a later call could mistake for its own
 /// answer.
 pub trait SessionLookup: Send + Sync + 'static {
-    /// The application's user. Cloned once for each request that asked for the same session.
+    /// The application's user. Callers that wait for the same session share one value. Each caller clones it in
+    /// its own task.
     type User: Clone + Send + Sync + 'static;
 
     /// Finds the live sessions of these digests.
@@ -108,19 +110,59 @@ impl<U> fmt::Debug for LiveSession<U> {
     }
 }
 
+/// A live session whose user is shared between callers. Cloning it runs no code of the application.
+pub(crate) struct SharedSession<U> {
+    pub(crate) user: Arc<U>,
+    pub(crate) session: Session,
+}
+
+impl<U> Clone for SharedSession<U> {
+    fn clone(&self) -> Self {
+        Self {
+            user: Arc::clone(&self.user),
+            session: self.session,
+        }
+    }
+}
+
+impl<U: Clone> SharedSession<U> {
+    /// Clones the user, unless this is the last reference to it. The application's `Clone` may panic, so this
+    /// must run in the caller's task.
+    pub(crate) fn into_live(self) -> LiveSession<U> {
+        LiveSession {
+            user: Arc::unwrap_or_clone(self.user),
+            session: self.session,
+        }
+    }
+}
+
+impl<U> fmt::Debug for SharedSession<U> {
+    /// Leaves out the user, as [`LiveSession`] does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSession")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The answer to one digest.
 #[derive(Debug)]
 pub struct LookupAnswer<U> {
     digest: TokenDigest,
-    outcome: Result<Option<LiveSession<U>>, Error>,
+    outcome: Result<Option<SharedSession<U>>, Error>,
 }
 
 impl<U> LookupAnswer<U> {
     /// The session is live.
-    pub const fn live(digest: TokenDigest, user: U, session: Session) -> Self {
+    pub fn live(digest: TokenDigest, user: U, session: Session) -> Self {
+        Self::live_shared(digest, Arc::new(user), session)
+    }
+
+    /// The session is live. For a store that keeps its users in memory and must not clone them.
+    pub const fn live_shared(digest: TokenDigest, user: Arc<U>, session: Session) -> Self {
         Self {
             digest,
-            outcome: Ok(Some(LiveSession::new(user, session))),
+            outcome: Ok(Some(SharedSession { user, session })),
         }
     }
 
@@ -145,8 +187,15 @@ impl<U> LookupAnswer<U> {
         self.digest
     }
 
-    /// What was found out.
-    pub fn into_outcome(self) -> Result<Option<LiveSession<U>>, Error> {
+    /// What was found out. Clones the user if the store has kept a reference to it.
+    pub fn into_outcome(self) -> Result<Option<LiveSession<U>>, Error>
+    where
+        U: Clone,
+    {
+        Ok(self.outcome?.map(SharedSession::into_live))
+    }
+
+    pub(crate) fn into_shared(self) -> Result<Option<SharedSession<U>>, Error> {
         self.outcome
     }
 }

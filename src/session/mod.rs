@@ -25,6 +25,7 @@ mod store;
 mod timer;
 mod token;
 mod touch;
+mod user_agent;
 
 pub(crate) use self::answering::Answering;
 #[cfg(feature = "postgres")]

@@ -251,7 +251,7 @@ impl<L: SessionLookup> Resolver<L> {
             outcomes
                 .entry(digest)
                 .and_modify(|outcome| *outcome = twice())
-                .or_insert_with(|| answer.into_outcome());
+                .or_insert_with(|| answer.into_shared());
         }
         for (digest, callers) in waiting.drain() {
             let outcome = outcomes
@@ -281,13 +281,13 @@ impl<L: SessionLookup> Resolver<L> {
     }
 }
 
-fn fail<U: Clone>(waiting: impl Iterator<Item = (TokenDigest, Waiters<Waiter<U>>)>, error: &Error) {
+fn fail<U>(waiting: impl Iterator<Item = (TokenDigest, Waiters<Waiter<U>>)>, error: &Error) {
     for (_, callers) in waiting {
         send(callers, Err(error.clone()));
     }
 }
 
-fn send<U: Clone>(callers: Waiters<Waiter<U>>, outcome: Outcome<U>) {
+fn send<U>(callers: Waiters<Waiter<U>>, outcome: Outcome<U>) {
     let mut callers = callers.into_iter();
     let Some(last) = callers.next_back() else {
         return;

@@ -8,16 +8,14 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
 use super::{
     Insertion, Lifetime, NewSession, Session, SessionService, SessionStore, SessionToken,
-    TokenDigest,
+    TokenDigest, user_agent,
 };
 use crate::{Error, ErrorKind, SessionCookie};
 
-/// What is kept of a `User-Agent` header.
-const LONGEST_USER_AGENT: usize = 256;
 /// Two tokens never collide. Should a broken generator repeat itself, it is asked so often.
 pub(super) const ATTEMPTS: usize = 3;
 
@@ -58,29 +56,19 @@ impl<S: SessionStore> SignIn<S> {
     }
 
     /// The request that asks to sign in. The session it came with ends in the same step, whosever it
-    /// was, and what its client calls itself is kept for the list of devices: at most 256 bytes,
-    /// without control characters.
+    /// was. The `User-Agent` is kept for the list of devices: at most 256 bytes, without control, format and
+    /// separator characters. A store whose encoding cannot hold it leaves it out.
     pub fn request(mut self, headers: &HeaderMap) -> Self {
         self.replaced = self.sessions.credentials().digests(headers);
-        self.user_agent = headers.get(header::USER_AGENT).and_then(|value| {
-            let text = String::from_utf8_lossy(value.as_bytes());
-            let printable = text.chars().filter(|c| !c.is_control());
-            let mut bounded = String::new();
-            for c in printable {
-                if bounded.len() + c.len_utf8() > LONGEST_USER_AGENT {
-                    break;
-                }
-                bounded.push(c);
-            }
-            (!bounded.is_empty()).then_some(bounded)
-        });
+        self.user_agent = user_agent::of(headers);
         self
     }
 
     /// Where the request came from, for the list of devices. The library reads no header for it: only
-    /// the application knows which proxies it trusts.
+    /// the application knows which proxies it trusts. An IPv4 address that is mapped to IPv6, such as
+    /// `::ffff:192.0.2.7`, is stored as IPv4.
     pub const fn ip(mut self, ip: IpAddr) -> Self {
-        self.ip = Some(ip);
+        self.ip = Some(ip.to_canonical());
         self
     }
 

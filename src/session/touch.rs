@@ -11,7 +11,8 @@ use tokio::{runtime::Handle, sync::Notify, time::timeout};
 use super::{Session, SessionId, SessionLookup, notice::Notice, resolver::Resolver};
 use crate::{ErrorKind, error::Chain};
 
-/// Uses gather for so long before they are written down together.
+/// Uses are gathered for this long before they are written together, or for the touch interval if that is shorter: a
+/// session in constant use must not reach a short idle limit before its use is written.
 const GATHER: Duration = Duration::from_secs(1);
 /// Sessions in one statement.
 const SESSIONS_IN_A_STATEMENT: usize = 1_000;
@@ -120,7 +121,8 @@ impl<L: SessionLookup> Writer<L> {
             };
             if gathering {
                 // Whichever comes first.
-                let _ = timeout(GATHER, hurry).await;
+                let interval = resolver.lookup.touch_interval();
+                let _ = timeout(GATHER.min(interval.unwrap_or(GATHER)), hurry).await;
             }
             let used: Vec<_> = {
                 let mut state = toucher.state();

@@ -91,12 +91,11 @@ fn tests_of(source: &str, module: &str, into: &mut BTreeMap<String, String>) {
     }
 }
 
-/// The ids in a text: a letter from A to L, or O, and two digits.
+/// The ids in a text: a letter from A to P and two digits.
 fn ids(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|sign: char| !sign.is_alphanumeric());
     words.filter(|word| {
-        let id =
-            word.len() == 3 && word.starts_with(|sign| ('A'..='L').contains(&sign) || sign == 'O');
+        let id = word.len() == 3 && word.starts_with(|sign| ('A'..='P').contains(&sign));
         id && word[1..].bytes().all(|digit| digit.is_ascii_digit())
     })
 }

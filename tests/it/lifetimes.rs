@@ -262,3 +262,70 @@ async fn the_first_clean_up_comes_soon_after_the_start() {
     let rounds = events.iter().filter(|line| line.contains("were deleted"));
     assert_eq!(rounds.count(), 1, "{events:?}");
 }
+
+/// A session in constant use does not reach an idle limit of one second, the shortest that there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_in_constant_use_outlives_a_short_idle_limit() {
+    let database = database().await;
+    let second = Duration::from_secs(1);
+    let lifetime = Lifetime::absolute(60 * second).unwrap();
+    let sessions = with(&database, lifetime.with_idle(second).unwrap());
+    let ada = sessions.sign_in(1).await.unwrap();
+    let start = std::time::Instant::now();
+    while start.elapsed() < 3 * second {
+        let user = sessions.user(ada.token()).await.unwrap();
+        assert!(user.is_some(), "ended after {:?}", start.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(2 * second).await;
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
+}
+
+/// The limits of the service that looks up count, for sessions that began under other limits too: one line a change.
+#[tokio::test]
+async fn shorter_limits_count_for_existing_sessions() {
+    let hour = Duration::from_secs(60 * 60);
+    let absolute = |hours| Lifetime::absolute(hours * hour).unwrap();
+    for (began_with, looks_up_with, live) in [
+        (absolute(24), absolute(24), true),
+        (absolute(24), absolute(4), true),
+        (absolute(24), absolute(2), false),
+        (
+            absolute(24),
+            absolute(24).with_idle(4 * hour).unwrap(),
+            true,
+        ),
+        (
+            absolute(24),
+            absolute(24).with_idle(2 * hour).unwrap(),
+            false,
+        ),
+        // Longer than what was set when it began.
+        (absolute(2), absolute(24), false),
+        (
+            absolute(24).with_idle(2 * hour).unwrap(),
+            absolute(24),
+            true,
+        ),
+    ] {
+        let database = database().await;
+        let ada = with(&database, began_with).sign_in(1).await.unwrap();
+        sql(
+            &database,
+            "UPDATE sessions SET created_at = created_at - interval '3 hours',
+                 last_seen_at = last_seen_at - interval '3 hours', expires_at = expires_at - interval '3 hours'",
+        )
+        .await;
+        let sessions = with(&database, looks_up_with);
+        let found = sessions.resolve(ada.token()).await.unwrap();
+        assert_eq!(found.is_some(), live, "{began_with:?}, {looks_up_with:?}");
+        assert_eq!(sessions.devices(&1).await.unwrap().len(), usize::from(live));
+        if let Some(found) = found {
+            let times = found.session.times();
+            let limit = times.created_at + looks_up_with.absolute_limit();
+            assert!(times.expires_at <= limit);
+            let listed = sessions.devices(&1).await.unwrap();
+            assert_eq!(listed[0].expires_at, times.expires_at);
+        }
+    }
+}

@@ -85,7 +85,7 @@ async fn what_does_not_fit_is_an_error_that_says_why() {
         .users_key("uid")
         .await
         .unwrap_err();
-    assert!(told(&error).contains("column uid of the users' table users does not exist"));
+    assert!(told(&error).contains("column uid of the users' table public.users does not exist"));
     let error = store(&database)
         .migrate()
         .users_key("role")
@@ -309,4 +309,32 @@ async fn the_files_run_under_psql() {
     let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
         AND tgrelid IN ('sessions'::regclass, 'users'::regclass)";
     assert_eq!(number(&database, triggers).await, 3);
+}
+
+/// Runs of the file at the same time take turns, also without `migrate` and at every isolation level.
+#[tokio::test]
+async fn runs_of_the_file_take_turns() {
+    let file = include_str!("../../migrations/0001_create_sessions.sql");
+    for level in ["read committed", "repeatable read", "serializable"] {
+        let database = TestDatabase::create(USERS).await;
+        let set = format!(
+            "ALTER DATABASE {} SET default_transaction_isolation = '{level}'",
+            database.name()
+        );
+        sql(&database, &set).await;
+        for _ in 0..3 {
+            let mut clients = Vec::new();
+            for _ in 0..6 {
+                clients.push(database.client().await);
+            }
+            let mut runs = tokio::task::JoinSet::new();
+            for client in clients {
+                runs.spawn(async move { client.batch_execute(file).await });
+            }
+            for run in runs.join_all().await {
+                run.unwrap_or_else(|error| panic!("{level}: {error:?}"));
+            }
+            sql(&database, "DROP TABLE sessions").await;
+        }
+    }
 }

@@ -14,7 +14,8 @@ async fn confirming_gives_the_session_a_new_token() {
     sql(
         &database,
         "UPDATE sessions SET authenticated_at = now() - interval '1 hour',
-                             created_at = now() - interval '1 hour'",
+                             created_at = created_at - interval '1 hour',
+                             expires_at = expires_at - interval '1 hour'",
     )
     .await;
     let headers = cookie(&sessions, old.token());
@@ -25,7 +26,7 @@ async fn confirming_gives_the_session_a_new_token() {
     assert_eq!(live.session.id(), old.session().id());
     assert_eq!(
         live.session.times().expires_at,
-        old.session().times().expires_at
+        old.session().times().expires_at - std::time::Duration::from_secs(60 * 60)
     );
     assert!(live.session.since_authentication().as_secs() < 60);
     let mut response = HeaderMap::new();

@@ -11,7 +11,7 @@ use tower_user_session::{Device, ParseSessionIdError, ReturnTo, Session, Session
 const ID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
 fn session() -> Session {
-    let mut times = SessionTimes::at(SystemTime::UNIX_EPOCH + Duration::from_mins(25));
+    let mut times = SessionTimes::at(SystemTime::UNIX_EPOCH + Duration::from_secs(25 * 60));
     times.expires_at += Duration::from_secs(60);
     Session::new(ID.parse().unwrap(), times)
 }

@@ -29,8 +29,11 @@ async fn a_lookup_is_one_round_trip() {
         proxy.sent();
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
         assert_eq!(proxy.sent(), one);
+        // In a transaction of its own: `BEGIN` and `COMMIT` are sent with it.
         assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
-        assert_eq!(proxy.sent(), one);
+        let mut with_transaction = one.clone();
+        with_transaction.insert('Q', 2);
+        assert_eq!(proxy.sent(), with_transaction);
     }
 }
 
@@ -81,7 +84,12 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
     store.migrate().await.unwrap();
     refused(store.check().await, "mood");
     let direct = PgSessionStore::<Typed<false>>::new(pool(&database, 1));
-    direct.check().await.unwrap();
+    let error = direct.check().await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Row,
+        "the type is the driver's to read, and no text"
+    );
     proxy.sent();
     let not_cast = SessionService::new(store);
     let ada = not_cast.sign_in("ada".to_owned()).await.unwrap();
@@ -120,8 +128,7 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
     assert!(!proxy.sent().contains_key(&'n'));
 }
 
-/// What does not fit the tables is found by `check`, as without the setting; rights that only writes
-/// need are not asked for, as there.
+/// What does not fit the tables is found by `check`, as without the setting. So are missing rights.
 #[tokio::test]
 async fn a_check_finds_what_does_not_fit() {
     let database = TestDatabase::create(USERS).await;
@@ -152,7 +159,8 @@ async fn a_check_finds_what_does_not_fit() {
         store(pooling).check().await.unwrap();
         let mut limited = database.config();
         limited.user(&role);
-        with(limited, pooling).check().await.unwrap();
+        let error = with(limited, pooling).check().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Schema);
     }
     sql(&database, &format!("DROP OWNED BY {role}")).await;
     sql(&database, &format!("DROP ROLE {role}")).await;
@@ -161,8 +169,7 @@ async fn a_check_finds_what_does_not_fit() {
     for pooling in [false, true] {
         let error = store(pooling).check().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Schema);
-        let source = std::error::Error::source(&error).unwrap();
-        let source = source.source().unwrap().to_string();
+        let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains("user_agent"), "{source}");
     }
 }

@@ -14,7 +14,7 @@ use quick_cache::{Lifecycle, UnitWeighter, sync};
 use smallvec::SmallVec;
 
 use super::announced::{Announced, Asked};
-use crate::{LiveSession, SessionId, TokenDigest};
+use crate::{SessionId, TokenDigest, session::lookup::SharedSession};
 
 /// An answer is kept no longer than this, whatever is announced.
 const LONGEST_KEPT: Duration = Duration::from_secs(5 * 60);
@@ -45,7 +45,7 @@ struct State {
 }
 
 struct Entry<U> {
-    live: LiveSession<U>,
+    live: SharedSession<U>,
     /// From here on the store's clock is taken to go as this process's does.
     asked: Instant,
     /// When one of the session's limits passes.
@@ -56,12 +56,12 @@ struct Entry<U> {
 
 /// An answer from the cache.
 pub(crate) struct Hit<U> {
-    pub(crate) live: LiveSession<U>,
+    pub(crate) live: SharedSession<U>,
     /// Whether the use is to be written down.
     pub(crate) touch: bool,
 }
 
-impl<U: Clone> Cache<U> {
+impl<U> Cache<U> {
     pub(crate) fn new(
         sessions: usize,
         idle_limit: Option<Duration>,
@@ -99,8 +99,8 @@ impl<U: Clone> Cache<U> {
             return None;
         }
         let since = now.saturating_duration_since(entry.asked);
-        let live = LiveSession {
-            user: entry.live.user.clone(),
+        let live = SharedSession {
+            user: Arc::clone(&entry.live.user),
             session: entry.live.session.after(since),
         };
         let touch = self.is_due(&entry, since);
@@ -116,7 +116,7 @@ impl<U: Clone> Cache<U> {
         since >= due
             && entry
                 .touch_after
-                .compare_exchange(due, since + millis(interval), Relaxed, Relaxed)
+                .compare_exchange(due, since + millis_up(interval), Relaxed, Relaxed)
                 .is_ok()
     }
 
@@ -126,7 +126,7 @@ impl<U: Clone> Cache<U> {
     }
 
     /// Keeps a live session, unless something was announced about it since it was asked about.
-    pub(crate) fn keep(&self, asked: AskedAt, digest: TokenDigest, live: &LiveSession<U>) {
+    pub(crate) fn keep(&self, asked: AskedAt, digest: TokenDigest, live: &SharedSession<U>) {
         let session = &live.session;
         let (asked, at) = asked;
         if session.age() < SHORTEST_AGE {
@@ -137,7 +137,7 @@ impl<U: Clone> Cache<U> {
         let touch_after = self.touch_interval.map_or(0, |interval| {
             // One that was due has just been handed over.
             let rest = interval.checked_sub(used).filter(|rest| !rest.is_zero());
-            millis(rest.unwrap_or(interval))
+            millis_up(rest.unwrap_or(interval))
         });
         let entry = Arc::new(Entry {
             live: live.clone(),
@@ -202,6 +202,12 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Rounded up: the store leaves out a use that comes a part of a millisecond before the interval is over, and the next
+/// one would be due an interval later.
+fn millis_up(time: Duration) -> u64 {
+    millis(time + Duration::from_nanos(999_999))
+}
+
 /// Hands over what had to make room, and what was replaced.
 #[derive(Clone)]
 struct Evicted;
@@ -249,7 +255,7 @@ mod tests {
     }
 
     /// The session of this number, so old and with so much left, under the digest of its number.
-    fn session(number: u16, age: Duration, left: Duration) -> (TokenDigest, LiveSession<()>) {
+    fn session(number: u16, age: Duration, left: Duration) -> (TokenDigest, SharedSession<()>) {
         let mut digest = [0; 32];
         digest[..2].copy_from_slice(&number.to_be_bytes());
         let mut id = [0; 16];
@@ -265,7 +271,10 @@ mod tests {
         let session = Session::new(SessionId::from_bytes(id), times);
         (
             TokenDigest::from_bytes(digest),
-            LiveSession { user: (), session },
+            SharedSession {
+                user: Arc::new(()),
+                session,
+            },
         )
     }
 
@@ -274,7 +283,7 @@ mod tests {
     }
 
     /// Whether it is kept where it was asked about so long ago.
-    fn kept_after(passed: Duration, (digest, live): &(TokenDigest, LiveSession<()>)) -> bool {
+    fn kept_after(passed: Duration, (digest, live): &(TokenDigest, SharedSession<()>)) -> bool {
         let cache = cache();
         let (asked, now) = cache.ask();
         let at = now.checked_sub(passed).unwrap();
@@ -316,6 +325,33 @@ mod tests {
             assert!(!is_kept(&cache, &digest));
             cache.keep(cache.ask(), digest, &live);
             assert!(is_kept(&cache, &digest));
+        }
+    }
+
+    /// A use is due when the whole interval has passed, and no part of a millisecond earlier.
+    #[test]
+    fn use_is_due_when_the_interval_has_passed() {
+        let interval = Duration::from_micros(66_666);
+        for (last_used, not_due, due) in [
+            (Duration::ZERO, 66, 67),
+            (Duration::from_millis(30), 36, 37),
+            (Duration::from_micros(66_666), 66, 67),
+        ] {
+            let cache = Cache::new(10, None, Some(interval));
+            let (digest, mut live) = session(1, HOUR, HOUR);
+            let times = live.session.times();
+            let times = SessionTimes {
+                last_seen_at: times.now - last_used,
+                ..times
+            };
+            live.session = Session::new(live.session.id(), times);
+            cache.keep(cache.ask(), digest, &live);
+            let entry = cache.entries.get(&digest).unwrap();
+            let is_due = |millis| cache.is_due(&entry, Duration::from_millis(millis));
+            assert!(!is_due(not_due), "{last_used:?}");
+            assert!(is_due(due), "{last_used:?}");
+            assert!(!is_due(due + 66), "{last_used:?}");
+            assert!(is_due(due + 67), "{last_used:?}");
         }
     }
 

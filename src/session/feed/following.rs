@@ -20,8 +20,10 @@ use super::{
     cache::{AskedAt, Cache, Hit},
 };
 use crate::{
-    Error, ErrorKind, LiveSession, TokenDigest, backoff::Backoff, error::Chain,
-    session::notice::Notice,
+    Error, ErrorKind, TokenDigest,
+    backoff::Backoff,
+    error::Chain,
+    session::{lookup::SharedSession, notice::Notice},
 };
 
 /// How long a feed counts as hearing after a heartbeat that came back was sent, unless the application
@@ -137,7 +139,7 @@ impl<U: Clone + Send + Sync + 'static> Following<U> {
     }
 
     /// Keeps what a lookup found.
-    pub(crate) fn keep(&self, asked: AskedAt, digest: TokenDigest, live: &LiveSession<U>) {
+    pub(crate) fn keep(&self, asked: AskedAt, digest: TokenDigest, live: &SharedSession<U>) {
         if let Some(cache) = &self.cache
             && self.hears()
         {

@@ -76,7 +76,11 @@ fn root() -> &'static Path {
 }
 
 fn list() -> Vec<Mutation> {
-    let lists = [include_str!("rust.toml"), include_str!("sql.toml")];
+    let lists = [
+        include_str!("rust.toml"),
+        include_str!("sql.toml"),
+        include_str!("surroundings.toml"),
+    ];
     let lists = lists.map(|list| toml::from_str::<List>(list).unwrap().mutation);
     lists.concat()
 }

@@ -1,0 +1,55 @@
+//! Whether the pool may connect to a replica.
+
+use deadpool_postgres::Pool;
+
+/// Warns if the pool has several hosts, and takes the first one that answers, also if it is a replica.
+pub(super) fn warn(pool: &Pool) {
+    // The pool's manager shows its configuration in no other way. It leaves the password out.
+    if takes_any_of_several(&format!("{:?}", pool.manager())) {
+        tracing::warn!(
+            "the pool has several hosts and no target_session_attrs=read-write: a connection to a replica cannot \
+             sign in, and lookups on it fail"
+        );
+    }
+}
+
+fn takes_any_of_several(manager: &str) -> bool {
+    let list = |name: &str| {
+        let (_, rest) = manager.split_once(name).unwrap_or_default();
+        let (items, _) = rest.split_once(']').unwrap_or_default();
+        items.matches(',').count() + 1
+    };
+    let several = list(" host: [").max(list(" hostaddr: [")) > 1;
+    several && manager.contains("target_session_attrs: Any")
+}
+
+#[cfg(test)]
+mod tests {
+    use deadpool_postgres::Manager;
+    use tokio_postgres::NoTls;
+
+    use super::*;
+
+    /// M17: several hosts without `target_session_attrs` are found.
+    #[test]
+    fn several_hosts_need_target_session_attrs() {
+        for (config, found) in [
+            ("host=a", false),
+            ("host=a user=u password='b, c'", false),
+            ("hostaddr=127.0.0.1", false),
+            ("host=a,b", true),
+            ("host=/run/a,/run/b", true),
+            ("hostaddr=127.0.0.1,127.0.0.2", true),
+            ("host=a,b target_session_attrs=any", true),
+            ("host=a,b target_session_attrs=read-write", false),
+            ("host=a,b target_session_attrs=read-only", false),
+        ] {
+            let manager = Manager::new(config.parse().unwrap(), NoTls);
+            assert_eq!(
+                takes_any_of_several(&format!("{manager:?}")),
+                found,
+                "{config}"
+            );
+        }
+    }
+}

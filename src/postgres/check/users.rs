@@ -1,0 +1,45 @@
+//! Reads one user as a lookup does.
+
+use std::collections::HashSet;
+
+use crate::{
+    Error, ErrorKind,
+    postgres::{
+        decode::{self, column},
+        execution::On,
+        store::PgSessionStore,
+        user::{PgUser, UserRow},
+    },
+};
+
+pub(super) async fn check<U: PgUser>(store: &PgSessionStore<U>, on: On<'_>) -> Result<(), Error> {
+    let statement = &store.statements.check_user;
+    let rows = store.execution.query(on, statement, &[]).await?;
+    let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+    let mut names = HashSet::new();
+    for each in UserRow::new(row).columns() {
+        if !names.insert(each.name()) {
+            return Err(unfit(format!(
+                "PgUser::COLUMNS has more than one column \"{}\": rename them with AS",
+                each.name()
+            )));
+        }
+    }
+    if rows.len() > 1 {
+        return Err(unfit(
+            "PgUser::FROM yields more than one row for one user: join only what belongs to a user once, and select \
+             the rest as an array, ARRAY(SELECT …)"
+                .to_owned(),
+        ));
+    }
+    if column::<Option<bool>>(row, row.len() - 1)?.is_some() {
+        decode::user::<U>(row).map_err(|error| {
+            error.saying("PgUser::from_row cannot read a user of the users' table: see its source")
+        })?;
+    }
+    Ok(())
+}
+
+fn unfit(finding: String) -> Error {
+    Error::new(ErrorKind::Schema, finding)
+}

@@ -1,0 +1,99 @@
+-- What the sessions table is like, and what this role may do with it. One row. No such table is an error.
+WITH asked AS (
+    SELECT :table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid AS sessions
+), expected (name, type, writes) AS (
+    VALUES
+        ('id', 'uuid', ''),
+        ('token_digest', 'bytea', 'INSERT UPDATE'),
+        ('user_id', NULL, 'INSERT'),
+        ('created_at', 'timestamp with time zone', ''),
+        ('authenticated_at', 'timestamp with time zone', 'UPDATE'),
+        ('last_seen_at', 'timestamp with time zone', 'UPDATE'),
+        ('expires_at', 'timestamp with time zone', 'INSERT'),
+        ('remembered', 'boolean', 'INSERT'),
+        ('user_agent', NULL, 'INSERT'),
+        ('ip', 'inet', 'INSERT')
+), columns AS (
+    SELECT expected.name, expected.type AS expected_type, expected.writes, a.attnum,
+           pg_catalog.format_type(a.atttypid, NULL) AS type
+    FROM asked
+    CROSS JOIN expected
+    LEFT JOIN pg_catalog.pg_attribute AS a
+      ON a.attrelid OPERATOR(pg_catalog.=) asked.sessions
+     AND a.attname OPERATOR(pg_catalog.=) expected.name::pg_catalog.name
+     AND NOT a.attisdropped
+), rights (name, missing) AS (
+    SELECT 'DELETE', NOT pg_catalog.has_table_privilege(asked.sessions, 'DELETE')
+    FROM asked
+    UNION ALL
+    SELECT pg_catalog.format('%s (%I)', kind.name, columns.name),
+           NOT pg_catalog.has_column_privilege(asked.sessions, columns.attnum, kind.name)
+    FROM asked
+    CROSS JOIN columns
+    CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS kind (name)
+    WHERE columns.attnum IS NOT NULL
+      AND (kind.name OPERATOR(pg_catalog.=) 'SELECT'
+           OR pg_catalog.strpos(columns.writes, kind.name) OPERATOR(pg_catalog.>) 0)
+), reference AS (
+    SELECT r.confrelid, key.attcollation, pg_catalog.format_type(key.atttypid, NULL) AS type
+    FROM asked
+    JOIN columns ON columns.name OPERATOR(pg_catalog.=) 'user_id'
+    JOIN pg_catalog.pg_constraint AS r
+      ON r.conrelid OPERATOR(pg_catalog.=) asked.sessions
+     AND r.contype OPERATOR(pg_catalog.=) 'f'
+     AND r.conkey OPERATOR(pg_catalog.=) ARRAY[columns.attnum]
+    JOIN pg_catalog.pg_attribute AS key
+      ON key.attrelid OPERATOR(pg_catalog.=) r.confrelid
+     AND key.attnum OPERATOR(pg_catalog.=) r.confkey[1]
+    LIMIT 1
+)
+SELECT c.relkind::pg_catalog.text AS kind,
+       c.relpersistence::pg_catalog.text AS persistence,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_inherits AS i
+           WHERE i.inhparent OPERATOR(pg_catalog.=) c.oid
+       ) AS has_children,
+       (
+           SELECT pg_catalog.string_agg(pg_catalog.format('%I %s', columns.name, columns.expected_type), ', ')
+           FROM columns
+           WHERE columns.attnum IS NULL
+              OR columns.type OPERATOR(pg_catalog.<>) columns.expected_type
+       ) AS unfit_columns,
+       EXISTS (
+           SELECT
+           FROM pg_catalog.pg_index AS i
+           JOIN columns ON columns.name OPERATOR(pg_catalog.=) 'token_digest'
+           WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid
+             AND i.indisunique AND i.indisvalid AND i.indisready AND i.indimmediate
+             AND i.indpred IS NULL
+             AND i.indnkeyatts OPERATOR(pg_catalog.=) 1::pg_catalog.int2
+             AND i.indkey[0] OPERATOR(pg_catalog.=) columns.attnum
+       ) AS digest_is_unique,
+       (
+           SELECT pg_catalog.string_agg(rights.name, ', ' ORDER BY rights.name)
+           FROM rights
+           WHERE rights.missing
+       ) AS missing_rights,
+       pg_catalog.row_security_active(c.oid) AS rows_are_hidden,
+       (SELECT reference.confrelid::pg_catalog.regclass::pg_catalog.text FROM reference) AS users,
+       coalesce((SELECT pg_catalog.row_security_active(reference.confrelid) FROM reference), false) AS users_are_hidden,
+       -- Deterministic collations have one equality.
+       EXISTS (
+           SELECT
+           FROM reference
+           JOIN pg_catalog.pg_collation AS l
+             ON l.oid OPERATOR(pg_catalog.=) ANY (ARRAY[user_id.attcollation, reference.attcollation])
+           WHERE user_id.attcollation OPERATOR(pg_catalog.<>) reference.attcollation
+             AND NOT l.collisdeterministic
+       ) AS collations_differ,
+       pg_catalog.format_type(user_id.atttypid, NULL) AS user_id_type,
+       (SELECT reference.type FROM reference) AS key_type,
+       pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'on' AS read_only,
+       c.oid::pg_catalog.regclass::pg_catalog.text AS name,
+       CURRENT_USER::pg_catalog.text AS role
+FROM asked
+JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) asked.sessions
+LEFT JOIN pg_catalog.pg_attribute AS user_id
+  ON user_id.attrelid OPERATOR(pg_catalog.=) c.oid
+ AND user_id.attname OPERATOR(pg_catalog.=) 'user_id'
+ AND NOT user_id.attisdropped

@@ -1,0 +1,9 @@
+-- Whether there is a session that rotate.sql should have given a new digest.
+SELECT EXISTS (
+    SELECT
+    FROM :sessions AS s
+    WHERE s.token_digest OPERATOR(pg_catalog.=) ANY (:replaced::pg_catalog.bytea[])
+      AND s.user_id :equals :user_id
+      AND :live
+      AND EXISTS (SELECT FROM :from WHERE :key :equals s.user_id AND (:condition))
+)
