@@ -9,7 +9,7 @@
 //! use axum::{Router, extract::State, http::HeaderMap, response::Redirect, routing::{get, post}};
 //! use tower_user_session::{
 //!     BoxError, CurrentUser, Error, LoadUserLayer, PgSessionStore, PgUser, RequireUserLayer,
-//!     SessionService, SignedIn, SignedOut, UserRow,
+//!     SessionService, SignedIn, SignedOut, LookupRow,
 //! };
 //!
 //! #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@
 //!     type Id = i64;
 //!     const COLUMNS: &'static str = "u.id, u.email"; // FROM is "users AS u" and KEY "u.id" by default
 //!
-//!     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-//!         Ok(User { id: row.get("id")?, email: row.get("email")? })
+//!     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+//!         Ok(User { id: row.user().get("id")?, email: row.user().get("email")? })
 //!     }
 //! }
 //!
@@ -123,7 +123,9 @@ pub use self::memory::MemorySessionStore;
 #[cfg(feature = "rustls")]
 pub use self::postgres::PgPoolBuilder;
 #[cfg(feature = "postgres")]
-pub use self::postgres::{Check, Demands, Migrate, PgSessionFeed, PgSessionStore, PgUser, UserRow};
+pub use self::postgres::{
+    Check, Demands, LookupRow, Migrate, PgSessionFeed, PgSessionStore, PgUser, UserRow,
+};
 pub use self::{
     cookie::{Presented, SessionCookie},
     error::{BoxError, Error, ErrorKind},

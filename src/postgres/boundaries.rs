@@ -7,7 +7,7 @@ use ephemeral_postgres::TestDatabase;
 
 use super::{
     statements::{Statements, Table},
-    user::{PgUser, UserRow},
+    user::{LookupRow, PgUser},
 };
 use crate::{BoxError, TokenDigest};
 
@@ -18,7 +18,7 @@ impl PgUser for User {
     type Id = i64;
     const COLUMNS: &'static str = "u.id";
 
-    fn from_row(_: &UserRow<'_>) -> Result<Self, BoxError> {
+    fn from_row(_: &LookupRow<'_>) -> Result<Self, BoxError> {
         Ok(Self)
     }
 }

@@ -11,7 +11,7 @@ use tokio_postgres::{
     types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
 };
 
-use super::user::{PgUser, UserRow};
+use super::user::{LookupRow, PgUser};
 use crate::{
     BoxError, Error, ErrorKind, LookupAnswer, Session, SessionId, SessionTimes, TokenDigest,
 };
@@ -57,7 +57,7 @@ pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
 /// Reads the user. `from_row` is the application's code: a panic in it fails this row alone, and its message is
 /// not kept, because it may contain the user's data.
 pub(super) fn user<U: PgUser>(row: &Row) -> Result<U, Error> {
-    let read = catch_unwind(AssertUnwindSafe(|| U::from_row(&UserRow::new(row))));
+    let read = catch_unwind(AssertUnwindSafe(|| U::from_row(&LookupRow::new(row))));
     match read {
         Ok(read) => read.map_err(|error| Error::new(ErrorKind::Row, error)),
         Err(_) => Err(Error::bare(ErrorKind::Panicked)),

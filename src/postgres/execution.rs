@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use deadpool_postgres::{ClientWrapper, StatementCache, Transaction};
+use deadpool_postgres::{ClientWrapper, StatementCache};
 use tokio::join;
 use tokio_postgres::{
-    Client, GenericClient, Row,
+    Client, GenericClient, Row, Transaction,
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
 
@@ -99,7 +99,8 @@ pub(super) enum Execution {
 #[derive(Clone, Copy)]
 pub(super) struct On<'a> {
     client: &'a Client,
-    prepared: &'a StatementCache,
+    /// None in a transaction of the application's.
+    prepared: Option<&'a StatementCache>,
 }
 
 /// How the lookup runs on a connection that is ready for it.
@@ -300,20 +301,24 @@ impl<'a> On<'a> {
     pub(super) fn connection(connection: &'a ClientWrapper) -> Self {
         Self {
             client: connection,
-            prepared: &connection.statement_cache,
+            prepared: Some(&*connection.statement_cache),
         }
     }
 
+    /// In a transaction of the application's, whatever pool it comes from. Nothing is kept prepared.
     pub(super) fn transaction(transaction: &'a Transaction<'_>) -> Self {
         Self {
-            client: GenericClient::client(&**transaction),
-            prepared: &transaction.statement_cache,
+            client: GenericClient::client(transaction),
+            prepared: None,
         }
     }
 
     async fn prepare(&self, statement: &Statement) -> Result<tokio_postgres::Statement, Error> {
         let sql = statement.text(self.client).await?;
-        let prepared = self.prepared.prepare(self.client, sql).await;
+        let prepared = match self.prepared {
+            Some(kept) => kept.prepare(self.client, sql).await,
+            None => self.client.prepare(sql).await,
+        };
         prepared.map_err(failure::statement)
     }
 }

@@ -38,5 +38,5 @@ pub use self::{
     migrate::Migrate,
     store::PgSessionStore,
     transaction::Demands,
-    user::{PgUser, UserRow},
+    user::{LookupRow, PgUser, UserRow},
 };

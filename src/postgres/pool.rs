@@ -58,14 +58,14 @@ const GREETING: Duration = Duration::from_secs(2);
 /// # Example
 ///
 /// ```no_run
-/// # use tower_user_session::{BoxError, PgUser, UserRow};
+/// # use tower_user_session::{BoxError, PgUser, LookupRow};
 /// use tower_user_session::{PgPoolBuilder, PgSessionStore};
 /// # #[derive(Clone)]
 /// # struct User { id: i64 }
 /// # impl PgUser for User {
 /// #     type Id = i64;
 /// #     const COLUMNS: &'static str = "u.id";
-/// #     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> { Ok(User { id: row.get("id")? }) }
+/// #     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> { Ok(User { id: row.user().get("id")? }) }
 /// # }
 ///
 /// # fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        BoxError, PgUser, UserRow,
+        BoxError, LookupRow, PgUser,
         postgres::statements::{Statements, Table},
     };
 
@@ -169,7 +169,7 @@ mod tests {
         type Id = i32;
         const COLUMNS: &'static str = "u.id";
 
-        fn from_row(_: &UserRow<'_>) -> Result<Self, BoxError> {
+        fn from_row(_: &LookupRow<'_>) -> Result<Self, BoxError> {
             Ok(Self)
         }
     }

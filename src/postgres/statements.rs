@@ -191,14 +191,14 @@ fn without_comments(sql: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BoxError, UserRow};
+    use crate::{BoxError, LookupRow};
 
     #[derive(Clone)]
     struct User;
     impl PgUser for User {
         type Id = i64;
         const COLUMNS: &'static str = "':key', u.a::text";
-        fn from_row(_: &UserRow<'_>) -> Result<Self, BoxError> {
+        fn from_row(_: &LookupRow<'_>) -> Result<Self, BoxError> {
             Ok(Self)
         }
     }

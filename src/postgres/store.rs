@@ -103,14 +103,14 @@ use crate::{
 ///
 /// ```no_run
 /// use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
-/// # use tower_user_session::{BoxError, PgUser, UserRow};
+/// # use tower_user_session::{BoxError, PgUser, LookupRow};
 /// use tower_user_session::{PgSessionStore, SessionService};
 /// # #[derive(Clone)]
 /// # struct User { id: i64 }
 /// # impl PgUser for User {
 /// #     type Id = i64;
 /// #     const COLUMNS: &'static str = "u.id";
-/// #     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> { Ok(User { id: row.get("id")? }) }
+/// #     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> { Ok(User { id: row.user().get("id")? }) }
 /// # }
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use deadpool_postgres::Transaction;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{Transaction, types::ToSql};
 
 use super::{execution::On, store::PgSessionStore, user::PgUser};
 use crate::{CurrentSession, Error, Revocation, SessionService, SessionToken, SignIn, SignedIn};

@@ -14,7 +14,7 @@ use crate::{BoxError, Error, ErrorKind};
 /// the lookup's statement as they are: never build them from input.
 ///
 /// ```
-/// use tower_user_session::{BoxError, PgUser, UserRow};
+/// use tower_user_session::{BoxError, LookupRow, PgUser};
 ///
 /// #[derive(Clone, Debug)]
 /// struct User {
@@ -27,8 +27,8 @@ use crate::{BoxError, Error, ErrorKind};
 ///     const COLUMNS: &'static str = "u.id, u.email";
 ///     const CONDITION: &'static str = "u.disabled_at IS NULL";
 ///
-///     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-///         Ok(User { id: row.get("id")?, email: row.get("email")? })
+///     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+///         Ok(User { id: row.user().get("id")?, email: row.user().get("email")? })
 ///     }
 /// }
 /// ```
@@ -39,7 +39,7 @@ use crate::{BoxError, Error, ErrorKind};
 /// belongs to the user many times comes as an array:
 ///
 /// ```
-/// # use tower_user_session::{BoxError, PgUser, UserRow};
+/// # use tower_user_session::{BoxError, LookupRow, PgUser};
 /// # #[derive(Clone)]
 /// # struct User { id: i64, roles: Vec<String> }
 /// impl PgUser for User {
@@ -48,14 +48,13 @@ use crate::{BoxError, Error, ErrorKind};
 ///         SELECT r.name FROM user_roles AS r WHERE r.user_id = u.id ORDER BY r.name
 ///     ) AS roles";
 ///
-///     fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-///         Ok(User { id: row.get("id")?, roles: row.get("roles")? })
+///     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+///         Ok(User { id: row.user().get("id")?, roles: row.user().get("roles")? })
 ///     }
 /// }
 /// ```
 pub trait PgUser: Clone + Send + Sync + Sized + 'static {
-    /// The type of the users' key: `i32`, `i64`, `String`, `uuid::Uuid` (with `tokio-postgres`'s
-    /// feature `with-uuid-1`) and the like.
+    /// The type of the users' key: `i32`, `i64`, `String`, `uuid::Uuid` (with the feature `uuid`) and the like.
     type Id: ToSql + Send + Sync + 'static;
 
     /// What to select. An aggregate is an error, because it would yield a row for a user who does not meet
@@ -83,19 +82,92 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     ///
     /// A panic fails the lookups of this user with [`ErrorKind::Panicked`], and no others. With `panic = "abort"` it
     /// ends the process. The same holds for `Clone`, which runs in the task of the request.
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError>;
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError>;
 }
 
-/// A row as [`PgUser::from_row`] sees it: the columns of [`PgUser::COLUMNS`] and no others.
+/// A row of the lookup as [`PgUser::from_row`] sees it. Each part of it has columns of its own, so that one of
+/// the application's is never taken for one of another part with the same name.
+pub struct LookupRow<'a> {
+    row: &'a Row,
+}
+
+impl<'a> LookupRow<'a> {
+    pub(super) const fn new(row: &'a Row) -> Self {
+        Self { row }
+    }
+
+    /// The user's columns: those of [`PgUser::COLUMNS`] and no others.
+    pub const fn user(&self) -> UserRow<'a> {
+        UserRow { row: self.row }
+    }
+}
+
+impl std::fmt::Debug for LookupRow<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LookupRow")
+            .field("user", &self.user())
+            .finish()
+    }
+}
+
+/// The user's part of a [`LookupRow`].
+///
+/// # Types
+///
+/// | SQL | Rust | feature |
+/// |---|---|---|
+/// | `boolean` | `bool` | |
+/// | `smallint`, `integer`, `bigint` | `i16`, `i32`, `i64` | |
+/// | `real`, `double precision` | `f32`, `f64` | |
+/// | `text`, `varchar`, `char(n)`, `name`, `citext` | `String`, `&str` | |
+/// | `bytea` | `Vec<u8>`, `&[u8]` | |
+/// | `timestamptz` | `SystemTime` | |
+/// | | `chrono::DateTime<Utc>` | `chrono` |
+/// | | `time::OffsetDateTime` | `time` |
+/// | `timestamp`, `date` | `chrono::NaiveDateTime`, `chrono::NaiveDate` | `chrono` |
+/// | | `time::PrimitiveDateTime`, `time::Date` | `time` |
+/// | `uuid` | `uuid::Uuid` | `uuid` |
+/// | `json`, `jsonb` | `serde_json::Value`, `tokio_postgres::types::Json<T>` | `serde_json` |
+/// | `inet` | `std::net::IpAddr` | |
+/// | `T[]` | `Vec<T>` | |
+/// | a column that can be null | `Option<T>` | |
+/// | `numeric`, an enum, and others | a cast in [`PgUser::COLUMNS`] | |
+///
+/// # An enum, and `citext`
+///
+/// A cast to `text` reads every type, also behind a pooler that keeps no prepared statements. What the application
+/// does not know is an error, not a default:
+///
+/// ```
+/// # use tower_user_session::{BoxError, LookupRow, PgUser};
+/// // CREATE TYPE role AS ENUM ('member', 'editor');
+/// // CREATE TABLE users (id bigint PRIMARY KEY, email citext NOT NULL, role role NOT NULL);
+/// #[derive(Clone)]
+/// enum Role { Member, Editor }
+///
+/// #[derive(Clone)]
+/// struct User { email: String, role: Role }
+///
+/// impl PgUser for User {
+///     type Id = i64;
+///     const COLUMNS: &'static str = "u.email::text AS email, u.role::text AS role";
+///
+///     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+///         let user = row.user();
+///         let role = match user.get("role")? {
+///             "member" => Role::Member,
+///             "editor" => Role::Editor,
+///             other => return Err(format!("unknown role: {other}").into()),
+///         };
+///         Ok(User { email: user.get("email")?, role })
+///     }
+/// }
+/// ```
 pub struct UserRow<'a> {
     row: &'a Row,
 }
 
 impl<'a> UserRow<'a> {
-    pub(super) const fn new(row: &'a Row) -> Self {
-        Self { row }
-    }
-
     /// The value of a column.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::{
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tower_user_session::{
-    BoxError, ErrorKind, PgSessionStore, PgUser, SessionService, UserRow,
+    BoxError, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
     tokio_postgres::{Config, NoTls, config::TargetSessionAttrs},
 };
 
@@ -279,8 +279,8 @@ impl PgUser for Slow {
     const COLUMNS: &'static str = "u.id";
     const CONDITION: &'static str = "pg_sleep(0.3) IS NOT NULL";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-        Ok(Self(row.get("id")?))
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        Ok(Self(row.user().get("id")?))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    BoxError, PgSessionStore, PgUser, SessionId, SessionService, UserRow, tokio_postgres::types,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionId, SessionService, tokio_postgres::types,
 };
 
 use crate::support::{User, database, pool, sessions, sql};
@@ -17,8 +17,8 @@ macro_rules! account {
             const COLUMNS: &'static str = "a.\"e mail\"";
             const FROM: &'static str = "\"my App\".\"user's \"\"accounts\"\"\" AS a";
             const KEY: &'static str = "a.\"Key\"";
-            fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-                Ok(Self(row.get("e mail")?))
+            fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+                Ok(Self(row.user().get("e mail")?))
             }
         }
     };
@@ -161,8 +161,8 @@ impl PgUser for Qualified {
     const COLUMNS: &'static str = "u.id";
     const FROM: &'static str = "public.users AS u";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-        Ok(Self(row.get("id")?))
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        Ok(Self(row.user().get("id")?))
     }
 }
 

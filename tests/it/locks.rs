@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tower_user_session::{
-    BoxError, Error, ErrorKind, PgSessionStore, PgUser, SessionService, SessionToken, UserRow,
+    BoxError, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService, SessionToken,
 };
 
 use crate::{
@@ -38,7 +38,7 @@ impl PgUser for Slow {
     const COLUMNS: &'static str = "u.id";
     const CONDITION: &'static str = "(SELECT count(pg_sleep(seconds)) FROM nap) = 1";
 
-    fn from_row(_: &UserRow<'_>) -> Result<Self, BoxError> {
+    fn from_row(_: &LookupRow<'_>) -> Result<Self, BoxError> {
         Ok(Self)
     }
 }

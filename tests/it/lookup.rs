@@ -5,8 +5,8 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc, task::Poll};
 use http::{Request, Response, StatusCode};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_user_session::{
-    BoxError, EmptyResponseForRejection, ErrorKind, LoadUserLayer, PgSessionStore, PgUser,
-    Rejection, SessionService, SessionToken, UserRow, tokio_postgres,
+    BoxError, EmptyResponseForRejection, ErrorKind, LoadUserLayer, LookupRow, PgSessionStore,
+    PgUser, Rejection, SessionService, SessionToken, tokio_postgres,
 };
 
 use crate::support::{PgSessions, User, cookie, database, number, pool, sessions, sql};
@@ -131,10 +131,14 @@ impl PgUser for Lookalike {
     const FROM: &'static str = "users";
     const KEY: &'static str = "id";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-        assert_eq!(row.get::<&str>("token_digest")?, "member");
-        assert_eq!(row.get::<&str>("user_id")?, "ada@example.com");
-        assert!(row.get::<&str>("created_at")?.starts_with("2000-01-01"));
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        assert_eq!(row.user().get::<&str>("token_digest")?, "member");
+        assert_eq!(row.user().get::<&str>("user_id")?, "ada@example.com");
+        assert!(
+            row.user()
+                .get::<&str>("created_at")?
+                .starts_with("2000-01-01")
+        );
         for ours in [
             "session_id",
             "live_session_id",
@@ -145,13 +149,13 @@ impl PgUser for Lookalike {
             "now",
         ] {
             // Not for its type, with which another one could be read.
-            let error = told(&row.get::<&str>(ours).unwrap_err());
+            let error = told(&row.user().get::<&str>(ours).unwrap_err());
             assert!(error.contains("has no column"), "{error}");
         }
         Ok(Self {
-            id: row.get("id")?,
-            expires_at: row.get("expires_at")?,
-            roles: row.get("roles")?,
+            id: row.user().get("id")?,
+            expires_at: row.user().get("expires_at")?,
+            roles: row.user().get("roles")?,
         })
     }
 }
@@ -187,8 +191,8 @@ macro_rules! user {
             type Id = i64;
             const COLUMNS: &'static str = $columns;
             const FROM: &'static str = $from;
-            fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-                Ok(Self(row.get($column)?))
+            fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+                Ok(Self(row.user().get($column)?))
             }
         }
     };

@@ -183,3 +183,27 @@ async fn a_refused_sign_in_changes_nothing_in_the_applications_transaction() {
     transaction.commit().await.unwrap();
     assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
 }
+
+/// A transaction of any pool, or of none, will do.
+#[tokio::test]
+async fn a_transaction_of_a_plain_client_will_do() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let this = sessions.sign_in(1).await.unwrap();
+    let other = sessions.sign_in(1).await.unwrap();
+    let mut client = database.client().await;
+    let transaction = client.transaction().await.unwrap();
+    let ended = sessions
+        .revoke_others_in_transaction(&transaction, &1, &current(&this))
+        .await;
+    assert_eq!(ended.unwrap(), 1);
+    let new = sessions.sign_in(2).in_transaction(&transaction).await;
+    assert_eq!(
+        sessions.user(other.token()).await.unwrap(),
+        Some(User::ada())
+    );
+    transaction.commit().await.unwrap();
+    assert_eq!(sessions.user(other.token()).await.unwrap(), None);
+    let new = new.unwrap();
+    assert_eq!(sessions.user(new.token()).await.unwrap(), Some(User::eve()));
+}

@@ -95,7 +95,7 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// Names of the public types whose `Debug` this module looks at.
-const LOOKED_AT: [&str; 61] = [
+const LOOKED_AT: [&str; 62] = [
     "Announcement",
     "BodyUntilEnded",
     "BoxError", // a boxed error of the application's
@@ -121,6 +121,7 @@ const LOOKED_AT: [&str; 61] = [
     "LoadUser",
     "LoadUserLayer",
     "LookupAnswer",
+    "LookupRow", // borrows a row, and prints no value of it
     "MemorySessionStore",
     "Migrate",
     "NewSession",

@@ -22,9 +22,9 @@ use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use tokio::sync::watch;
 use tower_user_session::{
     BoxError, CleanedUp, CurrentSession, DEFAULT_LEASE, Device, EndedSession, Error, ErrorKind,
-    Insertion, Lifetime, LookupAnswer, MemorySessionStore, NewSession, PgSessionStore, PgUser,
-    Revocation, Rotation, SessionId, SessionLookup, SessionService, SessionStore, SessionToken,
-    SignedIn, StillLive, TokenDigest, UserRow,
+    Insertion, Lifetime, LookupAnswer, LookupRow, MemorySessionStore, NewSession, PgSessionStore,
+    PgUser, Revocation, Rotation, SessionId, SessionLookup, SessionService, SessionStore,
+    SessionToken, SignedIn, StillLive, TokenDigest,
 };
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -64,11 +64,11 @@ impl PgUser for User {
     const COLUMNS: &'static str = "u.id, u.email, u.role";
     const CONDITION: &'static str = "u.disabled_at IS NULL";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
         Ok(User {
-            id: row.get("id")?,
-            email: row.get("email")?,
-            role: row.get("role")?,
+            id: row.user().get("id")?,
+            email: row.user().get("email")?,
+            role: row.user().get("role")?,
         })
     }
 }

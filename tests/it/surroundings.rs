@@ -491,7 +491,9 @@ struct Named;
 impl tower_user_session::PgUser for Named {
     type Id = String;
     const COLUMNS: &'static str = "u.email";
-    fn from_row(_: &tower_user_session::UserRow<'_>) -> Result<Self, tower_user_session::BoxError> {
+    fn from_row(
+        _: &tower_user_session::LookupRow<'_>,
+    ) -> Result<Self, tower_user_session::BoxError> {
         Ok(Self)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    BoxError, Error, ErrorKind, PgSessionStore, PgUser, SessionService, UserRow,
+    BoxError, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
     tokio_postgres::{Config, NoTls},
 };
 
@@ -49,9 +49,9 @@ impl<const CAST: bool> PgUser for Typed<CAST> {
         "u.name, u.mood"
     };
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-        let name: String = row.get("name")?;
-        Ok(Self(name + ": " + row.get("mood")?))
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        let name: String = row.user().get("name")?;
+        Ok(Self(name + ": " + row.user().get("mood")?))
     }
 }
 

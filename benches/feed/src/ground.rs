@@ -6,7 +6,7 @@ use ephemeral_postgres::{Server, TestDatabase};
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use sha2::{Digest as _, Sha256};
 use tower_user_session::{
-    BoxError, PgSessionStore, PgUser, SessionService, SessionToken, UserRow,
+    BoxError, PgSessionStore, PgUser, SessionService, SessionToken, LookupRow,
     tokio_postgres::{Client, Config, NoTls},
 };
 
@@ -29,10 +29,10 @@ impl PgUser for User {
     const COLUMNS: &'static str = "u.id, u.email";
     const CONDITION: &'static str = "u.disabled_at IS NULL";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
         Ok(User {
-            id: row.get("id")?,
-            email: row.get("email")?,
+            id: row.user().get("id")?,
+            email: row.user().get("email")?,
         })
     }
 }

@@ -20,7 +20,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
 use ephemeral_postgres::{Server, TestDatabase};
 use sha2::{Digest as _, Sha256};
-use tower_user_session::{BoxError, PgSessionStore, PgUser, SessionService, SessionToken, UserRow};
+use tower_user_session::{BoxError, PgSessionStore, PgUser, SessionService, SessionToken, LookupRow};
 
 const SESSIONS: u64 = 1_000_000;
 const TASKS: u64 = 64;
@@ -34,8 +34,8 @@ impl PgUser for User {
     type Id = i64;
     const COLUMNS: &'static str = "u.id, u.email";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-        Ok(User { id: row.get("id")? })
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        Ok(User { id: row.user().get("id")? })
     }
 }
 

@@ -1,5 +1,5 @@
 use serde::Serialize;
-use tower_user_session::{BoxError, PgUser, UserRow};
+use tower_user_session::{BoxError, LookupRow, PgUser};
 
 /// Who is making a request.
 ///
@@ -18,10 +18,10 @@ impl PgUser for User {
     const COLUMNS: &'static str = "u.id, u.email";
     const CONDITION: &'static str = "u.disabled_at IS NULL";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
         Ok(User {
-            id: row.get("id")?,
-            email: row.get("email")?,
+            id: row.user().get("id")?,
+            email: row.user().get("email")?,
         })
     }
 }

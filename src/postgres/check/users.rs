@@ -8,7 +8,7 @@ use crate::{
         decode::{self, column},
         execution::On,
         store::PgSessionStore,
-        user::{PgUser, UserRow},
+        user::{LookupRow, PgUser},
     },
 };
 
@@ -17,7 +17,7 @@ pub(super) async fn check<U: PgUser>(store: &PgSessionStore<U>, on: On<'_>) -> R
     let rows = store.execution.query(on, statement, &[]).await?;
     let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
     let mut names = HashSet::new();
-    for each in UserRow::new(row).columns() {
+    for each in LookupRow::new(row).user().columns() {
         if !names.insert(each.name()) {
             return Err(unfit(format!(
                 "PgUser::COLUMNS has more than one column \"{}\": rename them with AS",

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tower_user_session::{BoxError, PgUser, UserRow};
+use tower_user_session::{BoxError, PgUser, LookupRow};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct User {
@@ -18,12 +18,12 @@ impl PgUser for User {
     type Id = i64;
     const COLUMNS: &'static str = "u.id, u.email, u.name, u.created_at";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
         Ok(Self {
-            id: row.get("id")?,
-            email: row.get("email")?,
-            name: row.get("name")?,
-            created_at: row.get("created_at")?,
+            id: row.user().get("id")?,
+            email: row.user().get("email")?,
+            name: row.user().get("name")?,
+            created_at: row.user().get("created_at")?,
         })
     }
 }
