@@ -48,7 +48,7 @@
 //!     headers: HeaderMap,
 //! ) -> Result<(SignedIn, Redirect), axum::http::StatusCode> {
 //!     let user_id = check_password().await?;
-//!     let signed_in = sessions.sign_in(user_id).request(&headers).await.map_err(unavailable)?;
+//!     let signed_in = sessions.sign_in(user_id, &headers).await.map_err(unavailable)?;
 //!     Ok((signed_in, Redirect::to("/account")))
 //! }
 //!

@@ -33,7 +33,7 @@ use crate::{
 /// store.add_user(7, "Ada");
 /// let sessions = SessionService::new(store);
 ///
-/// let signed_in = sessions.sign_in(7).await?;
+/// let signed_in = sessions.sign_in_without_request(7).await?;
 /// sessions.store().advance(hour);
 /// assert_eq!(sessions.user(signed_in.token()).await?, None);
 /// # Ok(())
@@ -425,7 +425,7 @@ impl<S: SessionStore> SessionService<S> {
     ///
     /// As for [`sign_in`](Self::sign_in).
     pub async fn cookie_for(&self, user_id: S::UserId) -> Result<HeaderValue, Error> {
-        let signed_in = self.sign_in(user_id).await?;
+        let signed_in = self.sign_in_without_request(user_id).await?;
         let cookie = format!("{}={}", self.cookie().name(), signed_in.token().expose());
         HeaderValue::try_from(cookie).map_err(|error| Error::new(ErrorKind::Configuration, error))
     }

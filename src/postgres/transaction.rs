@@ -48,7 +48,7 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     /// #     sessions: SessionService<PgSessionStore<U>>, headers: http::HeaderMap, checked_hash: String,
     /// # ) -> Result<(), Error> {
     /// let signed_in =
-    ///     sessions.sign_in(7).request(&headers).only_if_still("u.password_hash", checked_hash).await?;
+    ///     sessions.sign_in(7, &headers).only_if_still("u.password_hash", checked_hash).await?;
     /// # Ok(())
     /// # }
     /// ```

@@ -55,7 +55,7 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// store.add_user(7, "Ada");
 /// let sessions = SessionService::new(store);
 ///
-/// let signed_in = sessions.sign_in(7).await?;
+/// let signed_in = sessions.sign_in_without_request(7).await?;
 /// assert_eq!(sessions.user(signed_in.token()).await?, Some("Ada"));
 /// # Ok(())
 /// # }
@@ -294,9 +294,20 @@ impl<L: SessionLookup> SessionService<L> {
 impl<S: SessionStore> SessionService<S> {
     /// Begins a session for this user, once the application has made sure who they are.
     ///
+    /// `headers` are those of the request that asks to sign in. The sessions that it presents end in the same
+    /// step, whosever they were (OWASP ASVS 5.0, 7.2.4). Its `User-Agent` is kept for the list of sessions: at most
+    /// 256 bytes, without control characters.
+    ///
     /// The token is always new; nothing is adopted from the client. See [`SignIn`] for what else can
     /// be said before it is awaited.
-    pub fn sign_in(&self, user_id: S::UserId) -> SignIn<S> {
+    pub fn sign_in(&self, user_id: S::UserId, headers: &HeaderMap) -> SignIn<S> {
+        self.sign_in_without_request(user_id).request(headers)
+    }
+
+    /// Like [`sign_in`](Self::sign_in) where there is no request: on a command line, in a test, or for a native
+    /// client that is given [`SignedIn::token`](crate::SignedIn::token). **No session ends.** In a server use
+    /// [`sign_in`](Self::sign_in), because the session that the request came with would live on.
+    pub fn sign_in_without_request(&self, user_id: S::UserId) -> SignIn<S> {
         SignIn::new(self.clone(), user_id)
     }
 

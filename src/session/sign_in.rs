@@ -55,10 +55,8 @@ impl<S: SessionStore> SignIn<S> {
         }
     }
 
-    /// The request that asks to sign in. The session it came with ends in the same step, whosever it
-    /// was. The `User-Agent` is kept for the list of devices: at most 256 bytes, without control, format and
-    /// separator characters. A store whose encoding cannot hold it leaves it out.
-    pub fn request(mut self, headers: &HeaderMap) -> Self {
+    /// With the request that asks to sign in.
+    pub(super) fn request(mut self, headers: &HeaderMap) -> Self {
         self.replaced = self.sessions.credentials().digests(headers);
         self.user_agent = user_agent::of(headers);
         self
@@ -66,9 +64,9 @@ impl<S: SessionStore> SignIn<S> {
 
     /// Where the request came from, for the list of devices. The library reads no header for it: only
     /// the application knows which proxies it trusts. An IPv4 address that is mapped to IPv6, such as
-    /// `::ffff:192.0.2.7`, is stored as IPv4.
-    pub const fn ip(mut self, ip: IpAddr) -> Self {
-        self.ip = Some(ip.to_canonical());
+    /// `::ffff:192.0.2.7`, is stored as IPv4. `None` says nothing.
+    pub fn ip(mut self, ip: impl Into<Option<IpAddr>>) -> Self {
+        self.ip = ip.into().map(|ip| ip.to_canonical());
         self
     }
 
@@ -233,7 +231,7 @@ mod tests {
         let same = SessionToken::parse(&[b'A'; SessionToken::CHARACTERS]);
         let repeat = || SessionToken::parse(&[b'A'; SessionToken::CHARACTERS]);
         let _ = sessions
-            .sign_in(1)
+            .sign_in_without_request(1)
             .run(|| Ok(repeat().unwrap()))
             .await
             .unwrap();
@@ -243,7 +241,11 @@ mod tests {
             drawn += 1;
             Ok(repeat().unwrap())
         };
-        let error = sessions.sign_in(2).run(generate).await.unwrap_err();
+        let error = sessions
+            .sign_in_without_request(2)
+            .run(generate)
+            .await
+            .unwrap_err();
         assert_eq!((error.kind(), drawn), (ErrorKind::Random, ATTEMPTS));
         assert_eq!(sessions.user(&same.unwrap()).await.unwrap(), Some("Ada"));
     }

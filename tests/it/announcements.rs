@@ -127,11 +127,11 @@ async fn every_end_of_a_session_is_announced() {
     let (database, sessions, mut feed) = announced_sessions().await;
     let mut adas = Vec::new();
     for _ in 0..5 {
-        adas.push(sessions.sign_in(1).await.unwrap());
+        adas.push(sessions.sign_in_without_request(1).await.unwrap());
     }
     let adas = <[SignedIn; 5]>::try_from(adas).unwrap();
     let [first, second, third, fourth, fifth] = adas;
-    let eve = sessions.sign_in(2).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     feed.silence("new sessions").await;
 
     let signed_out = sessions.sign_out(&cookie(&sessions, first.token())).await;
@@ -146,26 +146,29 @@ async fn every_end_of_a_session_is_announced() {
     feed.one("ended", &[id(&fourth), id(&fifth)]).await;
     sessions.revoke_all(&1).await.unwrap();
     feed.one("ended", &[id(&third)]).await;
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     sessions.revoke_everyone().await.unwrap();
     feed.one("ended", &[id(&ada), id(&eve)]).await;
 
     // A sign-in that replaces, and one for which the oldest makes room.
-    let old = sessions.sign_in(2).await.unwrap();
+    let old = sessions.sign_in_without_request(2).await.unwrap();
     let headers = cookie(&sessions, old.token());
-    let new = sessions.sign_in(1).request(&headers).await.unwrap();
+    let new = sessions.sign_in(1, &headers).await.unwrap();
     feed.one("ended", &[id(&old)]).await;
     let limit = SessionLimit::end_oldest(1).unwrap();
     let store = PgSessionStore::<User>::new(pool(&database, 2)).with_session_limit(limit);
-    let newest = SessionService::new(store).sign_in(1).await.unwrap();
+    let newest = SessionService::new(store)
+        .sign_in_without_request(1)
+        .await
+        .unwrap();
     feed.one("ended", &[id(&new)]).await;
 
     // With the user, in a trigger of the foreign key: one user, and more in one statement.
-    let eves = sessions.sign_in(2).await.unwrap();
+    let eves = sessions.sign_in_without_request(2).await.unwrap();
     sql(&database, "DELETE FROM users WHERE id = 1").await;
     feed.one("ended", &[id(&newest)]).await;
     sql(&database, "INSERT INTO users (id, email) VALUES (1, 'ada')").await;
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     sql(&database, "DELETE FROM users").await;
     feed.one("ended", &[id(&eves), id(&ada)]).await;
 }
@@ -178,8 +181,8 @@ async fn every_change_of_a_session_is_announced() {
     let columns =
         "ALTER TABLE sessions ADD COLUMN most int, ADD COLUMN channel int, ADD COLUMN n int";
     sql(&database, columns).await;
-    let old = sessions.sign_in(1).await.unwrap();
-    let other = sessions.sign_in(1).await.unwrap();
+    let old = sessions.sign_in_without_request(1).await.unwrap();
+    let other = sessions.sign_in_without_request(1).await.unwrap();
     let confirmed = sessions.confirm(1, &cookie(&sessions, old.token())).await;
     let confirmed = confirmed.unwrap();
     assert_eq!(id(&confirmed), id(&old));
@@ -220,7 +223,7 @@ async fn every_change_of_a_session_is_announced() {
 #[tokio::test]
 async fn use_is_not_announced() {
     let (database, sessions, mut feed) = announced_sessions().await;
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let idle = "UPDATE sessions SET last_seen_at = now() - interval '1 hour'";
     sql(&database, idle).await;
     feed.one("changed", &[id(&ada)]).await;
@@ -240,7 +243,7 @@ async fn cleaning_up_floods_nobody() {
     let expire = "UPDATE sessions SET expires_at = now() - interval '1 day'";
     sql(&database, expire).await;
     assert_eq!(feed.heard().await, ["everything"]);
-    let live = sessions.sign_in(2).await.unwrap();
+    let live = sessions.sign_in_without_request(2).await.unwrap();
     assert_eq!(sessions.clean_up().await.unwrap(), 300);
     feed.silence("cleaning up").await;
     fill(&database, 1).await;
@@ -248,7 +251,7 @@ async fn cleaning_up_floods_nobody() {
     feed.heard().await;
     sql(&database, "DELETE FROM sessions").await;
     feed.silence("sessions that are over").await;
-    let last = sessions.sign_in(2).await.unwrap();
+    let last = sessions.sign_in_without_request(2).await.unwrap();
     sql(&database, "DELETE FROM sessions").await;
     feed.one("ended", &[id(&last)]).await;
     assert_eq!(sessions.user(live.token()).await.unwrap(), None);
@@ -291,8 +294,8 @@ async fn a_statement_announces_once() {
 #[tokio::test]
 async fn nothing_is_announced_before_the_commit() {
     let (database, sessions, mut feed) = announced_sessions().await;
-    let this = sessions.sign_in(1).await.unwrap();
-    let other = sessions.sign_in(1).await.unwrap();
+    let this = sessions.sign_in_without_request(1).await.unwrap();
+    let other = sessions.sign_in_without_request(1).await.unwrap();
     for commit in [false, true] {
         let mut client = pool(&database, 1).get().await.unwrap();
         let transaction = client.transaction().await.unwrap();
@@ -317,8 +320,8 @@ async fn nothing_is_announced_before_the_commit() {
 #[tokio::test]
 async fn whoever_ends_a_session_announces_it() {
     let (database, sessions, mut feed) = announced_users().await;
-    let ada = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     let client = database.client().await;
     let replica = "SET session_replication_role = replica";
     client.batch_execute(replica).await.unwrap();
@@ -346,7 +349,7 @@ async fn whoever_ends_a_session_announces_it() {
         let name = "announcements::whoever_ends_a_session_announces_it";
         return skip(name, "there is no psql here");
     };
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let url = database.url();
     let delete = ["-X", "-d", &url, "-c", "DELETE FROM sessions"];
     let output = Command::new(psql).args(delete).output().unwrap();
@@ -359,10 +362,10 @@ async fn whoever_ends_a_session_announces_it() {
 #[tokio::test]
 async fn changed_users_are_announced_where_asked() {
     let (database, sessions, mut feed) = announced_sessions().await;
-    let first = sessions.sign_in(1).await.unwrap();
-    let second = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
-    let over = sessions.sign_in(2).await.unwrap();
+    let first = sessions.sign_in_without_request(1).await.unwrap();
+    let second = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
+    let over = sessions.sign_in_without_request(2).await.unwrap();
     let expire = format!(
         "UPDATE sessions SET expires_at = now() WHERE id = '{}'",
         id(&over)
@@ -426,7 +429,7 @@ async fn changed_users_are_announced_where_asked() {
 #[tokio::test]
 async fn other_references_to_users_are_none_of_sessions() {
     let (database, sessions, mut feed) = announced_users().await;
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     for statement in [
         "CREATE TABLE posts (user_id bigint REFERENCES users)",
         "INSERT INTO posts VALUES (1), (2)",
@@ -536,7 +539,7 @@ async fn keys_that_are_equal_and_not_the_same() {
 #[tokio::test]
 async fn announcements_tell_no_secret() {
     let (database, sessions, mut feed) = announced_users().await;
-    let old = sessions.sign_in(1).await.unwrap();
+    let old = sessions.sign_in_without_request(1).await.unwrap();
     let new = sessions.confirm(1, &cookie(&sessions, old.token())).await;
     let new = new.unwrap();
     sql(&database, "UPDATE users SET role = 'x'").await;
@@ -570,12 +573,12 @@ async fn no_further_rights_are_needed() {
         sql(&database, statement).await;
     }
     let limited: PgSessions = SessionService::new(PgSessionStore::new(as_role().await));
-    let ada = limited.sign_in(1).await.unwrap();
+    let ada = limited.sign_in_without_request(1).await.unwrap();
     let signed_out = limited.sign_out(&cookie(&limited, ada.token())).await;
     assert!(signed_out.ended().unwrap());
     feed.one("ended", &[id(&ada)]).await;
 
-    let ada = limited.sign_in(1).await.unwrap();
+    let ada = limited.sign_in_without_request(1).await.unwrap();
     let grant = format!("GRANT UPDATE ON users TO {role}");
     sql(&database, &grant).await;
     let client = as_role().await.get().await.unwrap();
@@ -606,7 +609,7 @@ async fn every_right_to_see_sessions_can_be_missing() {
     let store = PgSessionStore::<User>::new(pool(&database, 2)).with_schema("app");
     store.migrate().announce_changed_users().await.unwrap();
     let sessions: PgSessions = SessionService::new(store);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let mut feed = Feed::of(&database, "app.sessions").await;
     let role = format!("changer_{}", database.name());
     sql(&database, &format!("CREATE ROLE {role} LOGIN")).await;

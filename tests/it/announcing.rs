@@ -150,7 +150,7 @@ async fn older_functions_are_replaced() {
     let migrate = sessions.store().migrate().announce_changed_users();
     migrate.await.unwrap();
     let mut feed = Feed::of(&database, "sessions").await;
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     sql(&database, "UPDATE users SET role = 'x' WHERE id = 1").await;
     feed.one("changed", &[id(&ada)]).await;
     let signed_out = sessions.sign_out(&cookie(&sessions, ada.token())).await;

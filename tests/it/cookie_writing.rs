@@ -79,7 +79,11 @@ async fn a_browser_stores_what_we_set_and_sends_it_back() {
     for cookie in cookies() {
         for remembered in [false, true] {
             let sessions = with(cookie.clone());
-            let signed_in = sessions.sign_in(1).remember(remembered).await.unwrap();
+            let signed_in = sessions
+                .sign_in_without_request(1)
+                .remember(remembered)
+                .await
+                .unwrap();
             let headers = written(&signed_in);
             let stored = stored(&headers);
             assert_eq!(stored.name, cookie.name().as_bytes());
@@ -109,7 +113,13 @@ async fn a_browser_stores_what_we_set_and_sends_it_back() {
 async fn each_attribute_is_written_once() {
     for cookie in cookies() {
         let sessions = with(cookie);
-        let headers = written(&sessions.sign_in(1).remember(true).await.unwrap());
+        let headers = written(
+            &sessions
+                .sign_in_without_request(1)
+                .remember(true)
+                .await
+                .unwrap(),
+        );
         let parsed = parse(set_cookies(&headers)[0].as_bytes()).unwrap();
         let mut names: Vec<_> = parsed.attributes.iter().map(|(name, _)| &**name).collect();
         names.sort_unstable();
@@ -123,7 +133,10 @@ async fn each_attribute_is_written_once() {
 async fn same_site_none_is_asked_for_and_secure() {
     let same_site = async |cookie: SessionCookie| {
         let sessions = with(cookie);
-        stored(&written(&sessions.sign_in(1).await.unwrap())).same_site
+        stored(&written(
+            &sessions.sign_in_without_request(1).await.unwrap(),
+        ))
+        .same_site
     };
     assert_eq!(same_site(SessionCookie::default()).await, SameSite::Lax);
     let named = SessionCookie::named("a").unwrap();
@@ -143,7 +156,7 @@ async fn same_site_none_is_asked_for_and_secure() {
 async fn only_the_insecure_cookie_is_stored_over_plain_http() {
     let over_http = async |cookie: SessionCookie| {
         let sessions = with(cookie);
-        let headers = written(&sessions.sign_in(1).await.unwrap());
+        let headers = written(&sessions.sign_in_without_request(1).await.unwrap());
         Browser::default().store(HOST, false, set_cookies(&headers)[0].as_bytes())
     };
     for cookie in cookies() {
@@ -241,7 +254,7 @@ proptest! {
         let store = MemorySessionStore::new().with_lifetime(lifetime);
         store.add_user(1, User::ada());
         let sessions = SessionService::new(store);
-        let mut sign_in = sessions.sign_in(1).remember(true);
+        let mut sign_in = sessions.sign_in_without_request(1).remember(true);
         if let Some(shorter) = shorter {
             sign_in = sign_in.at_most(shorter);
         }
@@ -339,7 +352,11 @@ async fn max_age_is_bounded_whatever_the_store_says() {
         (most, LONGEST_LIFE),
     ] {
         let sessions = SessionService::new(Remaining(remaining));
-        let signed_in = sessions.sign_in(()).remember(true).await.unwrap();
+        let signed_in = sessions
+            .sign_in_without_request(())
+            .remember(true)
+            .await
+            .unwrap();
         // As it is written: a browser, and the model of one, would cut it.
         let headers = written(&signed_in);
         let parsed = parse(set_cookies(&headers)[0].as_bytes()).unwrap();
@@ -352,7 +369,7 @@ async fn max_age_is_bounded_whatever_the_store_says() {
 #[tokio::test]
 async fn a_response_with_our_cookie_is_not_for_caches() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let signed_out = sessions.sign_out(&HeaderMap::new()).await;
     for cached in [
         "public, max-age=600",
@@ -377,7 +394,7 @@ async fn a_response_with_our_cookie_is_not_for_caches() {
 /// H04, H06: `Vary` names the cookie once, beside what it named before.
 #[tokio::test]
 async fn vary_is_added_to_and_never_replaced() {
-    let signed_in = memory().sign_in(1).await.unwrap();
+    let signed_in = memory().sign_in_without_request(1).await.unwrap();
     for (before, after) in [
         (vec![], vec!["cookie"]),
         (vec!["*"], vec!["*"]),
@@ -416,7 +433,11 @@ async fn a_removal_is_accepted_and_removes() {
         browser
             .store(HOST, true, b"theme=dark; Secure; Path=/")
             .unwrap();
-        let signed_in = sessions.sign_in(1).remember(true).await.unwrap();
+        let signed_in = sessions
+            .sign_in_without_request(1)
+            .remember(true)
+            .await
+            .unwrap();
         browser.receive(HOST, &written(&signed_in)).unwrap();
         assert_eq!(browser.jar().len(), 2);
 
@@ -448,7 +469,7 @@ async fn a_removal_is_accepted_and_removes() {
 #[tokio::test]
 async fn what_we_set_is_sensitive() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let signed_out = sessions.sign_out(&HeaderMap::new()).await;
     for headers in [written(&signed_in), removal(&signed_out)] {
         let value = &headers[header::SET_COOKIE];
@@ -462,8 +483,8 @@ async fn what_we_set_is_sensitive() {
 #[tokio::test]
 async fn one_response_sets_our_cookie_once() {
     let sessions = memory();
-    let first = sessions.sign_in(1).await.unwrap();
-    let second = sessions.sign_in(2).await.unwrap();
+    let first = sessions.sign_in_without_request(1).await.unwrap();
+    let second = sessions.sign_in_without_request(2).await.unwrap();
     let signed_out = sessions.sign_out(&HeaderMap::new()).await;
     let others = [
         "theme=dark; Path=/",
@@ -493,7 +514,7 @@ async fn one_response_sets_our_cookie_once() {
 /// leave a second one.
 #[tokio::test]
 async fn an_earlier_spelling_of_our_cookie_is_replaced() {
-    let signed_in = memory().sign_in(1).await.unwrap();
+    let signed_in = memory().sign_in_without_request(1).await.unwrap();
     for earlier in [
         "__Host-session=x; Secure; Path=/",
         "__Host-session=",
@@ -518,7 +539,7 @@ async fn signing_in_sets_a_new_token() {
     let sessions = memory();
     let planted = SessionToken::generate().unwrap();
     let request = cookie_lines([format!("__Host-session={}", planted.expose())]);
-    let signed_in = sessions.sign_in(1).request(&request).await.unwrap();
+    let signed_in = sessions.sign_in(1, &request).await.unwrap();
     assert_ne!(signed_in.token().expose(), planted.expose());
     assert!(!set_cookies(&written(&signed_in))[0].contains(&planted.expose()));
     assert_eq!(sessions.user(&planted).await.unwrap(), None);

@@ -12,10 +12,10 @@ async fn a_person_sees_their_live_sessions() {
     let sessions = sessions(&database);
     let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static("Phone"))]);
     let ip = "2001:db8::1".parse().unwrap();
-    let phone = sessions.sign_in(1).request(&headers).ip(ip).await.unwrap();
-    let laptop = sessions.sign_in(1).await.unwrap();
-    let _eve = sessions.sign_in(2).await.unwrap();
-    let over = sessions.sign_in(1).await.unwrap();
+    let phone = sessions.sign_in(1, &headers).ip(ip).await.unwrap();
+    let laptop = sessions.sign_in_without_request(1).await.unwrap();
+    let _eve = sessions.sign_in_without_request(2).await.unwrap();
+    let over = sessions.sign_in_without_request(1).await.unwrap();
     let expired = format!(
         "UPDATE sessions SET expires_at = now() WHERE id = '{}'",
         over.session().id()
@@ -46,7 +46,7 @@ async fn what_a_client_calls_itself_is_bounded() {
     ] {
         let value = HeaderValue::from_bytes(sent).unwrap();
         let headers = HeaderMap::from_iter([(USER_AGENT, value)]);
-        let _ = sessions.sign_in(1).request(&headers).await.unwrap();
+        let _ = sessions.sign_in(1, &headers).await.unwrap();
         let devices = sessions.devices(&1).await.unwrap();
         assert_eq!(devices[0].user_agent.as_deref(), Some(&*kept));
     }
@@ -57,7 +57,7 @@ async fn what_a_client_calls_itself_is_bounded() {
 async fn a_session_is_revoked_by_its_own_user_only() {
     let database = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     assert!(!sessions.revoke(&2, ada.session().id()).await.unwrap());
     assert!(
         !sessions
@@ -76,9 +76,9 @@ async fn a_session_is_revoked_by_its_own_user_only() {
 async fn all_others_all_and_everybodys_sessions_end() {
     let database = database().await;
     let (here, elsewhere) = (sessions(&database), sessions(&database));
-    let this = here.sign_in(1).await.unwrap();
-    let other = here.sign_in(1).await.unwrap();
-    let eve = here.sign_in(2).await.unwrap();
+    let this = here.sign_in_without_request(1).await.unwrap();
+    let other = here.sign_in_without_request(1).await.unwrap();
+    let eve = here.sign_in_without_request(2).await.unwrap();
     for token in [&this, &other, &eve] {
         assert!(elsewhere.user(token.token()).await.unwrap().is_some());
     }
@@ -101,11 +101,11 @@ async fn a_revocation_also_ends_the_sessions_that_are_just_beginning() {
     let database = database().await;
     let sessions = sessions(&database);
     for _ in 0..20 {
-        let this = sessions.sign_in(1).await.unwrap();
+        let this = sessions.sign_in_without_request(1).await.unwrap();
         let beginning: Vec<_> = (0..8)
             .map(|_| {
                 let sessions = sessions.clone();
-                tokio::spawn(async move { sessions.sign_in(1).await.unwrap() })
+                tokio::spawn(async move { sessions.sign_in_without_request(1).await.unwrap() })
             })
             .collect();
         tokio::task::yield_now().await;
@@ -135,7 +135,7 @@ async fn a_revocation_waits_for_a_sign_in_under_way() {
     let mut client = pool(&database, 1).get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
     let slow = sessions
-        .sign_in(1)
+        .sign_in_without_request(1)
         .in_transaction(&transaction)
         .await
         .unwrap();
@@ -166,7 +166,7 @@ async fn the_limit_of_sessions_is_exact() {
         let tasks: Vec<_> = (0..50)
             .map(|n| {
                 let sessions = processes[n % processes.len()].clone();
-                tokio::spawn(async move { sessions.sign_in(1).await })
+                tokio::spawn(async move { sessions.sign_in_without_request(1).await })
             })
             .collect();
         let mut refusals = 0;
@@ -184,18 +184,18 @@ async fn the_limit_of_sessions_is_exact() {
 
         // The session that a sign-in replaces does not count.
         sessions.revoke_all(&1).await.unwrap();
-        let mut last = sessions.sign_in(1).await.unwrap();
+        let mut last = sessions.sign_in_without_request(1).await.unwrap();
         for _ in 0..5 {
             let headers = cookie(sessions, last.token());
-            last = sessions.sign_in(1).request(&headers).await.unwrap();
+            last = sessions.sign_in(1, &headers).await.unwrap();
         }
         assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
 
         // Nor does one that is over.
-        let _ = sessions.sign_in(1).await.unwrap();
-        let _ = sessions.sign_in(1).await.unwrap();
+        let _ = sessions.sign_in_without_request(1).await.unwrap();
+        let _ = sessions.sign_in_without_request(1).await.unwrap();
         sql(&database, "UPDATE sessions SET expires_at = now()").await;
-        let newest = sessions.sign_in(1).await.unwrap();
+        let newest = sessions.sign_in_without_request(1).await.unwrap();
         assert!(sessions.user(newest.token()).await.unwrap().is_some());
         sessions.revoke_all(&1).await.unwrap();
     }
@@ -211,7 +211,7 @@ async fn the_oldest_sessions_make_room() {
     let sessions = SessionService::new(store);
     let mut all = Vec::new();
     for _ in 0..4 {
-        all.push(sessions.sign_in(1).await.unwrap());
+        all.push(sessions.sign_in_without_request(1).await.unwrap());
     }
     for (n, signed_in) in all.iter().enumerate() {
         assert_eq!(
@@ -226,11 +226,11 @@ async fn the_oldest_sessions_make_room() {
 async fn revoking_everyone_waits_for_a_sign_in_under_way() {
     let database = database().await;
     let sessions = sessions(&database);
-    let eve = sessions.sign_in(2).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     let mut client = pool(&database, 1).get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
     let slow = sessions
-        .sign_in(1)
+        .sign_in_without_request(1)
         .in_transaction(&transaction)
         .await
         .unwrap();

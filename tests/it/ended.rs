@@ -36,8 +36,8 @@ async fn a_stream_closes_when_its_session_ends() {
     let (with_feed, without) = (caching(&database).await, process(&database));
     for way in 0..4 {
         sql(&database, "UPDATE users SET disabled_at = NULL").await;
-        let signed_in = elsewhere.sign_in(1).await.unwrap();
-        let other = elsewhere.sign_in(2).await.unwrap();
+        let signed_in = elsewhere.sign_in_without_request(1).await.unwrap();
+        let other = elsewhere.sign_in_without_request(2).await.unwrap();
         let session = current(&signed_in);
         let told = [with_feed.ended(&session), with_feed.ended(&session)];
         let asking = without.ended(&session);
@@ -85,7 +85,7 @@ async fn a_stream_closes_when_its_session_ends() {
 async fn a_stream_outlives_a_new_token() {
     let database = announcing().await;
     let sessions = caching(&database).await;
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = sessions.ended(&current(&signed_in));
     let headers = cookie(&sessions, signed_in.token());
     let confirmed = sessions.confirm(1, &headers).await.unwrap();
@@ -111,9 +111,13 @@ async fn a_stream_closes_when_its_session_expires() {
         .unwrap();
     let store = PgSessionStore::<User>::new(pool(&database, 4)).with_lifetime(lifetime);
     let sessions = SessionService::new(store);
-    let short = sessions.sign_in(1).at_most(second).await.unwrap();
-    let idle = sessions.sign_in(1).await.unwrap();
-    let used = sessions.sign_in(1).await.unwrap();
+    let short = sessions
+        .sign_in_without_request(1)
+        .at_most(second)
+        .await
+        .unwrap();
+    let idle = sessions.sign_in_without_request(1).await.unwrap();
+    let used = sessions.sign_in_without_request(1).await.unwrap();
     let start = Instant::now();
     let ended = [&short, &idle, &used].map(|signed_in| sessions.ended(&current(signed_in)));
     let [short, idle, used] = ended;
@@ -132,7 +136,7 @@ async fn a_stream_closes_when_its_session_expires() {
 #[tokio::test]
 async fn a_session_that_is_over_is_noticed_when_the_waiting_begins() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let before = sessions.ended(&current(&signed_in));
     assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     let after = sessions.ended(&current(&signed_in));
@@ -149,8 +153,8 @@ async fn a_store_that_fails_ends_no_stream_early() {
     store.add_user(1, "Ada");
     let sessions = SessionService::new(store);
     let [first, second] = [
-        sessions.sign_in(1).await.unwrap(),
-        sessions.sign_in(1).await.unwrap(),
+        sessions.sign_in_without_request(1).await.unwrap(),
+        sessions.sign_in_without_request(1).await.unwrap(),
     ];
     let mut ended = Box::pin(sessions.ended(&current(&first)));
     let expired = sessions.ended(&current(&second));
@@ -169,7 +173,7 @@ async fn a_store_that_fails_ends_no_stream_early() {
 /// A new session that is waited for, and that the store has been asked about: it is not asked again
 /// without a reason.
 async fn waited_for(sessions: &WatchedSessions) -> (SignedIn, Ended) {
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = sessions.ended(&current(&signed_in));
     until(|| sessions.store().checks() == 1).await;
     (signed_in, ended)
@@ -210,7 +214,7 @@ async fn a_stream_closes_when_its_session_may_have_ended_with_others() {
 #[tokio::test]
 async fn a_session_that_was_ended_elsewhere_is_noticed_when_the_waiting_begins() {
     let (sessions, _feed) = Told::with_lease(LONG_LEASE).await;
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
     let ended = sessions.ended(&current(&signed_in));
     assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
@@ -243,7 +247,7 @@ async fn a_doubt_outlives_a_store_that_fails() {
 #[tokio::test]
 async fn of_two_who_wait_for_a_session_one_may_go() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let goes = sessions.ended(&current(&signed_in));
     let stays = sessions.ended(&current(&signed_in));
     drop(goes);
@@ -255,7 +259,7 @@ async fn of_two_who_wait_for_a_session_one_may_go() {
 #[tokio::test]
 async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let session = current(&signed_in);
     assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     let futures: Vec<_> = (0..100)
@@ -271,21 +275,21 @@ async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
 #[tokio::test]
 async fn a_draining_service_ends_its_streams_and_answers_lookups() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let open = sessions.ended(&current(&signed_in));
     sessions.end_streams();
     assert_eq!(within(PATIENCE, open).await, EndedBecause::ServiceClosed);
     let late = sessions.ended(&current(&signed_in));
     assert_eq!(within(PATIENCE, late).await, EndedBecause::ServiceClosed);
     assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
-    let again = sessions.sign_in(2).await.unwrap();
+    let again = sessions.sign_in_without_request(2).await.unwrap();
     assert!(sessions.user(again.token()).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn closing_the_service_closes_its_streams() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = sessions.ended(&current(&signed_in));
     sessions.close().await;
     assert_eq!(within(LEASE, ended).await, EndedBecause::ServiceClosed);
@@ -325,7 +329,7 @@ async fn all<S: Stream>(stream: S) -> Vec<S::Item> {
 #[tokio::test]
 async fn streams_and_bodies_end_with_the_session() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = || sessions.ended(&current(&signed_in));
     let silent = tokio::spawn(all(ended().close_stream(Ticks(0))));
     let last = |because| {

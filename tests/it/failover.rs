@@ -171,8 +171,8 @@ async fn a_synchronous_sign_out_holds_after_a_failover() {
     };
     pair.synchronous().await;
     let sessions = sessions_on(pair.config());
-    let ada = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
 
     // Nobody is told that it has happened before it has, there.
     let replica = Arc::clone(&pair.replica);
@@ -195,7 +195,7 @@ async fn a_synchronous_sign_out_holds_after_a_failover() {
     for signed_out in [&ada, &eve] {
         assert_eq!(sessions.user(signed_out.token()).await.unwrap(), None);
     }
-    assert!(sessions.sign_in(1).await.is_ok());
+    assert!(sessions.sign_in_without_request(1).await.is_ok());
 }
 
 /// F15: what asynchronous replication can lose, as the documentation of [`PgSessionStore`] says: a session
@@ -206,7 +206,7 @@ async fn an_asynchronous_sign_out_can_be_lost_in_a_failover() {
         return;
     };
     let sessions = sessions_on(pair.config());
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let stale = SessionService::new(
         PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2))
             .with_stale_reads_from_a_replica(),
@@ -237,7 +237,7 @@ async fn a_lagging_replica_is_refused_unless_asked_for() {
         return;
     };
     let sessions = sessions_on(pair.config());
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
 
     let on_replica = sessions_on(pair.replica_config());
     let error = on_replica.user(ada.token()).await.unwrap_err();
@@ -292,7 +292,10 @@ async fn a_lookup_that_recovery_cancels_is_asked_once_more() {
     let Some(pair) = Pair::start("recovery_conflict", impatient).await else {
         return;
     };
-    let ada = sessions_on(pair.config()).sign_in(1).await.unwrap();
+    let ada = sessions_on(pair.config())
+        .sign_in_without_request(1)
+        .await
+        .unwrap();
     let replica = pair.replica_config();
     let stale = SessionService::new(
         PgSessionStore::<Slow>::new(pool_of(replica.clone(), 2)).with_stale_reads_from_a_replica(),

@@ -98,7 +98,7 @@ async fn a_lost_connection_is_replaced_unseen() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(2)));
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     for _ in 0..5 {
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
         assert!(kill_lookups(&database).await >= 1);
@@ -134,7 +134,7 @@ async fn a_silent_database_is_an_error_at_the_deadline() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = impatient(proxy.pool(2));
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     proxy.set(Line::Silent);
     let start = Instant::now();
@@ -151,7 +151,7 @@ async fn a_silent_database_is_an_error_at_the_deadline() {
         );
     }
     proxy.set(Line::Open);
-    let eve = sessions.sign_in(2).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
 }
@@ -164,8 +164,8 @@ async fn on_a_bad_network_every_answer_comes_by_the_deadline() {
     let proxy = Proxy::before(&database).await;
     let sessions = impatient(proxy.pool(2));
     let honest = self::sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     let (mut answered, mut late) = (0, 0);
     for round in 0..40 {
         if round == 20 {
@@ -204,14 +204,14 @@ async fn a_connection_that_is_silently_gone_gives_its_place_back() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = impatient(proxy.pool(1));
-    assert!(sessions.sign_in(1).await.is_ok());
+    assert!(sessions.sign_in_without_request(1).await.is_ok());
     for _ in 0..3 {
         proxy.set(Line::Silent);
-        let error = sessions.sign_in(1).await.unwrap_err();
+        let error = sessions.sign_in_without_request(1).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Deadline);
         assert!(error.is_outcome_unknown());
         proxy.set(Line::Open);
-        assert!(sessions.sign_in(1).await.is_ok());
+        assert!(sessions.sign_in_without_request(1).await.is_ok());
     }
 }
 
@@ -222,9 +222,9 @@ async fn a_write_that_is_not_answered_may_have_happened() {
     let proxy = Proxy::before(&database).await;
     let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(1)));
     let honest = self::sessions(&database);
-    let first = sessions.sign_in(1).await.unwrap();
-    let second = sessions.sign_in(1).await.unwrap();
-    let third = sessions.sign_in(1).await.unwrap();
+    let first = sessions.sign_in_without_request(1).await.unwrap();
+    let second = sessions.sign_in_without_request(1).await.unwrap();
+    let third = sessions.sign_in_without_request(1).await.unwrap();
     // So that the statement has been prepared, and the next answer is to what it does.
     assert!(sign_out(&sessions, first.token()).await.unwrap());
 
@@ -249,7 +249,7 @@ async fn a_write_that_is_not_answered_may_have_happened() {
 async fn a_locked_table_is_an_error_at_the_deadline() {
     let database = database().await;
     let sessions = impatient(pool(&database, 2));
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
     lock.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE", &[])
@@ -273,7 +273,7 @@ async fn an_exhausted_pool_delays_no_lookup() {
     let pool = pool(&database, 1);
     let sessions = impatient(pool.clone());
     let all = pool.get().await.unwrap();
-    let error = sessions.sign_in(1).await.unwrap_err();
+    let error = sessions.sign_in_without_request(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Pool);
     assert!(!error.is_outcome_unknown());
     drop(all);
@@ -281,7 +281,7 @@ async fn an_exhausted_pool_delays_no_lookup() {
     sessions.store().check().await.unwrap();
     let all = pool.get().await.unwrap();
     for _ in 0..20 {
-        let ada = sessions.sign_in(1).await.unwrap();
+        let ada = sessions.sign_in_without_request(1).await.unwrap();
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
         assert!(sign_out(&sessions, ada.token()).await.unwrap());
     }
@@ -293,7 +293,7 @@ async fn an_exhausted_pool_delays_no_lookup() {
 async fn changing_the_tables_is_not_seen() {
     let database: TestDatabase = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let tasks: Vec<_> = (0..8)
         .map(|_| {
@@ -336,7 +336,7 @@ async fn a_server_in_recovery_is_refused() {
     let stale: PgSessions = SessionService::new(
         PgSessionStore::new(pool(&database, 2)).with_stale_reads_from_a_replica(),
     );
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
 
     // Demoted: the same data, in recovery.
@@ -354,7 +354,7 @@ async fn a_server_in_recovery_is_refused() {
     }
     let error = sessions.store().check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Recovery);
-    let error = sessions.sign_in(1).await.unwrap_err();
+    let error = sessions.sign_in_without_request(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Recovery);
     assert!(!error.is_outcome_unknown());
     assert!(stale.store().check().await.unwrap().in_recovery());
@@ -377,6 +377,6 @@ async fn a_server_in_recovery_is_refused() {
     assert!(promoted);
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert_eq!(sessions.store().still_live(&ids).await.unwrap().len(), 1);
-    assert!(sessions.sign_in(1).await.is_ok());
+    assert!(sessions.sign_in_without_request(1).await.is_ok());
     drop(server);
 }

@@ -51,7 +51,7 @@ pub async fn caching(database: &TestDatabase) -> PgSessions {
 
 /// A session that is old enough to be kept.
 pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> SignedIn {
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let older = format!(
         "UPDATE sessions SET created_at = created_at - interval '1 hour' WHERE id = '{}'",
         signed_in.session().id()
@@ -145,7 +145,7 @@ async fn a_session_that_was_ended_here_is_over_at_once() {
         match way {
             0 => assert!(sessions.sign_out(&headers).await.ended().unwrap()),
             1 => drop(sessions.confirm(1, &headers).await.unwrap()),
-            2 => drop(sessions.sign_in(1).request(&headers).await.unwrap()),
+            2 => drop(sessions.sign_in(1, &headers).await.unwrap()),
             3 => assert!(sessions.revoke(&1, signed_in.session().id()).await.unwrap()),
             4 => {
                 assert!(sign_out(&elsewhere, token).await.unwrap());

@@ -38,7 +38,7 @@ fn axum_app(sessions: &WatchedSessions) -> Router {
         user.email
     }
     async fn sign_in(State(sessions): State<WatchedSessions>, headers: HeaderMap) -> SignedIn {
-        let sign_in = sessions.sign_in(1).request(&headers).remember(true);
+        let sign_in = sessions.sign_in(1, &headers).remember(true);
         sign_in.await.unwrap()
     }
     async fn sign_out(State(sessions): State<WatchedSessions>, headers: HeaderMap) -> SignedOut {
@@ -87,10 +87,7 @@ pub fn plain_app(
                 match request.uri().path() {
                     "/account" | "/extractor" => demanding.call(request).await,
                     "/sign-in" => {
-                        let sign_in = sessions
-                            .sign_in(1)
-                            .request(request.headers())
-                            .remember(true);
+                        let sign_in = sessions.sign_in(1, request.headers()).remember(true);
                         let mut response = Response::default();
                         sign_in.await.unwrap().write_to(response.headers_mut());
                         Ok(response)
@@ -239,7 +236,7 @@ async fn axum_over_http_1_and_2() {
 #[tokio::test]
 async fn axum_extracts_the_session() {
     let sessions = watched();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let cookie = format!("__Host-session={}", signed_in.token().expose());
     let id = signed_in.session().id().to_string();
     let address = serve(Http::One, axum_app(&sessions)).await;

@@ -78,7 +78,7 @@ async fn a_condition_on_the_user() {
     let sessions = memory();
     let guard = || RequireUserLayer::<User>::new().allow_if(|user| user.id == 2);
     for (user, grpc, status) in [(2, false, 200), (1, false, 403), (1, true, 200)] {
-        let signed_in = sessions.sign_in(user).await.unwrap();
+        let signed_in = sessions.sign_in_without_request(user).await.unwrap();
         let mut headers = cookie(&sessions, signed_in.token());
         if grpc {
             headers.insert(
@@ -113,7 +113,7 @@ async fn a_fresh_proof() {
             .sign_in_page("/sign-in")
             .confirm_page("/confirm")
     };
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(&sessions, signed_in.token());
     sessions.store().advance(age);
     assert_eq!(
@@ -183,8 +183,8 @@ const FOREIGN: &str = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJwcm94eSJ9.dGVzdA";
 async fn bearer_tokens_are_opt_in() {
     let (with, without) = (bearing(), memory());
     for (sessions, opted_in) in [(&with, true), (&without, false)] {
-        let one = sessions.sign_in(1).await.unwrap();
-        let two = sessions.sign_in(1).await.unwrap();
+        let one = sessions.sign_in_without_request(1).await.unwrap();
+        let two = sessions.sign_in_without_request(1).await.unwrap();
         let bearer = |scheme: &str, token: &str| format!("{scheme} {token}");
         let one_text = one.token().expose();
         for (cookie_token, authorization, passes) in [
@@ -290,7 +290,7 @@ async fn signing_out_ends_the_session_of_every_bearer_token() {
         let sessions = bearing();
         let mut values = Vec::new();
         for _ in 0..presented {
-            let signed_in = sessions.sign_in(1).await.unwrap();
+            let signed_in = sessions.sign_in_without_request(1).await.unwrap();
             values.push(format!("Bearer {}", signed_in.token().expose()));
         }
         let signed_out = sessions.sign_out(&authorization(values)).await;

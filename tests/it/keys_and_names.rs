@@ -98,7 +98,7 @@ async fn works_with<U>(
     assert_eq!(found, key_type);
 
     let sessions = SessionService::new(store);
-    let signed_in = sessions.sign_in(id.clone()).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(id.clone()).await.unwrap();
     assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
     assert_eq!(sessions.devices(&id).await.unwrap().len(), 1);
     assert!(
@@ -137,7 +137,7 @@ async fn settings_of_the_role_change_nothing() {
         sql(&database, &format!("ALTER DATABASE {name} SET {setting}")).await;
     }
     let sessions = sessions(&database);
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let live = sessions.resolve(signed_in.token()).await.unwrap().unwrap();
     assert_eq!(live.user, User::ada());
     assert_eq!(
@@ -194,8 +194,8 @@ async fn a_hostile_search_path_changes_nothing() {
 async fn stands_by_its_tables(database: &TestDatabase, store: PgSessionStore<Qualified>) {
     let sessions = SessionService::new(store);
     sessions.store().check().await.unwrap();
-    let ada = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     assert_eq!(
         sessions.user(ada.token()).await.unwrap(),
         Some(Qualified(1))

@@ -13,10 +13,9 @@ pub const ROWS: &str = "SELECT count(*) FROM sessions";
 async fn a_sign_in_replaces_the_session_it_came_with() {
     let database = database().await;
     let sessions = sessions(&database);
-    let old = sessions.sign_in(2).await.unwrap();
+    let old = sessions.sign_in_without_request(2).await.unwrap();
     let new = sessions
-        .sign_in(1)
-        .request(&cookie(&sessions, old.token()))
+        .sign_in(1, &cookie(&sessions, old.token()))
         .await
         .unwrap();
     assert_eq!(sessions.user(old.token()).await.unwrap(), None);
@@ -25,8 +24,7 @@ async fn a_sign_in_replaces_the_session_it_came_with() {
 
     let chosen = SessionToken::generate().unwrap();
     let signed_in = sessions
-        .sign_in(1)
-        .request(&cookie(&sessions, &chosen))
+        .sign_in(1, &cookie(&sessions, &chosen))
         .await
         .unwrap();
     assert_ne!(signed_in.token().expose(), chosen.expose());
@@ -38,7 +36,7 @@ async fn a_sign_in_replaces_the_session_it_came_with() {
 async fn a_sign_in_that_is_refused_ends_nothing() {
     let database = database().await;
     let sessions = sessions(&database);
-    let old = sessions.sign_in(1).await.unwrap();
+    let old = sessions.sign_in_without_request(1).await.unwrap();
     sql(
         &database,
         "UPDATE users SET disabled_at = now() WHERE id = 2",
@@ -46,8 +44,7 @@ async fn a_sign_in_that_is_refused_ends_nothing() {
     .await;
     for nobody in [2, 99] {
         let error = sessions
-            .sign_in(nobody)
-            .request(&cookie(&sessions, old.token()))
+            .sign_in(nobody, &cookie(&sessions, old.token()))
             .await;
         assert_eq!(error.unwrap_err().kind(), ErrorKind::UserRefused);
     }
@@ -60,7 +57,7 @@ async fn a_sign_in_that_is_refused_ends_nothing() {
 async fn a_sign_in_that_is_killed_changes_nothing() {
     let database = database().await;
     let sessions = sessions(&database);
-    let old = sessions.sign_in(1).await.unwrap();
+    let old = sessions.sign_in_without_request(1).await.unwrap();
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
     lock.execute("SELECT FROM sessions FOR UPDATE", &[])
@@ -68,7 +65,7 @@ async fn a_sign_in_that_is_killed_changes_nothing() {
         .unwrap();
     let sign_in = tokio::spawn({
         let (sessions, headers) = (sessions.clone(), cookie(&sessions, old.token()));
-        async move { sessions.sign_in(1).request(&headers).await }
+        async move { sessions.sign_in(1, &headers).await }
     });
     let waiting = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -87,7 +84,7 @@ async fn a_sign_in_that_is_killed_changes_nothing() {
 async fn a_signed_out_session_is_dead_everywhere() {
     let database = database().await;
     let (here, there) = (sessions(&database), sessions(&database));
-    let signed_in = here.sign_in(1).await.unwrap();
+    let signed_in = here.sign_in_without_request(1).await.unwrap();
     assert!(there.user(signed_in.token()).await.unwrap().is_some());
     assert!(
         here.sign_out(&cookie(&here, signed_in.token()))
@@ -109,13 +106,13 @@ async fn a_digest_that_is_taken_stays_whose_it_is() {
     use tower_user_session::{Insertion, NewSession, Rotation, SessionStore};
     let database = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let demands = tower_user_session::Demands::default();
     let life = Duration::from_secs(60);
     let stolen = NewSession::new(ada.token().digest(), &2, &demands, life);
     let outcome = sessions.store().insert(stolen).await.unwrap();
     assert!(matches!(outcome, Insertion::DigestTaken));
-    let eve = sessions.sign_in(2).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     let rotation = sessions
         .store()
         .rotate(&2, &[eve.token().digest()], ada.token().digest())
@@ -131,7 +128,7 @@ async fn a_digest_is_no_token() {
     use base64::Engine as _;
     let database = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     every_log::presented_though_a_digest(ada.token().digest().as_bytes());
     let text =
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(ada.token().digest().as_bytes());
@@ -166,7 +163,7 @@ async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
     let database = database().await;
     let pool = pool(&database, 1);
     let sessions = SessionService::new(PgSessionStore::<User>::new(pool.clone()));
-    let old = sessions.sign_in(1).await.unwrap();
+    let old = sessions.sign_in_without_request(1).await.unwrap();
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
     lock.execute("SELECT FROM sessions FOR UPDATE", &[])
@@ -175,7 +172,7 @@ async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
     let headers = cookie(&sessions, old.token());
     let sign_in = tokio::spawn({
         let sessions = sessions.clone();
-        async move { sessions.sign_in(1).request(&headers).await }
+        async move { sessions.sign_in(1, &headers).await }
     });
     until_waiting(&database, 1).await;
     sign_in.abort();

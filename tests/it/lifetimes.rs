@@ -31,7 +31,7 @@ fn two_limits() -> Lifetime {
 async fn both_limits_are_decided_in_the_lookup() {
     let database = database().await;
     let sessions = with(&database, two_limits());
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     for (last_seen, expires, live) in [
         (
             "- interval '59 minutes 58 seconds'",
@@ -63,9 +63,9 @@ async fn both_limits_are_decided_in_the_lookup() {
 async fn use_is_written_in_the_background_once_an_interval() {
     let database = database().await;
     let sessions = with(&database, two_limits());
-    let signed_in = sessions.sign_in(1).await.unwrap();
-    let ended = sessions.sign_in(1).await.unwrap();
-    let idled_out = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+    let ended = sessions.sign_in_without_request(1).await.unwrap();
+    let idled_out = sessions.sign_in_without_request(1).await.unwrap();
     sql(
         &database,
         "UPDATE sessions SET last_seen_at = now() - interval '30 minutes'",
@@ -112,7 +112,7 @@ async fn a_session_that_was_just_seen_is_not_written_again() {
     let proxy = Proxy::before(&database).await;
     let store = PgSessionStore::<User>::new(proxy.pool(4)).with_lifetime(two_limits());
     let sessions = SessionService::new(store);
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     sql(
         &database,
         "UPDATE sessions SET last_seen_at = now() - interval '3 minutes'",
@@ -135,7 +135,7 @@ async fn a_session_that_was_just_seen_is_not_written_again() {
 async fn a_locked_row_is_not_waited_for() {
     let database = database().await;
     let sessions = with(&database, two_limits());
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     sql(
         &database,
         "UPDATE sessions SET last_seen_at = now() - interval '30 minutes'",
@@ -167,7 +167,7 @@ async fn a_remembered_session_has_a_cookie_of_the_same_life() {
         (true, Some(HOUR), Some("3600")),
         (true, Some(100 * HOUR), Some("36000")),
     ] {
-        let mut sign_in = sessions.sign_in(1).remember(remembered);
+        let mut sign_in = sessions.sign_in_without_request(1).remember(remembered);
         if let Some(shorter) = shorter {
             sign_in = sign_in.at_most(shorter);
         }
@@ -181,9 +181,21 @@ async fn a_remembered_session_has_a_cookie_of_the_same_life() {
         assert_eq!(age, expected);
     }
     for life in [Duration::ZERO, Duration::from_millis(999)] {
-        assert!(sessions.sign_in(1).at_most(life).await.is_err());
+        assert!(
+            sessions
+                .sign_in_without_request(1)
+                .at_most(life)
+                .await
+                .is_err()
+        );
     }
-    assert!(sessions.sign_in(1).at_most(Duration::MAX).await.is_ok());
+    assert!(
+        sessions
+            .sign_in_without_request(1)
+            .at_most(Duration::MAX)
+            .await
+            .is_ok()
+    );
 }
 
 /// D17: what is over goes, in batches; what is live, or locked, stays.
@@ -191,7 +203,7 @@ async fn a_remembered_session_has_a_cookie_of_the_same_life() {
 async fn cleaning_up_deletes_what_is_over_and_nothing_else() {
     let database = database().await;
     let sessions = with(&database, two_limits());
-    let live = sessions.sign_in(1).await.unwrap();
+    let live = sessions.sign_in_without_request(1).await.unwrap();
     sql(
         &database,
         "INSERT INTO sessions (token_digest, user_id, expires_at, last_seen_at)
@@ -236,7 +248,7 @@ pub const TAKE_THE_TURN: &str = "SELECT pg_advisory_xact_lock(hashtextextended(c
 async fn one_process_cleans_up_at_a_time() {
     let database = database().await;
     let sessions = with(&database, two_limits());
-    let _ = sessions.sign_in(1).await.unwrap();
+    let _ = sessions.sign_in_without_request(1).await.unwrap();
     sql(&database, "UPDATE sessions SET expires_at = now()").await;
     let mut client = database.client().await;
     let other = client.transaction().await.unwrap();
@@ -251,7 +263,7 @@ async fn one_process_cleans_up_at_a_time() {
 async fn the_first_clean_up_comes_soon_after_the_start() {
     let logs = Logs::capture();
     let sessions = memory();
-    let _ = sessions.sign_in(1).await.unwrap();
+    let _ = sessions.sign_in_without_request(1).await.unwrap();
     sessions
         .store()
         .advance(Duration::from_secs(31 * 24 * 60 * 60));

@@ -91,7 +91,7 @@ async fn locks_and_slow_lookups_occupy_the_stores_connections_only() {
         let sessions = builder.build().unwrap();
         let mut live = Vec::new();
         for _ in 0..8 {
-            live.push(sessions.sign_in(1).await.unwrap());
+            live.push(sessions.sign_in_without_request(1).await.unwrap());
         }
 
         admin.batch_execute(begin).await.unwrap();
@@ -119,7 +119,7 @@ async fn locks_and_slow_lookups_occupy_the_stores_connections_only() {
                     };
                     calls.spawn(async move {
                         if n % 20 == 0 {
-                            let _ = sessions.sign_in(1).await;
+                            let _ = sessions.sign_in_without_request(1).await;
                         } else if sessions.resolve_digest(digest).await.is_ok() {
                             answered.fetch_add(1, SeqCst);
                         }
@@ -183,7 +183,7 @@ async fn a_locked_user_delays_no_other_user() {
         sessions.store().check().await.unwrap();
         let mut of_ada = Vec::new();
         for _ in 0..20 {
-            of_ada.push(sessions.sign_in(1).await.unwrap());
+            of_ada.push(sessions.sign_in_without_request(1).await.unwrap());
         }
         let client = database.client().await;
         client
@@ -196,7 +196,7 @@ async fn a_locked_user_delays_no_other_user() {
             let headers = cookie(&sessions, of_ada[n % of_ada.len()].token());
             waiting.spawn(async move {
                 match n % 3 {
-                    0 => drop(sessions.sign_in(1).request(&headers).await),
+                    0 => drop(sessions.sign_in(1, &headers).await),
                     1 => drop(sessions.confirm(1, &headers).await),
                     _ => drop(sessions.sign_out(&headers).await),
                 }
@@ -206,7 +206,11 @@ async fn a_locked_user_delays_no_other_user() {
         let start = Instant::now();
         let mut rounds = 0;
         while start.elapsed() < Duration::from_secs(2) {
-            let eve = timeout(Duration::from_secs(1), sessions.sign_in(2).into_future()).await;
+            let eve = timeout(
+                Duration::from_secs(1),
+                sessions.sign_in_without_request(2).into_future(),
+            )
+            .await;
             let eve = eve.expect(name).unwrap();
             assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
             assert_eq!(sessions.devices(&2).await.unwrap().len(), 1, "{name}");
@@ -216,7 +220,7 @@ async fn a_locked_user_delays_no_other_user() {
         assert!(rounds >= 5, "{name}: {rounds} rounds");
         client.batch_execute("COMMIT").await.unwrap();
         timeout(PATIENCE, waiting.join_all()).await.unwrap();
-        let _ = sessions.sign_in(1).await.unwrap();
+        let _ = sessions.sign_in_without_request(1).await.unwrap();
     }
 }
 
@@ -230,12 +234,12 @@ async fn a_write_that_is_given_up_ends_on_the_server_too() {
     let client = database.client().await;
     let lock = "BEGIN; SELECT FROM users WHERE id = 1 FOR UPDATE";
     client.batch_execute(lock).await.unwrap();
-    let error: Error = sessions.sign_in(1).await.unwrap_err();
+    let error: Error = sessions.sign_in_without_request(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Deadline);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(waiting(&database).await, 0);
     client.batch_execute("ROLLBACK").await.unwrap();
-    let _ = sessions.sign_in(1).await.unwrap();
+    let _ = sessions.sign_in_without_request(1).await.unwrap();
 }
 
 /// A client that vanishes between the lock and the commit holds the user's lock no longer than the deadline, although

@@ -16,8 +16,8 @@ use crate::support::{PgSessions, User, cookie, database, number, pool, sessions,
 async fn a_live_token_is_its_owner_and_any_other_nobody() {
     let database = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
     assert_eq!(
@@ -41,7 +41,7 @@ async fn a_token_is_never_of_somebody_else() {
     .await;
     let mut tokens = Vec::new();
     for id in 1..=400 {
-        tokens.push((id, sessions.sign_in(id).await.unwrap()));
+        tokens.push((id, sessions.sign_in_without_request(id).await.unwrap()));
     }
     let tokens = Arc::new(tokens);
     let tasks: Vec<_> = (0..64_usize)
@@ -83,7 +83,7 @@ async fn a_token_is_never_of_somebody_else() {
 async fn the_users_row_is_read_on_every_request() {
     let database = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let user = async || sessions.user(ada.token()).await.unwrap();
 
     sql(&database, "UPDATE users SET role = 'admin' WHERE id = 1").await;
@@ -95,7 +95,11 @@ async fn the_users_row_is_read_on_every_request() {
     .await;
     assert_eq!(user().await, None);
     assert_eq!(
-        sessions.sign_in(1).await.unwrap_err().kind(),
+        sessions
+            .sign_in_without_request(1)
+            .await
+            .unwrap_err()
+            .kind(),
         ErrorKind::UserRefused
     );
     sql(
@@ -107,7 +111,11 @@ async fn the_users_row_is_read_on_every_request() {
     sql(&database, "DELETE FROM users WHERE id = 1").await;
     assert_eq!(user().await, None);
     assert_eq!(
-        sessions.sign_in(1).await.unwrap_err().kind(),
+        sessions
+            .sign_in_without_request(1)
+            .await
+            .unwrap_err()
+            .kind(),
         ErrorKind::UserRefused
     );
 }
@@ -170,7 +178,7 @@ async fn a_users_column_is_never_mixed_up_with_a_sessions() {
     )
     .await;
     let sessions = SessionService::new(PgSessionStore::<Lookalike>::new(pool(&database, 2)));
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let before = sessions.counts();
     let roles = vec!["admin".to_owned(), "writer".to_owned()];
     let expected = Lookalike {
@@ -318,7 +326,7 @@ async fn one_bad_row_fails_one_caller() {
     let sessions = sessions(&database);
     let mut tokens = HashMap::new();
     for id in 1..=4 {
-        tokens.insert(id, sessions.sign_in(id).await.unwrap());
+        tokens.insert(id, sessions.sign_in_without_request(id).await.unwrap());
     }
     let token = |id: i64| tokens[&id].token();
 
@@ -356,8 +364,8 @@ async fn one_bad_row_fails_one_caller() {
 async fn a_session_that_cannot_be_read_fails_one_caller() {
     let database = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     sql(
         &database,
         "ALTER TABLE sessions DROP CONSTRAINT sessions_authenticated_at_check",
@@ -383,7 +391,10 @@ async fn a_session_that_cannot_be_read_fails_one_caller() {
 #[tokio::test]
 async fn a_user_that_the_tables_yield_twice_gets_one_session() {
     let database = database().await;
-    let _ = of::<Twice>(&database).sign_in(1).await.unwrap();
+    let _ = of::<Twice>(&database)
+        .sign_in_without_request(1)
+        .await
+        .unwrap();
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
 
@@ -422,7 +433,7 @@ async fn a_missing_right_is_an_error_that_names_it() {
     // With what the documentation asks for, and no more, everything works.
     sql(&database, &format!("GRANT SELECT ON users TO {role}")).await;
     limited.store().check().await.unwrap();
-    let ada = limited.sign_in(1).await.unwrap();
+    let ada = limited.sign_in_without_request(1).await.unwrap();
     assert_eq!(limited.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert_eq!(limited.revoke_all(&1).await.unwrap(), 1);
     assert_eq!(limited.clean_up().await.unwrap(), 0);

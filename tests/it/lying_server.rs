@@ -258,8 +258,8 @@ async fn an_answer_in_two_parts_is_the_same_answer() {
     let database = database().await;
     let liar = Liar::before(database.config()).await;
     let sessions = liar.sessions();
-    let ada = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     let opened = liar.connections();
     let length = liar.length.load(SeqCst);
@@ -294,7 +294,7 @@ async fn an_answer_that_is_none_is_an_error_and_the_end_of_its_connection() {
         (Lie::WrongTypes, Some(ErrorKind::Row)),
     ] {
         let sessions = liar.sessions();
-        let ada = sessions.sign_in(1).await.unwrap();
+        let ada = sessions.sign_in_without_request(1).await.unwrap();
         liar.tell(lie);
         let before = liar.connections();
         let answer = sessions.user(ada.token()).await;
@@ -320,8 +320,8 @@ async fn an_answer_that_comes_again_is_about_nobody_else() {
     let database = database().await;
     let liar = Liar::before(database.config()).await;
     let sessions = liar.sessions();
-    let ada = sessions.sign_in(1).await.unwrap();
-    let eve = sessions.sign_in(2).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     liar.tell(Lie::Again);
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     let opened = liar.connections();
@@ -339,7 +339,7 @@ async fn an_answer_that_comes_again_does_not_outlive_the_session() {
     let honest = sessions(&database);
     let liar = Liar::before(database.config()).await;
     let sessions = liar.sessions();
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     liar.tell(Lie::Again);
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert!(sign_out(&honest, ada.token()).await.unwrap());

@@ -250,7 +250,7 @@ fn with_cookie(signed_in: &SignedIn) -> (&'static str, String) {
 #[tokio::test]
 async fn a_forbidden_page_is_shown_to_people() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let (cookie, token) = with_cookie(&signed_in);
     let guard = RequireUserLayer::<User>::new()
         .forbidden_page("/forbidden")
@@ -277,7 +277,7 @@ async fn a_forbidden_page_is_shown_to_people() {
 #[tokio::test]
 async fn a_rule_sees_the_requests_head() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let (cookie, token) = with_cookie(&signed_in);
     let guard = RequireUserLayer::<User>::new()
         .rejection_response(EmptyResponseForRejection)
@@ -335,7 +335,7 @@ async fn a_rule_sees_the_requests_head() {
 #[tokio::test]
 async fn a_refusal_is_readable_in_the_clients_format() {
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let (cookie, token) = with_cookie(&signed_in);
     let app = |failing: bool| {
         sessions.store().set_failing(failing);
@@ -396,7 +396,7 @@ async fn a_full_header_map_is_survived() {
         headers
     }
     let sessions = memory();
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let signed_out = sessions.sign_out(&HeaderMap::new()).await;
     for write in [
         &(|headers: &mut HeaderMap| signed_in.write_to(headers)) as &dyn Fn(&mut HeaderMap),

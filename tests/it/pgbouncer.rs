@@ -64,8 +64,11 @@ async fn the_whole_life_of_a_session_leaves_nothing_behind() {
     ] {
         let limited = SessionService::new(store().with_session_limit(limit));
         limited.revoke_everyone().await.unwrap();
-        let _ = limited.sign_in(1).await.unwrap();
-        assert_eq!(limited.sign_in(1).await.is_ok(), ends_oldest);
+        let _ = limited.sign_in_without_request(1).await.unwrap();
+        assert_eq!(
+            limited.sign_in_without_request(1).await.is_ok(),
+            ends_oldest
+        );
         assert_eq!(limited.devices(&1).await.unwrap().len(), 1);
     }
 
@@ -76,24 +79,29 @@ async fn the_whole_life_of_a_session_leaves_nothing_behind() {
 
 /// What `conforms` does not do: cookies, transactions of the application's, demands, touches.
 async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
-    let phone = sessions.sign_in(1).await.unwrap();
+    let phone = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(sessions, phone.token());
     let confirmed = sessions.confirm(1, &headers).await.unwrap();
     assert_eq!(sessions.user(phone.token()).await.unwrap(), None);
     let headers: HeaderMap = cookie(sessions, confirmed.token());
     let laptop = sessions
-        .sign_in(1)
+        .sign_in_without_request(1)
         .only_if_still("u.email", "ada@example.com")
         .only_if_still("u.id", 1_i64)
         .await
         .unwrap();
-    let refused = sessions.sign_in(1).only_if_still("u.email", "ada@old.com");
+    let refused = sessions
+        .sign_in_without_request(1)
+        .only_if_still("u.email", "ada@old.com");
     assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::UserRefused);
     assert_eq!(sessions.devices(&1).await.unwrap().len(), 2);
 
     let mut client = sessions.store().pool().get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
-    let tablet = sessions.sign_in(1).in_transaction(&transaction).await;
+    let tablet = sessions
+        .sign_in_without_request(1)
+        .in_transaction(&transaction)
+        .await;
     let tablet = tablet.unwrap();
     let current = current(&tablet);
     let others = sessions.revoke_others_in_transaction(&transaction, &1, &current);
@@ -124,7 +132,7 @@ async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
     }
     assert!(sessions.revoke(&1, current.id()).await.unwrap());
     assert_eq!(sessions.user(tablet.token()).await.unwrap(), None);
-    let _ = sessions.sign_in(2).await.unwrap();
+    let _ = sessions.sign_in_without_request(2).await.unwrap();
     sql(database, "UPDATE sessions SET expires_at = now()").await;
     assert_eq!(sessions.clean_up().await.unwrap(), 1);
 }
@@ -176,7 +184,7 @@ async fn a_token_is_its_owners_whoever_shares_the_connection() {
 async fn come_and_go(sessions: PgSessions, user: i64) {
     let owner = if user == 1 { User::ada() } else { User::eve() };
     for _ in 0..12 {
-        let signed_in = sessions.sign_in(user).await.unwrap();
+        let signed_in = sessions.sign_in_without_request(user).await.unwrap();
         for _ in 0..12 {
             let unknown = SessionToken::generate().unwrap();
             let (known, unknown) =
@@ -207,7 +215,7 @@ async fn changing_the_tables_and_the_connections_is_not_seen() {
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = Vec::new();
     for sessions in instances(&bouncer) {
-        let ada = Arc::new(sessions.sign_in(1).await.unwrap());
+        let ada = Arc::new(sessions.sign_in_without_request(1).await.unwrap());
         for n in 0..3 {
             let (sessions, ada, stop) = (sessions.clone(), ada.clone(), stop.clone());
             tasks.push(tokio::spawn(async move {
@@ -215,7 +223,7 @@ async fn changing_the_tables_and_the_connections_is_not_seen() {
                     let user = sessions.user(ada.token()).await.unwrap();
                     assert_eq!(user, Some(User::ada()));
                     if n == 0 {
-                        let eve = sessions.sign_in(2).await.unwrap();
+                        let eve = sessions.sign_in_without_request(2).await.unwrap();
                         assert!(sessions.revoke(&2, eve.session().id()).await.unwrap());
                     }
                 }
@@ -251,7 +259,7 @@ async fn a_lost_server_connection_is_not_seen() {
         return;
     };
     let sessions = instances(&bouncer).remove(0);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     for _ in 0..5 {
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
         assert!(kill_lookups(&database).await >= 1);
@@ -288,7 +296,7 @@ async fn a_lookup_that_does_not_finish_keeps_nobody_waiting() {
         .deadline(Duration::from_millis(300))
         .build()
         .unwrap();
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
@@ -313,7 +321,7 @@ async fn without_the_setting_there_are_errors_that_name_it() {
         return;
     };
     let good = instances(&bouncer).remove(0);
-    let ada = Arc::new(good.sign_in(1).await.unwrap());
+    let ada = Arc::new(good.sign_in_without_request(1).await.unwrap());
     let mut tasks = Vec::new();
     for _ in 0..2 * INSTANCES {
         let sessions = SessionService::new(PgSessionStore::<User>::new(bouncer.pool(4)));

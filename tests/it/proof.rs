@@ -10,7 +10,11 @@ use crate::support::{User, cookie, current, database, number, pool, sessions, sq
 async fn confirming_gives_the_session_a_new_token() {
     let database = database().await;
     let sessions = sessions(&database);
-    let old = sessions.sign_in(1).remember(true).await.unwrap();
+    let old = sessions
+        .sign_in_without_request(1)
+        .remember(true)
+        .await
+        .unwrap();
     sql(
         &database,
         "UPDATE sessions SET authenticated_at = now() - interval '1 hour',
@@ -46,7 +50,7 @@ async fn confirming_gives_the_session_a_new_token() {
 async fn nothing_else_is_confirmed() {
     let database = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(&sessions, ada.token());
     let refused = async |user, headers: &HeaderMap| {
         let error = sessions.confirm(user, headers).await.unwrap_err();
@@ -72,8 +76,8 @@ async fn nothing_else_is_confirmed() {
 async fn revoking_takes_part_in_the_applications_transaction() {
     let database = database().await;
     let sessions = sessions(&database);
-    let this = sessions.sign_in(1).await.unwrap();
-    let other = sessions.sign_in(1).await.unwrap();
+    let this = sessions.sign_in_without_request(1).await.unwrap();
+    let other = sessions.sign_in_without_request(1).await.unwrap();
     for (commit, left) in [(false, true), (true, false)] {
         let mut client = pool(&database, 1).get().await.unwrap();
         let transaction = client.transaction().await.unwrap();
@@ -113,7 +117,12 @@ async fn a_sign_in_with_the_old_password_cannot_slip_in() {
         .unwrap();
     let sign_in = tokio::spawn({
         let sessions = sessions.clone();
-        async move { sessions.sign_in(1).only_if_still("u.role", "member").await }
+        async move {
+            sessions
+                .sign_in_without_request(1)
+                .only_if_still("u.role", "member")
+                .await
+        }
     });
     until_waiting(&database, 1).await;
     transaction.commit().await.unwrap();
@@ -122,7 +131,7 @@ async fn a_sign_in_with_the_old_password_cannot_slip_in() {
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 0);
     assert!(
         sessions
-            .sign_in(1)
+            .sign_in_without_request(1)
             .only_if_still("u.role", "new")
             .await
             .is_ok()
@@ -146,7 +155,7 @@ async fn signing_in_takes_part_in_the_applications_transaction() {
             .unwrap()
             .get(0);
         let signed_in = sessions
-            .sign_in(id)
+            .sign_in_without_request(id)
             .in_transaction(&transaction)
             .await
             .unwrap();
@@ -169,7 +178,7 @@ async fn signing_in_takes_part_in_the_applications_transaction() {
 async fn a_refused_sign_in_changes_nothing_in_the_applications_transaction() {
     let database = database().await;
     let sessions = sessions(&database);
-    let old = sessions.sign_in(1).await.unwrap();
+    let old = sessions.sign_in_without_request(1).await.unwrap();
     sql(
         &database,
         "UPDATE users SET disabled_at = now() WHERE id = 2",
@@ -177,7 +186,7 @@ async fn a_refused_sign_in_changes_nothing_in_the_applications_transaction() {
     .await;
     let mut client = pool(&database, 1).get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
-    let sign_in = sessions.sign_in(2).request(&cookie(&sessions, old.token()));
+    let sign_in = sessions.sign_in(2, &cookie(&sessions, old.token()));
     let error = sign_in.in_transaction(&transaction).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UserRefused);
     transaction.commit().await.unwrap();
@@ -189,15 +198,18 @@ async fn a_refused_sign_in_changes_nothing_in_the_applications_transaction() {
 async fn a_transaction_of_a_plain_client_will_do() {
     let database = database().await;
     let sessions = sessions(&database);
-    let this = sessions.sign_in(1).await.unwrap();
-    let other = sessions.sign_in(1).await.unwrap();
+    let this = sessions.sign_in_without_request(1).await.unwrap();
+    let other = sessions.sign_in_without_request(1).await.unwrap();
     let mut client = database.client().await;
     let transaction = client.transaction().await.unwrap();
     let ended = sessions
         .revoke_others_in_transaction(&transaction, &1, &current(&this))
         .await;
     assert_eq!(ended.unwrap(), 1);
-    let new = sessions.sign_in(2).in_transaction(&transaction).await;
+    let new = sessions
+        .sign_in_without_request(2)
+        .in_transaction(&transaction)
+        .await;
     assert_eq!(
         sessions.user(other.token()).await.unwrap(),
         Some(User::ada())

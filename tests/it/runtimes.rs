@@ -190,7 +190,9 @@ fn signing_in_and_out_outside_a_runtime_is_an_error() {
     let Poll::Ready(signed_out) = poll_once(pin!(sessions.sign_out(&headers).into_future())) else {
         panic!("it has nothing to wait for")
     };
-    let Poll::Ready(Err(signed_in)) = poll_once(pin!(sessions.sign_in(1).into_future())) else {
+    let Poll::Ready(Err(signed_in)) =
+        poll_once(pin!(sessions.sign_in_without_request(1).into_future()))
+    else {
         panic!("it has nothing to wait for")
     };
     for error in [signed_out.ended().unwrap_err(), &signed_in] {

@@ -88,7 +88,11 @@ fn pretty(bytes: &[u8]) -> String {
 }
 
 async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) {
-    let signed_in = sessions.sign_in(1).remember(true).await.unwrap();
+    let signed_in = sessions
+        .sign_in_without_request(1)
+        .remember(true)
+        .await
+        .unwrap();
     let secrets = Secrets::of(signed_in.token());
     let cookie = format!("__Host-session={}", signed_in.token().expose());
     (signed_in, secrets, cookie_lines([cookie]))
@@ -210,7 +214,7 @@ async fn debug_tells_no_secret() {
     secrets.not_told_by("Lifetime", &Lifetime::default());
     let builder = SessionService::builder(MemorySessionStore::<i64, User>::new());
     secrets.not_told_by("SessionServiceBuilder", &builder);
-    secrets.not_told_by("SignIn", &sessions.sign_in(1).request(&headers));
+    secrets.not_told_by("SignIn", &sessions.sign_in(1, &headers));
     secrets.not_told_by("SignOut", &sessions.sign_out(&headers));
 
     let live = sessions.resolve(token).await.unwrap().unwrap();
@@ -301,7 +305,7 @@ fn request(headers: &HeaderMap) -> Request<String> {
 async fn debug_of_the_postgresql_half_tells_no_secret() {
     let database = database().await;
     let sessions = sessions(&database);
-    let signed_in = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let secrets = Secrets::of(signed_in.token());
     sessions.user(signed_in.token()).await.unwrap();
     secrets.not_told_by("PgSessionStore", sessions.store());
@@ -355,7 +359,7 @@ async fn a_row_that_the_table_refuses_is_not_shown() {
         ),
     ] {
         sql(&database, change).await;
-        let error = sessions.sign_in(1).await.unwrap_err();
+        let error = sessions.sign_in_without_request(1).await.unwrap_err();
         let source = std::error::Error::source(&error).unwrap();
         let told = format!("{error} {error:?} {source} {source:?}");
         assert!(told.contains(name), "{told}");
@@ -423,7 +427,7 @@ async fn logs_tell_no_secret() {
     let logs = Logs::capture();
     let sessions = memory();
     let (signed_in, secrets, headers) = signed_in(&sessions).await;
-    let again = sessions.sign_in(1).request(&headers).await.unwrap();
+    let again = sessions.sign_in(1, &headers).await.unwrap();
     let others = Secrets::of(again.token());
     let service = LoadUserLayer::new(sessions.clone()).layer(service_fn(who::<String>));
     let response = service.clone().oneshot(request(&headers)).await.unwrap();
@@ -437,7 +441,7 @@ async fn logs_tell_no_secret() {
     let _ = sessions.sign_out(&twice).await.ended();
     sessions.store().set_failing(false);
     let _ = sessions.sign_out(&twice).await.ended();
-    let error = sessions.sign_in(99).await.unwrap_err();
+    let error = sessions.sign_in_without_request(99).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UserRefused);
     let text = logs.text();
     assert!(logs.events().len() >= 5, "{text}");

@@ -11,7 +11,7 @@ use tower_user_session::{Device, ParseSessionIdError, ReturnTo, Session, Session
 const ID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
 fn session() -> Session {
-    let mut times = SessionTimes::at(SystemTime::UNIX_EPOCH + Duration::from_secs(25 * 60));
+    let mut times = SessionTimes::at(SystemTime::UNIX_EPOCH + Duration::from_secs(25 * 60 + 1));
     times.expires_at += Duration::from_secs(60);
     Session::new(ID.parse().unwrap(), times)
 }
@@ -22,15 +22,15 @@ fn sessions_survive_being_json() {
     let text = serde_json::to_string(&session()).unwrap();
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["id"], ID);
-    assert_eq!(json["created_at"], "1970-01-01T00:25:00Z");
-    assert_eq!(json["expires_at"], "1970-01-01T00:26:00Z");
+    assert_eq!(json["created_at"], "1970-01-01T00:25:01Z");
+    assert_eq!(json["expires_at"], "1970-01-01T00:26:01Z");
     assert_eq!(serde_json::from_str::<Session>(&text).unwrap(), session());
 
     let mut device = Device::new(&session());
     device.ip = Some("192.0.2.1".parse().unwrap());
     device.last_seen_at += Duration::from_micros(123_456);
     let text = serde_json::to_string(&device).unwrap();
-    assert!(text.contains("1970-01-01T00:25:00.123456Z"), "{text}");
+    assert!(text.contains("1970-01-01T00:25:01.123456Z"), "{text}");
     assert_eq!(serde_json::from_str::<Device>(&text).unwrap(), device);
 }
 

@@ -80,13 +80,12 @@ async fn no_token_is_written_down_anywhere() {
     let sessions = SessionService::new(store);
     let mut tokens = Vec::new();
     for _ in 0..3 {
-        let signed_in = sessions.sign_in(1).await.unwrap();
+        let signed_in = sessions.sign_in_without_request(1).await.unwrap();
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
         let headers: HeaderMap = cookie(&sessions, signed_in.token());
         let confirmed = sessions.confirm(1, &headers).await.unwrap();
         let again = sessions
-            .sign_in(1)
-            .request(&cookie(&sessions, confirmed.token()))
+            .sign_in(1, &cookie(&sessions, confirmed.token()))
             .await
             .unwrap();
         sessions.devices(&1).await.unwrap();

@@ -106,8 +106,8 @@ async fn signing_out_is_bounded() {
 async fn signing_out_twice_is_no_different() {
     let database = database().await;
     let sessions = sessions(&database);
-    let signed_in = sessions.sign_in(1).await.unwrap();
-    let over = sessions.sign_in(1).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+    let over = sessions.sign_in_without_request(1).await.unwrap();
     let of_over = over.session().id();
     sql(
         &database,
@@ -139,8 +139,8 @@ async fn signing_out_ends_whatever_is_presented() {
     let database = database().await;
     let sessions = sessions(&database);
     let (one, two) = (
-        sessions.sign_in(1).await.unwrap(),
-        sessions.sign_in(2).await.unwrap(),
+        sessions.sign_in_without_request(1).await.unwrap(),
+        sessions.sign_in_without_request(2).await.unwrap(),
     );
     let mut headers = cookie(&sessions, one.token());
     headers.append(COOKIE, cookie(&sessions, two.token())[COOKIE].clone());
@@ -178,7 +178,7 @@ async fn signed_in<S: SessionStore<UserId = i64>>(
 ) -> Vec<SignedIn> {
     let mut all = Vec::new();
     for _ in 0..count {
-        all.push(sessions.sign_in(1).await.unwrap());
+        all.push(sessions.sign_in_without_request(1).await.unwrap());
     }
     all
 }
@@ -249,7 +249,7 @@ async fn a_session_that_the_database_keeps_fails_its_own_sign_out_alone() {
     let sessions = patient(&database);
     let mut all = signed_in(&sessions, 7).await;
     let kept = 4;
-    all.insert(kept, sessions.sign_in(2).await.unwrap());
+    all.insert(kept, sessions.sign_in_without_request(2).await.unwrap());
     let keep = "
         CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF OLD.user_id = 2 THEN RAISE 'this one is kept'; END IF;

@@ -61,7 +61,12 @@ async fn a_use_is_written_onto_its_own_session() {
         ("2 hours", Some("2 hours"), false),
         ("30 minutes", None, false),
     ] {
-        let id = sessions.sign_in(1).await.unwrap().session().id();
+        let id = sessions
+            .sign_in_without_request(1)
+            .await
+            .unwrap()
+            .session()
+            .id();
         let before = format!("last_seen_at = now() - interval '{seen}'");
         set(&database, id, &before).await;
         let mut expected = time(&database, id, "last_seen_at").await;
@@ -93,7 +98,7 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     let lifetime = Lifetime::nist_aal1();
     let sessions = limited(&database, lifetime, SessionLimit::refuse_new(1).unwrap());
     let store = sessions.store();
-    let old = sessions.sign_in(1).await.unwrap();
+    let old = sessions.sign_in_without_request(1).await.unwrap();
     let id = old.session().id();
     let long_ago = "last_seen_at = now() - interval '29 days'";
     set(&database, id, long_ago).await;
@@ -103,7 +108,7 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     assert!(devices.len() == 1 && devices[0].id == id);
     let live = store.still_live(&[id]).await.unwrap();
     assert!(live.len() == 1 && live[0].id == id && live[0].remaining > 29 * 24 * 60 * MINUTE);
-    let error = sessions.sign_in(1).await.unwrap_err();
+    let error = sessions.sign_in_without_request(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooManySessions);
     assert_eq!(store.clean_up(None).await.unwrap(), CleanedUp::new(0, None));
 
@@ -119,7 +124,7 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
 
     set(&database, id, long_ago).await;
     let sessions = limited(&database, lifetime, SessionLimit::end_oldest(1).unwrap());
-    let _ = sessions.sign_in(1).await.unwrap();
+    let _ = sessions.sign_in_without_request(1).await.unwrap();
     assert!(!finds(&sessions, &new).await, "it makes room");
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
@@ -131,22 +136,22 @@ async fn the_users_oldest_live_session_makes_room() {
     let database = database().await;
     let limit = SessionLimit::end_oldest(2).unwrap();
     let sessions = limited(&database, two_limits(), limit);
-    let eve = sessions.sign_in(2).await.unwrap();
-    let first = sessions.sign_in(1).await.unwrap();
-    let second = sessions.sign_in(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
+    let first = sessions.sign_in_without_request(1).await.unwrap();
+    let second = sessions.sign_in_without_request(1).await.unwrap();
     for (signed_in, created) in [(&eve, "3 hours"), (&first, "2 hours"), (&second, "1 hour")] {
         let created = format!("created_at = now() - interval '{created}'");
         set(&database, signed_in.session().id(), &created).await;
     }
     let over = second.session().id();
     set(&database, over, "expires_at = now()").await;
-    let third = sessions.sign_in(1).await.unwrap();
+    let third = sessions.sign_in_without_request(1).await.unwrap();
     assert!(finds(&sessions, first.token()).await);
 
     let used = "last_seen_at = now() + interval '1 minute',
                 authenticated_at = now() + interval '1 minute'";
     set(&database, first.session().id(), used).await;
-    let fourth = sessions.sign_in(1).await.unwrap();
+    let fourth = sessions.sign_in_without_request(1).await.unwrap();
     assert!(!finds(&sessions, first.token()).await);
     for live in [&eve, &third, &fourth] {
         assert!(finds(&sessions, live.token()).await);
@@ -163,17 +168,21 @@ async fn the_limit_counts_the_users_live_sessions() {
     let database = database().await;
     let limit = SessionLimit::refuse_new(2).unwrap();
     let sessions = limited(&database, two_limits(), limit);
-    let refused = async || sessions.sign_in(1).await.unwrap_err().kind();
+    let refused = async || {
+        sessions
+            .sign_in_without_request(1)
+            .await
+            .unwrap_err()
+            .kind()
+    };
     for _ in 0..2 {
-        let _ = sessions.sign_in(2).await.unwrap();
+        let _ = sessions.sign_in_without_request(2).await.unwrap();
     }
-    let first = sessions.sign_in(1).await.unwrap();
-    let second = sessions.sign_in(1).await.unwrap();
+    let first = sessions.sign_in_without_request(1).await.unwrap();
+    let second = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(refused().await, ErrorKind::TooManySessions);
 
-    let replacing = sessions
-        .sign_in(1)
-        .request(&cookie(&sessions, first.token()));
+    let replacing = sessions.sign_in(1, &cookie(&sessions, first.token()));
     let _ = replacing.await.unwrap();
     assert!(!finds(&sessions, first.token()).await);
     assert!(finds(&sessions, second.token()).await);
@@ -185,7 +194,7 @@ async fn the_limit_counts_the_users_live_sessions() {
     sql(&database, "UPDATE users SET disabled_at = NULL").await;
 
     set(&database, second.session().id(), "expires_at = now()").await;
-    let _ = sessions.sign_in(1).await.unwrap();
+    let _ = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(refused().await, ErrorKind::TooManySessions);
 }
 
@@ -197,7 +206,12 @@ async fn a_token_is_confirmed_once() {
     // Two processes, as it were: within one, a user's writes take turns.
     let processes = [sessions(&database), sessions(&database)];
     let sessions = &processes[0];
-    let presented = [sessions.sign_in(1).await.unwrap().token().digest()];
+    let presented = [sessions
+        .sign_in_without_request(1)
+        .await
+        .unwrap()
+        .token()
+        .digest()];
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
     lock.execute("SELECT FROM sessions FOR UPDATE", &[])
@@ -231,7 +245,11 @@ async fn a_confirmation_returns_the_session_as_it_is_then() {
     let database = database().await;
     let sessions = sessions(&database);
     for remembered in [false, true] {
-        let old = sessions.sign_in(1).remember(remembered).await.unwrap();
+        let old = sessions
+            .sign_in_without_request(1)
+            .remember(remembered)
+            .await
+            .unwrap();
         let id = old.session().id();
         let earlier = "created_at = now() - interval '3 hours',
                        authenticated_at = now() - interval '2 hours',
@@ -269,8 +287,8 @@ async fn a_confirmation_returns_the_session_as_it_is_then() {
 async fn a_confirmation_is_of_one_session() {
     let database = database().await;
     let sessions = sessions(&database);
-    let older = sessions.sign_in(1).await.unwrap();
-    let newer = sessions.sign_in(1).await.unwrap();
+    let older = sessions.sign_in_without_request(1).await.unwrap();
+    let newer = sessions.sign_in_without_request(1).await.unwrap();
     let before = "created_at = now() - interval '1 hour'";
     set(&database, older.session().id(), before).await;
     let mut presented = [newer.token().digest(), older.token().digest()];
@@ -297,11 +315,11 @@ async fn users_do_not_wait_for_each_other() {
     let mut client = pool(&database, 1).get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
     let slow = sessions
-        .sign_in(1)
+        .sign_in_without_request(1)
         .in_transaction(&transaction)
         .await
         .unwrap();
-    let _ = sessions.sign_in(2).await.unwrap();
+    let _ = sessions.sign_in_without_request(2).await.unwrap();
     assert_eq!(sessions.revoke_all(&2).await.unwrap(), 1);
     transaction.commit().await.unwrap();
     assert!(finds(&sessions, slow.token()).await);
@@ -356,7 +374,7 @@ async fn another_process_cleans_up_next() {
     let database = database().await;
     let (one, another) = (sessions(&database), sessions(&database));
     for process in [&one, &another, &one] {
-        let _ = one.sign_in(1).await.unwrap();
+        let _ = one.sign_in_without_request(1).await.unwrap();
         sql(&database, "UPDATE sessions SET expires_at = now()").await;
         assert_eq!(process.clean_up().await.unwrap(), 1);
     }
@@ -373,7 +391,12 @@ async fn devices_are_listed_by_their_last_use() {
         ("3 hours", "2 hours", "10 minutes", "3 hours"),
         ("2 hours", "90 minutes", "20 minutes", "2 hours"),
     ] {
-        let id = sessions.sign_in(1).await.unwrap().session().id();
+        let id = sessions
+            .sign_in_without_request(1)
+            .await
+            .unwrap()
+            .session()
+            .id();
         let times = format!(
             "created_at = now() - interval '{created}',
              authenticated_at = now() - interval '{authenticated}',
@@ -413,12 +436,17 @@ async fn a_session_is_said_to_live_until_its_next_limit() {
         (1, "expires_at = now()", None),
         (2, "expires_at = now() + interval '1 hour'", None),
     ] {
-        let id = sessions.sign_in(user).await.unwrap().session().id();
+        let id = sessions
+            .sign_in_without_request(user)
+            .await
+            .unwrap()
+            .session()
+            .id();
         set(&database, id, &format!("{began}, {times}")).await;
         asked.push(id);
         expected.extend(live.map(|minutes: u32| (id, minutes * MINUTE)));
     }
-    let _not_asked_about = sessions.sign_in(1).await.unwrap();
+    let _not_asked_about = sessions.sign_in_without_request(1).await.unwrap();
     sql(&database, disable).await;
     let mut live = sessions.store().still_live(&asked).await.unwrap();
     live.sort_unstable_by_key(|live| live.id);

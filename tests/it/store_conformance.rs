@@ -22,7 +22,7 @@ pub fn two_limits() -> Lifetime {
 pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &SessionService<S>) {
     let store = sessions.store();
     // Every digest is answered once, be it of nobody.
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let digests = [
         ada.token().digest(),
         TokenDigest::from_bytes([1; 32]),
@@ -40,7 +40,7 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
     assert!(found.values().all(Option::is_none));
 
     // What was ended is named, and what is not there is no error.
-    let eve = sessions.sign_in(2).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
     let ended = [EndedSession::new(digests[0], ada.session().id())];
     assert_eq!(store.delete(&digests).await.unwrap(), ended);
     assert_eq!(store.delete(&digests).await.unwrap(), []);
@@ -51,7 +51,7 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
 
     // The times are those of the policy, by one clock.
     let ada = sessions
-        .sign_in(1)
+        .sign_in_without_request(1)
         .at_most(Duration::from_secs(60))
         .await
         .unwrap()
@@ -63,7 +63,11 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
 
     // Nobody who does not exist is signed in.
     assert_eq!(
-        sessions.sign_in(99).await.unwrap_err().kind(),
+        sessions
+            .sign_in_without_request(99)
+            .await
+            .unwrap_err()
+            .kind(),
         ErrorKind::UserRefused
     );
     assert_eq!(sessions.devices(&99).await.unwrap(), []);
@@ -148,10 +152,7 @@ async fn both(
     match *step {
         Step::SignIn { user, with } => {
             let (a, b) = presented(with.unwrap_or(usize::MAX));
-            match (
-                pg.sign_in(user).request(&a).await,
-                memory.sign_in(user).request(&b).await,
-            ) {
+            match (pg.sign_in(user, &a).await, memory.sign_in(user, &b).await) {
                 (Ok(a), Ok(b)) => tokens.push((text(a.token()), text(b.token()))),
                 (a, b) => assert_eq!(a.unwrap_err().kind(), b.unwrap_err().kind()),
             }

@@ -55,7 +55,7 @@ async fn session_limit_is_exact_at_every_isolation_level() {
         for _ in 0..6 {
             // A process of its own: within one, the writes of a user take turns.
             let sessions = limited(&database, 1, SessionLimit::end_oldest(1).unwrap());
-            sign_ins.spawn(async move { sessions.sign_in(1).await.map(drop) });
+            sign_ins.spawn(async move { sessions.sign_in_without_request(1).await.map(drop) });
         }
         for signed_in in sign_ins.join_all().await {
             signed_in.unwrap();
@@ -79,7 +79,7 @@ async fn revocation_ends_a_concurrent_sign_in_at_every_isolation_level() {
             .isolation_level(IsolationLevel::ReadCommitted);
         let transaction = level.start().await.unwrap();
         let signed_in = sessions
-            .sign_in(1)
+            .sign_in_without_request(1)
             .in_transaction(&transaction)
             .await
             .unwrap();
@@ -106,7 +106,7 @@ async fn session_that_is_being_rotated_ends() {
             let database = database().await;
             set(&database, setting).await;
             let sessions = sessions(&database);
-            let old = sessions.sign_in(1).await.unwrap();
+            let old = sessions.sign_in_without_request(1).await.unwrap();
             let new = SessionToken::generate().unwrap();
             let mut client = database.client().await;
             let transaction = client.transaction().await.unwrap();
@@ -116,7 +116,7 @@ async fn session_that_is_being_rotated_ends() {
                 let (sessions, headers) = (sessions.clone(), cookie(&sessions, old.token()));
                 async move {
                     if signs_in_again {
-                        sessions.sign_in(1).request(&headers).await.is_ok()
+                        sessions.sign_in(1, &headers).await.is_ok()
                     } else {
                         sessions.sign_out(&headers).await.ended().unwrap()
                     }
@@ -138,7 +138,7 @@ async fn rolled_back_write_is_sent_once_more() {
     for state in ["40001", "40P01"] {
         let database = database().await;
         let sessions = sessions(&database);
-        let signed_in = sessions.sign_in(1).await.unwrap();
+        let signed_in = sessions.sign_in_without_request(1).await.unwrap();
         let fails_once = format!(
             "CREATE SEQUENCE attempts;
              CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -179,7 +179,7 @@ async fn application_transactions_above_read_committed_are_rejected() {
             .await
             .unwrap();
         let signed_in = sessions
-            .sign_in(1)
+            .sign_in_without_request(1)
             .in_transaction(&transaction)
             .await
             .map(drop);
@@ -207,7 +207,11 @@ async fn names_of_one_table_share_a_lock() {
     let pool = pool(&database, 1);
     let mut client = pool.get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
-    let _ = plain.sign_in(1).in_transaction(&transaction).await.unwrap();
+    let _ = plain
+        .sign_in_without_request(1)
+        .in_transaction(&transaction)
+        .await
+        .unwrap();
     let revoking = tokio::spawn(async move { qualified.revoke_all(&1).await });
     until_waiting(&database, 1).await;
 
@@ -216,7 +220,7 @@ async fn names_of_one_table_share_a_lock() {
         ALTER DATABASE @ SET search_path = tenant, public";
     set(&database, tenant).await;
     let other_table = sessions(&database);
-    let _ = patiently(other_table.sign_in(1).into_future())
+    let _ = patiently(other_table.sign_in_without_request(1).into_future())
         .await
         .unwrap();
 
@@ -255,7 +259,7 @@ async fn state_left_on_pooled_connections_reaches_no_statement() {
             let _ = client.batch_execute(left).await;
         };
         leave().await;
-        let signed_in = sessions.sign_in(1).await.expect(left);
+        let signed_in = sessions.sign_in_without_request(1).await.expect(left);
         let user = async || sessions.user(signed_in.token()).await.expect(left);
         leave().await;
         assert_eq!(user().await, Some(User::ada()), "{left}");
@@ -331,7 +335,7 @@ async fn hooks_of_the_pool_hold_for_every_statement() {
             .unwrap();
         let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
         sessions.store().check().await.expect(name);
-        let signed_in = sessions.sign_in(1).await.expect(name);
+        let signed_in = sessions.sign_in_without_request(1).await.expect(name);
         let in_tenant = number(&database, "SELECT count(*) FROM tenant.sessions").await;
         let elsewhere = number(&database, "SELECT count(*) FROM public.sessions").await;
         assert_eq!(in_tenant + elsewhere, 1, "{name}");
@@ -400,7 +404,7 @@ async fn outdated_statements_are_prepared_again() {
         let limit = SessionLimit::end_oldest(2).unwrap();
         let sessions = limited(&database, 2, limit);
         for round in 0..2 {
-            let ada = sessions.sign_in(1).await.expect(change);
+            let ada = sessions.sign_in_without_request(1).await.expect(change);
             let again = sessions.confirm(1, &cookie(&sessions, ada.token())).await;
             let again = again.expect(change);
             assert_eq!(
@@ -418,7 +422,7 @@ async fn outdated_statements_are_prepared_again() {
             let used = (id, std::time::SystemTime::now());
             store.touch(&[used]).await.expect(change);
             assert!(sign_out(&sessions, again.token()).await.expect(change));
-            let _ = sessions.sign_in(1).await.expect(change);
+            let _ = sessions.sign_in_without_request(1).await.expect(change);
             assert_eq!(sessions.revoke_all(&1).await.expect(change), 1);
             assert_eq!(sessions.clean_up().await.expect(change), 0);
             if round == 0 {
@@ -440,7 +444,7 @@ async fn recycling_with_discard_all_changes_nothing() {
     let pool = Pool::builder(manager).max_size(1).build().unwrap();
     let sessions = SessionService::new(PgSessionStore::<User>::new(pool.clone()));
     for _ in 0..4 {
-        let ada = sessions.sign_in(1).await.unwrap();
+        let ada = sessions.sign_in_without_request(1).await.unwrap();
         assert!(sign_out(&sessions, ada.token()).await.unwrap());
         drop(pool.get().await.unwrap());
     }
@@ -460,7 +464,7 @@ async fn a_used_connection_of_the_pool_is_never_taken() {
     }
     drop(lent);
     let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
-    let _ = sessions.sign_in(1).await.unwrap();
+    let _ = sessions.sign_in_without_request(1).await.unwrap();
     let rows = number(&database, "SELECT count(*) FROM public.sessions").await;
     assert_eq!(rows, 1);
 }
@@ -471,11 +475,17 @@ async fn sign_ins_with_each_others_cookie_do_not_deadlock() {
     let database = database().await;
     let sessions = limited(&database, 4, SessionLimit::end_oldest(1).unwrap());
     for _ in 0..60 {
-        let ada = cookie(&sessions, sessions.sign_in(1).await.unwrap().token());
-        let eve = cookie(&sessions, sessions.sign_in(2).await.unwrap().token());
+        let ada = cookie(
+            &sessions,
+            sessions.sign_in_without_request(1).await.unwrap().token(),
+        );
+        let eve = cookie(
+            &sessions,
+            sessions.sign_in_without_request(2).await.unwrap().token(),
+        );
         let both = async {
-            tokio::join!(async { sessions.sign_in(1).request(&eve).await }, async {
-                sessions.sign_in(2).request(&ada).await
+            tokio::join!(async { sessions.sign_in(1, &eve).await }, async {
+                sessions.sign_in(2, &ada).await
             },)
         };
         let (ada, eve) = timeout(Duration::from_secs(20), both).await.unwrap();
@@ -516,7 +526,10 @@ async fn nondeterministic_collations_are_copied_from_the_key() {
     let store = PgSessionStore::<Named>::new(pool(&database, 2));
     store.migrate().await.unwrap();
     let sessions = SessionService::new(store);
-    let signed_in = sessions.sign_in("ADA".to_owned()).await.unwrap();
+    let signed_in = sessions
+        .sign_in_without_request("ADA".to_owned())
+        .await
+        .unwrap();
     assert_eq!(sessions.devices(&"Ada".to_owned()).await.unwrap().len(), 1);
     assert_eq!(sessions.revoke_all(&"ADA".to_owned()).await.unwrap(), 1);
     assert!(sessions.user(signed_in.token()).await.unwrap().is_none());

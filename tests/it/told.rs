@@ -74,7 +74,7 @@ impl SessionFeed for Told {
 async fn signed_in(sessions: &WatchedSessions, count: usize) -> Vec<SignedIn> {
     let mut signed_in = Vec::new();
     for _ in 0..count {
-        signed_in.push(sessions.sign_in(1).await.unwrap());
+        signed_in.push(sessions.sign_in_without_request(1).await.unwrap());
     }
     sessions.store().advance(Duration::from_secs(60 * 60));
     signed_in

@@ -21,7 +21,7 @@ async fn a_lookup_is_one_round_trip() {
     let proxy = Proxy::before(&database).await;
     let store = PgSessionStore::<User>::new(proxy.pool(2)).with_transaction_pooling();
     let sessions = SessionService::new(store);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     // Opens the connection.
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     let one = BTreeMap::from(['P', 'B', 'D', 'E', 'S'].map(|message| (message, 1)));
@@ -92,7 +92,10 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
     );
     proxy.sent();
     let not_cast = SessionService::new(store);
-    let ada = not_cast.sign_in("ada".to_owned()).await.unwrap();
+    let ada = not_cast
+        .sign_in_without_request("ada".to_owned())
+        .await
+        .unwrap();
     refused(not_cast.user(ada.token()).await, "mood");
 
     let store = PgSessionStore::<Typed<true>>::new(proxy.pool(2)).with_transaction_pooling();
@@ -101,7 +104,7 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
     let user = cast.user(ada.token()).await.unwrap();
     assert_eq!(user, Some(Typed("Ada: merry".to_owned())));
 
-    let sign_in = || cast.sign_in("ada".to_owned());
+    let sign_in = || cast.sign_in_without_request("ada".to_owned());
     refused(sign_in().only_if_still("u.mood", "merry").await, "mood");
     let moods = sign_in().only_if_still("u.moods", vec!["merry"]).await;
     refused(moods, "_mood");

@@ -130,7 +130,7 @@ async fn only_a_server_that_proves_who_it_is_is_spoken_to() {
     assert_eq!(check.wait_timeout(), Some(Duration::from_secs(2)));
     assert_eq!(check.create_timeout(), Some(Duration::from_secs(3)));
     let sessions = SessionService::new(store);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     let encrypted = "SELECT count(*), count(*) FILTER (WHERE ssl)
         FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)
@@ -248,7 +248,7 @@ async fn a_wrong_password_is_told_apart_and_told_to_nobody() {
     let response = service.oneshot(request).await.unwrap();
     assert_eq!(response.status(), 503);
     let rejection = response.extensions().get::<Rejection>().unwrap();
-    let sign_in = sessions.sign_in(1).await.unwrap_err();
+    let sign_in = sessions.sign_in_without_request(1).await.unwrap_err();
     let check = sessions.store().check().await.unwrap_err();
     for error in [rejection.error().unwrap(), &sign_in, &check] {
         assert_eq!(error.kind(), ErrorKind::Authentication);

@@ -21,8 +21,8 @@ async fn a_signed_in_request_is_one_statement_and_any_other_none() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(2)));
-    let signed_in = sessions.sign_in(1).await.unwrap();
-    let other = sessions.sign_in(2).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+    let other = sessions.sign_in_without_request(2).await.unwrap();
     let app = ServiceBuilder::new()
         .layer(
             LoadUserLayer::new(sessions.clone())
@@ -92,7 +92,7 @@ async fn a_list_of_devices_is_one_statement() {
     let proxy = Proxy::before(&database).await;
     let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(1)));
     for _ in 0..50 {
-        let _ = sessions.sign_in(1).await.unwrap();
+        let _ = sessions.sign_in_without_request(1).await.unwrap();
     }
     sessions.devices(&1).await.unwrap();
     proxy.sent();

@@ -83,16 +83,13 @@ impl Application {
         remember: bool,
     ) -> Result<SignedIn, AccountError> {
         let checked = self.accounts.check_password(credentials).await?;
-        let mut sign_in = self
+        let sign_in = self
             .sessions
-            .sign_in(checked.user_id)
-            .request(client.headers)
+            .sign_in(checked.user_id, client.headers)
             .remember(remember)
+            .ip(client.ip)
             // The password may have been changed while it was checked.
             .only_if_still("u.password_hash", checked.password_hash);
-        if let Some(ip) = client.ip {
-            sign_in = sign_in.ip(ip);
-        }
         Ok(sign_in.await?)
     }
 

@@ -43,7 +43,7 @@ async fn sign_up(application: &Application, email: &str) -> i64 {
 }
 
 async fn sign_in(sessions: &Sessions, user_id: i64) -> String {
-    let signed_in = sessions.sign_in(user_id).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(user_id).await.unwrap();
     signed_in.token().expose()
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use tokio::time::timeout;
 use tower_user_session::{Error, ErrorKind, tokio_postgres::Config};
 
@@ -91,15 +92,17 @@ impl Worker {
 
     async fn sign_in(&mut self) {
         let user = self.user();
-        let mut sign_in = self.sessions.sign_in(user);
-        if self.dice.below(4) == 0 {
-            // Some end of themselves while the run lasts.
-            sign_in = sign_in.at_most(Duration::from_secs(1 + self.dice.below(3)));
-        }
+        // Some end of themselves while the run lasts.
+        let ends = self.dice.below(4) == 0;
+        let limit = ends.then(|| Duration::from_secs(1 + self.dice.below(3)));
         // Some come with a session, which ends in the same step or not at all.
         let replaced = self.pick().filter(|_| self.dice.below(3) == 0);
-        if let Some(replaced) = &replaced {
-            sign_in = sign_in.request(&cookie(&self.sessions, &replaced.token()));
+        let headers = replaced.as_ref().map_or_else(HeaderMap::new, |replaced| {
+            cookie(&self.sessions, &replaced.token())
+        });
+        let mut sign_in = self.sessions.sign_in(user, &headers);
+        if let Some(limit) = limit {
+            sign_in = sign_in.at_most(limit);
         }
         let number = self.shared.numbers.fetch_add(1, Relaxed);
         let (invoked, signed_in) = self.run(sign_in).await;
