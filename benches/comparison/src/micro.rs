@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::COOKIE};
 use tokio_postgres::NoTls;
 use tower::{Layer as _, Service, service_fn};
 use tower_user_session::{
-    LoadUserLayer, PgSessionStore, Presented, SessionCookie, SessionService, SessionToken,
+    EmptyResponseForRejection, LoadUserLayer, PgSessionStore, Presented, SessionCookie,
+    SessionService, SessionToken,
 };
 
 use crate::{
@@ -95,7 +96,9 @@ fn without_a_cookie(steps: &mut Vec<Step>) -> Result<(), BoxError> {
     let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
     let inner =
         service_fn(|request: Request<()>| ready(Ok::<_, Infallible>(Response::new(request))));
-    let mut layered = LoadUserLayer::new(sessions).layer(inner);
+    let mut layered = LoadUserLayer::new(sessions)
+        .rejection_response(EmptyResponseForRejection)
+        .layer(inner);
     let mut alone = inner;
     for (what, headers) in [
         ("no Cookie header", HeaderMap::new()),

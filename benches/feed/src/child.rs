@@ -26,7 +26,7 @@ use tower_user_session::{
 
 use crate::{
     clock,
-    ground::{Sessions, headers, sessions, token},
+    ground::{Sessions, User, headers, sessions, token},
     watching,
 };
 
@@ -98,7 +98,10 @@ async fn keep(sessions: &Sessions, range: Range<u64>) -> Result<(), BoxError> {
     }
 }
 
-async fn look_up(sessions: &Sessions, range: Range<u64>) -> Result<Vec<CurrentSession>, BoxError> {
+async fn look_up(
+    sessions: &Sessions,
+    range: Range<u64>,
+) -> Result<Vec<CurrentSession<User>>, BoxError> {
     let mut asking = JoinSet::new();
     let mut found = Vec::new();
     for session in range {
@@ -111,7 +114,9 @@ async fn look_up(sessions: &Sessions, range: Range<u64>) -> Result<Vec<CurrentSe
     while let Some(answer) = asking.join_next().await {
         found.push(answer??);
     }
-    let live = found.into_iter().map(|live| live.map(|live| live.session));
+    let live = found
+        .into_iter()
+        .map(|live| live.map(|live| CurrentSession::new(live.session)));
     live.collect::<Option<_>>()
         .ok_or_else(|| "a session is not live".into())
 }

@@ -6,7 +6,7 @@ use ephemeral_postgres::{Server, TestDatabase};
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use sha2::{Digest as _, Sha256};
 use tower_user_session::{
-    BoxError, PgSessionStore, PgUser, SessionService, SessionToken, LookupRow,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, SessionToken,
     tokio_postgres::{Client, Config, NoTls},
 };
 

@@ -11,11 +11,13 @@ use std::{
 
 use http::{HeaderMap, Request, Response};
 use tower::{Layer as _, Service, service_fn};
-use tower_user_session::{BoxError, CurrentSession, LoadUserLayer, tokio_postgres::NoTls};
+use tower_user_session::{
+    BoxError, CurrentSession, EmptyResponseForRejection, LoadUserLayer, tokio_postgres::NoTls,
+};
 
 use crate::{
     figures::{Report, percentile},
-    ground::{Ground, Sessions, headers, sessions, token},
+    ground::{Ground, Sessions, User, headers, sessions, token},
 };
 
 const TIMES: u32 = 100_000;
@@ -45,12 +47,14 @@ fn measure(sessions: &Sessions) -> Result<[f64; 4], BoxError> {
     let runtime = tokio::runtime::Handle::current();
     let inner = service_fn(|request: Request<()>| {
         let mut response = Response::new(());
-        if request.extensions().get::<CurrentSession>().is_none() {
+        if request.extensions().get::<CurrentSession<User>>().is_none() {
             *response.status_mut() = http::StatusCode::UNAUTHORIZED;
         }
         ready(Ok::<_, Infallible>(response))
     });
-    let mut layered = LoadUserLayer::new(sessions.clone()).layer(inner);
+    let mut layered = LoadUserLayer::new(sessions.clone())
+        .rejection_response(EmptyResponseForRejection)
+        .layer(inner);
     let mut alone = inner;
     let (headers, token) = (headers(7)?, token(7)?);
     runtime.block_on(sessions.user(&token))?;

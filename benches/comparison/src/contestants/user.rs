@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tower_user_session::{BoxError, PgUser, LookupRow};
+use tower_user_session::{BoxError, LookupRow, PgUser};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct User {
