@@ -2,8 +2,8 @@
 
 use tokio::task::JoinSet;
 use tower_user_session::{
-    BoxError, Error, ErrorKind, MemorySessionStore, PgSessionStore, PgUser, SessionService,
-    SessionStore, SessionToken, UserRow,
+    BoxError, Error, ErrorKind, LookupRow, MemorySessionStore, PgSessionStore, PgUser,
+    SessionService, SessionStore, SessionToken,
 };
 
 use crate::support::{USERS, pool, sql};
@@ -18,8 +18,8 @@ impl PgUser for Fragile {
     type Id = i64;
     const COLUMNS: &'static str = "u.email";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-        let email: String = row.get("email")?;
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        let email: String = row.user().get("email")?;
         assert!(email != "from_row", "made up: from_row panics");
         Ok(Self { email })
     }
@@ -63,8 +63,8 @@ async fn only_its_callers_fail<S>(sessions: &SessionService<S>, name: &str)
 where
     S: SessionStore<User = Fragile, UserId = i64>,
 {
-    let sound = sessions.sign_in(1).await.unwrap();
-    let fragile = sessions.sign_in(2).await.unwrap();
+    let sound = sessions.sign_in_without_request(1).await.unwrap();
+    let fragile = sessions.sign_in_without_request(2).await.unwrap();
     for _ in 0..5 {
         for (number, outcome) in look_up(sessions, &[sound.token(), fragile.token()]).await {
             match (number, outcome) {

@@ -5,8 +5,8 @@ use std::{error::Error as _, time::Duration};
 use deadpool_postgres::Pool;
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    BoxError, CurrentSession, Error, ErrorKind, Lifetime, PgSessionStore, PgUser, SessionService,
-    UserRow,
+    BoxError, CurrentSession, Error, ErrorKind, Lifetime, LookupRow, PgSessionStore, PgUser,
+    SessionService,
 };
 
 use crate::support::{Logs, PgSessions, cookie, database, number, pool, sessions, sql};
@@ -31,13 +31,13 @@ enum Call {
 
 /// The error of a call, for a user who is signed in already.
 async fn fails(sessions: &PgSessions, call: Call, change: &str, database: &TestDatabase) -> Error {
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(sessions, ada.token());
     let client = database.client().await;
     client.batch_execute(change).await.unwrap();
     let outcome = match call {
-        Call::SignIn(user) => sessions.sign_in(user).await.map(drop),
-        Call::SignInTwice => sessions.sign_in(1).await.map(drop),
+        Call::SignIn(user) => sessions.sign_in_without_request(user).await.map(drop),
+        Call::SignInTwice => sessions.sign_in_without_request(1).await.map(drop),
         Call::Confirm => sessions.confirm(1, &headers).await.map(drop),
         Call::SignOut => {
             let signed_out = sessions.sign_out(&headers).await;
@@ -45,7 +45,7 @@ async fn fails(sessions: &PgSessions, call: Call, change: &str, database: &TestD
         }
         Call::Revoke => sessions.revoke(&1, ada.session().id()).await.map(drop),
         Call::RevokeOthers => {
-            let _other = sessions.sign_in(1).await.unwrap();
+            let _other = sessions.sign_in_without_request(1).await.unwrap();
             let current = CurrentSession::new(ada.session());
             let others = sessions.revoke_others(&1, &current);
             others.await.map(drop)
@@ -129,7 +129,7 @@ async fn what_the_application_added_is_named() {
 async fn session_that_another_transaction_deletes_is_no_error() {
     let database = database().await;
     let sessions = sessions(&database);
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let mut client = database.client().await;
     let transaction = client.transaction().await.unwrap();
     transaction
@@ -208,7 +208,7 @@ impl PgUser for WrongId {
     type Id = i32;
     const COLUMNS: &'static str = "u.id";
 
-    fn from_row(_: &UserRow<'_>) -> Result<Self, BoxError> {
+    fn from_row(_: &LookupRow<'_>) -> Result<Self, BoxError> {
         Ok(Self)
     }
 }
@@ -222,7 +222,7 @@ async fn conversion_error_is_not_a_lost_connection() {
         PgSessionStore::<WrongId>::new(pool(&database, 2)).with_transaction_pooling(),
     ] {
         let sessions = SessionService::new(store);
-        let signed_in = sessions.sign_in(1).await.map(drop);
+        let signed_in = sessions.sign_in_without_request(1).await.map(drop);
         let revoked = sessions.revoke_all(&1).await.map(drop);
         let listed = sessions.devices(&1).await.map(drop);
         for outcome in [signed_in, revoked, listed] {
@@ -243,11 +243,14 @@ fn with_deadline(pool: Pool, deadline: Duration) -> PgSessions {
 #[tokio::test]
 async fn exhausted_pool_is_named_and_the_outcome_is_known() {
     let database = database().await;
-    let ada = sessions(&database).sign_in(1).await.unwrap();
+    let ada = sessions(&database)
+        .sign_in_without_request(1)
+        .await
+        .unwrap();
     let pool: Pool = pool(&database, 1);
     let lent = pool.get().await.unwrap();
     let sessions = with_deadline(pool, Duration::from_millis(400));
-    let signed_in = sessions.sign_in(1).await.map(drop);
+    let signed_in = sessions.sign_in_without_request(1).await.map(drop);
     let revoked = sessions.revoke_all(&1).await.map(drop);
     let headers = cookie(&sessions, ada.token());
     let signed_out = sessions.sign_out(&headers).await;
@@ -269,9 +272,17 @@ async fn waiting_for_a_turn_leaves_the_outcome_known() {
     let sessions = with_deadline(pool.clone(), Duration::from_millis(400));
     let mut client = pool.get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
-    let held = sessions.sign_in(1).in_transaction(&transaction);
+    let held = sessions
+        .sign_in_without_request(1)
+        .in_transaction(&transaction);
     let _held = held.await.unwrap();
-    let sign_in = || async { sessions.sign_in(1).await.map(drop).unwrap_err() };
+    let sign_in = || async {
+        sessions
+            .sign_in_without_request(1)
+            .await
+            .map(drop)
+            .unwrap_err()
+    };
     let (first, second) = tokio::join!(sign_in(), sign_in());
     for error in [&first, &second] {
         assert_eq!(error.kind(), ErrorKind::Deadline, "{error:?}");
@@ -290,7 +301,10 @@ async fn waiting_for_a_turn_leaves_the_outcome_known() {
 async fn read_only_primary_is_not_in_recovery() {
     let logs = Logs::capture();
     let database = database().await;
-    let ada = sessions(&database).sign_in(1).await.unwrap();
+    let ada = sessions(&database)
+        .sign_in_without_request(1)
+        .await
+        .unwrap();
     sql(
         &database,
         "UPDATE sessions SET last_seen_at = now() - interval '1 hour'",
@@ -305,7 +319,7 @@ async fn read_only_primary_is_not_in_recovery() {
     let store = PgSessionStore::new(pool(&database, 2)).with_lifetime(lifetime);
     let sessions: PgSessions = SessionService::new(store);
     let headers = cookie(&sessions, ada.token());
-    let signed_in = sessions.sign_in(1).await.map(drop);
+    let signed_in = sessions.sign_in_without_request(1).await.map(drop);
     let revoked = sessions.revoke_all(&1).await.map(drop);
     let confirmed = sessions.confirm(1, &headers).await.map(drop);
     let signed_out = sessions.sign_out(&headers).await;

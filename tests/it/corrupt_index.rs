@@ -35,8 +35,8 @@ async fn wrong_row_is_an_error() {
     ] {
         let database = database().await;
         let before = sessions(&database);
-        let ada = before.sign_in(1).await.unwrap();
-        let eve = before.sign_in(2).await.unwrap();
+        let ada = before.sign_in_without_request(1).await.unwrap();
+        let eve = before.sign_in_without_request(2).await.unwrap();
         before.close().await;
         corrupt(&database, &swap(table, index, order)).await;
 

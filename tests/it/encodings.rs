@@ -51,13 +51,12 @@ async fn user_agent_that_the_encoding_cannot_store_is_left_out() {
             sessions.store().check().await.unwrap();
             let header = HeaderValue::from_bytes(user_agent.as_bytes()).unwrap();
             let headers = HeaderMap::from_iter([(USER_AGENT, header)]);
-            let ada = sessions.sign_in(1).request(&headers).await.unwrap();
+            let ada = sessions.sign_in(1, &headers).await.unwrap();
             // In the application's transaction, which an error would abort.
             let mut lent = pool.get().await.unwrap();
             let transaction = lent.transaction().await.unwrap();
             let _ = sessions
-                .sign_in(1)
-                .request(&headers)
+                .sign_in(1, &headers)
                 .in_transaction(&transaction)
                 .await
                 .unwrap();
@@ -107,12 +106,12 @@ async fn unreadable_user_agent_hides_no_session() {
     let store = PgSessionStore::new(pool.clone());
     store.migrate().await.unwrap();
     let sessions: PgSessions = SessionService::new(store);
-    let _ = sessions.sign_in(1).await.unwrap();
+    let _ = sessions.sign_in_without_request(1).await.unwrap();
     client
         .batch_execute("UPDATE sessions SET user_agent = E'T\\xe9l\\xe9phone'")
         .await
         .unwrap();
-    let _ = sessions.sign_in(1).await.unwrap();
+    let _ = sessions.sign_in_without_request(1).await.unwrap();
     let listed = sessions.devices(&1).await.unwrap();
     assert_eq!(listed.len(), 2);
     let shown = listed
@@ -141,7 +140,7 @@ async fn mapped_address_is_stored_as_ipv4() {
         ("::1", "::1"),
     ] {
         let given: std::net::IpAddr = given.parse().unwrap();
-        let _ = sessions.sign_in(1).ip(given).await.unwrap();
+        let _ = sessions.sign_in_without_request(1).ip(given).await.unwrap();
         let listed = sessions.devices(&1).await.unwrap();
         assert_eq!(listed[0].ip, Some(stored.parse().unwrap()));
         sessions.revoke_all(&1).await.unwrap();

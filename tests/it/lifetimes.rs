@@ -282,7 +282,7 @@ async fn session_in_constant_use_outlives_a_short_idle_limit() {
     let second = Duration::from_secs(1);
     let lifetime = Lifetime::absolute(60 * second).unwrap();
     let sessions = with(&database, lifetime.with_idle(second).unwrap());
-    let ada = sessions.sign_in(1).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
     let start = std::time::Instant::now();
     while start.elapsed() < 3 * second {
         let user = sessions.user(ada.token()).await.unwrap();
@@ -321,7 +321,10 @@ async fn shorter_limits_count_for_existing_sessions() {
         ),
     ] {
         let database = database().await;
-        let ada = with(&database, began_with).sign_in(1).await.unwrap();
+        let ada = with(&database, began_with)
+            .sign_in_without_request(1)
+            .await
+            .unwrap();
         sql(
             &database,
             "UPDATE sessions SET created_at = created_at - interval '3 hours',

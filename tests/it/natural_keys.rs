@@ -1,7 +1,7 @@
 //! Keys with a meaning of their own, which may be renamed.
 
 use ephemeral_postgres::TestDatabase;
-use tower_user_session::{BoxError, PgSessionStore, PgUser, SessionService, UserRow};
+use tower_user_session::{BoxError, LookupRow, PgSessionStore, PgUser, SessionService};
 
 use crate::support::{pool, sql};
 
@@ -12,8 +12,8 @@ impl PgUser for Named {
     type Id = String;
     const COLUMNS: &'static str = "u.id";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-        Ok(Self(row.get("id")?))
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        Ok(Self(row.user().get("id")?))
     }
 }
 
@@ -65,8 +65,14 @@ async fn renamed_key_keeps_its_sessions() {
     let store = PgSessionStore::<Named>::new(pool(&database, 2));
     store.migrate().await.unwrap();
     let sessions = SessionService::new(store);
-    let ada = sessions.sign_in("ada".to_owned()).await.unwrap();
-    let eve = sessions.sign_in("eve".to_owned()).await.unwrap();
+    let ada = sessions
+        .sign_in_without_request("ada".to_owned())
+        .await
+        .unwrap();
+    let eve = sessions
+        .sign_in_without_request("eve".to_owned())
+        .await
+        .unwrap();
     sql(
         &database,
         "UPDATE users SET id = 'lovelace' WHERE id = 'ada'",

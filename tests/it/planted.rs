@@ -1,7 +1,9 @@
 //! Operators and functions of another role in a schema of the `search_path`.
 
 use ephemeral_postgres::{TestDatabase, skip};
-use tower_user_session::{BoxError, PgSessionStore, PgUser, SessionLimit, SessionService, UserRow};
+use tower_user_session::{
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionLimit, SessionService,
+};
 
 use crate::support::{cookie, pool};
 
@@ -13,8 +15,8 @@ impl PgUser for Named {
     const COLUMNS: &'static str = "u.name";
     const FROM: &'static str = "app.users AS u";
 
-    fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-        Ok(Self(row.get("name")?))
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        Ok(Self(row.user().get("name")?))
     }
 }
 
@@ -132,13 +134,18 @@ async fn use_everything(store: PgSessionStore<Named>, name: &str) {
     let checked = store.check().await;
     checked.unwrap_or_else(|error| panic!("{name}: {error:?}"));
     let sessions = SessionService::new(store);
-    let one = sessions.sign_in(ada()).only_if_still("u.hash", "x");
+    let one = sessions
+        .sign_in_without_request(ada())
+        .only_if_still("u.hash", "x");
     let one = one
         .await
         .unwrap_or_else(|error| panic!("{name}: {error:?}"));
-    let changed = sessions.sign_in(ada()).only_if_still("u.hash", "y").await;
+    let changed = sessions
+        .sign_in_without_request(ada())
+        .only_if_still("u.hash", "y")
+        .await;
     assert!(changed.is_err(), "{name}");
-    let eve = sessions.sign_in("eve".to_owned());
+    let eve = sessions.sign_in_without_request("eve".to_owned());
     let eve = eve.only_if_still("u.hash", None::<String>).await.unwrap();
     let user = sessions.user(one.token()).await.unwrap();
     assert_eq!(user, Some(Named("Ada".to_owned())), "{name}");
@@ -146,10 +153,9 @@ async fn use_everything(store: PgSessionStore<Named>, name: &str) {
     assert_eq!(user, Some(Named("Eve".to_owned())), "{name}");
     let headers = cookie(&sessions, one.token());
     let one = sessions.confirm(ada(), &headers).await.unwrap();
-    let two = sessions.sign_in(ada()).await.unwrap();
+    let two = sessions.sign_in_without_request(ada()).await.unwrap();
     let _three = sessions
-        .sign_in(ada())
-        .request(&cookie(&sessions, two.token()))
+        .sign_in(ada(), &cookie(&sessions, two.token()))
         .await
         .unwrap();
     assert_eq!(sessions.devices(&ada()).await.unwrap().len(), 2, "{name}");
@@ -179,7 +185,10 @@ async fn citext_keys_compare_with_their_own_operator() {
         for store in [store(), store().with_transaction_pooling()] {
             store.check().await.unwrap();
             let sessions = SessionService::new(store);
-            let signed_in = sessions.sign_in("ADA".to_owned()).await.unwrap();
+            let signed_in = sessions
+                .sign_in_without_request("ADA".to_owned())
+                .await
+                .unwrap();
             let user = sessions.user(signed_in.token()).await.unwrap();
             assert_eq!(user, Some(Named("Ada".to_owned())));
             assert_eq!(sessions.devices(&"aDa".to_owned()).await.unwrap().len(), 1);

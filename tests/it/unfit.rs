@@ -5,7 +5,7 @@ use std::error::Error as _;
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    BoxError, CurrentSession, Error, ErrorKind, PgSessionStore, PgUser, SessionService, UserRow,
+    BoxError, CurrentSession, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
     tokio_postgres::NoTls,
 };
 
@@ -174,7 +174,7 @@ async fn hidden_rows_are_never_a_success() {
         } else {
             store
         });
-        let ada = sessions.sign_in(1).await.unwrap();
+        let ada = sessions.sign_in_without_request(1).await.unwrap();
         let headers = crate::support::cookie(&sessions, ada.token());
         sql(&database, "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY").await;
         let id = ada.session().id();
@@ -212,8 +212,8 @@ macro_rules! unfit {
             const COLUMNS: &'static str = $columns;
             const FROM: &'static str = $from;
             const CONDITION: &'static str = $condition;
-            fn from_row(row: &UserRow<'_>) -> Result<Self, BoxError> {
-                let _: $type = row.get("email")?;
+            fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+                let _: $type = row.user().get("email")?;
                 Ok(Self)
             }
         }
@@ -349,7 +349,7 @@ async fn same_column_name_twice_is_an_error() {
         PgSessionStore::<Twice>::new(pool(&database, 2)).with_transaction_pooling(),
     ] {
         let sessions = SessionService::new(store);
-        let ada = sessions.sign_in(1).await.unwrap();
+        let ada = sessions.sign_in_without_request(1).await.unwrap();
         let error = sessions.user(ada.token()).await.map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Row);
         assert!(
@@ -365,7 +365,7 @@ async fn same_column_name_twice_is_an_error() {
 async fn aggregate_never_skips_the_condition() {
     let database = database().await;
     let honest = crate::support::sessions(&database);
-    let ada = honest.sign_in(1).await.unwrap();
+    let ada = honest.sign_in_without_request(1).await.unwrap();
     let sessions = SessionService::new(PgSessionStore::<Aggregate>::new(pool(&database, 2)));
     let error = sessions.user(ada.token()).await.map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
