@@ -1,36 +1,56 @@
--- Optional: announces, with NOTIFY, the sessions that end or change, so that a process which keeps answers in
--- memory drops them. Whoever did it: a DELETE typed into psql counts, and so does one that cascades.
+-- Optional: announces, with NOTIFY, the sessions that end or change and the users whose rows change, so that a
+-- process which keeps results in memory invalidates them. It does not matter which client made the change: a
+-- DELETE typed into psql counts, and so does one that cascades.
 --
--- Where the tables are is said by the settings of 0001, and there is one more. Set them before this runs:
---   tower_user_session.sessions_table  by default sessions; it must exist
---   tower_user_session.users_table     by default users
---   tower_user_session.announce_users  by default off. on: also when the user's row changes
--- Where everything is in place it does nothing, and waits for nothing.
+-- Settings of 0001 say where the tables are, and there are two more. Set them before this runs:
+--   tower_user_session.sessions_table        by default sessions; it must exist
+--   tower_user_session.users_table           by default users
+--   tower_user_session.users_key             by default id
+--   tower_user_session.announce_users        by default off. on: also announces users whose rows change
+--   tower_user_session.announce_users_columns  by default empty: a change of any column counts. Otherwise the
+--                                            columns, separated by commas, of which one must change. The trigger
+--                                            then runs for each row, and other updates cost nothing.
+-- If everything is in place, the script does nothing and waits for nothing.
 --
--- The channel is tower_user_session_ and the oid of the sessions' table. The payload is one of
+-- Sessions are announced on the channel tower_user_session_ and the oid of the sessions' table:
 --   ended <id> <id> ...    these sessions were deleted
---   changed <id> <id> ...  these may still live, but not as they were: token, user, limits or times
+--   changed <id> <id> ...  these may still live, but a column other than last_seen_at has changed
 --   everything             any session may have ended or changed
--- with ids as 32 hexadecimal digits. A statement announces at most once, when it is committed. Not announced:
--- sessions that begin, that are used (last_seen_at moves on), and those deleted after their absolute limit.
+-- Users are announced on the channel tower_user_session_users_ and the oid of the users' table:
+--   users <hash> <hash> ...  the rows of these users have changed; by the old key and by the new one
+--   everything               any user may have changed
+-- An id and a hash are hexadecimal digits, 32 and 16 of them. A reader must take any other payload for
+-- "everything". The hash is the one in src/postgres/user_key.sql. It stands for the key because every role may
+-- LISTEN, and a key can be an e-mail address. Keys of other types than integers, uuid, text and citext have no
+-- hash, and are announced as everything.
 --
--- To take it back, with the schema of the sessions' table. The triggers go with their functions:
+-- A statement announces at most once, when it is committed. The exception is announce_users_columns: then each
+-- row is announced. Not announced: sessions that begin, that are used (last_seen_at moves on), and those deleted
+-- after their absolute limit.
+--
+-- This is schema version 2. Each trigger has the version as its first argument.
+--
+-- To remove it, with the schema of the sessions' table. The triggers go with their functions:
 --   DROP FUNCTION IF EXISTS tower_user_session_announce(), tower_user_session_announce_user() CASCADE;
 DO $migration$
 DECLARE
+    version CONSTANT text := '2';
     sessions regclass := to_regclass(
         coalesce(nullif(current_setting('tower_user_session.sessions_table', true), ''), 'sessions'));
     users text := coalesce(nullif(current_setting('tower_user_session.users_table', true), ''), 'users');
+    users_key text := coalesce(nullif(current_setting('tower_user_session.users_key', true), ''), 'id');
     announce_users boolean :=
         coalesce(nullif(current_setting('tower_user_session.announce_users', true), ''), 'off')::boolean;
+    announce_users_columns text :=
+        nullif(current_setting('tower_user_session.announce_users_columns', true), '');
 
-    -- After each statement on the sessions' table. Every name is qualified, because whoever writes brings a
-    -- search_path of their own, and to set another one here would make every touch and sign-in dearer.
+    -- After each statement on the sessions' table. Every name is qualified, because the writer brings its own
+    -- search_path, and setting another one here would slow down every touch and sign-in.
     of_sessions CONSTANT text := $function$
-#variable_conflict use_variable -- A column that the application adds may be called like one.
+#variable_conflict use_variable -- A column that the application adds may have the name of a variable.
 DECLARE
     channel CONSTANT pg_catalog.text := pg_catalog.concat('tower_user_session_', TG_RELID);
-    -- A payload has at most 7999 bytes, and this is what fits.
+    -- A payload has at most 7999 bytes, which is room for this many ids.
     most CONSTANT pg_catalog.int8 := 242;
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
@@ -46,9 +66,9 @@ BEGIN
         ) AS ended (id)
         HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-        -- A full join, for a row whose id has changed: both are named. It is also never a nested loop, be
-        -- the plan as old as it may. As records, values are compared byte by byte, whatever the type of the
-        -- key is and wherever its operators are.
+        -- A full join names both ids of a row whose id has changed, and is never a nested loop, even if the plan
+        -- is old. Rows are compared byte by byte, so that no operator of a column's type is called. The new row
+        -- gets the old row's last_seen_at first, because use is not announced.
         PERFORM pg_catalog.pg_notify(channel, CASE
             WHEN pg_catalog.count(*) OPERATOR(pg_catalog.>) most THEN 'everything'
             ELSE pg_catalog.concat('changed ', pg_catalog.string_agg(changed.id, ' '))
@@ -60,89 +80,91 @@ BEGIN
             WHERE o.id IS NULL
                OR n.id IS NULL
                OR n.last_seen_at OPERATOR(pg_catalog.<) o.last_seen_at
-               OR ROW(o.token_digest, o.user_id, o.created_at, o.authenticated_at, o.expires_at)::record
-                  OPERATOR(pg_catalog.*<>)
-                  ROW(n.token_digest, n.user_id, n.created_at, n.authenticated_at, n.expires_at)::record
+               OR o.* OPERATOR(pg_catalog.*<>) pg_catalog.jsonb_populate_record(
+                      n.*, pg_catalog.jsonb_build_object('last_seen_at', o.last_seen_at))
             LIMIT most OPERATOR(pg_catalog.+) 1
         ) AS changed (id)
         HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0;
     ELSE
-        -- TRUNCATE, which does not say what was there.
+        -- TRUNCATE has no transition table.
         PERFORM pg_catalog.pg_notify(channel, 'everything');
     END IF;
     RETURN NULL;
 END
 $function$;
 
-    -- After each UPDATE of the users' table. Its search_path is pg_catalog.
+    -- After each UPDATE of the users' table, or after each row of it. The second argument names the key. Only the
+    -- key of the changed row is read: the function looks at no other table. Its search_path is pg_catalog.
     of_users CONSTANT text := $function$
 DECLARE
-    most CONSTANT bigint := 242;
-    sessions record;
+    channel CONSTANT text := 'tower_user_session_users_' || TG_RELID;
+    -- As many hashes as a payload has room for.
+    most CONSTANT bigint := 470;
+    has_hash boolean;
+    changed CONSTANT text := $query$
+        SELECT count(*), string_agg(lpad(to_hex(users.hash), 16, '0'), ' ')
+        FROM (
+            SELECT DISTINCT
+                CASE
+                    WHEN pg_catalog.pg_typeof(keys.key)::pg_catalog.oid
+                         OPERATOR(pg_catalog.=) ANY ('{20,21,23,25,1043,2950}'::pg_catalog.oid[])
+                    THEN pg_catalog.hashtextextended(keys.key::pg_catalog.text, 0)
+                    WHEN (
+                        SELECT t.typname OPERATOR(pg_catalog.=) 'citext'
+                        FROM pg_catalog.pg_type AS t
+                        WHERE t.oid OPERATOR(pg_catalog.=) pg_catalog.pg_typeof(keys.key)::pg_catalog.oid
+                    )
+                    THEN pg_catalog.hashtextextended(
+                        pg_catalog.lower(keys.key::pg_catalog.text COLLATE pg_catalog."default"), 0)
+                END
+            FROM %s
+            LIMIT %s
+        ) AS users (hash)
+    $query$;
     number bigint;
-    ids text;
+    hashes text;
 BEGIN
-    -- The tables of sessions are those that announce and whose user_id refers to this table. The catalog is
-    -- asked, so that a table may be renamed, restored or dropped, and this goes on with what is there. Behind
-    -- a foreign key is a trigger on the table that it refers to; pg_trigger has an index by table.
-    FOR sessions IN
-        SELECT ours.tgrelid AS oid,
-               ours.tgrelid::regclass AS name,
-               key.attname AS key,
-               format('OPERATOR(%I.%s)', operators.nspname, operator.oprname) AS equals,
-               -- Whoever may not see every session cannot say which ones changed: then it is everything.
-               has_schema_privilege(class.relnamespace, 'USAGE')
-                   AND has_column_privilege(ours.tgrelid, 'id', 'SELECT')
-                   AND has_column_privilege(ours.tgrelid, 'user_id', 'SELECT')
-                   AND has_column_privilege(ours.tgrelid, 'expires_at', 'SELECT')
-                   AND NOT row_security_active(ours.tgrelid) AS seen
-        FROM pg_trigger AS behind
-        JOIN pg_constraint AS reference ON reference.oid = behind.tgconstraint
-        JOIN pg_trigger AS ours ON ours.tgrelid = reference.conrelid AND ours.tgname = 'tower_user_session_ended'
-        JOIN pg_class AS class ON class.oid = reference.conrelid
-        JOIN pg_attribute AS user_id ON user_id.attrelid = reference.conrelid AND user_id.attname = 'user_id'
-        JOIN pg_attribute AS key ON key.attrelid = reference.confrelid AND key.attnum = reference.confkey[1]
-        JOIN pg_operator AS operator ON operator.oid = reference.conpfeqop[1]
-        JOIN pg_namespace AS operators ON operators.oid = operator.oprnamespace
-        WHERE behind.tgrelid = TG_RELID
-          AND behind.tgisinternal
-          AND behind.tgtype & 8 <> 0 -- of the two, the one for DELETE
-          AND reference.confrelid = TG_RELID
-          AND reference.conkey = ARRAY[user_id.attnum]
-    LOOP
-        IF sessions.seen THEN
-            -- As above: compared byte by byte, also where a type has no operator for it, as json has none.
-            EXECUTE format($query$
-                SELECT count(*), string_agg(encode(uuid_send(id), 'hex'), ' ')
-                FROM (
-                    SELECT s.id
-                    FROM (
-                        SELECT n.%1$I AS key
-                        FROM old_rows AS o
-                        FULL JOIN new_rows AS n ON n.%1$I %2$s o.%1$I
-                        WHERE (o.* *<> n.*) IS NOT FALSE
-                    ) AS changed
-                    JOIN %3$s AS s ON changed.key %2$s s.user_id
-                    WHERE s.expires_at > now()
-                    LIMIT %4$s
-                ) AS of_changed_users
-            $query$, sessions.key, sessions.equals, sessions.name, most + 1)
-            INTO number, ids;
+    SELECT type.oid = ANY ('{20,21,23,25,1043,2950}'::oid[]) OR type.typname = 'citext'
+    INTO has_hash
+    FROM pg_attribute AS key
+    JOIN pg_type AS type ON type.oid = key.atttypid
+    WHERE key.attrelid = TG_RELID AND key.attname = TG_ARGV[1] AND NOT key.attisdropped;
+    IF has_hash IS NOT TRUE THEN
+        -- The key has no hash, or is not called so any more.
+        IF TG_LEVEL = 'ROW' THEN
+            PERFORM pg_notify(channel, 'everything');
         ELSE
-            SELECT CASE WHEN EXISTS (SELECT FROM new_rows) THEN most + 1 ELSE 0 END INTO number;
+            PERFORM pg_notify(channel, 'everything') FROM new_rows LIMIT 1;
         END IF;
-        IF number > most THEN
-            PERFORM pg_notify('tower_user_session_' || sessions.oid, 'everything');
-        ELSIF number > 0 THEN
-            PERFORM pg_notify('tower_user_session_' || sessions.oid, 'changed ' || ids);
-        END IF;
-    END LOOP;
+        RETURN NULL;
+    END IF;
+    IF TG_LEVEL = 'ROW' THEN
+        EXECUTE format(changed, format('(VALUES (($1).%1$I), (($2).%1$I)) AS keys (key)', TG_ARGV[1]), most)
+        INTO number, hashes USING OLD, NEW;
+    ELSE
+        -- Joined by the key's text, because the operators of its type may be anywhere. Compared byte by byte, as
+        -- the sessions are, because some types, such as json, have no operator for it.
+        EXECUTE format(changed, format($rows$
+            old_rows AS o
+            FULL JOIN new_rows AS n ON n.%1$I::text COLLATE "C" = o.%1$I::text COLLATE "C"
+            CROSS JOIN LATERAL (VALUES (o.%1$I), (n.%1$I)) AS keys (key)
+            WHERE (o.* *<> n.*) IS NOT FALSE AND keys.key IS NOT NULL
+        $rows$, TG_ARGV[1]), most + 1)
+        INTO number, hashes;
+    END IF;
+    IF number > most THEN
+        PERFORM pg_notify(channel, 'everything');
+    ELSIF number > 0 THEN
+        PERFORM pg_notify(channel, 'users ' || hashes);
+    END IF;
     RETURN NULL;
 END
 $function$;
 
     place record;
     function text;
+    -- What must change of a user's row, for a trigger that runs for each row.
+    condition text;
 BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_attribute WHERE attrelid = sessions AND attname = 'token_digest' AND NOT attisdropped
@@ -151,53 +173,86 @@ BEGIN
             MESSAGE = 'there is no table of sessions to announce',
             HINT = 'Run 0001_create_sessions.sql first, with the same settings.';
     END IF;
+    IF announce_users AND NOT EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = users::regclass AND attname = users_key AND attnum > 0 AND NOT attisdropped
+    ) THEN
+        RAISE undefined_column USING
+            MESSAGE = format('column %I of the users'' table %s does not exist', users_key, users),
+            HINT = 'Set tower_user_session.users_key to the key of the users'' table.';
+    END IF;
+    IF announce_users AND announce_users_columns IS NOT NULL THEN
+        -- parse_ident rejects what is not a name, so that only identifiers reach the statement below. Rows are
+        -- compared byte by byte, as above.
+        SELECT format('WHEN (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record)',
+                      string_agg('OLD.' || quote_ident(name), ', '), string_agg('NEW.' || quote_ident(name), ', '))
+        INTO condition
+        FROM (
+            SELECT users_key
+            UNION
+            SELECT (parse_ident(name))[1] FROM unnest(string_to_array(announce_users_columns, ',')) AS given (name)
+        ) AS columns (name);
+    END IF;
 
     FOR place IN
         SELECT *
         FROM (VALUES
             ('tower_user_session_announce', of_sessions, '', 'tower_user_session_ended', sessions,
-             'DELETE', 'REFERENCING OLD TABLE AS old_rows'),
+             'DELETE', 'REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT', ARRAY[version], 8),
             ('tower_user_session_announce', of_sessions, '', 'tower_user_session_changed', sessions,
-             'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),
+             'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT',
+             ARRAY[version], 16),
             ('tower_user_session_announce', of_sessions, '', 'tower_user_session_emptied', sessions,
-             'TRUNCATE', ''),
+             'TRUNCATE', 'FOR EACH STATEMENT', ARRAY[version], 32),
             ('tower_user_session_announce_user', of_users, 'SET search_path = pg_catalog, pg_temp',
              'tower_user_session_user_changed',
              CASE WHEN announce_users THEN users::regclass END,
-             'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows')
-        ) AS places (function, source, path, trigger, on_table, event, rows)
+             'UPDATE',
+             coalesce('FOR EACH ROW ' || condition,
+                      'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT'),
+             array_remove(ARRAY[version, users_key, condition], NULL),
+             CASE WHEN condition IS NULL THEN 16 ELSE 17 END)
+        ) AS places (function, source, path, trigger, on_table, event, rows, arguments, type)
         WHERE on_table IS NOT NULL
     LOOP
-        SELECT format('%I.%I()', nspname, place.function) INTO function
+        SELECT format('%I.%I', nspname, place.function) INTO function
         FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
         WHERE pg_class.oid = sessions;
 
-        -- The function runs with the rights of whoever writes. It must not be somebody else's to change.
+        -- The function runs with the rights of the role that writes. Another role must not be able to change it.
         IF EXISTS (
             SELECT FROM pg_proc, pg_class
-            WHERE pg_proc.oid = to_regprocedure(function) AND pg_class.oid = sessions
+            WHERE pg_proc.oid = to_regprocedure(function || '()') AND pg_class.oid = sessions
               AND NOT pg_has_role(proowner, relowner, 'MEMBER')
         ) THEN
             RAISE duplicate_function USING
-                MESSAGE = format('function %s exists and belongs to another role than the table of sessions', function),
+                MESSAGE = format(
+                    'function %s() exists and belongs to another role than the table of sessions', function),
                 HINT = 'Drop it.';
         END IF;
         IF NOT EXISTS (
-            SELECT FROM pg_proc WHERE oid = to_regprocedure(function) AND prosrc = place.source
+            SELECT FROM pg_proc WHERE oid = to_regprocedure(function || '()') AND prosrc = place.source
         ) THEN
             EXECUTE format(
-                'CREATE OR REPLACE FUNCTION %s RETURNS trigger LANGUAGE plpgsql SECURITY INVOKER %s AS %L',
+                'CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY INVOKER %s AS %L',
                 function, place.path, place.source);
         END IF;
+        -- The condition of an existing trigger is compared by the argument that repeats it.
         IF NOT EXISTS (
             SELECT FROM pg_trigger
             WHERE tgrelid = place.on_table AND tgname = place.trigger AND NOT tgisinternal AND tgenabled = 'A'
-              AND tgqual IS NULL
-              AND tgfoid IN (SELECT oid FROM pg_proc WHERE proname = place.function)
+              AND (tgqual IS NULL OR condition IS NOT NULL)
+              AND tgtype = place.type
+              AND tgargs = (
+                  SELECT string_agg(convert_to(argument, getdatabaseencoding()) || '\x00', '' ORDER BY number)
+                  FROM unnest(place.arguments) WITH ORDINALITY AS arguments (argument, number))
+              AND tgfoid = to_regprocedure(function || '()')
         ) THEN
             EXECUTE format(
-                'CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION %s',
-                place.trigger, place.event, place.on_table, place.rows, function);
+                'CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s EXECUTE FUNCTION %s(%s)',
+                place.trigger, place.event, place.on_table, place.rows, function,
+                (SELECT string_agg(quote_literal(argument), ', ' ORDER BY number)
+                 FROM unnest(place.arguments) WITH ORDINALITY AS arguments (argument, number)));
             -- Also where session_replication_role is replica.
             EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', place.on_table, place.trigger);
         END IF;

@@ -124,7 +124,7 @@ pub use self::memory::MemorySessionStore;
 pub use self::postgres::PgPoolBuilder;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{
-    Check, Demands, LookupRow, Migrate, PgSessionFeed, PgSessionStore, PgUser, UserRow,
+    Check, Demands, LookupRow, Migrate, PgConnector, PgSessionFeed, PgSessionStore, PgUser, UserRow,
 };
 pub use self::{
     cookie::{Presented, SessionCookie},
@@ -137,12 +137,13 @@ pub use self::{
     },
     require_user::{RequireUser, RequireUserLayer, ReturnTo},
     session::{
-        Announcement, BodyUntilEnded, CleanedUp, Confirm, Counts, CurrentSession, DEFAULT_DEADLINE,
-        DEFAULT_LEASE, Device, Ended, EndedBecause, EndedSession, Hearing, Insertion, Lifetime,
-        LiveSession, LookupAnswer, NewSession, ParseSessionIdError, Revocation, Rotation, Session,
-        SessionFeed, SessionId, SessionLimit, SessionLookup, SessionService, SessionServiceBuilder,
-        SessionStore, SessionTimes, SessionToken, SignIn, SignOut, SignedIn, SignedOut, StillLive,
-        StreamUntilEnded, TokenDigest,
+        Announcement, Announces, BodyUntilEnded, CleanedUp, Confirm, Counts, CurrentSession,
+        DEFAULT_DEADLINE, DEFAULT_LEASE, DEFAULT_RECHECK_INTERVAL,
+        DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS, Device, Ended, EndedBecause, EndedSession, Hearing,
+        Insertion, Lifetime, LiveSession, LookupAnswer, NewSession, ParseSessionIdError,
+        Revocation, Rotation, Session, SessionFeed, SessionId, SessionLimit, SessionLookup,
+        SessionService, SessionServiceBuilder, SessionStore, SessionTimes, SessionToken, SignIn,
+        SignOut, SignedIn, SignedOut, StillLive, StreamUntilEnded, TokenDigest, UserKey,
     },
 };
 #[cfg(feature = "postgres")]

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    hash::Hash,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -14,7 +14,7 @@ use http::HeaderValue;
 use crate::{
     CleanedUp, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
     NewSession, Revocation, Rotation, Session, SessionId, SessionLimit, SessionLookup,
-    SessionService, SessionStore, SessionTimes, StillLive, TokenDigest,
+    SessionService, SessionStore, SessionTimes, StillLive, TokenDigest, UserKey,
 };
 
 /// A [`SessionStore`] in memory, for an application's own tests.
@@ -183,10 +183,9 @@ impl<I: Clone + Eq + Hash, U: Clone> State<I, U> {
             .collect()
     }
 
-    fn end_where(&mut self, ends: impl Fn(&Row<I>) -> bool) -> u64 {
-        let before = self.sessions.len();
-        self.sessions.retain(|_, row| !ends(row));
-        (before - self.sessions.len()) as u64
+    fn end_where(&mut self, ends: impl Fn(&Row<I>) -> bool) -> Vec<SessionId> {
+        let ended = self.sessions.extract_if(|_, row| ends(row));
+        ended.map(|(_, row)| row.device.id).collect()
     }
 }
 
@@ -210,7 +209,8 @@ where
                     *digest,
                     Arc::clone(user),
                     row.current(now, self.lifetime),
-                ),
+                )
+                .with_user_key(user_key(&row.user_id)),
                 None => LookupAnswer::absent(*digest),
             }
         };
@@ -267,13 +267,15 @@ where
             if surplus > 0 && !limit.ends_oldest {
                 return Ok(Insertion::TooManySessions);
             }
-            for digest in &others[..surplus] {
-                state.sessions.remove(digest);
-            }
+            others.truncate(surplus);
+        } else {
+            others.clear();
         }
-        for digest in new.replaced {
-            state.sessions.remove(digest);
-        }
+        others.extend(new.replaced);
+        let ended = others
+            .iter()
+            .filter_map(|digest| Some(state.sessions.remove(digest)?.device.id))
+            .collect();
         let now = state.now;
         let times = SessionTimes {
             created_at: now,
@@ -292,7 +294,7 @@ where
             device,
         };
         state.sessions.insert(new.digest, row);
-        Ok(Insertion::Done(session))
+        Ok(Insertion::Done { session, ended })
     }
 
     async fn rotate(
@@ -349,7 +351,7 @@ where
         Ok(devices)
     }
 
-    async fn revoke(&self, user_id: &I, which: Revocation) -> Result<u64, Error> {
+    async fn revoke(&self, user_id: &I, which: Revocation) -> Result<Vec<SessionId>, Error> {
         Ok(self.working()?.end_where(|row| {
             row.user_id == *user_id
                 && match which {
@@ -361,7 +363,7 @@ where
     }
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
-        Ok(self.working()?.end_where(|_| true))
+        Ok(self.working()?.end_where(|_| true).len() as u64)
     }
 
     async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
@@ -374,8 +376,8 @@ where
         });
         Ok(live
             .map(|row| {
-                let current = row.current(now, self.lifetime);
-                StillLive::new(row.device.id, current.limit_in(idle_limit))
+                let remaining = row.current(now, self.lifetime).limit_in(idle_limit);
+                StillLive::new(row.device.id, remaining).with_user_key(user_key(&row.user_id))
             })
             .collect())
     }
@@ -384,8 +386,12 @@ where
         let mut state = self.working()?;
         let now = state.now;
         let sessions = state.end_where(|row| !row.is_live(now, self.lifetime));
-        Ok(CleanedUp::new(sessions, None))
+        Ok(CleanedUp::new(sessions.len() as u64, None))
     }
+}
+
+fn user_key<I: Hash>(id: &I) -> UserKey {
+    UserKey::from_hash(BuildHasherDefault::<DefaultHasher>::new().hash_one(id))
 }
 
 fn random_id() -> Result<SessionId, Error> {

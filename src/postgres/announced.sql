@@ -1,5 +1,9 @@
--- Where sessions that ended or changed are announced; whether all of them are; and whether so are those whose
--- user's row changed. One row, of (text, boolean, boolean). No such table is an error.
+-- Where sessions that end or change are announced; whether all of them are, in this schema version; and where
+-- users whose rows change are announced, if they all are. One row, of (text, boolean, text). An error if there is
+-- no such table.
+--
+-- A trigger counts only if it fires always: ENABLE TRIGGER ALL turns ALWAYS into the default, in which writes of a
+-- session with session_replication_role = replica are not announced.
 SELECT pg_catalog.concat('tower_user_session_', asked.sessions),
        (
            -- After each statement (neither 1, for each row, nor 2, before): DELETE, UPDATE, TRUNCATE.
@@ -9,25 +13,43 @@ SELECT pg_catalog.concat('tower_user_session_', asked.sessions),
            WHERE t.tgrelid OPERATOR(pg_catalog.=) asked.sessions
              AND t.tgtype OPERATOR(pg_catalog.=) ANY ('{8,16,32}'::pg_catalog.int2[])
              AND t.tgqual IS NULL
-             AND t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog."char"[])
+             AND t.tgenabled OPERATOR(pg_catalog.=) 'A'::pg_catalog."char"
              AND NOT t.tgisinternal
              AND f.proname OPERATOR(pg_catalog.=) 'tower_user_session_announce'
+             AND t.tgargs OPERATOR(pg_catalog.=) '\x3200'::pg_catalog.bytea
        ),
-       EXISTS (
-           SELECT
+       (
+           -- After each UPDATE, or after each changed row, for the column that the sessions refer to. Both columns
+           -- must have the same hash for the same key.
+           SELECT pg_catalog.concat('tower_user_session_users_', reference.confrelid)
            FROM pg_catalog.pg_constraint AS reference
            JOIN pg_catalog.pg_attribute AS user_id
              ON user_id.attrelid OPERATOR(pg_catalog.=) reference.conrelid
             AND user_id.attname OPERATOR(pg_catalog.=) 'user_id'
+           JOIN pg_catalog.pg_attribute AS key
+             ON key.attrelid OPERATOR(pg_catalog.=) reference.confrelid
+            AND key.attnum OPERATOR(pg_catalog.=) reference.confkey[1]
            JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) reference.confrelid
            JOIN pg_catalog.pg_proc AS f ON f.oid OPERATOR(pg_catalog.=) t.tgfoid
            WHERE reference.conrelid OPERATOR(pg_catalog.=) asked.sessions
              AND reference.contype OPERATOR(pg_catalog.=) 'f'
              AND reference.conkey OPERATOR(pg_catalog.=) ARRAY[user_id.attnum]
-             AND t.tgtype OPERATOR(pg_catalog.=) 16
-             AND t.tgqual IS NULL
-             AND t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog."char"[])
+             AND user_id.attcollation OPERATOR(pg_catalog.=) key.attcollation
+             AND (user_id.atttypid OPERATOR(pg_catalog.=) key.atttypid
+                  OR ARRAY[user_id.atttypid, key.atttypid] OPERATOR(pg_catalog.<@) '{20,21,23}'::pg_catalog.oid[]
+                  OR ARRAY[user_id.atttypid, key.atttypid] OPERATOR(pg_catalog.<@) '{25,1043}'::pg_catalog.oid[])
+             AND (t.tgtype OPERATOR(pg_catalog.=) 16 AND t.tgqual IS NULL
+                  OR t.tgtype OPERATOR(pg_catalog.=) 17)
+             AND t.tgenabled OPERATOR(pg_catalog.=) 'A'::pg_catalog."char"
              AND NOT t.tgisinternal
              AND f.proname OPERATOR(pg_catalog.=) 'tower_user_session_announce_user'
+             AND pg_catalog.position(
+                     t.tgargs,
+                     '\x3200'::pg_catalog.bytea
+                     OPERATOR(pg_catalog.||) pg_catalog.convert_to(
+                         key.attname::pg_catalog.text, pg_catalog.getdatabaseencoding())
+                     OPERATOR(pg_catalog.||) '\x00'::pg_catalog.bytea)
+                 OPERATOR(pg_catalog.=) 1
+           LIMIT 1
        )
 FROM (SELECT :table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid) AS asked (sessions)

@@ -14,10 +14,11 @@ use tokio_postgres::{
 use super::user::{LookupRow, PgUser};
 use crate::{
     BoxError, Error, ErrorKind, LookupAnswer, Session, SessionId, SessionTimes, TokenDigest,
+    UserKey,
 };
 
 /// The columns of `find.sql` before the user's.
-pub(super) const FIRST_USER_COLUMN: usize = 10;
+pub(super) const FIRST_USER_COLUMN: usize = 11;
 
 /// What one row of `find.sql` says.
 pub(super) struct FoundRow<U> {
@@ -36,19 +37,30 @@ pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
         Some(_) if !column(row, row.len() - 1)? => Err(Error::bare(ErrorKind::Protocol).saying(
             "the database returned another user than the session's: its index may be corrupt",
         )),
-        Some(_) => current(row, 4).map(Some),
+        Some(_) => Ok(Some((current(row, 4)?, user_key(row, 10)?))),
         None => Ok(None),
     })();
     let answer = match session {
         Ok(None) => LookupAnswer::absent(digest),
-        Ok(Some(session)) => match user(row) {
-            Ok(user) => LookupAnswer::live(digest, user, session),
+        Ok(Some((session, key))) => match user(row) {
+            Ok(user) => {
+                let live = LookupAnswer::live(digest, user, session);
+                match key {
+                    Some(key) => live.with_user_key(key),
+                    None => live,
+                }
+            }
             Err(error) => LookupAnswer::failed(digest, error),
         },
         Err(error) => LookupAnswer::failed(digest, error),
     };
     Ok(FoundRow {
-        answer,
+        // An announcement may have arrived before the replica had replayed what it announces.
+        answer: if in_recovery {
+            answer.without_caching()
+        } else {
+            answer
+        },
         in_recovery,
         question,
     })
@@ -75,6 +87,12 @@ pub(super) fn current(row: &Row, first: usize) -> Result<Session, Error> {
         expires_at: time(5)?,
     };
     Ok(Session::new(column(row, first + 1)?, times))
+}
+
+/// Reads the hash of `user_key.sql`, if the key has one.
+pub(super) fn user_key(row: &Row, place: usize) -> Result<Option<UserKey>, Error> {
+    let hash: Option<i64> = column(row, place)?;
+    Ok(hash.map(|hash| UserKey::from_hash(hash.cast_unsigned())))
 }
 
 pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, Error> {

@@ -10,3 +10,4 @@ WHERE s.id OPERATOR(pg_catalog.=) ANY (
     ORDER BY s.created_at DESC, s.id
     OFFSET :others
 )
+RETURNING s.id

@@ -1,298 +1,371 @@
-//! The feed of ended sessions: `LISTEN`, and a heartbeat that comes back as a notification.
+//! The feed of sessions that end: `LISTEN`, heartbeats on the same connection, and proofs through the store's pool.
 
 use std::{
     fmt,
     future::{Future, poll_fn},
     pin::pin,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rand::{TryRng, rngs::SysRng};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, Notification, Row, Socket,
-    tls::{MakeTlsConnect, TlsConnect},
+    AsyncMessage, Client, Row,
     types::{ToSql, Type},
 };
 
-use super::failure;
-use crate::{Announcement, Error, ErrorKind, Hearing, SessionFeed, SessionId};
+use super::{
+    connection_set::ConnectionSet,
+    connector::{Messages, PgConnector},
+    decode::column,
+    failure, payload,
+};
+use crate::{Announces, Error, ErrorKind, Hearing, SessionFeed, backoff::jittered};
 
-/// Longer than this nothing on the feed's connection may take.
+/// No query of the feed may take longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A notification of the store must arrive within this time. It is below the
+/// [default deadline](crate::DEFAULT_DEADLINE), so that subscribing fails with the reason.
+const ARRIVAL: Duration = Duration::from_millis(1_500);
+/// Between two proofs that the feed and the pool are connected to the same database, on average. With the jitter it is
+/// 10 to 30 seconds.
+const PROOF_INTERVAL: Duration = Duration::from_secs(20);
+/// Between attempts, if the pool has no connection for the proof.
+const PROOF_RETRY: Duration = Duration::from_secs(1);
+/// Without a proof for this long, the feed disconnects.
+const LONGEST_WITHOUT_PROOF: Duration = Duration::from_secs(40);
 
-/// The feed that [`PgSessionStore::feed`](super::PgSessionStore::feed) makes: one connection that
-/// listens.
+/// The version of `0002_announce_sessions.sql` whose triggers this feed understands.
+pub(super) const SCHEMA_VERSION: u32 = 2;
+
+/// The feed that [`PgSessionStore::feed`](super::PgSessionStore::feed) makes: one connection that listens.
+///
+/// # Heartbeats
+///
+/// A heartbeat is a query on the feed's own connection. PostgreSQL sends the notifications that are pending for a
+/// connection before it reports the end of a query. When the query has returned, the notifications of every transaction
+/// that had been committed when it was sent have arrived. No other process is involved, so that the work of the server
+/// grows linearly with the number of processes. The query also verifies that the triggers are in place.
+///
+/// # Proof of the database
+///
+/// A feed on another database than the pool's would be connected and hear nothing. Therefore each new connection of the
+/// feed is proved: the store sends a notification through its pool, which must arrive on the feed's connection. A feed
+/// behind a transaction pooler fails this. Every 10 to 30 seconds the store tests through its pool that the feed's
+/// connection holds an advisory lock, whose key is random. A feed that fails disconnects, and so does one that has had
+/// no proof for 40 seconds.
 ///
 /// # Cost
 ///
-/// A connection a process, and four small statements in a lease. PostgreSQL wakes every process that
-/// listens in the database for every heartbeat.
+/// A connection for each process, four queries in a lease, and one proof every 20 seconds.
 ///
 /// # Trust
 ///
-/// Whoever may connect to the database may announce anything. That costs this crate questions, and
-/// nothing else: what is announced is never believed, only asked about again. A payload that cannot be
-/// read counts as "anything may have changed".
-pub struct PgSessionFeed<T> {
-    config: Config,
-    tls: T,
+/// Every role that may connect to the database can send notifications on the feed's channels, and listen to them. A
+/// forged announcement makes the service query the store and has no other effect. A payload that the feed does not
+/// understand counts as "any session may have changed". Announcements contain ids of sessions and hashes of users' keys,
+/// and neither tokens nor digests.
+pub struct PgSessionFeed {
+    connector: PgConnector,
+    store: StoreConnection,
     announced: String,
     table: String,
 }
 
-impl<T> PgSessionFeed<T> {
-    pub(super) const fn new(config: Config, tls: T, announced: String, table: String) -> Self {
+/// Where sessions and users are announced.
+#[derive(Clone, PartialEq)]
+struct Channels {
+    sessions: String,
+    users: Option<String>,
+}
+
+impl PgSessionFeed {
+    pub(super) fn new(
+        connector: PgConnector,
+        writes: ConnectionSet,
+        announced: String,
+        table: String,
+    ) -> Self {
         Self {
-            config,
-            tls,
+            connector,
+            store: StoreConnection(writes),
             announced,
             table,
         }
     }
 
-    /// The channel on which sessions are announced, and whether changes of users are.
-    fn channel(asked: Result<Vec<Row>, tokio_postgres::Error>) -> Result<(String, bool), Error> {
-        let rows = asked.map_err(failure::statement)?;
-        let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
-        let read = |error| Error::new(ErrorKind::Row, error);
-        if row.try_get(1).map_err(read)? {
-            Ok((row.try_get(0).map_err(read)?, row.try_get(2).map_err(read)?))
-        } else {
-            Err(Error::bare(ErrorKind::Schema).saying(
-                "the triggers that announce ended sessions are not on the sessions' table: see \
-                 Migrate::announce_ended_sessions",
-            ))
-        }
-    }
-
-    /// A heartbeat, which is sent only where it is about something: the triggers stand, and on the table
-    /// whose channel is listened to.
-    fn beat(&self) -> String {
-        format!(
-            "SELECT announced.*, CASE \
-                 WHEN announced.are_all AND announced.channel OPERATOR(pg_catalog.=) $2 \
-                 THEN pg_catalog.pg_notify($3, $4) \
-             END \
-             FROM ({}\n) AS announced (channel, are_all, users)",
-            self.announced
-        )
-    }
-
-    async fn speak(
+    async fn subscribe(
         &self,
         client: &Client,
-        heartbeat: &Heartbeat,
-        channels: &Mutex<Option<String>>,
+        listener: &Listener,
         hearing: &Hearing,
     ) -> Result<(), Error> {
+        warn_of_clear_text(client).await?;
         let table: (&(dyn ToSql + Sync), Type) = (&self.table, Type::TEXT);
-        let asked = client.query_typed(&self.announced, &[table]).await;
-        let (channel, users) = Self::channel(asked)?;
-        if !users {
+        let rows = patiently(client.query_typed(&self.announced, &[table])).await?;
+        let channels = Channels::read(&rows)?;
+        let announces = if channels.users.is_some() {
+            Announces::SessionsAndUsers
+        } else {
             tracing::info!(
-                "changes of users are not announced: a cache notices them when a session is looked up again"
+                "changes of users are not announced: the re-check interval bounds how long they go unnoticed"
             );
-        }
-        let listen = format!("LISTEN {channel}; LISTEN {}", heartbeat.channel);
-        *lock(channels) = Some(channel.clone());
-        client.batch_execute(&listen).await.map_err(|error| {
-            failure::statement(error)
-                .saying("the database cannot LISTEN, or not on this connection")
-        })?;
-        hearing.connected();
-        // Prepared, because to plan it takes the server several times as long as to run it.
-        let beat = self.beat();
-        let beat = client
-            .prepare_typed(&beat, &[const { Type::TEXT }; 4])
-            .await;
-        let beat = beat.map_err(failure::statement)?;
+            Announces::Sessions
+        };
+        let listen = [
+            Some(&channels.sessions),
+            channels.users.as_ref(),
+            Some(&listener.proof),
+        ];
+        let listen: String = listen
+            .into_iter()
+            .flatten()
+            .flat_map(|channel| ["LISTEN ", channel, "; "])
+            .collect();
+        *lock(&listener.channels) = Some(channels.clone());
+        // The lock is released when the connection is closed.
+        let subscribe = format!(
+            "{listen}SELECT pg_catalog.pg_advisory_lock('{}'::pg_catalog.int8)",
+            listener.lock
+        );
+        patiently(client.batch_execute(&subscribe))
+            .await
+            .map_err(|error| {
+                error.saying(
+                    "LISTEN failed: the feed needs a direct connection to a primary, not a transaction pooler",
+                )
+            })?;
+        hearing.connected(announces);
+        self.prove_arrival(listener).await?;
+        tokio::try_join!(
+            self.beat(client, &channels, hearing),
+            self.prove_again_and_again(listener)
+        )
+        .map(|((), ())| ())
+    }
+
+    /// Sends heartbeats. Each is complete up to the moment at which it was sent.
+    async fn beat(
+        &self,
+        client: &Client,
+        channels: &Channels,
+        hearing: &Hearing,
+    ) -> Result<(), Error> {
+        // Prepared, because planning takes the server several times as long as running it.
+        let heartbeat = client.prepare_typed(&self.announced, &[Type::TEXT]);
+        let heartbeat = patiently(heartbeat).await?;
         loop {
-            let payload = heartbeat.begin();
-            let values: [&(dyn ToSql + Sync); 4] =
-                [&self.table, &channel, &heartbeat.channel, &payload];
-            let asked = client.query(&beat, &values).await;
-            if Self::channel(asked)?.0 != channel {
-                return Err(Error::bare(ErrorKind::Schema)
-                    .saying("another table of sessions has taken the place of this one"));
+            let sent = Instant::now();
+            let rows = patiently(client.query(&heartbeat, &[&self.table])).await?;
+            if Channels::read(&rows)? != *channels {
+                return Err(Error::bare(ErrorKind::Schema).saying(
+                    "the sessions table or its triggers were replaced: the feed subscribes again",
+                ));
             }
+            hearing.proved(sent);
             hearing.heartbeat_due().await;
+        }
+    }
+
+    /// Proves that a notification of the store arrives.
+    async fn prove_arrival(&self, listener: &Listener) -> Result<(), Error> {
+        self.store.notify(&listener.proof).await?;
+        timeout(ARRIVAL, listener.arrived.notified())
+            .await
+            .map_err(|_| {
+                elsewhere(
+                    "a notification of the store did not arrive at its feed: the feed is connected to another \
+                     database than the pool, or through a transaction pooler",
+                )
+            })
+    }
+
+    /// Proves that the store and the feed are still connected to the same database.
+    async fn prove_again_and_again(&self, listener: &Listener) -> Result<(), Error> {
+        let mut proved = Instant::now();
+        loop {
+            sleep(jittered(PROOF_INTERVAL)).await;
+            loop {
+                match self.store.is_locked(listener.lock).await {
+                    Ok(true) => {
+                        proved = Instant::now();
+                        break;
+                    }
+                    Ok(false) => {
+                        return Err(elsewhere(
+                            "the feed is connected to another database than the pool",
+                        ));
+                    }
+                    Err(error) if proved.elapsed() >= LONGEST_WITHOUT_PROOF => return Err(error),
+                    Err(_) => sleep(PROOF_RETRY).await,
+                }
+            }
         }
     }
 }
 
-impl<T> SessionFeed for PgSessionFeed<T>
-where
-    T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
-    T::Stream: Send,
-    T::TlsConnect: Send,
-    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
-{
+fn elsewhere(context: &'static str) -> Error {
+    Error::bare(ErrorKind::Configuration).saying(context)
+}
+
+impl SessionFeed for PgSessionFeed {
     async fn hear(&self, hearing: &Hearing) -> Error {
-        let connecting = timeout(PATIENCE, self.config.connect(self.tls.clone())).await;
-        let (client, connection) = match connecting {
+        let (client, connection) = match timeout(PATIENCE, self.connector.open()).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => return failure::connecting(error),
             Err(_) => return Error::bare(ErrorKind::Deadline),
         };
-        let heartbeat = match Heartbeat::new() {
-            Ok(heartbeat) => heartbeat,
+        let listener = match Listener::new() {
+            Ok(listener) => listener,
             Err(error) => return error,
         };
-        let channels = Mutex::new(None);
-        let notified = |notification: &Notification| {
-            if notification.channel() == heartbeat.channel {
-                if let Some(sent) = heartbeat.came_back(notification.payload()) {
-                    hearing.proved(sent);
-                }
-            } else if lock(&channels).as_deref() == Some(notification.channel()) {
-                hearing.announced(read(notification.payload()));
-            }
-        };
-        let listening = pin!(listen(connection, notified));
-        let speaking = self.speak(&client, &heartbeat, &channels, hearing);
+        let listening = pin!(listener.listen(connection, hearing));
         tokio::select! {
             error = listening => error,
-            Err(error) = patiently(speaking, &heartbeat) => error,
+            Err(error) = self.subscribe(&client, &listener, hearing) => error,
         }
     }
 }
 
-/// Ends only with an error: the speaker's, or that nothing has come back for too long.
-async fn patiently(
-    speaking: impl Future<Output = Result<(), Error>>,
-    heartbeat: &Heartbeat,
-) -> Result<(), Error> {
-    let mut speaking = pin!(speaking);
-    loop {
-        if let Ok(ended) = timeout(PATIENCE, speaking.as_mut()).await {
-            return ended;
+impl Channels {
+    fn read(rows: &[Row]) -> Result<Self, Error> {
+        let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+        if column(row, 1)? {
+            return Ok(Self {
+                sessions: column(row, 0)?,
+                users: column(row, 2)?,
+            });
         }
-        if heartbeat
-            .waits_since()
-            .is_some_and(|since| since.elapsed() >= PATIENCE)
-        {
-            return Err(Error::bare(ErrorKind::Deadline)
-                .saying("the heartbeat of the feed of ended sessions did not come back"));
-        }
+        let needs = format!(
+            "schema version {SCHEMA_VERSION} of the triggers, each of them ENABLE ALWAYS: see \
+             Migrate::announce_ended_sessions"
+        );
+        Err(Error::new(ErrorKind::Schema, needs).saying(
+            "the triggers that announce ended sessions are missing, disabled or of another version",
+        ))
     }
 }
 
-async fn listen<S, T>(mut connection: Connection<S, T>, notified: impl Fn(&Notification)) -> Error
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    loop {
-        match poll_fn(|cx| connection.poll_message(cx)).await {
-            Some(Ok(AsyncMessage::Notification(notification))) => notified(&notification),
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return failure::connecting(error),
-            None => return Error::bare(ErrorKind::Connection),
-        }
-    }
+/// One connection's subscription.
+struct Listener {
+    channels: Mutex<Option<Channels>>,
+    /// A channel that no other process knows.
+    proof: String,
+    arrived: Notify,
+    /// The key of an advisory lock that no other process knows.
+    lock: i64,
 }
 
-/// One heartbeat at a time, on a channel that nobody else knows.
-struct Heartbeat {
-    channel: String,
-    state: Mutex<Beats>,
-}
-
-struct Beats {
-    count: u64,
-    /// Until it has come back. Before the first, since when there is a connection.
-    sent: Option<Instant>,
-}
-
-impl Heartbeat {
+impl Listener {
     fn new() -> Result<Self, Error> {
-        let random = SysRng
-            .try_next_u64()
-            .map_err(|error| Error::new(ErrorKind::Random, error))?;
+        let random = || {
+            SysRng
+                .try_next_u64()
+                .map_err(|error| Error::new(ErrorKind::Random, error))
+        };
         Ok(Self {
-            channel: format!("tower_user_session_heartbeat_{random:016x}"),
-            state: Mutex::new(Beats {
-                count: 0,
-                sent: Some(Instant::now()),
-            }),
+            channels: Mutex::default(),
+            proof: format!("tower_user_session_proof_{:016x}", random()?),
+            arrived: Notify::new(),
+            lock: random()?.cast_signed(),
         })
     }
 
-    fn begin(&self) -> String {
-        let mut beats = lock(&self.state);
-        beats.count += 1;
-        beats.sent = Some(Instant::now());
-        beats.count.to_string()
-    }
-
-    fn came_back(&self, payload: &str) -> Option<Instant> {
-        let mut beats = lock(&self.state);
-        if payload != beats.count.to_string() {
-            return None;
+    async fn listen(&self, mut connection: Box<dyn Messages>, hearing: &Hearing) -> Error {
+        loop {
+            match poll_fn(|cx| connection.poll_message(cx)).await {
+                Some(Ok(AsyncMessage::Notification(notification))) => {
+                    self.receive(notification.channel(), notification.payload(), hearing);
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return failure::connecting(error),
+                None => return Error::bare(ErrorKind::Connection),
+            }
         }
-        beats.sent.take()
     }
 
-    fn waits_since(&self) -> Option<Instant> {
-        lock(&self.state).sent
+    fn receive(&self, channel: &str, payload: &str, hearing: &Hearing) {
+        if channel == self.proof {
+            self.arrived.notify_one();
+            return;
+        }
+        let channels = lock(&self.channels).clone();
+        let Some(channels) = channels else { return };
+        if channel == channels.sessions || Some(channel) == channels.users.as_deref() {
+            hearing.announced(payload::read(payload));
+        }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// The connections of the store, which its writes use.
+struct StoreConnection(ConnectionSet);
+
+impl StoreConnection {
+    async fn notify(&self, channel: &str) -> Result<(), Error> {
+        let notify = "SELECT pg_catalog.pg_notify($1, '')";
+        self.query(notify, &[(&channel, Type::TEXT)])
+            .await
+            .map(drop)
+    }
+
+    /// Whether a connection to the same database holds this advisory lock.
+    async fn is_locked(&self, key: i64) -> Result<bool, Error> {
+        let test = "SELECT NOT pg_catalog.pg_try_advisory_xact_lock_shared($1)";
+        let row = self.query(test, &[(&key, Type::INT8)]).await?;
+        column(&row, 0)
+    }
+
+    async fn query(&self, sql: &str, values: &[(&(dyn ToSql + Sync), Type)]) -> Result<Row, Error> {
+        let query = async {
+            let connection = self.0.acquire().await?;
+            let row = connection.query_typed_one(sql, values).await;
+            let row = row.map_err(failure::statement)?;
+            connection.keep();
+            Ok(row)
+        };
+        timeout(PATIENCE, query)
+            .await
+            .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))
+    }
+}
+
+async fn patiently<T>(
+    query: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Error> {
+    match timeout(PATIENCE, query).await {
+        Ok(result) => result.map_err(failure::statement),
+        Err(_) => Err(Error::bare(ErrorKind::Deadline).saying("the session feed timed out")),
+    }
+}
+
+/// As [`PgSessionStore::check`](super::PgSessionStore::check) does for the pool.
+async fn warn_of_clear_text(client: &Client) -> Result<(), Error> {
+    let query = "SELECT NOT ssl.ssl AND NOT coalesce(
+                     pg_catalog.inet_client_addr() OPERATOR(pg_catalog.<<=) '127.0.0.0/8'::pg_catalog.inet
+                     OR pg_catalog.inet_client_addr() OPERATOR(pg_catalog.=) '::1'::pg_catalog.inet, true)
+                 FROM pg_catalog.pg_stat_ssl AS ssl
+                 WHERE ssl.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
+    let rows = patiently(client.query_typed(query, &[])).await?;
+    if let Some(row) = rows.first()
+        && column(row, 0)?
+    {
+        tracing::warn!(
+            "the session feed's connection to the database on another host is not encrypted"
+        );
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `ended <id> …`, `changed <id> …` or `everything`, with ids of 32 hexadecimal digits. What is none of
-/// these may mean anything, and so it means everything.
-fn read(payload: &str) -> Announcement {
-    let ids = payload
-        .strip_prefix("ended ")
-        .or_else(|| payload.strip_prefix("changed "));
-    let sessions = ids.and_then(|ids| ids.split(' ').map(id).collect());
-    sessions.map_or(Announcement::Everything, Announcement::Sessions)
-}
-
-fn id(text: &str) -> Option<SessionId> {
-    (text.len() == 32).then_some(())?;
-    let uuid = uuid::Uuid::try_parse(text).ok()?;
-    Some(SessionId::from_bytes(uuid.into_bytes()))
-}
-
-impl<T> fmt::Debug for PgSessionFeed<T> {
+impl fmt::Debug for PgSessionFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgSessionFeed").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_names_sessions_or_means_everything() {
-        let one = "0123456789abcdef0123456789abcdef";
-        let ids = |text: &str| match read(text) {
-            Announcement::Sessions(ids) => ids.len(),
-            _ => 0,
-        };
-        assert_eq!(ids(&format!("ended {one}")), 1);
-        assert_eq!(ids(&format!("changed {one} {one}")), 2);
-        for strange in [
-            "",
-            "everything",
-            "ended",
-            "ended ",
-            "began 0123456789abcdef0123456789abcdef",
-            "ended 0123456789abcdef0123456789abcde",
-            "ended 0123456789abcdef0123456789abcdef ",
-            "ended 01234567-89ab-cdef-0123-456789abcdef",
-            "ended 0123456789abcdef0123456789abcdeg",
-            "ended \u{1d7d8}123456789abcdef0123456789ab",
-        ] {
-            assert_eq!(read(strange), Announcement::Everything, "{strange}");
-        }
-        assert_eq!(read(&"x".repeat(8_000)), Announcement::Everything);
     }
 }

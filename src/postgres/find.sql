@@ -18,16 +18,19 @@ LEFT JOIN LATERAL (
            live_session.live_session_authenticated_at,
            live_session.live_session_last_seen_at,
            live_session.live_session_expires_at,
+           live_session.live_session_user_key,
            live_user.*
     FROM (
-        SELECT s.token_digest, s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, :ends_at
+        SELECT s.token_digest, s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, :ends_at,
+               :user_key
         FROM :sessions AS s
         WHERE s.token_digest OPERATOR(pg_catalog.=) asked.asked_digest
           AND :live
         OFFSET 0
     ) AS live_session (
         live_session_token_digest, live_session_id, live_session_user_id, live_session_created_at,
-        live_session_authenticated_at, live_session_last_seen_at, live_session_expires_at
+        live_session_authenticated_at, live_session_last_seen_at, live_session_expires_at,
+        live_session_user_key
     )
     CROSS JOIN LATERAL (
         SELECT :columns

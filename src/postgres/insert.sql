@@ -12,6 +12,7 @@ WITH allowed_user AS MATERIALIZED (
     DELETE FROM :sessions AS s
     USING allowed_user
     WHERE s.id OPERATOR(pg_catalog.=) ANY (:replaced_ids::pg_catalog.uuid[])
+    RETURNING s.id
 )
 INSERT INTO :sessions AS s (token_digest, user_id, expires_at, remembered, user_agent, ip)
 SELECT :digest,
@@ -21,4 +22,5 @@ SELECT :digest,
        :user_agent,
        :ip
 FROM allowed_user
-RETURNING pg_catalog.now(), s.id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at
+RETURNING pg_catalog.now(), s.id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at,
+          ARRAY(SELECT r.id FROM replaced AS r)

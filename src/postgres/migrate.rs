@@ -51,6 +51,7 @@ const LONGEST_LOCK_WAIT: Duration = Duration::from_secs(10);
 /// | `tower_user_session.users_table` | `users` |
 /// | `tower_user_session.users_key` | `id` |
 /// | `tower_user_session.announce_users`, for `0002_announce_sessions.sql` | `off` |
+/// | `tower_user_session.announce_users_columns`, for the same | none |
 ///
 /// ```sh
 /// psql -c "SET tower_user_session.users_table = 'app.accounts'" \
@@ -82,11 +83,12 @@ pub struct Migrate {
     announce: Announce,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Announce {
     Nothing,
     Sessions,
-    SessionsAndUsers,
+    /// The users' columns that count, separated by commas; every column if there is none.
+    SessionsAndUsers(String),
 }
 
 impl Migrate {
@@ -113,18 +115,21 @@ impl Migrate {
         self
     }
 
-    /// Also installs triggers that announce, with `NOTIFY`, the sessions that end or change, whoever
-    /// does it: this library, a `DELETE` typed into `psql`, or one that cascades from the users' table.
-    /// By default nothing is announced. Leaving this out later takes nothing back.
+    /// Also installs triggers that announce, with `NOTIFY`, the sessions that end or change, no matter which client
+    /// makes the change: this library, a `DELETE` typed into `psql`, or one that cascades from the users' table. By
+    /// default nothing is announced. Leaving this call out later removes nothing.
     ///
-    /// This is `migrations/0002_announce_sessions.sql`, where the channel and the payloads are
-    /// described. They name sessions by their [`SessionId`](crate::SessionId); no token and no digest
-    /// is in them.
+    /// This is `migrations/0002_announce_sessions.sql`, where the channels and the payloads are described. They name
+    /// sessions by their [`SessionId`](crate::SessionId), and contain neither tokens nor digests.
     ///
-    /// A statement announces at most once, when it is committed, and says `everything` where it has
-    /// more than 242 sessions to name. Not announced are sessions that begin, that are merely used, and
-    /// those that are deleted after their absolute limit, as by
-    /// [`clean_up`](crate::SessionService::clean_up).
+    /// A statement announces at most once, when it is committed, and announces `everything` if it has more than 242
+    /// sessions to name. A change of any column but `last_seen_at` is announced. Sessions that begin, that are merely
+    /// used, and that are deleted after their absolute limit are not announced. There is no setting that suppresses an
+    /// announcement.
+    ///
+    /// Run it again after an update of this crate, before the new version is deployed: a feed demands the triggers of
+    /// its own schema version. It also restores triggers that were disabled, or that `ENABLE TRIGGER ALL` has turned
+    /// from `ALWAYS` into the default.
     ///
     /// # Privileges
     ///
@@ -168,32 +173,52 @@ impl Migrate {
         self
     }
 
-    /// The same as [`announce_ended_sessions`](Self::announce_ended_sessions), and also announces as
-    /// changed the live sessions of every user whose row in the users' table really changes.
+    /// The same as [`announce_ended_sessions`](Self::announce_ended_sessions), and also announces every user whose row
+    /// in the users' table changes.
     ///
-    /// Only that table counts: what [`PgUser::FROM`](super::PgUser::FROM) joins to it is not watched,
-    /// nor are updates that name a partition of it. Sessions that begin between the `UPDATE` and its
-    /// commit are not named, because the `UPDATE` cannot see them.
+    /// A user is announced by a 64-bit hash of the key, because every role may `LISTEN` and a key may be an e-mail
+    /// address. Lookups return the same hash, so that a cache finds the user's sessions by it: also those that begin
+    /// while the change has not been committed yet. Keys must be integers, `uuid`, `text`, `varchar` or `citext`. For a
+    /// key of another type every update announces `everything`, and so does an update of more than 470 users.
+    ///
+    /// Only that table counts: what [`PgUser::FROM`](super::PgUser::FROM) joins to it is not watched, and neither are
+    /// updates that name a partition of it. The re-check interval bounds how long such a change goes unnoticed: see
+    /// [`SessionService::cache`](crate::SessionService::cache).
     ///
     /// # Privileges
     ///
-    /// To own the users' table too. Whoever updates users without `SELECT` on the sessions' `id`,
-    /// `user_id` and `expires_at`, or sees some of the rows only, announces `everything`.
+    /// To own the users' table too. The role that updates users needs no further privilege. The trigger reads the
+    /// changed rows and no other table.
     ///
     /// # Cost
     ///
-    /// Some 0.4 ms for every statement that updates users, most of it planning. The sessions are found
-    /// through the index on `user_id`.
+    /// Some 0.3 ms for every statement that updates users, most of it planning. If a column of every user's row is
+    /// updated on every request, use [`announce_changed_users_if`](Self::announce_changed_users_if).
     pub fn announce_changed_users(mut self) -> Self {
-        self.announce = Announce::SessionsAndUsers;
+        self.announce = Announce::SessionsAndUsers(String::new());
+        self
+    }
+
+    /// The same as [`announce_changed_users`](Self::announce_changed_users) for users of whom one of these columns
+    /// changes. Name the columns that [`PgUser`](super::PgUser) reads. Changes of others, such as the time of the last
+    /// request, cost a comparison for each row. The key is always compared.
+    ///
+    /// The trigger runs for each row that has changed, with a `WHEN` condition, and announces each user by itself.
+    pub fn announce_changed_users_if<C: AsRef<str>>(
+        mut self,
+        columns: impl IntoIterator<Item = C>,
+    ) -> Self {
+        let quote = |column: C| format!("\"{}\"", column.as_ref().replace('"', "\"\""));
+        let columns: Vec<_> = columns.into_iter().map(quote).collect();
+        self.announce = Announce::SessionsAndUsers(columns.join(","));
         self
     }
 
     async fn run(self) -> Result<(), Error> {
         let client = open_new(&self.pool).await?;
-        let users = match self.announce {
-            Announce::Nothing | Announce::Sessions => "off",
-            Announce::SessionsAndUsers => "on",
+        let (users, columns) = match &self.announce {
+            Announce::Nothing | Announce::Sessions => ("off", ""),
+            Announce::SessionsAndUsers(columns) => ("on", &**columns),
         };
         let bounds = Bounds {
             statement: Duration::ZERO,
@@ -212,12 +237,14 @@ impl Migrate {
                     "SELECT pg_catalog.set_config('tower_user_session.sessions_table', $1, true),
                             pg_catalog.set_config('tower_user_session.users_table', $2, true),
                             pg_catalog.set_config('tower_user_session.users_key', $3, true),
-                            pg_catalog.set_config('tower_user_session.announce_users', $4, true)",
+                            pg_catalog.set_config('tower_user_session.announce_users', $4, true),
+                            pg_catalog.set_config('tower_user_session.announce_users_columns', $5, true)",
                     &[
                         (&self.sessions_table.to_sql(), Type::TEXT),
                         (&self.users_table, Type::TEXT),
                         (&self.users_key, Type::TEXT),
                         (&users, Type::TEXT),
+                        (&columns, Type::TEXT),
                     ],
                 )
                 .await?;

@@ -7,6 +7,7 @@ mod connection_set;
 #[cfg(feature = "rustls")]
 mod connection_string;
 mod connections;
+mod connector;
 mod decode;
 mod encoding;
 mod execution;
@@ -14,6 +15,7 @@ mod failure;
 mod feed;
 mod key_operator;
 mod migrate;
+mod payload;
 #[cfg(feature = "rustls")]
 mod pool;
 mod reconnect;
@@ -34,6 +36,7 @@ mod writes;
 pub use self::pool::PgPoolBuilder;
 pub use self::{
     check::Check,
+    connector::PgConnector,
     feed::PgSessionFeed,
     migrate::Migrate,
     store::PgSessionStore,

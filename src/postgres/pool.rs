@@ -2,14 +2,15 @@
 
 use std::{fmt, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Pool, Runtime};
 use tokio_postgres::{NoTls, config::SslMode};
 
 use super::{
     connection_string::{ConnectionString, refused},
+    connector::PgConnector,
     tls::Certificates,
 };
-use crate::{Error, ErrorKind};
+use crate::{BoxError, Error, ErrorKind};
 
 /// By then a sign-in has been answered with 503; see [`DEFAULT_DEADLINE`](crate::DEFAULT_DEADLINE).
 const WAIT: Duration = crate::DEFAULT_DEADLINE;
@@ -52,7 +53,7 @@ const GREETING: Duration = Duration::from_secs(2);
 /// | recycling one | 2 s | as for the others |
 /// | connections | two for each processor | |
 ///
-/// A connection is lent again without a test query ([`RecyclingMethod::Fast`]): the query would cost
+/// A connection is lent again without a test query ([`RecyclingMethod::Fast`](deadpool_postgres::RecyclingMethod::Fast)): the query would cost
 /// a round trip each time, and a lookup that meets a dead connection is asked again.
 ///
 /// # Example
@@ -83,6 +84,7 @@ pub struct PgPoolBuilder {
     max_size: Option<usize>,
     clear_text: bool,
     certificates: Certificates,
+    password: Option<Box<dyn FnOnce(PgConnector) -> PgConnector + Send>>,
 }
 
 impl PgPoolBuilder {
@@ -100,6 +102,7 @@ impl PgPoolBuilder {
             max_size: None,
             clear_text: false,
             certificates: Certificates::default(),
+            password: None,
         })
     }
 
@@ -129,6 +132,19 @@ impl PgPoolBuilder {
         self
     }
 
+    /// Calls `provider` for the password before each connection is opened, for passwords that rotate. See
+    /// [`PgConnector::with_password`].
+    pub fn password<F, E>(mut self, provider: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.password = Some(Box::new(move |connector: PgConnector| {
+            connector.with_password(provider)
+        }));
+        self
+    }
+
     /// **Lets the password, the users' data and the sessions cross the network readable and
     /// changeable by anyone on the way.** `sslmode` then counts for other hosts as it does for this
     /// machine. For a network that is encrypted underneath; it is logged as a warning.
@@ -147,6 +163,16 @@ impl PgPoolBuilder {
     /// is no name to verify; when a certificate or key cannot be read, or no authority is trusted;
     /// and for a pool of no connections.
     pub fn build(self) -> Result<Pool, Error> {
+        self.build_with_connector().map(|(pool, _)| pool)
+    }
+
+    /// The pool, and the way in which it connects: hosts, TLS and password. A
+    /// [feed](super::PgSessionStore::feed_with) with the same connector connects as the pool does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`build`](Self::build).
+    pub fn build_with_connector(self) -> Result<(Pool, PgConnector), Error> {
         if self.max_size == Some(0) {
             return Err(refused("a pool of no connections has none to lend"));
         }
@@ -156,15 +182,15 @@ impl PgPoolBuilder {
         let patience = config.get_connect_timeout().copied().unwrap_or_default();
         let hosts = u32::try_from(self.string.hosts()).unwrap_or(u32::MAX);
         let create = patience.saturating_mul(hosts).saturating_add(GREETING);
-        let recycling = ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        };
-        let manager = if ssl_mode == SslMode::Disable {
-            Manager::from_config(config, NoTls, recycling)
+        let mut connector = if ssl_mode == SslMode::Disable {
+            PgConnector::new(config, NoTls)
         } else {
-            Manager::from_config(config, self.certificates.connector()?, recycling)
+            PgConnector::new(config, self.certificates.connector()?)
         };
-        let mut pool = Pool::builder(manager)
+        if let Some(rotate) = self.password {
+            connector = rotate(connector);
+        }
+        let mut pool = Pool::builder(connector.manager())
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(WAIT))
             .create_timeout(Some(create))
@@ -172,8 +198,10 @@ impl PgPoolBuilder {
         if let Some(connections) = self.max_size {
             pool = pool.max_size(connections);
         }
-        pool.build()
-            .map_err(|error| Error::new(ErrorKind::Configuration, error))
+        let pool = pool
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Configuration, error))?;
+        Ok((pool, connector))
     }
 
     /// What `sslmode` comes to.

@@ -147,7 +147,7 @@ fn type_of(parameter: &str) -> Option<Type> {
         "only" | "except" => Type::UUID,
         "ids" | "replaced_ids" => Type::UUID_ARRAY,
         "times" => Type::TIMESTAMPTZ_ARRAY,
-        "others" | "page" | "next_page" | "question" => Type::INT8,
+        "others" | "page" | "next_page" | "question" | "most" => Type::INT8,
         _ => return None,
     })
 }

@@ -78,6 +78,7 @@ statements! {
     revoke_everyone: "revoke_everyone.sql", [];
     still_live: "still_live.sql", ["ids", "idle_seconds"];
     announced: "announced.sql", ["table_name"];
+    outdated: "outdated.sql", ["table_name"];
     touch: "touch.sql", ["ids", "times", "interval_seconds", "idle_seconds"];
     revocable: "revocable.sql", ["user_id", "only", "except"];
     any_session: "any_session.sql", [];
@@ -85,7 +86,9 @@ statements! {
     rotatable: "rotatable.sql", ["user_id", "replaced", "idle_seconds"];
     check_table: "check_table.sql", ["table_name"];
     check_user: "check_user.sql", [];
-    clean_up: "clean_up.sql", ["page", "next_page", "table_name", "idle_seconds"];
+    clean_up: "clean_up.sql", [
+        "page", "next_page", "table_name", "idle_seconds", "most"
+    ];
 }
 
 /// `users_types.sql`, for these expressions.
@@ -105,12 +108,14 @@ pub(super) static BASE_TYPE: LazyLock<String> =
 pub(super) static KEY_OPERATOR: LazyLock<String> = LazyLock::new(|| {
     without_comments(include_str!("key_operator.sql")).replace(":table_name", "$1")
 });
+const USER_KEY: &str = include_str!("user_key.sql");
 
 struct Filler {
     sessions: String,
     live: String,
     ends_at: String,
     before_user: String,
+    user_key: String,
     columns: &'static str,
     from: &'static str,
     key: &'static str,
@@ -127,6 +132,7 @@ impl Filler {
                 &absolute_limit.as_secs_f64().to_string(),
             ),
             before_user: ["NULL"; FIRST_USER_COLUMN].join(", "),
+            user_key: without_comments(USER_KEY),
             columns: U::COLUMNS,
             from: U::FROM,
             key: U::KEY,
@@ -170,6 +176,7 @@ impl Filler {
             "sessions" => &self.sessions,
             "before_user" => &self.before_user,
             "ends_at" => self.ends_at.trim_end(),
+            "user_key" => &self.user_key,
             "columns" => self.columns,
             "from" => self.from,
             "key" => self.key,
@@ -238,6 +245,7 @@ mod tests {
             "condition",
             "demands",
             "live",
+            "user_key",
         ];
         let parameters = [
             "digest",
@@ -261,6 +269,7 @@ mod tests {
             "next_page",
             "question",
             "table_name",
+            "most",
         ];
         for sql in FILES {
             for piece in without_comments(sql).replace("::", " ").split(':').skip(1) {
@@ -274,6 +283,15 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The lookup and the users' trigger compute the same hash.
+    #[test]
+    fn the_hash_of_a_user_is_one_expression() {
+        let words = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        let of_trigger = without_comments(USER_KEY).replace("s.user_id", "keys.key");
+        let migration = include_str!("../../migrations/0002_announce_sessions.sql");
+        assert_eq!(words(migration).matches(&words(&of_trigger)).count(), 1);
     }
 
     /// D19: no statement changes a session that another one may have begun.

@@ -8,16 +8,21 @@ use std::{
 };
 
 use deadpool_postgres::Pool;
-use tokio_postgres::{Row, types::ToSql};
+use tokio_postgres::{
+    Row, Socket,
+    tls::{MakeTlsConnect, TlsConnect},
+    types::ToSql,
+};
 
 use super::{
     check::{self, Check},
     connection_set::Lent,
     connections::{Access, Connections, WRITE_CONNECTIONS},
+    connector::PgConnector,
     decode,
-    execution::{Execution, Find},
+    execution::{Execution, Find, On},
     failure,
-    feed::PgSessionFeed,
+    feed::{PgSessionFeed, SCHEMA_VERSION},
     migrate::Migrate,
     statement::{Statement, Values},
     statements::{Statements, Table},
@@ -271,11 +276,30 @@ impl<U: PgUser> PgSessionStore<U> {
     /// # Errors
     ///
     /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a right does not fit: the source names each finding and
-    /// its remedy. [`ErrorKind::Configuration`] if a connection of the pool differs. [`ErrorKind::Row`] or [`ErrorKind::Panicked`] if `from_row` cannot read the user.
-    /// [`ErrorKind::Recovery`] if the server is in recovery and stale reads were not allowed. Otherwise as for a
-    /// lookup.
+    /// its remedy; also if triggers that announce sessions are of another schema version, with the version that is
+    /// needed. [`ErrorKind::Configuration`] if a connection of the pool differs. [`ErrorKind::Row`] or
+    /// [`ErrorKind::Panicked`] if `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in
+    /// recovery and stale reads were not allowed. Otherwise as for a lookup.
     pub async fn check(&self) -> Result<Check, Error> {
-        check::run(self).await
+        let check = check::run(self).await?;
+        let own = self.connections.writes.acquire().await?;
+        let outdated = self.triggers_are_outdated(&own).await;
+        own.keep();
+        if outdated? {
+            let needs = format!("this version of the crate needs schema version {SCHEMA_VERSION}");
+            return Err(Error::new(ErrorKind::Schema, needs).saying(
+                "the triggers that announce ended sessions are of another schema version: run \
+                 Migrate::announce_ended_sessions or Migrate::announce_changed_users",
+            ));
+        }
+        Ok(check)
+    }
+
+    async fn triggers_are_outdated(&self, own: &Lent) -> Result<bool, Error> {
+        let (on, table) = (On::connection(own), self.table.to_sql());
+        let outdated = &self.statements.outdated;
+        let rows = self.execution.query(on, outdated, &[&table]).await?;
+        decode::column(rows.first().ok_or(Error::bare(ErrorKind::Row))?, 0)
     }
 
     /// The application's pool.
@@ -295,17 +319,30 @@ impl<U: PgUser> PgSessionStore<U> {
         rows.await
     }
 
-    /// Where sessions that end or change are announced, on a connection of the feed's own, for
+    /// Returns a feed of the sessions that end or change, on a connection of its own, for
     /// [`SessionService::follow`](crate::SessionService::follow) and
     /// [`SessionService::cache`](crate::SessionService::cache). It needs the triggers of
     /// [`Migrate::announce_ended_sessions`](crate::Migrate::announce_ended_sessions).
     ///
-    /// `config` says which server that is: usually the pool's. Behind a pooler that lends connections
-    /// for a transaction only, it must be the server itself, because `LISTEN` belongs to a connection.
-    pub fn feed<T>(&self, config: tokio_postgres::Config, tls: T) -> PgSessionFeed<T> {
+    /// `config` must lead to the same database as the pool; see [`PgSessionFeed`] for how that is proved. Behind a
+    /// pooler that lends connections for a transaction only, it must lead to the server itself, because `LISTEN` belongs
+    /// to a connection. [`feed_with`](Self::feed_with) connects as the pool does.
+    pub fn feed<T>(&self, config: tokio_postgres::Config, tls: T) -> PgSessionFeed
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + 'static,
+        T::TlsConnect: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        self.feed_with(&PgConnector::new(config, tls))
+    }
+
+    /// Returns the same as [`feed`](Self::feed), which connects in this way: with the TLS, the hosts and the rotating
+    /// password of a pool that was built with the same connector.
+    pub fn feed_with(&self, connector: &PgConnector) -> PgSessionFeed {
         PgSessionFeed::new(
-            config,
-            tls,
+            connector.clone(),
+            self.connections.writes.clone(),
             self.statements.announced.sql.clone(),
             self.table.to_sql(),
         )

@@ -122,6 +122,7 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
                 Revocation::AllBut(current.id()),
             )
             .await
+            .map(|ended| ended.len() as u64)
     }
 
     /// Ends all sessions of this user when the transaction is committed, and says how many.
@@ -133,5 +134,6 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
         self.store()
             .revoke_in(On::transaction(transaction), user_id, Revocation::All)
             .await
+            .map(|ended| ended.len() as u64)
     }
 }

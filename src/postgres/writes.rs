@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, types::ToSql};
 
 use super::{
     connections::{Access, alone},
@@ -23,6 +23,8 @@ use crate::{
 const PAGES_IN_A_BATCH: u64 = 64;
 /// No request waits for a batch of cleaning up, so that it may take longer than the deadline.
 const LONGEST_BATCH: Duration = Duration::from_secs(60);
+/// Sessions that one announcement can name; the same number as in `0002_announce_sessions.sql`.
+const SESSIONS_IN_AN_ANNOUNCEMENT: i64 = 242;
 
 impl<U: PgUser> SessionStore for PgSessionStore<U> {
     type UserId = U::Id;
@@ -41,7 +43,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             let inserted = async {
                 let transaction = self.connections.begin(attempts.bounds()).await?;
                 let outcome = self.insert_in(transaction.on(), &new, &mut replaced).await;
-                let is_done = |outcome: &Insertion| matches!(outcome, Insertion::Done(_));
+                let is_done = |outcome: &Insertion| matches!(outcome, Insertion::Done { .. });
                 transaction.end(outcome, is_done).await
             };
             match inserted.await {
@@ -127,7 +129,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             .collect()
     }
 
-    async fn revoke(&self, user_id: &U::Id, which: Revocation) -> Result<u64, Error> {
+    async fn revoke(&self, user_id: &U::Id, which: Revocation) -> Result<Vec<SessionId>, Error> {
         let _turn = self.connections.turn(user_id).await?;
         let mut attempts = self.connections.attempts();
         loop {
@@ -158,8 +160,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             self.refuse_recovery(column(row, 1)?)?;
             if let Some(seconds) = column::<Option<f64>>(row, 2)? {
                 let remaining = Duration::try_from_secs_f64(seconds.max(0.0));
-                let remaining = remaining.unwrap_or(Duration::MAX);
-                live.push(StillLive::new(column(row, 0)?, remaining));
+                let one = StillLive::new(column(row, 0)?, remaining.unwrap_or(Duration::MAX));
+                let key = decode::user_key(row, 3)?;
+                live.push(key.map_or(one, |key| one.with_user_key(key)));
             }
         }
         Ok(live)
@@ -170,7 +173,8 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let next = page + PAGES_IN_A_BATCH;
         let signed = |page: u64| i64::try_from(page).unwrap_or(i64::MAX);
         let (from, to, table) = (signed(page), signed(next), self.table.to_sql());
-        let values: [&(dyn ToSql + Sync); 4] = [&from, &to, &table, &self.idle_seconds()];
+        let most = SESSIONS_IN_AN_ANNOUNCEMENT;
+        let values: [&(dyn ToSql + Sync); 5] = [&from, &to, &table, &self.idle_seconds(), &most];
         let bounds = Bounds {
             statement: LONGEST_BATCH,
             lock: LONGEST_BATCH,
@@ -185,6 +189,8 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         if !my_turn {
             tracing::debug!(%table, "clean-up skipped: another process is deleting expired sessions");
         }
+        let announced: i64 = column(row, 3)?;
+        let next = if announced < most { next } else { page };
         let more = my_turn && signed(next) < pages;
         if !more {
             upkeep.renew();
@@ -272,14 +278,17 @@ impl<U: PgUser> PgSessionStore<U> {
         let inserted = self.execution.query(on, &insert, &parameters).await;
         match inserted.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => {
+                let mut ended: Vec<SessionId> = column(&row, 6)?;
                 if let Some(limit) = self.limit.filter(|limit| limit.ends_oldest) {
                     let others = i64::from(limit.sessions) - 1;
                     let new_one = &[new.digest][..];
                     let values: [&(dyn ToSql + Sync); 4] = [new.user_id, &new_one, &idle, &others];
                     let end = &self.statements.end_oldest;
-                    self.execution.execute(on, end, &values).await?;
+                    let oldest = self.execution.query(on, end, &values).await?;
+                    ended.extend(ids(&oldest)?);
                 }
-                decode::current(&row, 0).map(Insertion::Done)
+                let session = decode::current(&row, 0)?;
+                Ok(Insertion::Done { session, ended })
             }
             Ok(None) => {
                 self.insert_was_refused(on, new).await?;
@@ -298,7 +307,7 @@ impl<U: PgUser> PgSessionStore<U> {
         on: On<'_>,
         user_id: &U::Id,
         which: Revocation,
-    ) -> Result<u64, Error> {
+    ) -> Result<Vec<SessionId>, Error> {
         self.lock(on, user_id, &[]).await?;
         let (only, except) = match which {
             Revocation::One(id) => (Some(id), None),
@@ -307,7 +316,7 @@ impl<U: PgUser> PgSessionStore<U> {
         };
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &only, &except];
         let revoke = &self.statements.revoke;
-        let ended = self.execution.execute(on, revoke, &values).await?;
+        let ended = ids(&self.execution.query(on, revoke, &values).await?)?;
         let remaining = &self.statements.revocable;
         self.none_left(on, remaining, &values).await?;
         Ok(ended)
@@ -361,4 +370,8 @@ struct Locked {
 fn kept_by_trigger() -> Error {
     Error::bare(ErrorKind::Statement)
         .saying("a trigger on the sessions table kept the session from being deleted")
+}
+
+fn ids(rows: &[Row]) -> Result<Vec<SessionId>, Error> {
+    rows.iter().map(|row| column(row, 0)).collect()
 }

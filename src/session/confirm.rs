@@ -55,7 +55,8 @@ impl<S: SessionStore> Confirm<S> {
                     session,
                     remembered,
                 } => {
-                    self.sessions.resolver().catch_up().await;
+                    // The old token is cached under the same session.
+                    self.sessions.resolver().end_here(vec![session.id()]);
                     tracing::info!(session = %session.id(), "confirmed");
                     return Ok(SignedIn::new(&self.sessions, token, session, remembered));
                 }

@@ -159,11 +159,6 @@ impl Session {
         since(self.times.now, self.times.authenticated_at)
     }
 
-    /// How old the session was when it was looked up.
-    pub(crate) fn age(&self) -> Duration {
-        since(self.times.now, self.times.created_at)
-    }
-
     /// How long ago the session was last written down as used, when it was looked up.
     pub(crate) fn since_last_seen(&self) -> Duration {
         since(self.times.now, self.times.last_seen_at)

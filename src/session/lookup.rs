@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Session, SessionId, TokenDigest};
+use super::{Session, SessionId, TokenDigest, UserKey};
 use crate::Error;
 
 /// Digests in, live sessions out: all that [`LoadUserLayer`](crate::LoadUserLayer) needs of a store.
@@ -84,7 +84,7 @@ pub trait SessionLookup: Send + Sync + 'static {
     }
 }
 
-/// A session that is live, and whose it is.
+/// A live session and its user.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct LiveSession<U> {
@@ -92,12 +92,29 @@ pub struct LiveSession<U> {
     pub user: U,
     /// The session.
     pub session: Session,
+    user_key: Option<UserKey>,
 }
 
 impl<U> LiveSession<U> {
-    /// This session of this user.
+    /// A live session whose user has no [`UserKey`]. It is looked up again when any user is announced.
     pub const fn new(user: U, session: Session) -> Self {
-        Self { user, session }
+        Self {
+            user,
+            session,
+            user_key: None,
+        }
+    }
+
+    /// Sets by which key a [`SessionFeed`](crate::SessionFeed) announces changes of the user.
+    pub fn with_user_key(mut self, key: UserKey) -> Self {
+        self.user_key = Some(key);
+        self
+    }
+
+    /// Returns the key by which a [`SessionFeed`](crate::SessionFeed) announces changes of the user, if the store
+    /// computed one.
+    pub const fn user_key(&self) -> Option<UserKey> {
+        self.user_key
     }
 }
 
@@ -114,6 +131,7 @@ impl<U> fmt::Debug for LiveSession<U> {
 pub(crate) struct SharedSession<U> {
     pub(crate) user: Arc<U>,
     pub(crate) session: Session,
+    pub(crate) user_key: Option<UserKey>,
 }
 
 impl<U> Clone for SharedSession<U> {
@@ -121,6 +139,7 @@ impl<U> Clone for SharedSession<U> {
         Self {
             user: Arc::clone(&self.user),
             session: self.session,
+            user_key: self.user_key,
         }
     }
 }
@@ -132,6 +151,7 @@ impl<U: Clone> SharedSession<U> {
         LiveSession {
             user: Arc::unwrap_or_clone(self.user),
             session: self.session,
+            user_key: self.user_key,
         }
     }
 }
@@ -150,6 +170,7 @@ impl<U> fmt::Debug for SharedSession<U> {
 pub struct LookupAnswer<U> {
     digest: TokenDigest,
     outcome: Result<Option<SharedSession<U>>, Error>,
+    may_be_cached: bool,
 }
 
 impl<U> LookupAnswer<U> {
@@ -160,26 +181,50 @@ impl<U> LookupAnswer<U> {
 
     /// The session is live. For a store that keeps its users in memory and must not clone them.
     pub const fn live_shared(digest: TokenDigest, user: Arc<U>, session: Session) -> Self {
-        Self {
-            digest,
-            outcome: Ok(Some(SharedSession { user, session })),
-        }
+        let live = SharedSession {
+            user,
+            session,
+            user_key: None,
+        };
+        Self::of(digest, Ok(Some(live)))
     }
 
     /// There is no such session, or it is over, or its user may not be signed in.
     pub const fn absent(digest: TokenDigest) -> Self {
-        Self {
-            digest,
-            outcome: Ok(None),
-        }
+        Self::of(digest, Ok(None))
     }
 
     /// It could not be found out for this digest.
     pub const fn failed(digest: TokenDigest, error: Error) -> Self {
+        Self::of(digest, Err(error))
+    }
+
+    const fn of(digest: TokenDigest, outcome: Result<Option<SharedSession<U>>, Error>) -> Self {
         Self {
             digest,
-            outcome: Err(error),
+            outcome,
+            may_be_cached: true,
         }
+    }
+
+    /// Sets by which key a [`SessionFeed`](crate::SessionFeed) announces changes of a live session's user. Without
+    /// it, the session is looked up again when any user is announced.
+    pub fn with_user_key(mut self, key: UserKey) -> Self {
+        if let Ok(Some(live)) = &mut self.outcome {
+            live.user_key = Some(key);
+        }
+        self
+    }
+
+    /// Keeps this answer out of the cache, because it may be older than announcements that have already arrived:
+    /// a replica gave it.
+    pub const fn without_caching(mut self) -> Self {
+        self.may_be_cached = false;
+        self
+    }
+
+    pub(super) const fn may_be_cached(&self) -> bool {
+        self.may_be_cached
     }
 
     /// The digest that was asked.

@@ -26,6 +26,7 @@ mod timer;
 mod token;
 mod touch;
 mod user_agent;
+mod user_key;
 
 pub(crate) use self::answering::Answering;
 #[cfg(feature = "postgres")]
@@ -35,7 +36,8 @@ pub use self::{
     counters::Counts,
     current::{CurrentSession, Session, SessionTimes},
     feed::{
-        Announcement, BodyUntilEnded, DEFAULT_LEASE, Ended, EndedBecause, Hearing, SessionFeed,
+        Announcement, Announces, BodyUntilEnded, DEFAULT_LEASE, DEFAULT_RECHECK_INTERVAL,
+        DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS, Ended, EndedBecause, Hearing, SessionFeed,
         StreamUntilEnded,
     },
     id::{ParseSessionIdError, SessionId},
@@ -50,4 +52,5 @@ pub use self::{
         StillLive,
     },
     token::{SessionToken, TokenDigest},
+    user_key::UserKey,
 };

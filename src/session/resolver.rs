@@ -18,7 +18,7 @@ use super::{
     answering::{Answering, Outcome, Several},
     batch::{Batch, Fate, Limits, Together, Waiters},
     counters::{Counter, Counters},
-    feed::{self, Announcement, Following, Hears as _, Watchers},
+    feed::{self, Settings, Subscription, Watchers},
     flight::{Batches, Joined, Waiter},
     timer::{timer, within},
     touch::Toucher,
@@ -44,15 +44,21 @@ pub(crate) struct Resolver<L: SessionLookup> {
     pub(crate) counters: Counters,
     pub(crate) deadline: Duration,
     pub(crate) lease: Duration,
+    recheck_interval: Option<Duration>,
     pub(super) toucher: Toucher,
     pub(super) watchers: Arc<Watchers>,
-    following: OnceLock<(Arc<Following<L::User>>, feed::Task)>,
+    following: OnceLock<Subscription<L::User>>,
     pub(super) lookups: Batches<L::User>,
     given_up: OnceCell<()>,
 }
 
 impl<L: SessionLookup> Resolver<L> {
-    pub(crate) fn new(lookup: L, deadline: Duration, lease: Duration) -> Self {
+    pub(crate) fn new(
+        lookup: L,
+        deadline: Duration,
+        lease: Duration,
+        recheck_interval: Option<Duration>,
+    ) -> Self {
         let limits = Limits {
             in_flight: BATCHES_IN_FLIGHT,
             digests: DIGESTS_IN_A_BATCH,
@@ -66,6 +72,7 @@ impl<L: SessionLookup> Resolver<L> {
             counters: Counters::default(),
             deadline,
             lease,
+            recheck_interval,
             toucher: Toucher::default(),
             watchers: Arc::default(),
             following: OnceLock::new(),
@@ -130,25 +137,51 @@ impl<L: SessionLookup> Resolver<L> {
         }
     }
 
-    /// Follows a feed from now on. `false` where one is followed already.
-    pub(super) fn follow(&self, following: Arc<Following<L::User>>, task: feed::Task) -> bool {
-        self.following.set((following, task)).is_ok()
+    /// Subscribes to a feed. `false` if there is a subscription already.
+    pub(super) fn follow(&self, subscription: Subscription<L::User>) -> bool {
+        self.following.set(subscription).is_ok()
     }
 
-    pub(super) fn following(&self) -> Option<&Following<L::User>> {
-        self.following.get().map(|(following, _)| &**following)
+    pub(super) fn following(&self) -> Option<&Subscription<L::User>> {
+        self.following.get()
     }
 
-    /// Whether the end of a session anywhere is heard here.
+    pub(super) fn feed_settings(&self) -> Settings {
+        Settings {
+            lease: self.lease,
+            recheck_interval: self.recheck_interval,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Whether the end of a session anywhere is announced here.
     pub(super) fn hears(&self) -> bool {
-        self.following().is_some_and(Following::hears)
+        self.following().is_some_and(|following| following.hears())
+    }
+
+    /// After this time a session must be checked again while the feed is connected.
+    pub(super) fn recheck_interval(&self) -> Duration {
+        let default = feed::DEFAULT_RECHECK_INTERVAL;
+        self.following()
+            .map_or(default, |following| following.recheck_interval())
     }
 
     /// Ends these here too, which the store has just ended.
     pub(super) fn end_here(&self, sessions: Vec<SessionId>) {
+        if sessions.is_empty() {
+            return;
+        }
         match self.following() {
-            Some(following) => following.announced(Announcement::Sessions(sessions)),
+            Some(following) => following.end(sessions),
             None => self.watchers.doubt(&sessions),
+        }
+    }
+
+    /// Ends every session here, because the store has just ended them all.
+    pub(super) fn end_everything_here(&self) {
+        match self.following() {
+            Some(following) => following.end_everything(),
+            None => self.watchers.doubt_all(),
         }
     }
 
@@ -164,8 +197,7 @@ impl<L: SessionLookup> Resolver<L> {
     /// the two waits ends at the deadline.
     pub(crate) async fn close(&self) {
         // Nothing is answered from memory any more.
-        if let Some((following, task)) = self.following.get() {
-            task.stop();
+        if let Some(following) = self.following() {
             following.stop();
         }
         self.bounded(self.lookups.close()).await;
@@ -202,7 +234,7 @@ impl<L: SessionLookup> Resolver<L> {
             return (digests, Fate::NotSent);
         }
         let deadline = opened + self.deadline;
-        let asked = self.following().and_then(Following::ask);
+        let asked = self.following().and_then(|following| following.ask());
         let mut fate = Fate::Answered;
         match self.find(&digests, deadline).await {
             Ok(answers) => self.deliver(waiting, answers, asked),
@@ -210,7 +242,7 @@ impl<L: SessionLookup> Resolver<L> {
             Err(error) if error.kind() == ErrorKind::Row && digests.len() > 1 => {
                 for (digest, callers) in waiting {
                     let mut alone = Waiting::from([(digest, callers)]);
-                    let asked = self.following().and_then(Following::ask);
+                    let asked = self.following().and_then(|following| following.ask());
                     match self.find(&[digest], deadline).await {
                         Ok(answers) => self.deliver(alone, answers, asked),
                         Err(error) => fail(alone.drain(), &error),
@@ -243,25 +275,35 @@ impl<L: SessionLookup> Resolver<L> {
             let error = strange("the store answered for a token that nobody asked about");
             return fail(waiting.drain(), &error);
         }
-        let mut outcomes: HashMap<TokenDigest, Outcome<L::User>> =
+        let mut outcomes: HashMap<TokenDigest, (Outcome<L::User>, bool)> =
             HashMap::with_capacity(answers.len());
         for answer in answers {
             let digest = answer.digest();
-            let twice = || Err(strange("the store answered twice for one token"));
+            let twice = || {
+                (
+                    Err(strange("the store answered twice for one token")),
+                    false,
+                )
+            };
             outcomes
                 .entry(digest)
                 .and_modify(|outcome| *outcome = twice())
-                .or_insert_with(|| answer.into_shared());
+                .or_insert_with(|| {
+                    let may_be_cached = answer.may_be_cached();
+                    (answer.into_shared(), may_be_cached)
+                });
         }
         for (digest, callers) in waiting.drain() {
-            let outcome = outcomes
+            let (outcome, may_be_cached) = outcomes
                 .remove(&digest)
-                .unwrap_or_else(|| Err(strange("the store did not answer for a token")));
+                .unwrap_or_else(|| (Err(strange("the store did not answer for a token")), false));
             if let Ok(Some(live)) = &outcome
                 && callers.iter().any(|caller| caller.only)
             {
                 Toucher::used(self, &live.session);
-                if let (Some(following), Some(asked)) = (self.following(), asked) {
+                if let (Some(following), Some(asked)) = (self.following(), asked)
+                    && may_be_cached
+                {
                     following.keep(asked, digest, live);
                 }
             }

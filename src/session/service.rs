@@ -81,6 +81,7 @@ pub struct SessionServiceBuilder<L> {
     credentials: Credentials,
     deadline: Duration,
     lease: Duration,
+    recheck_interval: Option<Duration>,
 }
 
 impl<L: SessionLookup> SessionService<L> {
@@ -99,6 +100,7 @@ impl<L: SessionLookup> SessionService<L> {
             },
             deadline: DEFAULT_DEADLINE,
             lease: DEFAULT_LEASE,
+            recheck_interval: None,
         }
     }
 
@@ -108,6 +110,7 @@ impl<L: SessionLookup> SessionService<L> {
                 builder.lookup,
                 builder.deadline,
                 builder.lease,
+                builder.recheck_interval,
             )),
             credentials: builder.credentials,
             rejected: Notice::default(),
@@ -357,12 +360,22 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
         self
     }
 
+    /// Sets after which time a cached result is looked up again, and a session that a stream waits for is checked
+    /// again, while the feed is connected. By default
+    /// [`DEFAULT_RECHECK_INTERVAL`](crate::DEFAULT_RECHECK_INTERVAL) if the feed announces users, and
+    /// [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`](crate::DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS) otherwise. It bounds for how long a
+    /// change that nothing announces goes unnoticed: see [`SessionService::cache`].
+    pub fn recheck_interval(mut self, interval: Duration) -> Self {
+        self.recheck_interval = Some(interval);
+        self
+    }
+
     /// The service.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] unless the deadline lies between a millisecond and a minute, and
-    /// the lease between a tenth of a second and a minute.
+    /// [`ErrorKind::Configuration`] unless the deadline lies between a millisecond and a minute, the lease between a
+    /// tenth of a second and a minute, and the re-check interval between a tenth of a second and an hour.
     pub fn build(self) -> Result<SessionService<L>, Error> {
         if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.deadline) {
             let context = "the deadline must lie between a millisecond and a minute";
@@ -370,6 +383,14 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.lease) {
             let context = "the lease must lie between a tenth of a second and a minute";
+            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+        }
+        let interval = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
+        if self
+            .recheck_interval
+            .is_some_and(|set| !interval.contains(&set))
+        {
+            let context = "the re-check interval must lie between a tenth of a second and an hour";
             return Err(Error::bare(ErrorKind::Configuration).saying(context));
         }
         Ok(SessionService::assemble(self))

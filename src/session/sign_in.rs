@@ -96,7 +96,13 @@ impl<S: SessionStore> SignIn<S> {
             match self.sessions.within_deadline(insertion).await? {
                 Insertion::DigestTaken => {}
                 other => {
-                    self.sessions.resolver().catch_up().await;
+                    if let Insertion::Done { ended, .. } = &other {
+                        self.sessions.resolver().end_here(ended.clone());
+                        // A session that was not found may have been ended elsewhere a moment ago.
+                        if !self.replaced.is_empty() {
+                            self.sessions.resolver().catch_up().await;
+                        }
+                    }
                     return self.signed_in(token, &other);
                 }
             }
@@ -119,7 +125,7 @@ impl<S: SessionStore> SignIn<S> {
         insertion: &Insertion,
     ) -> Result<SignedIn, Error> {
         match insertion {
-            Insertion::Done(session) => {
+            Insertion::Done { session, .. } => {
                 tracing::info!(session = %session.id(), "signed in");
                 Ok(SignedIn::new(
                     &self.sessions,

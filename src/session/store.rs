@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Lifetime, Session, SessionId, SessionLookup, TokenDigest};
+use super::{Lifetime, Session, SessionId, SessionLookup, TokenDigest, UserKey};
 use crate::Error;
 
 /// A place where sessions are kept.
@@ -57,18 +57,21 @@ pub trait SessionStore: SessionLookup {
         user_id: &Self::UserId,
     ) -> impl Future<Output = Result<Vec<Device>, Error>> + Send;
 
-    /// Ends sessions of one user, and says how many. Once it has returned, there is none left of
+    /// Ends sessions of one user, and returns their ids. Once it has returned, there is none left of
     /// those it was to end, also of those that were beginning meanwhile.
     fn revoke(
         &self,
         user_id: &Self::UserId,
         which: Revocation,
-    ) -> impl Future<Output = Result<u64, Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<SessionId>, Error>> + Send;
 
     /// Ends every session of everybody, and says how many.
     fn revoke_everyone(&self) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// Which of these sessions a lookup would find, and how long each of them can live if nobody uses it.
+    /// Returns which of these sessions a lookup would find.
+    ///
+    /// An error of the kind [`ErrorKind::Row`](crate::ErrorKind::Row) means that one of them could not be decided
+    /// because of what its own rows contain. The service then divides the sessions, until only that one fails.
     fn still_live(
         &self,
         sessions: &[SessionId],
@@ -134,8 +137,13 @@ impl<S: SessionStore> std::fmt::Debug for NewSession<'_, S> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Insertion {
-    /// The session has begun.
-    Done(Session),
+    /// The session has begun, and these sessions have ended in the same step.
+    Done {
+        /// The new session.
+        session: Session,
+        /// The sessions that it replaced, or that made room for it.
+        ended: Vec<SessionId>,
+    },
     /// There is a session with this digest already. It is untouched.
     DigestTaken,
     /// The user does not exist or does not meet a condition for signing in.
@@ -184,14 +192,27 @@ impl EndedSession {
 pub struct StillLive {
     /// The session's public name.
     pub id: SessionId,
-    /// How long it can live if nobody uses it.
+    /// How long it lives if it is not used.
     pub remaining: Duration,
+    /// By which key a [`SessionFeed`](crate::SessionFeed) announces changes of its user.
+    pub user_key: Option<UserKey>,
 }
 
 impl StillLive {
     /// A session that ends after this time unless it is used.
     pub const fn new(id: SessionId, remaining: Duration) -> Self {
-        Self { id, remaining }
+        Self {
+            id,
+            remaining,
+            user_key: None,
+        }
+    }
+
+    /// Sets by which key a [`SessionFeed`](crate::SessionFeed) announces changes of the session's user. Without it,
+    /// the session is checked again when any user is announced.
+    pub const fn with_user_key(mut self, key: UserKey) -> Self {
+        self.user_key = Some(key);
+        self
     }
 }
 

@@ -24,10 +24,13 @@ async fn announcing_is_installed_once_and_can_be_checked() {
         let row = client.query_one(&announced, &[&"sessions"]).await.unwrap();
         (row.get::<_, String>(0), row.get(1), row.get(2))
     };
+    let users = "SELECT 'tower_user_session_users_' || 'users'::regclass::oid";
+    let users: String = client.query_one(users, &[]).await.unwrap().get(0);
     assert!(client.query_one(ANNOUNCED, &[]).await.is_err());
     store.migrate().await.unwrap();
     let channel = Feed::of(&database, "sessions").await.channel;
-    let is = |sessions, users| (channel.clone(), sessions, users);
+    let is =
+        |sessions, with_users: bool| (channel.clone(), sessions, with_users.then(|| users.clone()));
     assert_eq!(announced().await, is(false, false));
     store.migrate().announce_ended_sessions().await.unwrap();
     assert_eq!(announced().await, is(true, false));
@@ -49,11 +52,32 @@ async fn announcing_is_installed_once_and_can_be_checked() {
     assert_eq!(number(&database, before).await, before_again);
     writing.rollback().await.unwrap();
 
+    store.check().await.unwrap();
     for (loss, left) in [
         ("ALTER TABLE sessions DISABLE TRIGGER USER", is(false, true)),
         (
             "ALTER TABLE sessions ENABLE REPLICA TRIGGER tower_user_session_ended",
             is(false, true),
+        ),
+        ("ALTER TABLE sessions ENABLE TRIGGER ALL", is(false, true)),
+        ("ALTER TABLE users ENABLE TRIGGER ALL", is(true, false)),
+        (
+            "ALTER TABLE users DISABLE TRIGGER tower_user_session_user_changed",
+            is(true, false),
+        ),
+        (
+            "-- Of an earlier version:
+             CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
+                 FOR EACH STATEMENT EXECUTE FUNCTION tower_user_session_announce();
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER tower_user_session_emptied",
+            is(false, true),
+        ),
+        (
+            "CREATE OR REPLACE TRIGGER tower_user_session_user_changed AFTER UPDATE ON users
+                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION tower_user_session_announce_user('2', 'email');
+             ALTER TABLE users ENABLE ALWAYS TRIGGER tower_user_session_user_changed",
+            is(true, false),
         ),
         (
             "DROP TRIGGER tower_user_session_emptied ON sessions",
@@ -77,13 +101,15 @@ async fn announcing_is_installed_once_and_can_be_checked() {
     ] {
         client.batch_execute(loss).await.unwrap();
         assert_eq!(announced().await, left, "{loss}");
+        if loss.contains("earlier version") {
+            let told = format!("{:?}", store.check().await.unwrap_err());
+            assert!(told.contains("needs schema version 2"), "{told}");
+        } else {
+            store.check().await.unwrap();
+        }
         store.migrate().announce_changed_users().await.unwrap();
         assert_eq!(announced().await, is(true, true), "{loss}");
     }
-    // As PostgreSQL does by default, which is enough where nothing is replicated.
-    let origin = "ALTER TABLE sessions ENABLE TRIGGER tower_user_session_ended";
-    sql(&database, origin).await;
-    assert_eq!(announced().await, is(true, true));
 }
 
 /// What is said of a table is about that table alone, and triggers count only if they announce, each time.
@@ -122,7 +148,7 @@ async fn other_triggers_do_not_pass_for_announcing_ones() {
     client
         .batch_execute(
             "CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
-             FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION tower_user_session_announce();
+             FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION tower_user_session_announce('2');
              ALTER TABLE sessions ENABLE ALWAYS TRIGGER tower_user_session_emptied",
         )
         .await
@@ -152,7 +178,7 @@ async fn older_functions_are_replaced() {
     let mut feed = Feed::of(&database, "sessions").await;
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     sql(&database, "UPDATE users SET role = 'x' WHERE id = 1").await;
-    feed.one("changed", &[id(&ada)]).await;
+    feed.users(&["1"]).await;
     let signed_out = sessions.sign_out(&cookie(&sessions, ada.token())).await;
     assert!(signed_out.ended().unwrap());
     feed.one("ended", &[id(&ada)]).await;

@@ -304,7 +304,10 @@ impl SessionStore for Remaining {
         let mut times = SessionTimes::at(now);
         times.expires_at += self.0;
         let id = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap();
-        Ok(Insertion::Done(Session::new(id, times)))
+        Ok(Insertion::Done {
+            session: Session::new(id, times),
+            ended: Vec::new(),
+        })
     }
 
     async fn rotate(&self, (): &(), _: &[TokenDigest], _: TokenDigest) -> Result<Rotation, Error> {
@@ -315,8 +318,8 @@ impl SessionStore for Remaining {
         Ok(Vec::new())
     }
 
-    async fn revoke(&self, (): &(), _: Revocation) -> Result<u64, Error> {
-        Ok(0)
+    async fn revoke(&self, (): &(), _: Revocation) -> Result<Vec<SessionId>, Error> {
+        Ok(Vec::new())
     }
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {

@@ -61,7 +61,7 @@ pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> Signed
 }
 
 /// Looks it up until it is answered from memory.
-async fn kept(sessions: &PgSessions, token: &SessionToken) {
+pub async fn kept(sessions: &PgSessions, token: &SessionToken) {
     let patience = Instant::now() + Duration::from_secs(20);
     loop {
         let before = sessions.counts().from_cache;

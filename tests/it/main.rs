@@ -8,11 +8,13 @@
 )]
 
 mod allocations;
+mod announced_users;
 mod announcements;
 mod announcing;
 mod application_code;
 mod batching;
 mod bouncer;
+mod bounds;
 mod browser;
 mod cache_headers;
 mod catalogue;
@@ -28,6 +30,7 @@ mod every_log;
 mod failover;
 mod faults;
 mod feed;
+mod feed_connection;
 mod frameworks;
 mod fuzzing;
 mod grpc;

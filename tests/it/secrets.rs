@@ -24,10 +24,10 @@ use tower_http::{
 use tower_user_session::{
     Announcement, CleanedUp, CurrentSession, CurrentUser, Demands, Device,
     EmptyResponseForRejection, EndedBecause, EndedSession, Error, ErrorKind, Insertion, Lifetime,
-    LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession, PgSessionStore,
-    Presented, Rejection, RequireUserLayer, ReturnTo, Revocation, Rotation, Session, SessionCookie,
-    SessionId, SessionLimit, SessionLookup, SessionService, SessionStore, SessionToken, SignedIn,
-    StillLive, TokenDigest,
+    LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession, PgConnector,
+    PgSessionStore, Presented, Rejection, RequireUserLayer, ReturnTo, Revocation, Rotation,
+    Session, SessionCookie, SessionId, SessionLimit, SessionLookup, SessionService, SessionStore,
+    SessionToken, SignedIn, StillLive, TokenDigest,
     tokio_postgres::{self, NoTls},
 };
 
@@ -99,8 +99,9 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// Names of the public types whose `Debug` this module looks at.
-const LOOKED_AT: [&str; 62] = [
+const LOOKED_AT: [&str; 65] = [
     "Announcement",
+    "Announces",
     "BodyUntilEnded",
     "BoxError", // a boxed error of the application's
     "Check",
@@ -130,6 +131,7 @@ const LOOKED_AT: [&str; 62] = [
     "Migrate",
     "NewSession",
     "ParseSessionIdError",
+    "PgConnector",
     "PgPoolBuilder", // see `transport`
     "PgSessionFeed",
     "PgSessionStore",
@@ -161,6 +163,7 @@ const LOOKED_AT: [&str; 62] = [
     "StillLive",
     "StreamUntilEnded",
     "TokenDigest",
+    "UserKey", // prints its name
     "UserRow", // borrows a row, and prints no value of it
 ];
 
@@ -231,7 +234,9 @@ async fn debug_tells_no_secret() {
     secrets.not_told_by("NewSession", &new);
     let again = sessions.store().insert(new).await.unwrap();
     secrets.not_told_by("Insertion", &again);
-    secrets.not_told_by("Insertion", &Insertion::Done(session));
+    let ended = vec![session.id()];
+    let done = Insertion::Done { session, ended };
+    secrets.not_told_by("Insertion", &done);
 
     secrets.not_told_by("Confirm", &sessions.confirm(1, &headers));
     let replaced = sessions
@@ -312,6 +317,10 @@ async fn debug_of_the_postgresql_half_tells_no_secret() {
     secrets.not_told_by("SessionService", &sessions);
     let feed = sessions.store().feed(database.config(), NoTls);
     secrets.not_told_by("PgSessionFeed", &feed);
+    let mut config = database.config();
+    config.password("correct horse");
+    let connector = PgConnector::new(config, NoTls);
+    assert!(!format!("{connector:#?}").contains("correct"));
     secrets.not_told_by("Migrate", &sessions.store().migrate());
     secrets.not_told_by("Check", &sessions.store().check().await.unwrap());
     let store = PgSessionStore::<User>::new(pool(&database, 1)).with_table("no such table");

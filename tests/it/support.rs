@@ -351,7 +351,7 @@ impl SessionStore for WatchedStore {
         self.memory.list(user_id).await
     }
 
-    async fn revoke(&self, user_id: &i64, which: Revocation) -> Result<u64, Error> {
+    async fn revoke(&self, user_id: &i64, which: Revocation) -> Result<Vec<SessionId>, Error> {
         self.memory.revoke(user_id, which).await
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 use tower_user_session::{
-    Announcement, DEFAULT_DEADLINE, Error, ErrorKind, Hearing, LiveSession, SessionFeed,
+    Announcement, Announces, DEFAULT_DEADLINE, Error, ErrorKind, Hearing, LiveSession, SessionFeed,
     SessionService, SessionToken, SignedIn,
 };
 
@@ -45,7 +45,7 @@ impl Told {
 
     /// It was lost, and hears again.
     pub fn come_back(&self) {
-        self.hearing().connected();
+        self.hearing().connected(Announces::SessionsAndUsers);
         self.hearing().proved(Instant::now());
     }
 
@@ -61,7 +61,9 @@ impl Told {
 
 impl SessionFeed for Told {
     async fn hear(&self, hearing: &Hearing) -> Error {
-        self.hearing.get_or_init(|| hearing.clone()).connected();
+        self.hearing
+            .get_or_init(|| hearing.clone())
+            .connected(Announces::SessionsAndUsers);
         while !self.silent.load(SeqCst) {
             hearing.proved(Instant::now());
             hearing.heartbeat_due().await;
@@ -214,7 +216,7 @@ struct Feed {
 
 impl SessionFeed for Feed {
     async fn hear(&self, hearing: &Hearing) -> Error {
-        hearing.connected();
+        hearing.connected(Announces::SessionsAndUsers);
         if self.proves {
             hearing.proved(Instant::now());
         }

@@ -5,6 +5,7 @@
 use std::{
     error::Error as _,
     fmt::Write as _,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,8 @@ use tower_user_session::{
 };
 
 use crate::{
-    support::{Logs, PgSessions, User, cookie, database, pool, who},
+    feed::kept,
+    support::{Logs, PATIENCE, PgSessions, User, cookie, database, number, pool, who},
     tls_server::{Listening, authority, recorder, signed},
 };
 
@@ -362,4 +364,60 @@ async fn a_pool_without_timeouts_is_reported() {
             .iter()
             .any(|line| line.contains("WARN") && line.contains("wait for"))
     );
+}
+
+/// N07: the feed connects as the pool does, with its TLS and with a password that rotates. After a rotation both are
+/// connected again by themselves.
+#[tokio::test]
+async fn a_feed_connects_as_the_pool_does_after_the_password_was_rotated() {
+    let test = "transport::a_feed_connects_as_the_pool_does_after_the_password_was_rotated";
+    let Some(listening) = Listening::start(test).await else {
+        return;
+    };
+    let ours = authority("ours");
+    listening.write("root.crt", &ours.pem());
+    listening
+        .present(signed(&ours, &["db.example"], "server", 4000))
+        .await;
+    let store = PgSessionStore::<User>::new(pool(&listening.database, 1));
+    store.migrate().announce_changed_users().await.unwrap();
+    let role = "CREATE ROLE app SUPERUSER LOGIN PASSWORD 'first'";
+    listening.run(role).await;
+    listening
+        .let_in("hostssl all app 127.0.0.1/32 scram-sha-256")
+        .await;
+    let (name, port) = (listening.database.name(), listening.port);
+    let url = format!("postgres://app@db.example:{port}/{name}?hostaddr=127.0.0.1");
+    let password = Arc::new(Mutex::new("first".to_owned()));
+    let current = Arc::clone(&password);
+    let (pool, connector) = PgPoolBuilder::from_url(&url)
+        .unwrap()
+        .root_certificates(ours.pem())
+        .password(move || {
+            let password = current.lock().unwrap().clone();
+            async move { Ok::<_, std::io::Error>(password) }
+        })
+        .max_size(2)
+        .build_with_connector()
+        .unwrap();
+    let sessions: PgSessions = SessionService::new(PgSessionStore::new(pool));
+    let feed = sessions.store().feed_with(&connector);
+    sessions.cache(feed, 10).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    kept(&sessions, ada.token()).await;
+
+    listening.run("ALTER ROLE app PASSWORD 'second'").await;
+    "second".clone_into(&mut password.lock().unwrap());
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE usename = 'app' AND pid <> pg_backend_pid()";
+    listening.run(end).await;
+    let patience = Instant::now() + PATIENCE;
+    while !matches!(sessions.user(ada.token()).await, Ok(Some(_))) {
+        assert!(Instant::now() < patience, "the pool is not connected again");
+    }
+    kept(&sessions, ada.token()).await;
+    // Both are encrypted.
+    let clear = "SELECT count(*) FROM pg_stat_ssl AS s JOIN pg_stat_activity AS a USING (pid)
+        WHERE a.usename = 'app' AND NOT s.ssl";
+    assert_eq!(number(&listening.database, clear).await, 0);
 }

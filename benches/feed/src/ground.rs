@@ -49,6 +49,7 @@ impl Ground {
         let start = || {
             Server::start_private(&[
                 ("shared_buffers", "256MB"),
+                ("max_connections", "900"),
                 ("max_wal_size", "4GB"),
                 ("fsync", "on"),
                 ("synchronous_commit", "on"),

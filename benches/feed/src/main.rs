@@ -18,6 +18,7 @@
 //! | c | ten thousand streams that wait: their memory, and until all are closed |
 //! | d | what the triggers cost the server at a sign-out |
 //! | e | a lookup that is answered from the cache |
+//! | f | the server's time for the heartbeats of 10, 50 and 200 feeds |
 //!
 //! It fails where an answer was late: where a process answered "signed in", to a question that was asked
 //! longer than a lease after the ending call had returned, or at all after that where the call was its own.
@@ -33,6 +34,7 @@ mod ending;
 mod figures;
 mod ground;
 mod hearing;
+mod heartbeats;
 mod hit;
 mod process;
 mod proxy;
@@ -47,7 +49,7 @@ use tower_user_session::BoxError;
 
 use self::{figures::Report, ground::Ground};
 
-const PARTS: &str = "abcde";
+const PARTS: &str = "abcdef";
 /// The first argument of a process that serves.
 const CHILD: &str = "--child";
 
@@ -87,7 +89,8 @@ fn measure() -> Result<bool, BoxError> {
                 'b' => cut::run(&ground, &mut report).await?,
                 'c' => streams::run(&ground, &mut report).await?,
                 'd' => triggers::run(&ground, &mut report).await?,
-                _ => hit::run(&ground, &mut report).await?,
+                'e' => hit::run(&ground, &mut report).await?,
+                _ => heartbeats::run(&ground, &mut report).await?,
             }
         }
         Ok::<_, BoxError>(())
@@ -112,7 +115,7 @@ fn options() -> Result<Options, BoxError> {
                     .iter()
                     .all(|part| part.len() == 1 && PARTS.contains(part))
                 {
-                    return Err(format!("there are the parts a,b,c,d,e, and not {only}").into());
+                    return Err(format!("there are the parts a,b,c,d,e,f, and not {only}").into());
                 }
                 options.parts = parts.concat();
             }

@@ -10,10 +10,11 @@ use shuttle::{
     thread,
 };
 
-use super::announced::Announced;
-use crate::SessionId;
+use super::announced::{Announced, Subject};
+use crate::{SessionId, UserKey};
 
 const SESSION: SessionId = SessionId::from_bytes([7; 16]);
+const USER: UserKey = UserKey::from_hash(7);
 
 /// A guard that is left out, to see the model object.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,11 +51,13 @@ struct Model {
     server: Arc<Mutex<Server>>,
     cache: Arc<Mutex<Kept>>,
     hears: Arc<AtomicBool>,
+    /// By what the end of the session is announced.
+    subject: Subject,
     without: Without,
 }
 
 impl Model {
-    fn new(without: Without) -> Self {
+    fn new(subject: Subject, without: Without) -> Self {
         let server = Server {
             listening: true,
             ..Server::default()
@@ -63,6 +66,7 @@ impl Model {
             server: Arc::new(Mutex::new(server)),
             cache: Arc::default(),
             hears: Arc::new(AtomicBool::new(true)),
+            subject,
             without,
         }
     }
@@ -80,7 +84,9 @@ impl Model {
             return;
         };
         let mut cache = self.cache.lock().unwrap();
-        if self.without == Without::Overtaking || cache.announced.may_keep(asked, SESSION) {
+        if self.without == Without::Overtaking
+            || cache.announced.may_keep(asked, SESSION, Some(USER))
+        {
             cache.kept = true;
         }
     }
@@ -96,7 +102,7 @@ impl Model {
         let announced = std::mem::take(&mut self.server.lock().unwrap().announced);
         for _ in 0..announced {
             let mut cache = self.cache.lock().unwrap();
-            cache.announced.announce(SESSION);
+            cache.announced.announce(self.subject);
             cache.kept = false;
         }
     }
@@ -133,9 +139,13 @@ impl Model {
 }
 
 fn check(without: Without) {
+    check_subject(Subject::Session(SESSION), without);
+}
+
+fn check_subject(subject: Subject, without: Without) {
     check_random(
         move || {
-            let model = Model::new(without);
+            let model = Model::new(subject, without);
             let run = |act: fn(&Model)| {
                 let model = model.clone();
                 thread::spawn(move || act(&model))
@@ -162,7 +172,7 @@ fn check(without: Without) {
                 "an ended session is kept"
             );
             // And it still keeps what lives.
-            let lives = Model::new(without);
+            let lives = Model::new(subject, without);
             lives.look_up();
             assert!(lives.cache.lock().unwrap().kept);
         },
@@ -179,6 +189,12 @@ fn check(without: Without) {
 #[test]
 fn what_is_kept_is_what_a_lookup_would_find() {
     check(Without::Nothing);
+}
+
+/// N02
+#[test]
+fn what_is_kept_of_a_user_is_what_a_lookup_would_find() {
+    check_subject(Subject::User(USER), Without::Nothing);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Live sessions of which nothing has been announced since they were looked up.
+//! The cache: live sessions that no announcement has been about since they were looked up.
 
 use std::{
     collections::HashMap,
@@ -13,16 +13,13 @@ use std::{
 use quick_cache::{Lifecycle, UnitWeighter, sync};
 use smallvec::SmallVec;
 
-use super::announced::{Announced, Asked};
-use crate::{SessionId, TokenDigest, session::lookup::SharedSession};
+use super::{
+    announced::{Announced, Asked, Subject},
+    by_user::ByUser,
+};
+use crate::{SessionId, TokenDigest, UserKey, session::lookup::SharedSession};
 
-/// An answer is kept no longer than this, whatever is announced.
-const LONGEST_KEPT: Duration = Duration::from_secs(5 * 60);
-/// A session that began while its user was being changed, in a transaction that had not ended, is not
-/// named when that change is announced. Sessions are kept from this age on.
-const SHORTEST_AGE: Duration = Duration::from_secs(60);
-
-/// Answers from memory. What it holds is bounded; it never holds that a session does not exist.
+/// Caches lookup results. The number of entries is bounded, and there are no negative entries.
 pub(crate) struct Cache<U> {
     entries: Entries<U>,
     state: Mutex<State>,
@@ -41,14 +38,15 @@ type Entries<U> =
 #[derive(Default)]
 struct State {
     announced: Announced,
-    digests: HashMap<SessionId, TokenDigest>,
+    digests: HashMap<SessionId, (TokenDigest, Option<UserKey>)>,
+    by_user: ByUser,
 }
 
 struct Entry<U> {
     live: SharedSession<U>,
     /// From here on the store's clock is taken to go as this process's does.
     asked: Instant,
-    /// When one of the session's limits passes.
+    /// When one of the session's limits passes, or the entry must be looked up again.
     until: Instant,
     /// Milliseconds after `asked` from which on a use is to be written down.
     touch_after: AtomicU64,
@@ -95,14 +93,12 @@ impl<U> Cache<U> {
             return None;
         }
         if now >= entry.until {
-            self.forget(entry.live.session.id());
+            self.state().remove(entry.live.session.id(), &self.entries);
             return None;
         }
         let since = now.saturating_duration_since(entry.asked);
-        let live = SharedSession {
-            user: Arc::clone(&entry.live.user),
-            session: entry.live.session.after(since),
-        };
+        let mut live = entry.live.clone();
+        live.session = live.session.after(since);
         let touch = self.is_due(&entry, since);
         Some(Hit { live, touch })
     }
@@ -125,18 +121,23 @@ impl<U> Cache<U> {
         (self.state().announced.ask(), Instant::now())
     }
 
-    /// Keeps a live session, unless something was announced about it since it was asked about.
-    pub(crate) fn keep(&self, asked: AskedAt, digest: TokenDigest, live: &SharedSession<U>) {
-        let session = &live.session;
+    /// Caches a live session for at most `longest`, unless an announcement about it or its user has overtaken
+    /// the lookup.
+    pub(crate) fn keep(
+        &self,
+        asked: AskedAt,
+        digest: TokenDigest,
+        live: &SharedSession<U>,
+        longest: Duration,
+    ) {
+        let (session, user) = (&live.session, live.user_key);
         let (asked, at) = asked;
-        if session.age() < SHORTEST_AGE {
-            return;
-        }
-        let until = at + session.limit_in(self.idle_limit).min(LONGEST_KEPT);
-        let used = session.since_last_seen();
+        let until = at + session.limit_in(self.idle_limit).min(longest);
         let touch_after = self.touch_interval.map_or(0, |interval| {
             // One that was due has just been handed over.
-            let rest = interval.checked_sub(used).filter(|rest| !rest.is_zero());
+            let rest = interval
+                .checked_sub(session.since_last_seen())
+                .filter(|rest| !rest.is_zero());
             millis_up(rest.unwrap_or(interval))
         });
         let entry = Arc::new(Entry {
@@ -146,55 +147,73 @@ impl<U> Cache<U> {
             touch_after: AtomicU64::new(touch_after),
         });
         let mut state = self.state();
-        if !state.announced.may_keep(asked, session.id()) {
+        if !state.announced.may_keep(asked, session.id(), user) {
             return;
         }
-        if let Some(old) = state.digests.insert(session.id(), digest)
-            && old != digest
-        {
-            self.entries.remove(&old);
+        if let Some((old, old_user)) = state.digests.insert(session.id(), (digest, user)) {
+            state.by_user.remove(old_user, session.id());
+            if old != digest {
+                self.entries.remove(&old);
+            }
         }
+        state.by_user.insert(user, session.id());
         let mut evicted = SmallVec::new();
         self.entries
             .insert_with_lifecycle(digest, entry, &mut evicted);
         for (digest, session) in evicted {
-            // What it replaces is handed over too. As long as something is kept under a digest, it must be
-            // found when its session is announced.
+            // The entry that this one replaces is handed over too. As long as there is an entry under a digest, it
+            // must be found when its session is announced.
             let gone = !self.entries.contains_key(&digest);
-            if gone && state.digests.get(&session) == Some(&digest) {
+            if gone
+                && let Some(&(current, user)) = state.digests.get(&session)
+                && current == digest
+            {
                 state.digests.remove(&session);
+                state.by_user.remove(user, session);
             }
         }
     }
 
-    /// Something was announced about these.
-    pub(crate) fn announce(&self, sessions: &[SessionId]) {
+    /// Invalidates these sessions.
+    pub(crate) fn announce_sessions(&self, sessions: &[SessionId]) {
         let mut state = self.state();
         for session in sessions {
-            state.announced.announce(*session);
-            if let Some(digest) = state.digests.remove(session) {
-                self.entries.remove(&digest);
+            state.announced.announce(Subject::Session(*session));
+            state.remove(*session, &self.entries);
+        }
+    }
+
+    /// Invalidates all sessions of these users, and those whose user is not known.
+    pub(crate) fn announce_users(&self, users: &[UserKey]) {
+        let mut state = self.state();
+        for user in users {
+            state.announced.announce(Subject::User(*user));
+            for session in state.by_user.of(*user) {
+                state.remove(session, &self.entries);
             }
         }
     }
 
-    /// Anything may have changed.
+    /// Invalidates every session.
     pub(crate) fn clear(&self) {
         let mut state = self.state();
         state.announced.announce_everything();
         state.digests.clear();
+        state.by_user.clear();
         self.entries.clear();
-    }
-
-    fn forget(&self, session: SessionId) {
-        let mut state = self.state();
-        if let Some(digest) = state.digests.remove(&session) {
-            self.entries.remove(&digest);
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn remove<U>(&mut self, session: SessionId, entries: &Entries<U>) {
+        if let Some((digest, user)) = self.digests.remove(&session) {
+            self.by_user.remove(user, session);
+            entries.remove(&digest);
+        }
     }
 }
 
@@ -249,6 +268,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const HOUR: Duration = Duration::from_secs(60 * 60);
+    const LONGEST: Duration = Duration::from_secs(60);
 
     fn cache() -> Cache<()> {
         Cache::new(10, None, None)
@@ -269,13 +289,12 @@ mod tests {
             now,
         };
         let session = Session::new(SessionId::from_bytes(id), times);
-        (
-            TokenDigest::from_bytes(digest),
-            SharedSession {
-                user: Arc::new(()),
-                session,
-            },
-        )
+        let live = SharedSession {
+            user: Arc::new(()),
+            session,
+            user_key: Some(UserKey::from_hash(u64::from(number))),
+        };
+        (TokenDigest::from_bytes(digest), live)
     }
 
     fn is_kept(cache: &Cache<()>, digest: &TokenDigest) -> bool {
@@ -287,43 +306,41 @@ mod tests {
         let cache = cache();
         let (asked, now) = cache.ask();
         let at = now.checked_sub(passed).unwrap();
-        cache.keep((asked, at), *digest, live);
+        cache.keep((asked, at), *digest, live, LONGEST);
         is_kept(&cache, digest)
     }
 
+    /// N01: however long the session can still live.
     #[test]
-    fn a_session_is_kept_from_the_age_of_a_minute_on() {
-        let younger = Duration::from_millis(59_999);
-        assert!(!kept_after(Duration::ZERO, &session(1, younger, HOUR)));
-        assert!(kept_after(Duration::ZERO, &session(1, 60 * SECOND, HOUR)));
-    }
-
-    #[test]
-    fn nothing_is_kept_for_longer_than_five_minutes() {
+    fn nothing_is_cached_for_longer_than_it_may_be() {
         let session = session(1, HOUR, HOUR);
-        assert!(kept_after(240 * SECOND, &session));
-        assert!(!kept_after(300 * SECOND, &session));
+        assert!(kept_after(59 * SECOND, &session));
+        assert!(!kept_after(LONGEST, &session));
     }
 
     /// When the answer came does not matter: it may have been under way for long.
     #[test]
     fn a_limit_counts_from_the_question() {
         assert!(!kept_after(SECOND, &session(1, HOUR, SECOND / 2)));
-        assert!(kept_after(SECOND, &session(1, HOUR, 60 * SECOND)));
+        assert!(kept_after(SECOND, &session(1, HOUR, 10 * SECOND)));
     }
 
     #[test]
     fn what_was_announced_while_it_was_asked_about_is_not_kept() {
         let cache = cache();
         let (digest, live) = session(1, HOUR, HOUR);
-        let announcements: [&dyn Fn(); 2] =
-            [&|| cache.announce(&[live.session.id()]), &|| cache.clear()];
+        let user = live.user_key.unwrap();
+        let announcements: [&dyn Fn(); 3] = [
+            &|| cache.announce_sessions(&[live.session.id()]),
+            &|| cache.announce_users(&[user]),
+            &|| cache.clear(),
+        ];
         for announce in announcements {
             let before = cache.ask();
             announce();
-            cache.keep(before, digest, &live);
+            cache.keep(before, digest, &live, LONGEST);
             assert!(!is_kept(&cache, &digest));
-            cache.keep(cache.ask(), digest, &live);
+            cache.keep(cache.ask(), digest, &live, LONGEST);
             assert!(is_kept(&cache, &digest));
         }
     }
@@ -345,7 +362,7 @@ mod tests {
                 ..times
             };
             live.session = Session::new(live.session.id(), times);
-            cache.keep(cache.ask(), digest, &live);
+            cache.keep(cache.ask(), digest, &live, LONGEST);
             let entry = cache.entries.get(&digest).unwrap();
             let is_due = |millis| cache.is_due(&entry, Duration::from_millis(millis));
             assert!(!is_due(not_due), "{last_used:?}");
@@ -355,15 +372,40 @@ mod tests {
         }
     }
 
+    /// N02: all sessions of the user, those whose user is not known, and no others.
+    #[test]
+    fn a_user_is_announced_with_all_sessions() {
+        let cache = cache();
+        let (user, other) = (UserKey::from_hash(70), UserKey::from_hash(71));
+        let sessions = [Some(user), Some(user), None, Some(other)];
+        let digests: Vec<_> = (1..)
+            .zip(sessions)
+            .map(|(number, user)| {
+                let (digest, mut live) = session(number, HOUR, HOUR);
+                live.user_key = user;
+                cache.keep(cache.ask(), digest, &live, LONGEST);
+                digest
+            })
+            .collect();
+        cache.announce_users(&[user]);
+        let kept: Vec<_> = digests
+            .iter()
+            .map(|digest| is_kept(&cache, digest))
+            .collect();
+        assert_eq!(kept, [false, false, false, true]);
+        assert_eq!(cache.state().by_user.len(), 1);
+    }
+
     #[test]
     fn what_made_room_leaves_nothing_behind() {
         let cache = cache();
         for number in 0..1_000 {
             let (digest, live) = session(number, HOUR, HOUR);
-            cache.keep(cache.ask(), digest, &live);
+            cache.keep(cache.ask(), digest, &live, LONGEST);
         }
         let names = cache.state().digests.len();
         assert_eq!(names, cache.entries.len());
+        assert_eq!(names, cache.state().by_user.len());
         assert!((1..=20).contains(&names), "{names}");
     }
 }

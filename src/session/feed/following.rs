@@ -1,63 +1,172 @@
-//! Follows a feed: keeps it connected, knows until when it hears, and passes on what it says.
+//! The subscription to a feed: keeps it connected, knows until when it is, and applies what it announces.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::{Duration, Instant as StdInstant},
 };
 
-use futures_core::future::BoxFuture;
 use tokio::{
     sync::{Notify, oneshot, watch},
     task::AbortHandle,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 
 use super::{
-    Announcement, Hearing, Hears, SessionFeed, Watchers,
+    Announcement, SessionFeed, Watchers,
     cache::{AskedAt, Cache, Hit},
+    line::{Line, run},
 };
 use crate::{
-    Error, ErrorKind, TokenDigest,
-    backoff::Backoff,
-    error::Chain,
+    Error, ErrorKind, SessionId, TokenDigest,
     session::{lookup::SharedSession, notice::Notice},
 };
 
-/// How long a feed counts as hearing after a heartbeat that came back was sent, unless the application
-/// says otherwise.
+/// How long a feed counts as connected after it sent a heartbeat that came back, unless the application sets
+/// another time: one second.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(1);
-/// So that one heartbeat that is late does no harm.
-const HEARTBEATS_IN_A_LEASE: u32 = 4;
-/// The pause before a second attempt to connect; it doubles up to the longest.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After this time a cached result is looked up again, and a session that a stream waits for is checked again, while
+/// the feed is connected and announces changed users: one minute.
+pub const DEFAULT_RECHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// The same while the feed is connected and does not announce changed users: 15 seconds.
+pub const DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS: Duration = Duration::from_secs(15);
 
-/// A feed that is followed.
+/// A subscription to a feed, which can be replaced by another one.
 pub(crate) struct Following<U> {
     cache: Option<Cache<U>>,
     watchers: Arc<Watchers>,
-    lease: Duration,
+    pub(super) settings: Settings,
     start: StdInstant,
-    /// Nanoseconds after `start`: until then all that was announced has been heard.
-    hears_until: AtomicU64,
-    stopped: AtomicBool,
-    /// When the last heartbeat that came back was sent.
-    proved: watch::Sender<Option<Instant>>,
-    heartbeat: Notify,
-    failures: Notice,
+    /// Nanoseconds after `start`. Until then everything that was announced has arrived.
+    pub(super) hears_until: AtomicU64,
+    pub(super) announces_users: AtomicBool,
+    lines: Mutex<Lines>,
+    pub(super) proof: watch::Sender<Proof>,
+    pub(super) failures: Notice,
 }
 
-/// Ends the following when it is dropped.
-pub(crate) struct Task(AbortHandle);
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) lease: Duration,
+    /// `None`: the default, which depends on what the feed announces.
+    pub(crate) recheck_interval: Option<Duration>,
+    pub(crate) deadline: Duration,
+}
 
-impl Task {
-    pub(crate) fn stop(&self) {
-        self.0.abort();
+/// The feeds, of which only the current one has a say. A feed becomes the current one when it proves that it is
+/// connected.
+#[derive(Default)]
+pub(super) struct Lines {
+    pub(super) current: u64,
+    newest: u64,
+    pub(super) heartbeat: Arc<Notify>,
+    pub(super) task: Option<Task>,
+    pub(super) stopped: bool,
+}
+
+/// Which feed has proved last that it is connected, and when the heartbeat was sent. `None` if the connection has
+/// been lost since.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Proof {
+    pub(super) line: u64,
+    pub(super) sent: Option<Instant>,
+}
+
+/// A feed that has been started. Dropped, it keeps its task if it has become the current feed, and is stopped
+/// otherwise.
+struct Candidate<'a, U> {
+    following: &'a Following<U>,
+    number: u64,
+    task: Option<Task>,
+}
+
+impl<U> Drop for Candidate<'_, U> {
+    fn drop(&mut self) {
+        let mut lines = self.following.lines();
+        if lines.current == self.number && !lines.stopped {
+            lines.task = self.task.take();
+        }
     }
 }
+
+/// The owner of a subscription, which ends with it.
+pub(crate) struct Subscription<U: Clone + Send + Sync + 'static>(Arc<Following<U>>);
+
+impl<U: Clone + Send + Sync + 'static> Subscription<U> {
+    /// A subscription without a feed.
+    pub(crate) fn new(
+        cache: Option<Cache<U>>,
+        watchers: Arc<Watchers>,
+        settings: Settings,
+    ) -> Self {
+        Self(Arc::new(Following {
+            cache,
+            watchers,
+            settings,
+            start: StdInstant::now(),
+            hears_until: AtomicU64::new(0),
+            announces_users: AtomicBool::new(false),
+            lines: Mutex::default(),
+            proof: watch::Sender::default(),
+            failures: Notice::default(),
+        }))
+    }
+
+    /// Starts a feed, and returns once it has proved that it is connected. Only then it replaces the feed before.
+    pub(crate) async fn connect(&self, feed: impl SessionFeed) -> Result<(), Error> {
+        let mut proof = self.0.proof.subscribe();
+        let (failed, failure) = oneshot::channel();
+        let line = {
+            let mut lines = self.0.lines();
+            lines.newest += 1;
+            Arc::new(Line {
+                number: lines.newest,
+                following: Arc::clone(&self.0),
+                heartbeat: Arc::default(),
+                announces_users: AtomicBool::new(false),
+            })
+        };
+        let number = line.number;
+        let task = Task(tokio::spawn(run(line, feed, failed)).abort_handle());
+        let _candidate = Candidate {
+            following: &self.0,
+            number,
+            task: Some(task),
+        };
+        let first = async {
+            tokio::select! {
+                _ = proof.wait_for(|proof| proof.line == number && proof.sent.is_some()) => Ok(()),
+                Ok(error) = failure => Err(error),
+            }
+        };
+        timeout(self.0.settings.deadline, first)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::bare(ErrorKind::Deadline).saying(
+                    "the session feed did not prove within the deadline that it is connected",
+                ))
+            })
+    }
+}
+
+impl<U: Clone + Send + Sync + 'static> Drop for Subscription<U> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl<U: Clone + Send + Sync + 'static> std::ops::Deref for Subscription<U> {
+    type Target = Following<U>;
+
+    fn deref(&self) -> &Following<U> {
+        &self.0
+    }
+}
+
+/// Aborts a feed's task when it is dropped.
+pub(super) struct Task(AbortHandle);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -66,88 +175,28 @@ impl Drop for Task {
 }
 
 impl<U: Clone + Send + Sync + 'static> Following<U> {
-    /// Starts to follow, and returns once the feed has proved that it hears.
-    pub(crate) async fn start(
-        feed: impl SessionFeed,
-        cache: Option<Cache<U>>,
-        watchers: Arc<Watchers>,
-        lease: Duration,
-        deadline: Duration,
-    ) -> Result<(Arc<Self>, Task), Error> {
-        let following = Arc::new(Self {
-            cache,
-            watchers,
-            lease,
-            start: StdInstant::now(),
-            hears_until: AtomicU64::new(0),
-            stopped: AtomicBool::new(false),
-            proved: watch::Sender::new(None),
-            heartbeat: Notify::new(),
-            failures: Notice::default(),
-        });
-        let mut proved = following.proved.subscribe();
-        let (failed, failure) = oneshot::channel();
-        let running = tokio::spawn(Arc::clone(&following).run(feed, failed));
-        let task = Task(running.abort_handle());
-        let first = async {
-            tokio::select! {
-                _ = proved.wait_for(Option::is_some) => Ok(()),
-                Ok(error) = failure => Err(error),
-            }
-        };
-        match timeout(deadline, first).await {
-            Ok(Ok(())) => Ok((following, task)),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::bare(ErrorKind::Deadline)
-                .saying("the feed of ended sessions did not prove in time that it hears")),
-        }
-    }
-
-    async fn run(self: Arc<Self>, feed: impl SessionFeed, failed: oneshot::Sender<Error>) {
-        let hearing = Hearing::new(Arc::clone(&self) as Arc<dyn Hears>);
-        let mut failed = Some(failed);
-        let fresh = || Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
-        let mut backoff = fresh();
-        loop {
-            let before = *self.proved.borrow();
-            let error = feed.hear(&hearing).await;
-            self.connected();
-            if *self.proved.borrow() != before {
-                backoff = fresh();
-            }
-            if let Some(times) = self.failures.count() {
-                tracing::warn!(error = %Chain(&error), times, "the feed of ended sessions is deaf");
-            }
-            if let Some(failed) = failed.take() {
-                // Nobody waits for it once the feed has heard.
-                let _ = failed.send(error);
-            }
-            sleep(backoff.pause()).await;
-        }
-    }
-
-    /// The live session, where it can be told without asking the store.
+    /// The live session, if it is cached.
     pub(crate) fn hit(&self, digest: &TokenDigest) -> Option<Hit<U>> {
         let cache = self.cache.as_ref()?;
         cache.get(digest, |now| self.hears_at(now))
     }
 
-    /// To be called before a lookup is sent.
+    /// Must be called before a lookup is sent.
     pub(crate) fn ask(&self) -> Option<AskedAt> {
         let cache = self.cache.as_ref()?;
         self.hears().then(|| cache.ask())
     }
 
-    /// Keeps what a lookup found.
+    /// Caches what a lookup found.
     pub(crate) fn keep(&self, asked: AskedAt, digest: TokenDigest, live: &SharedSession<U>) {
         if let Some(cache) = &self.cache
             && self.hears()
         {
-            cache.keep(asked, digest, live);
+            cache.keep(asked, digest, live, self.recheck_interval());
         }
     }
 
-    /// Whether everything that was announced has been heard.
+    /// Whether everything that was announced has arrived.
     pub(crate) fn hears(&self) -> bool {
         self.hears_at(StdInstant::now())
     }
@@ -156,84 +205,94 @@ impl<U: Clone + Send + Sync + 'static> Following<U> {
         self.nanos(now) < self.hears_until.load(SeqCst)
     }
 
-    fn nanos(&self, at: StdInstant) -> u64 {
+    pub(super) fn nanos(&self, at: StdInstant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Waits until all that has happened so far has been heard here, or the feed counts as deaf.
+    pub(crate) fn recheck_interval(&self) -> Duration {
+        let default = if self.announces_users.load(SeqCst) {
+            DEFAULT_RECHECK_INTERVAL
+        } else {
+            DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS
+        };
+        self.settings.recheck_interval.unwrap_or(default)
+    }
+
+    /// Invalidates sessions that have ended.
+    pub(crate) fn end(&self, sessions: Vec<SessionId>) {
+        self.apply(Announcement::Sessions(sessions));
+    }
+
+    /// Any session may have ended.
+    pub(crate) fn end_everything(&self) {
+        self.apply(Announcement::Everything);
+    }
+
+    /// Waits until the announcements of everything that has happened so far have arrived. If they do not arrive
+    /// within the lease or the deadline, or if the feed loses its connection, nothing is answered from the cache any
+    /// more.
     pub(crate) async fn catch_up(&self) {
-        if !self.hears() {
+        if self.cache.is_none() || !self.hears() {
             return;
         }
         let now = Instant::now();
-        let mut proved = self.proved.subscribe();
-        self.heartbeat.notify_one();
-        let caught_up = proved.wait_for(|sent| sent.is_some_and(|sent| sent >= now));
-        // Where nothing has come back by then, the lease is over.
-        let _ = timeout(self.lease, caught_up).await;
+        let mut proof = self.proof.subscribe();
+        self.lines().heartbeat.notify_one();
+        let caught_up = proof.wait_for(|proof| proof.sent.is_none_or(|sent| sent >= now));
+        let patience = self.settings.lease.min(self.settings.deadline);
+        if timeout(patience, caught_up).await.is_err() {
+            self.hears_until.store(0, SeqCst);
+        }
     }
 
-    /// For ever deaf.
+    /// Ends the subscription.
     pub(crate) fn stop(&self) {
-        self.stopped.store(true, SeqCst);
-        self.connected();
+        let mut lines = self.lines();
+        lines.stopped = true;
+        lines.task = None;
+        self.lose(&lines);
     }
 
-    /// Nothing that was kept is of any use.
-    fn forget_everything(&self) {
+    /// The current feed has lost its connection.
+    pub(super) fn lose(&self, lines: &Lines) {
+        self.hears_until.store(0, SeqCst);
+        self.apply(Announcement::Everything);
+        self.proof.send_replace(Proof {
+            line: lines.current,
+            sent: None,
+        });
+    }
+
+    pub(super) fn apply(&self, announcement: Announcement) {
+        match announcement {
+            Announcement::Sessions(sessions) => {
+                if let Some(cache) = &self.cache {
+                    cache.announce_sessions(&sessions);
+                }
+                self.watchers.doubt(&sessions);
+            }
+            Announcement::Users(users) => {
+                if let Some(cache) = &self.cache {
+                    cache.announce_users(&users);
+                }
+                self.watchers.doubt_users(&users);
+            }
+            Announcement::Everything => {
+                self.clear_cache();
+                self.watchers.doubt_all();
+            }
+        }
+    }
+
+    pub(super) fn clear_cache(&self) {
         if let Some(cache) = &self.cache {
             cache.clear();
         }
     }
 }
 
-impl<U: Clone + Send + Sync + 'static> Hears for Following<U> {
-    fn connected(&self) {
-        self.hears_until.store(0, SeqCst);
-        self.announced(Announcement::Everything);
-    }
-
-    fn announced(&self, announcement: Announcement) {
-        match announcement {
-            Announcement::Sessions(sessions) => {
-                if let Some(cache) = &self.cache {
-                    cache.announce(&sessions);
-                }
-                self.watchers.doubt(&sessions);
-            }
-            Announcement::Everything => {
-                self.forget_everything();
-                self.watchers.doubt_all();
-            }
-        }
-    }
-
-    fn proved(&self, sent: Instant) {
-        let until = self.nanos((sent + self.lease).into_std());
-        let now = self.nanos(StdInstant::now());
-        if now >= until {
-            // It comes too late to prove anything.
-            return;
-        }
-        if now >= self.hears_until.load(SeqCst) {
-            // It was deaf until now.
-            self.forget_everything();
-        }
-        self.hears_until.store(until, SeqCst);
-        // After that, so that whichever of the two comes second sees the other.
-        if self.stopped.load(SeqCst) {
-            self.connected();
-        }
-        self.proved.send_replace(Some(sent));
-    }
-
-    fn heartbeat_due(&self) -> BoxFuture<'_, ()> {
-        let next = Instant::now() + self.lease / HEARTBEATS_IN_A_LEASE;
-        Box::pin(async move {
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = self.heartbeat.notified() => {}
-            }
-        })
+impl<U> Following<U> {
+    pub(super) fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

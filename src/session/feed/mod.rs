@@ -1,16 +1,20 @@
-//! A feed of ended sessions, and what rests on it: the cache, and streams that end.
+//! The feed of ended sessions, the cache, and streams that end with their session.
 //!
-//! The feed knows when it is deaf: a heartbeat goes through the store and comes back. What was heard
-//! up to a heartbeat that came back is complete up to the moment in which it was sent.
+//! The feed proves with heartbeats that it is connected. When one comes back, everything that had been announced when
+//! it was sent has arrived.
 
 mod announced;
 #[cfg(test)]
 mod announced_model;
+mod by_user;
 mod cache;
 mod ended;
 mod following;
+mod line;
+mod recheck;
 mod service;
 mod until_ended;
+mod watchers;
 
 use std::{future::Future, sync::Arc};
 
@@ -18,45 +22,58 @@ use tokio::time::Instant;
 
 pub(crate) use self::{
     cache::{AskedAt, Cache},
-    ended::Watchers,
-    following::{Following, Task},
+    following::{Settings, Subscription},
+    watchers::Watchers,
 };
 pub use self::{
     ended::{Ended, EndedBecause},
-    following::DEFAULT_LEASE,
+    following::{DEFAULT_LEASE, DEFAULT_RECHECK_INTERVAL, DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS},
     until_ended::{BodyUntilEnded, StreamUntilEnded},
 };
-use super::SessionId;
+use super::{SessionId, UserKey};
 use crate::Error;
 
-/// Where a service hears of sessions that ended elsewhere: another process, an operator's `DELETE`, a
-/// cascade. With PostgreSQL it is `PgSessionStore::feed`.
+/// Announces sessions that ended elsewhere: in another process, by an operator's `DELETE`, by a cascade. With
+/// PostgreSQL it is `PgSessionStore::feed`.
 pub trait SessionFeed: Send + Sync + 'static {
-    /// Listens on one connection until that is lost, and tells `hearing` what it hears, in the order in
-    /// which it happened. The service calls it again, after a pause that grows and is jittered.
+    /// Subscribes on one connection until that is lost, and passes announcements on to `hearing` in the order in
+    /// which they happened. The service calls it again after a pause that grows and is jittered, also after a panic.
     ///
-    /// It says [`Hearing::connected`] once nothing more can be missed, and then sends a heartbeat whenever
-    /// [`Hearing::heartbeat_due`] says so. When that comes back, *through the same way as what is announced
-    /// and behind it*, it says [`Hearing::proved`].
+    /// It must call [`Hearing::connected`] once no further announcement can be missed. After that it sends a heartbeat
+    /// whenever [`Hearing::heartbeat_due`] resolves. When the heartbeat comes back *on the same path as announcements
+    /// and behind them*, it calls [`Hearing::proved`]. It must verify that this path leads to the database that the
+    /// service's store uses.
     fn hear(&self, hearing: &Hearing) -> impl Future<Output = Error> + Send;
 }
 
-/// What a [`SessionFeed`] tells what it hears.
+/// Receives the announcements of a [`SessionFeed`].
 #[derive(Clone)]
 pub struct Hearing(Arc<dyn Hears>);
 
-/// What was announced about sessions.
+/// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Announcement {
-    /// These have ended, or a lookup may answer otherwise for them than before.
+    /// These sessions have ended, or a lookup of them may have another result than before.
     Sessions(Vec<SessionId>),
-    /// Anything may have ended or changed.
+    /// Lookups of all sessions of these users may have another result than before.
+    Users(Vec<UserKey>),
+    /// Any session may have ended or changed.
     Everything,
 }
 
+/// What a [`SessionFeed`] announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Announces {
+    /// Sessions that end or change.
+    Sessions,
+    /// The same, and users that change.
+    SessionsAndUsers,
+}
+
 pub(crate) trait Hears: Send + Sync {
-    fn connected(&self);
+    fn connected(&self, announces: Announces);
     fn announced(&self, announcement: Announcement);
     fn proved(&self, sent: Instant);
     fn heartbeat_due(&self) -> futures_core::future::BoxFuture<'_, ()>;
@@ -67,23 +84,23 @@ impl Hearing {
         Self(hears)
     }
 
-    /// The feed hears from now on. What happened before may have been missed.
-    pub fn connected(&self) {
-        self.0.connected();
+    /// Reports that announcements arrive from now on. Earlier ones may have been missed.
+    pub fn connected(&self, announces: Announces) {
+        self.0.connected(announces);
     }
 
-    /// This was heard.
+    /// Passes an announcement on.
     pub fn announced(&self, announcement: Announcement) {
         self.0.announced(announcement);
     }
 
-    /// A heartbeat that was sent at this time has come back: everything that had happened by then has
-    /// been heard.
+    /// Reports that a heartbeat which was sent at this time has come back: everything that had been announced by then
+    /// has been passed on.
     pub fn proved(&self, sent: Instant) {
         self.0.proved(sent);
     }
 
-    /// Waits until a heartbeat is to be sent. Dropping the future loses nothing.
+    /// Waits until the next heartbeat is due. Dropping the future loses nothing.
     pub async fn heartbeat_due(&self) {
         self.0.heartbeat_due().await;
     }

@@ -44,7 +44,7 @@ pub fn violations(history: &History) -> Vec<Violation> {
     let sessions = sessions(history, &mut found);
     let clock = Clock::new(&history.records);
     for session in sessions.values() {
-        session.check(&clock, history.bound, &mut found);
+        session.check(&clock, &mut found);
     }
     found.extend(slow(history));
     found.sort_by_key(|violation| (violation.rule, violation.record.invoked));
@@ -71,7 +71,7 @@ pub fn recoveries(history: &History) -> Vec<(&'static str, Duration)> {
 pub fn stale(history: &History) -> Vec<(Record, Duration)> {
     let mut stale = Vec::new();
     for session in sessions(history, &mut Vec::new()).values() {
-        let Some(ended) = session.ended.iter().map(|(at, _)| *at).min() else {
+        let Some(ended) = session.ended.iter().map(|(at, ..)| *at).min() else {
             continue;
         };
         for lookup in &session.lookups {
@@ -89,8 +89,11 @@ struct Session {
     expires: SystemTime,
     /// When the first operation was invoked that may have ended it.
     may_end: Option<Duration>,
-    /// When operations returned that have surely ended it, and which process had asked for them.
-    ended: Vec<(Duration, Option<usize>)>,
+    /// When operations returned that have surely ended it, which process had asked for them, and for how long after
+    /// that others may answer from the cache.
+    ended: Vec<(Duration, Option<usize>, Duration)>,
+    /// For how long after it may have ended others may answer from the cache.
+    bound: Duration,
     lookups: Vec<Record>,
 }
 
@@ -109,6 +112,7 @@ fn sessions(history: &History, found: &mut Vec<Violation>) -> HashMap<u32, Sessi
                 expires,
                 may_end: None,
                 ended: Vec::new(),
+                bound: history.bound,
                 lookups: Vec::new(),
             };
             let before = sessions.insert(number, session);
@@ -124,7 +128,7 @@ fn sessions(history: &History, found: &mut Vec<Violation>) -> HashMap<u32, Sessi
         };
         for number in concerned {
             if let Some(session) = sessions.get_mut(&number) {
-                session.note(record, found);
+                session.note(record, history, found);
             }
         }
     }
@@ -132,7 +136,13 @@ fn sessions(history: &History, found: &mut Vec<Violation>) -> HashMap<u32, Sessi
 }
 
 impl Session {
-    fn note(&mut self, record: &Record, found: &mut Vec<Violation>) {
+    fn note(&mut self, record: &Record, history: &History, found: &mut Vec<Violation>) {
+        let unannounced = record.operation == Operation::Suspend;
+        let bound = if unannounced {
+            history.bound.max(history.unannounced)
+        } else {
+            history.bound
+        };
         let done = record.result == Outcome::Done;
         let (may, surely) = match record.operation {
             Operation::Lookup => {
@@ -147,7 +157,7 @@ impl Session {
                     && (!done || record.returned > self.began.invoked),
                 done && record.invoked > self.began.returned,
             ),
-            Operation::Disable => {
+            Operation::Disable | Operation::DisableSlowly | Operation::Suspend => {
                 if done && record.returned < self.began.invoked {
                     found.push(Violation {
                         rule: Rule::DisabledSignIn,
@@ -159,19 +169,20 @@ impl Session {
             Operation::SignIn | Operation::Clock => return,
         };
         if may {
+            self.bound = self.bound.max(bound);
             self.may_end = Some(
                 self.may_end
                     .map_or(record.invoked, |at| at.min(record.invoked)),
             );
         }
         if surely {
-            self.ended.push((record.returned, record.process));
+            self.ended.push((record.returned, record.process, bound));
         }
     }
 
     /// From when on no lookup in this process finds the session.
-    fn over_in(&self, process: Option<usize>, bound: Duration) -> Option<Duration> {
-        let over = self.ended.iter().map(|&(returned, by)| {
+    fn over_in(&self, process: Option<usize>) -> Option<Duration> {
+        let over = self.ended.iter().map(|&(returned, by, bound)| {
             let here = by.is_some() && by == process;
             returned + if here { Duration::ZERO } else { bound }
         });
@@ -179,14 +190,21 @@ impl Session {
     }
 
     /// From when on no lookup finds the session, because another one has not.
-    fn rejected(&self, bound: Duration) -> Option<Duration> {
+    fn rejected(&self) -> Option<Duration> {
         let rejected = self.lookups.iter().filter(|l| l.result == Outcome::Nobody);
         let first = rejected.map(|lookup| lookup.returned).min()?;
         let may_be_ended = self.may_end.is_some_and(|at| at <= first);
-        Some(first + if may_be_ended { bound } else { Duration::ZERO })
+        Some(
+            first
+                + if may_be_ended {
+                    self.bound
+                } else {
+                    Duration::ZERO
+                },
+        )
     }
 
-    fn check(&self, clock: &Clock, bound: Duration, found: &mut Vec<Violation>) {
+    fn check(&self, clock: &Clock, found: &mut Vec<Violation>) {
         let mut add = |rule, record: &Record| {
             found.push(Violation {
                 rule,
@@ -194,7 +212,7 @@ impl Session {
             });
         };
         let expired = clock.surely_reached(self.expires);
-        let rejected = self.rejected(bound);
+        let rejected = self.rejected();
         let after = |lookup: &Record, time: Option<Duration>| {
             time.is_some_and(|time| lookup.invoked > time)
         };
@@ -204,7 +222,7 @@ impl Session {
                     if user != self.owner {
                         add(Rule::WrongUser, lookup);
                     }
-                    if after(lookup, self.over_in(lookup.process, bound)) {
+                    if after(lookup, self.over_in(lookup.process)) {
                         add(Rule::StaleSuccess, lookup);
                     }
                     if after(lookup, rejected) {

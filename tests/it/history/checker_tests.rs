@@ -113,6 +113,8 @@ fn a_success_after_a_revocation_is_impossible() {
         revoke(200, 210, Outcome::Done),
         of_user(Operation::RevokeAll, 200, 210, Outcome::Done),
         of_user(Operation::Disable, 200, 210, Outcome::Done),
+        of_user(Operation::DisableSlowly, 200, 210, Outcome::Done),
+        of_user(Operation::Suspend, 200, 210, Outcome::Done),
     ] {
         assert_eq!(rules(&[end, found(211, 212)]), [Rule::StaleSuccess]);
         // While it runs, either is possible, also after the other process has been told.
@@ -235,6 +237,31 @@ fn elsewhere_a_kept_answer_may_be_as_old_as_the_bound() {
         assert_eq!(rules(660), []);
         assert_eq!(rules(661), [Rule::StaleSuccess]);
     }
+}
+
+/// What nothing announces has a bound of its own, which does not hold for what is announced.
+#[test]
+fn an_unannounced_change_has_its_own_bound() {
+    let rules = |operation, from| {
+        let change = Record {
+            process: None,
+            ..of_user(operation, 200, 210, Outcome::Done)
+        };
+        let history = History {
+            bound: at(450),
+            unannounced: at(1_050),
+            records: vec![began(), late_reading(), change, found(from, from + 1)],
+            faults: vec![fault(0, 60_000)],
+        };
+        let violations = violations(&history);
+        violations.iter().map(|v| v.rule).collect::<Vec<_>>()
+    };
+    for operation in [Operation::Disable, Operation::DisableSlowly] {
+        assert_eq!(rules(operation, 660), []);
+        assert_eq!(rules(operation, 661), [Rule::StaleSuccess]);
+    }
+    assert_eq!(rules(Operation::Suspend, 1_260), []);
+    assert_eq!(rules(Operation::Suspend, 1_261), [Rule::StaleSuccess]);
 }
 
 #[test]

@@ -45,6 +45,13 @@ fn check(history: &History) {
     };
     assert!(count(Operation::Lookup) > 1000 && count(Operation::SignIn) > 100);
     assert!(count(Operation::Revoke) > 50 && count(Operation::RevokeAll) > 5);
+    for change in [
+        Operation::Disable,
+        Operation::DisableSlowly,
+        Operation::Suspend,
+    ] {
+        assert!(count(change) > 0, "no {change:?}");
+    }
 
     // Some faults are not seen by anybody who looks a session up.
     let unseen = |at| {
@@ -83,7 +90,7 @@ async fn short() {
     run_short(false).await;
 }
 
-/// E05, D07, F03, F04, F05, F26: the same where processes keep answers in memory, and with what breaks
+/// N01, N02, E05, D07, F03, F04, F05, F26: the same where processes keep answers in memory, and with what breaks
 /// their feeds. A session is over at once where it was ended, and elsewhere within the lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_with_cache() {

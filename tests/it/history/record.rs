@@ -9,7 +9,12 @@ pub enum Operation {
     /// One session, by signing out, by its public name, or by a sign-in that replaces it.
     Revoke,
     RevokeAll,
+    /// A user's row changes, and the change is announced.
     Disable,
+    /// The same in a transaction that stays open for a while.
+    DisableSlowly,
+    /// A row changes that lookups join to the user's. Nothing announces it.
+    Suspend,
     Lookup,
     /// What the database's clock says.
     Clock,
@@ -47,6 +52,13 @@ pub enum Outcome {
     /// The client went away. The same, but no error.
     Abandoned,
     Time(SystemTime),
+}
+
+impl Operation {
+    /// Whether it is done past the library.
+    pub fn is_an_operators(self) -> bool {
+        matches!(self, Self::Disable | Self::DisableSlowly | Self::Suspend)
+    }
 }
 
 impl Outcome {
@@ -88,4 +100,6 @@ pub struct History {
     /// So long after a session was ended, other processes may answer as if it had not been: zero unless
     /// they keep answers in memory.
     pub bound: Duration,
+    /// The same for a change that nothing announces.
+    pub unannounced: Duration,
 }

@@ -12,9 +12,9 @@ use tower_user_session::{Error, ErrorKind, tokio_postgres::Config};
 use super::{
     dice::Dice,
     record::{Key, Operation, Outcome, Record},
-    workload::{DEADLINE, Known, Process, Shared, connect},
+    workload::{DEADLINE, Known, Process, Sessions, Shared, connect},
 };
-use crate::support::{PgSessions, cookie};
+use crate::support::cookie;
 
 /// Between two operations of a worker, on average.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -24,7 +24,7 @@ const ACTIVE_USERS: i64 = 40;
 pub(super) struct Worker {
     shared: Arc<Shared>,
     process: usize,
-    sessions: PgSessions,
+    sessions: Sessions,
     config: Config,
     dice: Dice,
     records: Vec<Record>,
@@ -64,7 +64,11 @@ impl Worker {
                 12..16 => self.revoke(true).await,
                 16..19 => self.revoke(false).await,
                 19 => self.revoke_all().await,
-                20 if self.dice.below(4) == 0 => self.disable().await,
+                20 if self.dice.below(4) == 0 => match self.dice.below(3) {
+                    0 => self.disable(Operation::Disable).await,
+                    1 => self.disable(Operation::DisableSlowly).await,
+                    _ => self.disable(Operation::Suspend).await,
+                },
                 _ => self.look_up().await,
             }
         }
@@ -182,22 +186,35 @@ impl Worker {
     }
 
     /// As an operator does it: past the library.
-    async fn disable(&mut self) {
+    async fn disable(&mut self, operation: Operation) {
         let user = self.user();
         let invoked = self.shared.now();
         let client = timeout(DEADLINE, connect(&self.config)).await;
         let result = match client {
             Ok(Some(client)) => {
-                let update = "UPDATE users SET disabled_at = now() WHERE id = $1";
-                match timeout(DEADLINE, client.execute(update, &[&user])).await {
-                    Ok(Ok(_)) => Outcome::Done,
+                let update = match operation {
+                    Operation::Suspend => "UPDATE tenants SET suspended_at = now() WHERE id = $1",
+                    _ => "UPDATE users SET disabled_at = now() WHERE id = $1",
+                };
+                let slowly = operation == Operation::DisableSlowly;
+                // Lookups must not wait for too long behind a change of the tables that waits for this transaction.
+                let pause = Duration::from_millis(if slowly { 400 } else { 0 });
+                let change = async {
+                    let mut client = client;
+                    let transaction = client.transaction().await?;
+                    transaction.execute(update, &[&user]).await?;
+                    tokio::time::sleep(pause).await;
+                    transaction.commit().await
+                };
+                match timeout(DEADLINE + pause, change).await {
+                    Ok(Ok(())) => Outcome::Done,
                     _ => Outcome::Unknown,
                 }
             }
             _ => Outcome::Unavailable,
         };
         self.shared.disabled.fetch_add(1, Relaxed);
-        self.record(Operation::Disable, Key::User(user), invoked, result);
+        self.record(operation, Key::User(user), invoked, result);
     }
 
     /// Sometimes the client goes away at a random moment: no answer then.
@@ -213,7 +230,7 @@ impl Worker {
 
     fn record(&mut self, operation: Operation, key: Key, invoked: Duration, result: Outcome) {
         let record = Record {
-            process: (operation != Operation::Disable).then_some(self.process),
+            process: (!operation.is_an_operators()).then_some(self.process),
             operation,
             key,
             invoked,

@@ -1,0 +1,165 @@
+//! Opens connections, for the pool and for the feed alike.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use deadpool_postgres::{Connect, Manager, ManagerConfig, RecyclingMethod};
+use tokio::{spawn, task::JoinHandle};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, Socket,
+    tls::{MakeTlsConnect, TlsConnect, TlsStream},
+};
+
+use crate::{BoxError, error::Chain};
+
+type Opened = Result<(Client, Box<dyn Messages>), tokio_postgres::Error>;
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+type PasswordProvider = dyn Fn() -> BoxFuture<'static, Result<String, BoxError>> + Send + Sync;
+
+/// A way to connect to the database: hosts, TLS and password. A pool and a
+/// [feed](super::PgSessionStore::feed_with) that share one connect in the same way. Cheap to clone.
+///
+/// ```no_run
+/// use deadpool_postgres::{Pool, tokio_postgres::{Config, NoTls}};
+/// use tower_user_session::{Error, PgConnector, PgSessionStore, PgUser, SessionService};
+///
+/// # async fn current_password() -> Result<String, std::io::Error> { Ok(String::new()) }
+/// # async fn run<U: PgUser>(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+/// let connector = PgConnector::new(config, NoTls).with_password(current_password);
+/// let pool = Pool::builder(connector.manager()).max_size(8).build()?;
+/// let sessions = SessionService::new(PgSessionStore::<U>::new(pool));
+/// sessions.cache(sessions.store().feed_with(&connector), 100_000).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PgConnector {
+    config: Config,
+    open: Arc<dyn Fn(Config) -> BoxFuture<'static, Opened> + Send + Sync>,
+    password: Option<Arc<PasswordProvider>>,
+    /// What the provider returned last.
+    last_password: Arc<Mutex<Option<String>>>,
+}
+
+impl PgConnector {
+    /// Connects as `config` says, with this TLS connector. Connects to nothing yet.
+    pub fn new<T>(config: Config, tls: T) -> Self
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + 'static,
+        T::TlsConnect: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        let open = move |config: Config| -> BoxFuture<'static, Opened> {
+            let tls = tls.clone();
+            Box::pin(async move {
+                let (client, connection) = config.connect(tls).await?;
+                Ok((client, Box::new(connection) as Box<dyn Messages>))
+            })
+        };
+        Self {
+            config,
+            open: Arc::new(open),
+            password: None,
+            last_password: Arc::default(),
+        }
+    }
+
+    /// Calls `provider` for the password before each connection is opened, for passwords that rotate. If it fails, the
+    /// failure is logged, and the password that it returned last is used, or that of the configuration.
+    pub fn with_password<F, E>(mut self, provider: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.password = Some(Arc::new(move || {
+            let password = provider();
+            Box::pin(async move { password.await.map_err(Into::into) })
+        }));
+        self
+    }
+
+    /// Returns a manager for a pool that connects in this way. It recycles connections without a test query
+    /// ([`RecyclingMethod::Fast`]).
+    pub fn manager(&self) -> Manager {
+        let recycling = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
+        Manager::from_connect(self.config.clone(), self.clone(), recycling)
+    }
+
+    pub(super) async fn open(&self) -> Opened {
+        let mut config = self.config.clone();
+        if let Some(provider) = &self.password {
+            match provider().await {
+                Ok(password) => *self.last_password() = Some(password),
+                Err(error) => {
+                    let error = Chain(&*error);
+                    tracing::warn!(%error, "password provider failed: the last password is used");
+                }
+            }
+            if let Some(password) = &*self.last_password() {
+                config.password(password);
+            }
+        }
+        (self.open)(config).await
+    }
+
+    fn last_password(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.last_password
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connect for PgConnector {
+    /// The manager's configuration is the connector's own.
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+        Box::pin(async move {
+            let (client, mut connection) = self.open().await?;
+            let driver = spawn(async move {
+                while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+                    if let Err(error) = message {
+                        tracing::warn!(error = %Chain(&error), "database connection failed");
+                        return;
+                    }
+                }
+            });
+            Ok((client, driver))
+        })
+    }
+}
+
+/// The messages of a connection, whatever its TLS is.
+pub(super) trait Messages: Send {
+    fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<AsyncMessage, tokio_postgres::Error>>>;
+}
+
+impl<T: TlsStream + Unpin + Send> Messages for Connection<Socket, T> {
+    fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<AsyncMessage, tokio_postgres::Error>>> {
+        Connection::poll_message(self, cx)
+    }
+}
+
+/// Without the configuration, which holds the password.
+impl fmt::Debug for PgConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgConnector")
+            .field("rotates_password", &self.password.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,81 @@
+//! The payloads of notifications, as `0002_announce_sessions.sql` describes them.
+
+use crate::{Announcement, SessionId, UserKey};
+
+/// Reads `ended <id> …`, `changed <id> …`, `users <hash> …` or `everything`, with 32 hexadecimal digits an id and 16 a
+/// hash. Any other payload, which a later version may send, means "everything".
+pub(super) fn read(payload: &str) -> Announcement {
+    let announcement = match payload.split_once(' ') {
+        Some(("ended" | "changed", ids)) => {
+            let ids = ids
+                .split(' ')
+                .map(|id| digits::<32>(id).map(u128::to_be_bytes));
+            ids.map(|id| id.map(SessionId::from_bytes))
+                .collect::<Option<_>>()
+                .map(Announcement::Sessions)
+        }
+        Some(("users", hashes)) => {
+            let hashes = hashes.split(' ').map(digits::<16>);
+            hashes
+                .map(|hash| u64::try_from(hash?).ok().map(UserKey::from_hash))
+                .collect::<Option<_>>()
+                .map(Announcement::Users)
+        }
+        _ => None,
+    };
+    announcement.unwrap_or(Announcement::Everything)
+}
+
+/// A number of exactly so many hexadecimal digits.
+fn digits<const N: usize>(text: &str) -> Option<u128> {
+    let all = text.len() == N && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    all.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A payload of a later version, or a forged one, is never misunderstood: it means everything.
+    #[test]
+    fn an_unknown_payload_means_everything() {
+        let one = "0123456789abcdef0123456789abcdef";
+        let named = |text: &str| match read(text) {
+            Announcement::Sessions(ids) => (ids.len(), 0),
+            Announcement::Users(users) => (0, users.len()),
+            _ => (0, 0),
+        };
+        assert_eq!(named(&format!("ended {one}")), (1, 0));
+        assert_eq!(named(&format!("changed {one} {one}")), (2, 0));
+        assert_eq!(named("users 0123456789abcdef ffffffffffffffff"), (0, 2));
+        let user = UserKey::from_hash(0x0123_4567_89ab_cdef);
+        assert_eq!(
+            read("users 0123456789abcdef"),
+            Announcement::Users(vec![user])
+        );
+        for strange in [
+            "",
+            "everything",
+            "ended",
+            "ended ",
+            "began 0123456789abcdef0123456789abcdef",
+            "ended 0123456789abcdef0123456789abcde",
+            "ended 0123456789abcdef0123456789abcdef ",
+            "ended 01234567-89ab-cdef-0123-456789abcdef",
+            "ended 0123456789abcdef0123456789abcdeg",
+            "ended +123456789abcdef0123456789abcdef",
+            "ended \u{1d7d8}123456789abcdef0123456789ab",
+            "users",
+            "users ",
+            "users 0123456789abcdef0123456789abcdef",
+            "users 0123456789abcde",
+            "users +123456789abcdef",
+            "users 0123456789abcdef ",
+            "user 0123456789abcdef",
+            "v3 ended 0123456789abcdef0123456789abcdef",
+        ] {
+            assert_eq!(read(strange), Announcement::Everything, "{strange}");
+        }
+        assert_eq!(read(&"x".repeat(8_000)), Announcement::Everything);
+    }
+}

@@ -1,0 +1,16 @@
+-- The hash that stands for a user's key, computed from the session's column. The users' trigger computes the same
+-- expression from the key (migrations/0002_announce_sessions.sql). Two keys that are equal have the same hash:
+-- text is hashed under its collation, and citext in lower case. The text of these types depends on no setting.
+-- Null for keys of other types.
+CASE
+    WHEN pg_catalog.pg_typeof(s.user_id)::pg_catalog.oid
+         OPERATOR(pg_catalog.=) ANY ('{20,21,23,25,1043,2950}'::pg_catalog.oid[])
+    THEN pg_catalog.hashtextextended(s.user_id::pg_catalog.text, 0)
+    WHEN (
+        SELECT t.typname OPERATOR(pg_catalog.=) 'citext'
+        FROM pg_catalog.pg_type AS t
+        WHERE t.oid OPERATOR(pg_catalog.=) pg_catalog.pg_typeof(s.user_id)::pg_catalog.oid
+    )
+    THEN pg_catalog.hashtextextended(
+        pg_catalog.lower(s.user_id::pg_catalog.text COLLATE pg_catalog."default"), 0)
+END

@@ -1,0 +1,117 @@
+//! The task that queries the store about the sessions that streams wait for.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::{EndedBecause, watchers::Watchers};
+use crate::{
+    Error, ErrorKind, SessionId, SessionStore, StillLive, error::Chain, session::resolver::Resolver,
+};
+
+/// Checks sessions that may have ended, until no stream waits.
+pub(super) struct Recheck<S: SessionStore> {
+    resolver: Arc<Resolver<S>>,
+    /// Whether the task has ended of itself. Another one may run by the time this one is dropped.
+    finished: bool,
+}
+
+impl<S: SessionStore> Recheck<S> {
+    pub(super) fn new(resolver: &Arc<Resolver<S>>) -> Self {
+        Self {
+            resolver: Arc::clone(resolver),
+            finished: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let resolver = Arc::clone(&self.resolver);
+        let (watchers, lease) = (&*resolver.watchers, resolver.lease);
+        let mut connected = false;
+        loop {
+            let was_connected = std::mem::replace(&mut connected, resolver.hears());
+            let period = if connected {
+                resolver.recheck_interval()
+            } else {
+                lease / 2
+            };
+            let now = Instant::now();
+            let (due, next) = {
+                let mut state = watchers.state();
+                if state.sessions.is_empty() {
+                    // Under the same lock, so that the next caller starts another task.
+                    state.running = false;
+                    self.finished = true;
+                    return;
+                }
+                if was_connected && !connected {
+                    state.hasten(now, period);
+                }
+                (state.take_due(now, period / 8), state.next_due())
+            };
+            if due.is_empty() {
+                // The feed may lose its connection without notice.
+                let latest = now + lease / 4;
+                let wakes_at = next.map_or(latest, |at| at.min(latest));
+                tokio::select! {
+                    () = sleep_until(wakes_at) => {}
+                    () = watchers.wake.notified() => {}
+                }
+            } else {
+                self.check(watchers, due, period).await;
+            }
+        }
+    }
+
+    /// Checks these sessions. If the rows of one make the query fail, the sessions are divided until that one is
+    /// alone. Its streams end.
+    async fn check(&self, watchers: &Watchers, due: Vec<SessionId>, period: Duration) {
+        let mut parts = vec![due];
+        while let Some(mut part) = parts.pop() {
+            let error = match self.query(&part).await {
+                Ok(live) => {
+                    watchers.state().checked(&part, &live, period);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if let (ErrorKind::Row, [session]) = (error.kind(), &*part) {
+                tracing::error!(%session, error = %Chain(&error), "re-check of a session failed: its streams end");
+                watchers
+                    .state()
+                    .resolve(*session, EndedBecause::Undecidable);
+            } else if error.kind() == ErrorKind::Row {
+                parts.push(part.split_off(part.len() / 2));
+                parts.push(part);
+            } else {
+                if let Some(times) = watchers.failures.count() {
+                    tracing::error!(error = %Chain(&error), times, "re-check of sessions failed");
+                }
+                let pause = self.resolver.lease / 4;
+                parts.push(part);
+                watchers
+                    .state()
+                    .failed(&parts.concat(), Instant::now() + pause);
+                return sleep(pause).await;
+            }
+        }
+    }
+
+    async fn query(&self, sessions: &[SessionId]) -> Result<Vec<StillLive>, Error> {
+        let query = self.resolver.lookup.still_live(sessions);
+        timeout(self.resolver.deadline, query)
+            .await
+            .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))
+    }
+}
+
+impl<S: SessionStore> Drop for Recheck<S> {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The runtime is shutting down, or the store panicked.
+            let mut state = self.resolver.watchers.state();
+            state.clear();
+            state.running = false;
+        }
+    }
+}
