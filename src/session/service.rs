@@ -299,7 +299,8 @@ impl<S: SessionStore> SessionService<S> {
     ///
     /// `headers` are those of the request that asks to sign in. The sessions that it presents end in the same
     /// step, whosever they were (OWASP ASVS 5.0, 7.2.4). Its `User-Agent` is kept for the list of sessions: at most
-    /// 256 bytes, without control characters.
+    /// 256 bytes, without control, format and separator characters. A store whose encoding cannot hold it leaves it
+    /// out.
     ///
     /// The token is always new; nothing is adopted from the client. See [`SignIn`] for what else can
     /// be said before it is awaited.

@@ -63,8 +63,8 @@ impl<S: SessionStore> SignIn<S> {
     }
 
     /// Where the request came from, for the list of devices. The library reads no header for it: only
-    /// the application knows which proxies it trusts. An IPv4 address that is mapped to IPv6, such as
-    /// `::ffff:192.0.2.7`, is stored as IPv4. `None` says nothing.
+    /// the application knows which proxies it trusts. `None` says nothing. An IPv4 address that is mapped to IPv6,
+    /// such as `::ffff:192.0.2.7`, is stored as IPv4.
     pub fn ip(mut self, ip: impl Into<Option<IpAddr>>) -> Self {
         self.ip = ip.into().map(|ip| ip.to_canonical());
         self
