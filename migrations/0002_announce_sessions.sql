@@ -109,11 +109,8 @@ DECLARE
                     WHEN pg_catalog.pg_typeof(keys.key)::pg_catalog.oid
                          OPERATOR(pg_catalog.=) ANY ('{20,21,23,25,1043,2950}'::pg_catalog.oid[])
                     THEN pg_catalog.hashtextextended(keys.key::pg_catalog.text, 0)
-                    WHEN (
-                        SELECT t.typname OPERATOR(pg_catalog.=) 'citext'
-                        FROM pg_catalog.pg_type AS t
-                        WHERE t.oid OPERATOR(pg_catalog.=) pg_catalog.pg_typeof(keys.key)::pg_catalog.oid
-                    )
+                    WHEN pg_catalog.format_type(pg_catalog.pg_typeof(keys.key)::pg_catalog.oid, NULL)
+                         OPERATOR(pg_catalog.~) '(^|[.])citext$'
                     THEN pg_catalog.hashtextextended(
                         pg_catalog.lower(keys.key::pg_catalog.text COLLATE pg_catalog."default"), 0)
                 END

@@ -23,6 +23,8 @@ impl PgUser for User {
     }
 }
 
+const ABSOLUTE: Duration = Duration::from_secs(60 * 60);
+
 /// C05, C06, C15: dead at the instant of a limit, alive a microsecond before it.
 #[tokio::test]
 async fn a_limit_is_strict_to_the_microsecond() {
@@ -33,7 +35,7 @@ async fn a_limit_is_strict_to_the_microsecond() {
         schema: None,
         name: "sessions".to_owned(),
     };
-    let statements = Statements::new::<User>(&table, Duration::from_secs(60 * 60));
+    let statements = Statements::new::<User>(&table, ABSOLUTE);
     let mut client = database.client().await;
     let transaction = client.transaction().await.unwrap();
     let digest = [TokenDigest::from_bytes([7; 32])];
@@ -52,7 +54,7 @@ async fn a_limit_is_strict_to_the_microsecond() {
         let row = transaction
             .query_one(&statements.find.sql, &[&&digest[..], &Some(60.0), &0_i64])
             .await;
-        let found = super::decode::found::<User>(&row.unwrap()).unwrap();
+        let found = super::decode::found::<User>(&row.unwrap(), ABSOLUTE).unwrap();
         let outcome = found.answer.into_outcome().unwrap();
         assert_eq!(outcome.is_some(), live, "created {created}");
     }
@@ -82,7 +84,7 @@ async fn a_limit_is_strict_to_the_microsecond() {
         let row = transaction
             .query_one(&statements.find.sql, &[&&digest[..], &Some(60.0), &0_i64])
             .await;
-        let found = super::decode::found::<User>(&row.unwrap()).unwrap();
+        let found = super::decode::found::<User>(&row.unwrap(), ABSOLUTE).unwrap();
         let outcome = found.answer.into_outcome().unwrap();
         assert_eq!(
             outcome.is_some(),

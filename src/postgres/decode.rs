@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The columns of `find.sql` before the user's.
-pub(super) const FIRST_USER_COLUMN: usize = 11;
+pub(super) const FIRST_USER_COLUMN: usize = 10;
 
 /// What one row of `find.sql` says.
 pub(super) struct FoundRow<U> {
@@ -29,28 +29,34 @@ pub(super) struct FoundRow<U> {
 }
 
 /// Reads a row of `find.sql`, by position. A user that cannot be read fails this digest alone.
-pub(super) fn found<U: PgUser>(row: &Row) -> Result<FoundRow<U>, Error> {
-    let digest: TokenDigest = column(row, 0)?;
+pub(super) fn found<U: PgUser>(row: &Row, absolute_limit: Duration) -> Result<FoundRow<U>, Error> {
+    let mut digest: TokenDigest = column(row, 0)?;
     let question = column(row, 1)?;
     let in_recovery = column(row, 2)?;
-    let session = (|| match column::<Option<SessionId>>(row, 5)? {
-        Some(_) if !column(row, row.len() - 1)? => Err(Error::bare(ErrorKind::Protocol).saying(
-            "the database returned another user than the session's: its index may be corrupt",
-        )),
-        Some(_) => Ok(Some((current(row, 4)?, user_key(row, 10)?))),
-        None => Ok(None),
+    let session = (|| {
+        if column::<Option<SessionId>>(row, 4)?.is_none() {
+            return Ok(None);
+        }
+        // A row of another session is not the answer to what was asked, which the caller notices.
+        digest = column::<Option<TokenDigest>>(row, row.len() - 1)?.ok_or_else(|| {
+            Error::bare(ErrorKind::Protocol).saying(
+                "the database returned another user than the session's: its index may be corrupt",
+            )
+        })?;
+        let session = current(row, 3)?.limited(absolute_limit);
+        Ok(session.map(|session| (session, user_key(row, 9))))
     })();
     let answer = match session {
         Ok(None) => LookupAnswer::absent(digest),
-        Ok(Some((session, key))) => match user(row) {
-            Ok(user) => {
+        Ok(Some((session, key))) => match (user(row), key) {
+            (Ok(user), Ok(key)) => {
                 let live = LookupAnswer::live(digest, user, session);
                 match key {
                     Some(key) => live.with_user_key(key),
                     None => live,
                 }
             }
-            Err(error) => LookupAnswer::failed(digest, error),
+            (Err(error), _) | (_, Err(error)) => LookupAnswer::failed(digest, error),
         },
         Err(error) => LookupAnswer::failed(digest, error),
     };

@@ -43,11 +43,14 @@ macro_rules! statements {
             pub(super) fn new<U: PgUser>(table: &Table, absolute_limit: Duration) -> Self {
                 let filler = Filler::new::<U>(table, absolute_limit);
                 let key_operator = Arc::new(KeyOperator::new(table.to_sql()));
-                Self { $($name: Statement::new(
+                let mut all = Self { $($name: Statement::new(
                     filler.fill(include_str!($file), &$parameters),
                     &$parameters,
                     &key_operator,
-                ),)* }
+                ),)* };
+                let find = all.find.sql.replace(&filler.user_key, "NULL::pg_catalog.int8\n");
+                all.find.sql = find;
+                all
             }
 
             /// Every statement, for checking that all of them fit the database.
@@ -63,6 +66,7 @@ macro_rules! statements {
 
 statements! {
     find: "find.sql", ["digests", "idle_seconds", "question"];
+    find_with_user_key: "find.sql", ["digests", "idle_seconds", "question"];
     insert: "insert.sql", [
         "digest", "user_id", "replaced_ids", "lifetime_seconds", "remembered", "user_agent", "ip"
     ];
@@ -113,6 +117,7 @@ const USER_KEY: &str = include_str!("user_key.sql");
 struct Filler {
     sessions: String,
     live: String,
+    not_idle: String,
     ends_at: String,
     before_user: String,
     user_key: String,
@@ -127,6 +132,7 @@ impl Filler {
         Self {
             sessions: table.to_sql(),
             live: without_comments(include_str!("live.sql")),
+            not_idle: without_comments(include_str!("not_idle.sql")),
             ends_at: without_comments(include_str!("ends_at.sql")).replace(
                 ":absolute_seconds",
                 &absolute_limit.as_secs_f64().to_string(),
@@ -144,7 +150,9 @@ impl Filler {
     /// What the application put in is not read again, and `::type` is left alone.
     fn fill(&self, sql: &str, parameters: &[&str]) -> String {
         // Ours, and with names of its own.
-        let sql = without_comments(sql).replace(":live", &self.live);
+        let sql = without_comments(sql)
+            .replace(":live", &self.live)
+            .replace(":not_idle", &self.not_idle);
         let mut filled = String::with_capacity(2 * sql.len());
         let mut rest = &*sql;
         while let Some(colon) = rest.find(':') {
@@ -237,6 +245,7 @@ mod tests {
         let known = [
             "sessions",
             "before_user",
+            "not_idle",
             "ends_at",
             "columns",
             "from",

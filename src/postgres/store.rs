@@ -3,7 +3,7 @@
 use std::{
     fmt,
     marker::PhantomData,
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -139,6 +139,8 @@ pub struct PgSessionStore<U> {
     pub(super) execution: Execution,
     /// How many lookups have been sent.
     questions: AtomicI64,
+    /// Whether results may be cached, so that lookups return by which key changes of their users are announced.
+    has_feed: AtomicBool,
     user: PhantomData<fn() -> U>,
 }
 
@@ -158,6 +160,7 @@ impl<U: PgUser> PgSessionStore<U> {
             execution: Execution::Prepared,
             table,
             questions: AtomicI64::new(0),
+            has_feed: AtomicBool::new(false),
             user: PhantomData,
         }
     }
@@ -340,6 +343,9 @@ impl<U: PgUser> PgSessionStore<U> {
     /// Returns the same as [`feed`](Self::feed), which connects in this way: with the TLS, the hosts and the rotating
     /// password of a pool that was built with the same connector.
     pub fn feed_with(&self, connector: &PgConnector) -> PgSessionFeed {
+        if !self.has_feed.swap(true, Relaxed) {
+            self.connections.lookups.renew();
+        }
         PgSessionFeed::new(
             connector.clone(),
             self.connections.writes.clone(),
@@ -364,7 +370,12 @@ impl<U: PgUser> PgSessionStore<U> {
         mut connection: Lent,
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupAnswer<U>>, Error> {
-        let statement = &self.statements.find;
+        // The hash of the user's key costs the server time, and only a feed needs it.
+        let statement = if self.has_feed.load(Relaxed) {
+            &self.statements.find_with_user_key
+        } else {
+            &self.statements.find
+        };
         if connection.find.is_none() {
             let ready = self.execution.ready(&connection, statement).await?;
             connection.find = Some(ready);
@@ -386,7 +397,7 @@ impl<U: PgUser> PgSessionStore<U> {
         };
         let mut answers = Vec::with_capacity(rows.len());
         for row in &rows {
-            let found = decode::found(row)?;
+            let found = decode::found(row, self.lifetime.absolute_limit())?;
             // The connection is out of step: what it says is true of an earlier moment.
             if found.question != question {
                 let context = "the database answered another question";

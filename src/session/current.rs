@@ -170,6 +170,16 @@ impl Session {
         idle.map_or(self.remaining(), |idle| idle.min(self.remaining()))
     }
 
+    /// The same session under a store's absolute limit, which may have been shortened since it began. `None` if it has
+    /// passed.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn limited(mut self, absolute_limit: Duration) -> Option<Self> {
+        if let Some(limit) = self.times.created_at.checked_add(absolute_limit) {
+            self.times.expires_at = self.times.expires_at.min(limit);
+        }
+        (self.times.expires_at > self.times.now).then_some(self)
+    }
+
     /// The same session so much later.
     pub(crate) fn after(mut self, time: Duration) -> Self {
         if let Some(now) = self.times.now.checked_add(time) {

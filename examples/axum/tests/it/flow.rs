@@ -124,10 +124,10 @@ async fn what_is_typed_is_escaped() {
 }
 
 #[tokio::test]
-async fn a_page_costs_one_statement_and_what_needs_no_user_none() {
+async fn a_page_costs_one_lookup_and_what_needs_no_user_none() {
     let site = Site::open().await;
     let mut browser = site.adas_browser().await;
-    for (method, path, statements) in [
+    for (method, path, lookups) in [
         (Method::GET, "/", 1),
         (Method::HEAD, "/", 1),
         (Method::GET, "/account", 1),
@@ -137,13 +137,9 @@ async fn a_page_costs_one_statement_and_what_needs_no_user_none() {
         (Method::GET, "/healthz", 0),
         (Method::POST, "/sign-out", 0),
     ] {
-        let before = site.sessions.counts().statements;
+        let before = site.sessions.counts().lookups;
         let answer = browser.send(method, path, &[], "").await;
         assert!(!answer.status.is_client_error() && !answer.status.is_server_error());
-        assert_eq!(
-            site.sessions.counts().statements - before,
-            statements,
-            "{path}"
-        );
+        assert_eq!(site.sessions.counts().lookups - before, lookups, "{path}");
     }
 }
