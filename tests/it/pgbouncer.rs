@@ -395,3 +395,35 @@ async fn works_without_the_setting(bouncer: &Bouncer) {
 fn tracks_statements() -> bool {
     Bouncer::version().is_some_and(|version| version >= (1, 21))
 }
+
+/// M18: the server's connection is lost while the server commits. Whether it has is unknown, whatever the pooler says.
+#[tokio::test]
+async fn a_connection_that_is_lost_at_commit_leaves_the_outcome_unknown() {
+    let name = "pgbouncer::a_connection_that_is_lost_at_commit_leaves_the_outcome_unknown";
+    let database = database().await;
+    let Some(bouncer) = Bouncer::before(name, &database, "").await else {
+        return;
+    };
+    let store = PgSessionStore::new(bouncer.pool(4)).with_transaction_pooling();
+    let sessions: PgSessions = SessionService::new(store);
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let end = "
+        CREATE FUNCTION end_backend() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(5);
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER end_backend AFTER INSERT OR DELETE ON sessions
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION end_backend()";
+    let client = database.client().await;
+    client.batch_execute(end).await.unwrap();
+    let signed_in = sessions.sign_in_without_request(1).await;
+    let signed_out = sessions.sign_out(&cookie(&sessions, ada.token())).await;
+    let revoked = sessions.revoke_all(&1).await;
+    for error in [
+        signed_in.unwrap_err(),
+        signed_out.ended().unwrap_err().clone(),
+        revoked.unwrap_err(),
+    ] {
+        assert!(error.is_outcome_unknown(), "{error:?}");
+    }
+}
