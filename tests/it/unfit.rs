@@ -312,6 +312,17 @@ async fn unfit_user_is_named() {
     user_is_refused::<NoSuchTable>(&["people"]).await;
 }
 
+/// M10: `check()` names a column that comes twice although there is no user whose row `from_row` could read.
+#[tokio::test]
+async fn column_that_comes_twice_is_named_without_any_user() {
+    let database = database().await;
+    sql(&database, "DELETE FROM users").await;
+    let says = &["more than one column \"email\""];
+    let store = || PgSessionStore::<Twice>::new(pool(&database, 2));
+    refused(store(), "no user", says).await;
+    refused(store().with_transaction_pooling(), "no user, unnamed", says).await;
+}
+
 unfit!(
     Joined,
     i64,
