@@ -24,7 +24,8 @@ impl<S: SessionStore> Recheck<S> {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    /// Only borrows the task, so that its end and its drop are two steps.
+    pub(super) async fn run(&mut self) {
         let resolver = Arc::clone(&self.resolver);
         let (watchers, lease) = (&*resolver.watchers, resolver.lease);
         let mut connected = false;
@@ -113,5 +114,70 @@ impl<S: SessionStore> Drop for Recheck<S> {
             state.clear();
             state.running = false;
         }
+    }
+}
+
+#[cfg(all(test, feature = "test-util"))]
+mod tests {
+    use std::{
+        future::Future,
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
+    use super::*;
+    use crate::{MemorySessionStore, SessionService, SignedIn};
+
+    type Sessions = SessionService<MemorySessionStore<u8, &'static str>>;
+
+    async fn signed_in() -> (Sessions, SignedIn) {
+        let sessions = SessionService::new(MemorySessionStore::new());
+        sessions.store().add_user(1, "Ada");
+        let ada = sessions.sign_in_without_request(1).await.unwrap();
+        (sessions, ada)
+    }
+
+    /// The task, as [`Watchers::watch`] starts it.
+    fn started<S: SessionStore>(resolver: &Arc<Resolver<S>>) -> Recheck<S> {
+        resolver.watchers.state().running = true;
+        Recheck::new(resolver)
+    }
+
+    /// The clock is paused, so that a stream which no task checks fails at once.
+    async fn soon(stream: impl Future<Output = EndedBecause>) -> EndedBecause {
+        timeout(Duration::from_secs(60), stream).await.unwrap()
+    }
+
+    /// N06: a stream that starts after the task for the last one has ended, and before that task is dropped, stays
+    /// open, and a task of its own checks it.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_ended_closes_no_stream_that_started_since() {
+        let (sessions, ada) = signed_in().await;
+        let resolver = sessions.resolver();
+        let mut last = started(resolver);
+        last.run().await;
+        let mut stream = pin!(Watchers::watch(resolver, &ada.session()));
+        drop(last);
+        let polled = stream
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(polled, Poll::Pending);
+        sessions.revoke_all(&1).await.unwrap();
+        assert_eq!(soon(stream).await, EndedBecause::Revoked);
+    }
+
+    /// A task that is dropped before it has ended closes the streams that wait for it, and the next stream gets a task
+    /// of its own.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_is_aborted_closes_the_streams_that_it_checks() {
+        let (sessions, ada) = signed_in().await;
+        let resolver = sessions.resolver();
+        let last = started(resolver);
+        let stream = Watchers::watch(resolver, &ada.session());
+        drop(last);
+        assert_eq!(soon(stream).await, EndedBecause::ServiceClosed);
+        let next = Watchers::watch(resolver, &ada.session());
+        sessions.revoke_all(&1).await.unwrap();
+        assert_eq!(soon(next).await, EndedBecause::Revoked);
     }
 }

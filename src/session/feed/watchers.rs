@@ -90,7 +90,8 @@ impl Watchers {
             state.add(session, idle_limit, (caller, sender));
             if !state.running {
                 state.running = true;
-                runtime.spawn(Recheck::new(resolver).run());
+                let mut task = Recheck::new(resolver);
+                runtime.spawn(async move { task.run().await });
             }
         }
         drop(state);
