@@ -11,7 +11,7 @@ use std::{
 use rand::{TryRng, rngs::SysRng};
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tokio_postgres::{
     AsyncMessage, Client, Row,
@@ -22,22 +22,15 @@ use super::{
     connection_set::ConnectionSet,
     connector::{Messages, PgConnector},
     decode::column,
-    failure, payload,
+    failure, payload, same_database,
 };
-use crate::{Announces, Error, ErrorKind, Hearing, SessionFeed, backoff::jittered};
+use crate::{Announces, Error, ErrorKind, Hearing, SessionFeed};
 
 /// No query of the feed may take longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A notification of the store must arrive within this time. It is below the
 /// [default deadline](crate::DEFAULT_DEADLINE), so that subscribing fails with the reason.
 const ARRIVAL: Duration = Duration::from_millis(1_500);
-/// Between two proofs that the feed and the pool are connected to the same database, on average. With the jitter it is
-/// 10 to 30 seconds.
-const PROOF_INTERVAL: Duration = Duration::from_secs(20);
-/// Between attempts, if the pool has no connection for the proof.
-const PROOF_RETRY: Duration = Duration::from_secs(1);
-/// Without a proof for this long, the feed disconnects.
-const LONGEST_WITHOUT_PROOF: Duration = Duration::from_secs(40);
 
 /// The version of `0002_announce_sessions.sql` whose triggers this feed understands.
 pub(super) const SCHEMA_VERSION: u32 = 2;
@@ -143,7 +136,7 @@ impl PgSessionFeed {
         self.prove_arrival(listener).await?;
         tokio::try_join!(
             self.beat(client, &channels, hearing),
-            self.prove_again_and_again(listener)
+            same_database::prove_again_and_again(|| self.store.is_locked(listener.lock))
         )
         .map(|((), ())| ())
     }
@@ -177,39 +170,12 @@ impl PgSessionFeed {
         timeout(ARRIVAL, listener.arrived.notified())
             .await
             .map_err(|_| {
-                elsewhere(
+                same_database::elsewhere(
                     "a notification of the store did not arrive at its feed: the feed is connected to another \
                      database than the pool, or through a transaction pooler",
                 )
             })
     }
-
-    /// Proves that the store and the feed are still connected to the same database.
-    async fn prove_again_and_again(&self, listener: &Listener) -> Result<(), Error> {
-        let mut proved = Instant::now();
-        loop {
-            sleep(jittered(PROOF_INTERVAL)).await;
-            loop {
-                match self.store.is_locked(listener.lock).await {
-                    Ok(true) => {
-                        proved = Instant::now();
-                        break;
-                    }
-                    Ok(false) => {
-                        return Err(elsewhere(
-                            "the feed is connected to another database than the pool",
-                        ));
-                    }
-                    Err(error) if proved.elapsed() >= LONGEST_WITHOUT_PROOF => return Err(error),
-                    Err(_) => sleep(PROOF_RETRY).await,
-                }
-            }
-        }
-    }
-}
-
-fn elsewhere(context: &'static str) -> Error {
-    Error::bare(ErrorKind::Configuration).saying(context)
 }
 
 impl SessionFeed for PgSessionFeed {

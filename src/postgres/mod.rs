@@ -19,6 +19,7 @@ mod payload;
 #[cfg(feature = "rustls")]
 mod pool;
 mod reconnect;
+mod same_database;
 mod same_surroundings;
 mod statement;
 mod statements;
