@@ -19,6 +19,7 @@ mod browser;
 mod cache_headers;
 mod catalogue;
 mod causes;
+mod clear_text;
 mod connections;
 mod cookie_reading;
 mod cookie_writing;

@@ -1,6 +1,7 @@
 //! A PostgreSQL with TLS, certificates for it, and a recorder of what clients say to it.
 
 use std::{
+    net::IpAddr,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::PathBuf,
     sync::{
@@ -60,7 +61,16 @@ pub struct Listening {
 impl Listening {
     /// `None`, said aloud, where there is no PostgreSQL with TLS.
     pub async fn start(test: &str) -> Option<Self> {
-        let started = tokio::task::spawn_blocking(|| {
+        Self::start_on(test, &[]).await
+    }
+
+    /// The same on these addresses of the machine too.
+    pub async fn start_on(test: &str, addresses: &[IpAddr]) -> Option<Self> {
+        let mut listen = "127.0.0.1".to_owned();
+        for address in addresses {
+            listen += &format!(",{address}");
+        }
+        let started = tokio::task::spawn_blocking(move || {
             // Below the ports that the system hands out, so that no other test is given it meanwhile.
             static NEXT: AtomicU32 = AtomicU32::new(0);
             let port = loop {
@@ -70,10 +80,7 @@ impl Listening {
                     break port;
                 }
             };
-            let settings = [
-                ("listen_addresses", "127.0.0.1"),
-                ("port", &port.to_string()),
-            ];
+            let settings = [("listen_addresses", &*listen), ("port", &port.to_string())];
             (Server::start_private(&settings), port)
         });
         let (server, port) = started.await.unwrap();
