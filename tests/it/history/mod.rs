@@ -19,7 +19,7 @@ mod worker;
 mod workload;
 mod world;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 pub use self::{
     checker::violations,
@@ -30,7 +30,7 @@ pub use self::{
 use self::{
     dice::Dice,
     nemesis::{ALL, ALL_WITH_CACHE, Nemesis, strike_together},
-    world::{check_leftovers, world},
+    world::{World, check_leftovers, world},
 };
 
 fn check(history: &History) {
@@ -70,7 +70,7 @@ fn check(history: &History) {
 
 /// A good part of the lookups was answered from memory.
 #[expect(clippy::print_stdout, reason = "the report is for whoever runs it")]
-fn check_cache(history: &History, processes: &[Process]) {
+fn check_cache(history: &History, processes: &[Process], world: &World) {
     let from_cache = |process: &Process| process.sessions.counts().from_cache;
     let from_cache: u64 = processes.iter().map(from_cache).sum();
     let lookups = history.records.iter().filter(|record| {
@@ -82,6 +82,9 @@ fn check_cache(history: &History, processes: &[Process]) {
     let lookups = lookups.count() as u64;
     println!("{from_cache} of {lookups} lookups were answered from memory");
     assert!(10 * from_cache > lookups);
+    let replaced = world.replaced.load(Relaxed);
+    println!("feeds were replaced {replaced} times");
+    assert!(replaced > 0);
 }
 
 /// E01, E05, D02, D07, F03, F04, F05, F06, F09, F10, F26: each fault alone, then some at once, under load.
@@ -121,7 +124,7 @@ async fn run_short(caches: bool) {
     println!("{}", text(&history));
     check(&history);
     if caches {
-        check_cache(&history, &processes);
+        check_cache(&history, &processes, &world);
     }
     check_leftovers(&world, processes).await;
 }
@@ -171,7 +174,7 @@ async fn long() {
     std::fs::write(folder.join("errors.svg"), report::picture(&history)).unwrap();
     check(&history);
     if caches {
-        check_cache(&history, &processes);
+        check_cache(&history, &processes, &world);
     }
     assert!(after <= before + 10, "{before} open files, then {after}");
     check_leftovers(&world, processes).await;

@@ -2,12 +2,13 @@
 
 use std::{
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use ephemeral_postgres::StopMode;
 use tokio::time::{sleep, timeout};
+use tower_user_session::tokio_postgres::NoTls;
 
 use super::{
     dice::Dice,
@@ -59,6 +60,8 @@ pub enum Nemesis {
     SilentFeeds,
     /// What these feeds carry comes late.
     LateFeeds,
+    /// Each process replaces its feed, again and again.
+    ReplacedFeeds,
 }
 
 /// Where answers are kept in memory.
@@ -67,6 +70,7 @@ pub const ALL_WITH_CACHE: &[Nemesis] = &[
     Nemesis::CutFeeds,
     Nemesis::SilentFeeds,
     Nemesis::LateFeeds,
+    Nemesis::ReplacedFeeds,
     Nemesis::KilledBackends,
     Nemesis::StoppedServer,
     Nemesis::Restart,
@@ -79,8 +83,8 @@ pub const ALL_WITH_CACHE: &[Nemesis] = &[
     Nemesis::LockedUser,
 ];
 
-/// Where none are: without the four that only matter to them.
-pub const ALL: &[Nemesis] = ALL_WITH_CACHE.split_at(4).1;
+/// Where none are: without the five that only matter to them.
+pub const ALL: &[Nemesis] = ALL_WITH_CACHE.split_at(5).1;
 
 impl Nemesis {
     pub fn name(self) -> &'static str {
@@ -99,6 +103,7 @@ impl Nemesis {
             Self::CutFeeds => "cut feeds",
             Self::SilentFeeds => "silent feeds",
             Self::LateFeeds => "late feeds",
+            Self::ReplacedFeeds => "replaced feeds",
         }
     }
 
@@ -117,6 +122,7 @@ impl Nemesis {
                 | Self::CutFeeds
                 | Self::SilentFeeds
                 | Self::LateFeeds
+                | Self::ReplacedFeeds
         )
     }
 
@@ -141,6 +147,7 @@ impl Nemesis {
             Self::CutFeeds => interfere(feeds, Line::Cut, shortly).await,
             Self::SilentFeeds => interfere(feeds, Line::Silent, LONGER_THAN_KEPT).await,
             Self::LateFeeds => interfere(feeds, Line::Delayed(LATE), LONGER_THAN_KEPT).await,
+            Self::ReplacedFeeds => world.replace_feeds().await,
         }
     }
 }
@@ -278,6 +285,19 @@ impl World {
             transaction.rollback().await.ok()
         })
         .await;
+    }
+
+    async fn replace_feeds(&self) {
+        for _ in 0..10 {
+            for (sessions, feed) in &self.following {
+                let feed = sessions.store().feed(feed.clone(), NoTls);
+                // Another nemesis may be at work.
+                if sessions.replace_feed(feed).await.is_ok() {
+                    self.replaced.fetch_add(1, Relaxed);
+                }
+            }
+            sleep(Duration::from_millis(30)).await;
+        }
     }
 
     /// Best effort: another nemesis may be at work.

@@ -1,12 +1,15 @@
 //! A server, a database and the processes that share it, and whether they leave anything behind.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use deadpool_postgres::Pool;
 use ephemeral_postgres::{Server, TestDatabase};
-use tower_user_session::PgSessionStore;
+use tower_user_session::{PgSessionStore, tokio_postgres::Config};
 
-use super::workload::{Process, connect, users};
+use super::workload::{Process, Sessions, connect, users};
 use crate::{
     proxy::Proxy,
     support::{User, pool, sql},
@@ -27,6 +30,10 @@ pub struct World {
     pub feeds: Proxy,
     /// The pools of the processes.
     pub pools: Vec<Pool>,
+    /// The services of the processes that have a feed, and how the feed connects.
+    pub following: Vec<(Sessions, Config)>,
+    /// How often a feed was replaced.
+    pub replaced: Arc<AtomicUsize>,
     caches: bool,
 }
 
@@ -46,6 +53,7 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
         .clone()
         .map(|pool| Process::new(pool, config.clone()))
         .into();
+    let mut following = Vec::new();
     if caches {
         store.migrate().announce_changed_users().await.unwrap();
         // Every session is old enough to be kept from its beginning on.
@@ -53,7 +61,8 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
         sql(&database, older).await;
         let feeds = [feeds.config(), feeds.config(), config];
         for (process, feed) in processes.iter_mut().zip(feeds) {
-            process.cache(feed).await;
+            process.cache(feed.clone()).await;
+            following.push((process.sessions.clone(), feed));
         }
     }
     let world = World {
@@ -62,6 +71,8 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
         proxy,
         feeds,
         pools: pools.into(),
+        following,
+        replaced: Arc::default(),
         caches,
     };
     (world, processes)
