@@ -6,7 +6,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{EndedBecause, watchers::Watchers};
 use crate::{
-    Error, ErrorKind, SessionId, SessionStore, StillLive, error::Chain, session::resolver::Resolver,
+    Error, ErrorKind, SessionId, SessionStore, StillLive, backoff::jittered, error::Chain,
+    session::resolver::Resolver,
 };
 
 /// Checks sessions that may have ended, until no stream waits.
@@ -59,7 +60,9 @@ impl<S: SessionStore> Recheck<S> {
                     () = watchers.wake.notified() => {}
                 }
             } else {
-                self.check(watchers, due, period).await;
+                // Processes that began together must not query together.
+                let next = period - jittered(period / 8);
+                self.check(watchers, due, next).await;
             }
         }
     }
@@ -179,5 +182,31 @@ mod tests {
         let next = Watchers::watch(resolver, &ada.session());
         sessions.revoke_all(&1).await.unwrap();
         assert_eq!(soon(next).await, EndedBecause::Revoked);
+    }
+
+    /// Checks of one session are between 13/16 and 15/16 of the interval apart, and not always the same.
+    #[tokio::test(start_paused = true)]
+    async fn checks_are_jittered() {
+        let (sessions, ada) = signed_in().await;
+        let resolver = sessions.resolver();
+        let _stream = Watchers::watch(resolver, &ada.session());
+        // Without a feed, half a lease is the interval.
+        let interval = resolver.lease / 2;
+        let mut checks = Vec::new();
+        while checks.len() < 20 {
+            sleep(Duration::from_millis(1)).await;
+            let due = resolver.watchers.state().next_due();
+            checks.extend(due.filter(|due| checks.last() != Some(due)));
+        }
+        let gaps: Vec<_> = checks.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let rounding = Duration::from_millis(2);
+        let allowed = interval * 13 / 16..=interval * 15 / 16 + rounding;
+        assert!(gaps.iter().all(|gap| allowed.contains(gap)), "{gaps:?}");
+        let apart = gaps
+            .iter()
+            .max()
+            .unwrap()
+            .abs_diff(*gaps.iter().min().unwrap());
+        assert!(apart > 2 * rounding, "{gaps:?}");
     }
 }

@@ -36,10 +36,11 @@ use crate::{CurrentSession, Error, ErrorKind, SessionService, SessionStore};
 /// those that end sessions in a transaction of their own. A session that ends in the application's transaction has
 /// ended elsewhere.
 ///
-/// While the feed is connected, re-checks of 100,000 streams are 100 queries of 1,000 sessions in each interval. At 60
-/// seconds that is two queries a second, and at 15 seconds eight. A query takes the server about 8 ms, so that the two
-/// intervals cost 1.5 % and 6 % of a processor. Re-checks are jittered: each comes between three quarters of the
-/// interval and the whole.
+/// While the feed is connected, re-checks of 100,000 streams are about 100 queries of 1,000 sessions in each interval.
+/// One query took a PostgreSQL 15 with 100,000 sessions and users 7 ms of processor time. That is about 0.7 seconds in
+/// an interval: 1.2 % of a processor at 60 seconds, and 5 % at 15 seconds. Re-checks are jittered, and sessions that are
+/// due soon go with others. Each re-check comes between two thirds of the interval and the whole, so that the cost is up
+/// to half as much again.
 impl<S: SessionStore> SessionService<S> {
     /// Subscribes to a feed, so that streams that wait with [`ended`](Self::ended) close at once. Returns when the feed
     /// has proved that it is connected. From then on it is connected again, after a pause that grows and is jittered,
