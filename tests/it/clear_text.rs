@@ -79,13 +79,13 @@ async fn clear_text_to_another_host_is_warned_of() {
         assert_eq!(check.encrypted(), Some(encrypted));
         let feed = sessions.store().feed_with(&connector);
         sessions.follow(feed).await.unwrap();
-        let text = logs.text();
+        let logged = logs.text();
         for warning in [BY_CHECK, BY_FEED] {
-            let warned = text
+            let warned = logged
                 .lines()
                 .filter(|line| line.contains("WARN") && line.contains(warning));
             let expected = usize::from(is_warned_of);
-            assert_eq!(warned.count(), expected, "{url}: {warning}\n{text}");
+            assert_eq!(warned.count(), expected, "{url}: {warning}\n{logged}");
         }
     }
 }

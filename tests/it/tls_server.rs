@@ -66,10 +66,11 @@ impl Listening {
 
     /// The same on these addresses of the machine too.
     pub async fn start_on(test: &str, addresses: &[IpAddr]) -> Option<Self> {
-        let mut listen = "127.0.0.1".to_owned();
-        for address in addresses {
-            listen += &format!(",{address}");
-        }
+        let loopback = std::iter::once("127.0.0.1".to_owned());
+        let listen: Vec<_> = loopback
+            .chain(addresses.iter().map(IpAddr::to_string))
+            .collect();
+        let listen = listen.join(",");
         let started = tokio::task::spawn_blocking(move || {
             // Below the ports that the system hands out, so that no other test is given it meanwhile.
             static NEXT: AtomicU32 = AtomicU32::new(0);
