@@ -390,6 +390,7 @@ async fn check_compares_the_pools_connections_with_its_own() {
 /// Changes to the tables that make prepared statements outdated, one line each.
 const OUTDATES: &[&str] = &[
     "ALTER TABLE sessions ALTER COLUMN user_agent TYPE varchar(2000)",
+    "ALTER TABLE sessions ALTER COLUMN created_at TYPE timestamptz(3)",
     "ALTER TABLE sessions ADD COLUMN note text",
     "ALTER TABLE users ALTER COLUMN email TYPE varchar(2000)",
     "ALTER TABLE sessions ALTER COLUMN remembered SET DEFAULT true",
