@@ -6,7 +6,10 @@ mod name;
 use std::time::Duration;
 
 use cookie::{Cookie, SameSite, time};
-use http::{HeaderMap, HeaderValue, header};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{self, Entry},
+};
 use smallvec::SmallVec;
 
 use self::name::{Name, trim};
@@ -378,7 +381,7 @@ impl SessionCookie {
             append(headers, &earlier.removal());
         }
         append(headers, cookie);
-        vary_by(headers, "cookie");
+        vary_by(headers, &VARY_COOKIE);
     }
 
     /// A response must not set one cookie twice (RFC 6265bis §4.1.1).
@@ -405,19 +408,31 @@ impl SessionCookie {
     }
 }
 
+/// The names of the header fields with credentials, as `Vary` lists them.
+pub(crate) static VARY_COOKIE: HeaderValue = HeaderValue::from_static("cookie");
+pub(crate) static VARY_AUTHORIZATION: HeaderValue = HeaderValue::from_static("authorization");
+
 /// Adds a header's name, in lower case, to `Vary`, unless it is there or `*` is.
-pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static str) {
-    let named = headers.get_all(header::VARY).iter().any(|value| {
-        value.as_bytes().split(|&byte| byte == b',').any(|field| {
-            let field = field.trim_ascii();
-            field == b"*" || field.eq_ignore_ascii_case(name.as_bytes())
-        })
-    });
+pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static HeaderValue) {
     // A full map has no room for a field of any name. Nothing that a cache could keep passes through a server
     // or a proxy with so many of them.
-    if !named {
-        let _ = headers.try_append(header::VARY, HeaderValue::from_static(name));
+    match headers.try_entry(header::VARY) {
+        Ok(Entry::Vacant(entry)) => {
+            let _ = entry.try_insert(name.clone());
+        }
+        Ok(Entry::Occupied(mut entry)) if !entry.iter().any(|value| lists(value, name)) => {
+            entry.append(name.clone());
+        }
+        Ok(Entry::Occupied(_)) | Err(_) => {}
     }
+}
+
+/// Whether this value of `Vary` lists the name, or everything.
+fn lists(value: &HeaderValue, name: &HeaderValue) -> bool {
+    value.as_bytes().split(|&byte| byte == b',').any(|field| {
+        let field = field.trim_ascii();
+        field == b"*" || field.eq_ignore_ascii_case(name.as_bytes())
+    })
 }
 
 fn append(headers: &mut HeaderMap, cookie: &Cookie<'_>) {

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::service::CacheHeaders;
-use crate::cookie::vary_by;
+use crate::cookie::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by};
 
 /// The marks of one response.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +49,9 @@ impl Marks {
             let private = HeaderValue::from_static("private");
             let _ = headers.try_insert(header::CACHE_CONTROL, private);
         }
-        vary_by(headers, "cookie");
+        vary_by(headers, &VARY_COOKIE);
         if self.bearer {
-            vary_by(headers, "authorization");
+            vary_by(headers, &VARY_AUTHORIZATION);
         }
     }
 }

@@ -25,6 +25,9 @@
 //! `Cache-Control: private` as well if the inner service set none, so that no shared cache hands one person's
 //! page to another.
 //!
+//! `Vary` takes a place in the response's header map. That allocates memory only if the map is empty or
+//! full. A response with a content type and few other fields has room.
+//!
 //! [`without_vary_for_anonymous`](LoadUserLayer::without_vary_for_anonymous) is for static content, and
 //! [`without_cache_headers`](LoadUserLayer::without_cache_headers) switches all of it off. Responses to exempt
 //! requests, gRPC responses and upgrades pass untouched.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request::Parts};
 
 use super::ReturnTo;
 use crate::{
@@ -122,6 +122,10 @@ pub(crate) enum Navigation {
     Form,
 }
 
+// Parsed once: `LoadUser` looks for the first in most requests.
+static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
 impl Navigation {
     /// A browser says so (Fetch Metadata, `Sec-Fetch-Mode` and `Sec-Fetch-Dest`), except over plain http, where
     /// a script's request is told by what it accepts.
@@ -131,10 +135,10 @@ impl Navigation {
             Method::POST => Self::Form,
             _ => return None,
         };
-        let navigates = match headers.get("sec-fetch-mode") {
+        let navigates = match headers.get(&SEC_FETCH_MODE) {
             Some(mode) => {
                 let whole = || {
-                    let destination = headers.get("sec-fetch-dest");
+                    let destination = headers.get(&SEC_FETCH_DEST);
                     destination.is_some_and(|destination| destination == "document")
                 };
                 mode == "navigate" && (kind == Self::Page || whole())

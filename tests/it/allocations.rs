@@ -93,6 +93,47 @@ fn the_vary_of_an_anonymous_page_allocates_nothing() {
     for headers in [HeaderMap::new(), cookie_lines(["theme=dark"])] {
         assert_eq!(measured(&mut service, with(headers)).count_total, bare);
     }
+    for no_page in no_pages() {
+        assert_eq!(measured(&mut service, no_page).count_total, bare);
+    }
+}
+
+/// Requests that open no page, as a program and a script send them.
+fn no_pages() -> [Request<()>; 4] {
+    let request = |method: &str, fields: &[(&'static str, &'static str)]| {
+        let mut request = Request::new(());
+        *request.method_mut() = method.parse().unwrap();
+        for (name, value) in fields {
+            let value = HeaderValue::from_static(value);
+            request.headers_mut().insert(*name, value);
+        }
+        request
+    };
+    [
+        request("GET", &[("accept", "*/*")]),
+        request("GET", &[("accept", "*/*"), ("sec-fetch-mode", "cors")]),
+        request(
+            "GET",
+            &[("accept", "text/html"), ("sec-fetch-mode", "cors")],
+        ),
+        request("POST", &[("accept", "text/html")]),
+    ]
+}
+
+/// A01: where a handler sets no header, `Vary` is the first one, and costs what the first header of a map costs.
+#[test]
+fn the_vary_of_a_response_without_headers_is_its_first_header() {
+    let first_header = every_log::aside(|| {
+        allocation_counter::measure(|| {
+            let mut headers = HeaderMap::<HeaderValue>::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+            let _ = black_box(headers);
+        })
+    });
+    let layer = LoadUserLayer::new(memory()).rejection_response(EmptyResponseForRejection);
+    let vary = measured(&mut layer.layer(Inner), Request::new(()));
+    assert_eq!(vary.count_total, first_header.count_total);
+    assert_eq!(vary.bytes_total, first_header.bytes_total);
 }
 
 /// A01, J04: a request without our cookie, an exempt one and one that cannot hold a token cost no
@@ -118,7 +159,7 @@ fn a_request_without_a_token_allocates_nothing() {
         with(cookie_lines(["__Host-session=x; __Host-session=y"])),
         exempt,
     ];
-    for (n, request) in requests.into_iter().enumerate() {
+    for (n, request) in requests.into_iter().chain(no_pages()).enumerate() {
         let bare = measured(&mut Inner, Request::new(())).count_total;
         let layered = measured(&mut service, request).count_total;
         assert_eq!((bare, layered), (0, 0), "request {n}");
