@@ -142,8 +142,9 @@ pub use self::{
         DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS, Device, Ended, EndedBecause, EndedSession, Hearing,
         Insertion, Lifetime, LiveSession, LookupAnswer, NewSession, ParseSessionIdError,
         Revocation, Rotation, Session, SessionFeed, SessionId, SessionLimit, SessionLookup,
-        SessionService, SessionServiceBuilder, SessionStore, SessionTimes, SessionToken, SignIn,
-        SignOut, SignedIn, SignedOut, StillLive, StreamUntilEnded, TokenDigest, UserKey,
+        SessionService, SessionServiceBuilder, SessionStore, SessionTimes, SessionToken,
+        SessionUse, SignIn, SignOut, SignedIn, SignedOut, StillLive, StreamUntilEnded, TokenDigest,
+        UserKey,
     },
 };
 #[cfg(feature = "postgres")]

@@ -14,7 +14,7 @@ use http::HeaderValue;
 use crate::{
     CleanedUp, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
     NewSession, Revocation, Rotation, Session, SessionId, SessionLimit, SessionLookup,
-    SessionService, SessionStore, SessionTimes, StillLive, TokenDigest, UserKey,
+    SessionService, SessionStore, SessionTimes, SessionUse, StillLive, TokenDigest, UserKey,
 };
 
 /// A [`SessionStore`] in memory, for an application's own tests.
@@ -221,7 +221,7 @@ where
         Some(self.lifetime.touch_interval())
     }
 
-    async fn touch(&self, sessions: &[(SessionId, SystemTime)]) -> Result<(), Error> {
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), Error> {
         let mut state = self.working()?;
         let now = state.now;
         for row in state
@@ -229,9 +229,9 @@ where
             .values_mut()
             .filter(|row| row.is_live(now, self.lifetime))
         {
-            for (_, used_at) in sessions.iter().filter(|(id, _)| *id == row.device.id) {
-                if *used_at >= row.device.last_seen_at + self.lifetime.touch_interval() {
-                    row.device.last_seen_at = *used_at;
+            for used in uses.iter().filter(|used| used.session == row.device.id) {
+                if used.at >= row.device.last_seen_at + self.lifetime.touch_interval() {
+                    row.device.last_seen_at = used.at;
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     marker::PhantomData,
     sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use deadpool_postgres::Pool;
@@ -29,7 +29,7 @@ use super::{
     user::PgUser,
 };
 use crate::{
-    Error, ErrorKind, Lifetime, LookupAnswer, SessionId, SessionLimit, SessionLookup, TokenDigest,
+    Error, ErrorKind, Lifetime, LookupAnswer, SessionLimit, SessionLookup, SessionUse, TokenDigest,
 };
 
 /// Sessions in PostgreSQL 14 or newer, joined to the application's users.
@@ -449,8 +449,9 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
         Some(self.lifetime.touch_interval())
     }
 
-    async fn touch(&self, sessions: &[(SessionId, SystemTime)]) -> Result<(), Error> {
-        let (ids, times): (Vec<_>, Vec<_>) = sessions.iter().copied().unzip();
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), Error> {
+        let (ids, times): (Vec<_>, Vec<_>) =
+            uses.iter().map(|used| (used.session, used.at)).unzip();
         let interval = self.lifetime.touch_interval().as_secs_f64();
         let values: [&(dyn ToSql + Sync); 4] = [&ids, &times, &interval, &self.idle_seconds()];
         let touched = self.run(Access::Writes, &self.statements.touch, &values);

@@ -54,18 +54,14 @@ pub trait SessionLookup: Send + Sync + 'static {
         None
     }
 
-    /// Writes down that these sessions were used, each at the time given, which is the store's own.
-    /// Where the last such time lies less than an interval before it, or the session has ended,
-    /// nothing is written.
+    /// Records these uses of sessions. A use is not recorded if the last recorded one lies less than an interval before
+    /// it, or if the session has ended.
     ///
     /// # Errors
     ///
     /// When it could not be written. It is not tried again.
-    fn touch(
-        &self,
-        sessions: &[(SessionId, SystemTime)],
-    ) -> impl Future<Output = Result<(), Error>> + Send {
-        let _ = sessions;
+    fn touch(&self, uses: &[SessionUse]) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = uses;
         async { Ok(()) }
     }
 
@@ -81,6 +77,23 @@ pub trait SessionLookup: Send + Sync + 'static {
     /// was dropped before this ended.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
+    }
+}
+
+/// A use of a session, for [`SessionLookup::touch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionUse {
+    /// The session that was used.
+    pub session: SessionId,
+    /// When it was used, by the store's own clock ([`SessionTimes::now`](crate::SessionTimes::now)).
+    pub at: SystemTime,
+}
+
+impl SessionUse {
+    /// A use of this session at this time.
+    pub const fn new(session: SessionId, at: SystemTime) -> Self {
+        Self { session, at }
     }
 }
 

@@ -43,7 +43,7 @@ pub use self::{
     id::{ParseSessionIdError, SessionId},
     lifetime::Lifetime,
     limit::SessionLimit,
-    lookup::{LiveSession, LookupAnswer, SessionLookup},
+    lookup::{LiveSession, LookupAnswer, SessionLookup, SessionUse},
     service::{DEFAULT_DEADLINE, SessionService, SessionServiceBuilder},
     sign_in::{SignIn, SignedIn},
     sign_out::{SignOut, SignedOut},

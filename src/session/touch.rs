@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
-use super::{Session, SessionId, SessionLookup, notice::Notice, resolver::Resolver};
+use super::{Session, SessionId, SessionLookup, SessionUse, notice::Notice, resolver::Resolver};
 use crate::{ErrorKind, error::Chain};
 
 /// Uses are gathered for this long before they are written together, or for the touch interval if that is shorter: a
@@ -140,7 +140,7 @@ impl<L: SessionLookup> Writer<L> {
                     .collect();
                 first
                     .iter()
-                    .filter_map(|id| state.waiting.remove_entry(id))
+                    .filter_map(|id| Some(SessionUse::new(*id, state.waiting.remove(id)?)))
                     .collect()
             };
             let touch = self.resolver.lookup.touch(&used);

@@ -6,7 +6,7 @@ use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{TestDatabase, skip};
 use tokio::sync::mpsc;
 use tower_user_session::{
-    PgSessionStore, SessionId, SessionLimit, SessionLookup, SessionService, SignedIn,
+    PgSessionStore, SessionId, SessionLimit, SessionLookup, SessionService, SessionUse, SignedIn,
     tokio_postgres::{AsyncMessage, Client, NoTls, Notification},
 };
 
@@ -259,7 +259,7 @@ async fn use_is_not_announced() {
     let idle = "UPDATE sessions SET last_seen_at = now() - interval '1 hour'";
     sql(&database, idle).await;
     feed.one("changed", &[id(&ada)]).await;
-    let used = [(id(&ada), SystemTime::now())];
+    let used = [SessionUse::new(id(&ada), SystemTime::now())];
     sessions.store().touch(&used).await.unwrap();
     let touched =
         "SELECT count(*) FROM sessions WHERE last_seen_at > now() - interval '30 minutes'";

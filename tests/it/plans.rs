@@ -3,7 +3,9 @@
 use std::time::SystemTime;
 
 use ephemeral_postgres::{Server, Source, TestDatabase, skip};
-use tower_user_session::{PgSessionStore, SessionId, SessionLookup, SessionService, TokenDigest};
+use tower_user_session::{
+    PgSessionStore, SessionId, SessionLookup, SessionService, SessionUse, TokenDigest,
+};
 
 use crate::support::{USERS, User, database, number, pool, sessions, sql};
 
@@ -135,7 +137,7 @@ async fn sessions_that_are_used_stay_in_their_pages() {
     let rows = client.query(every_twentieth, &[]).await.unwrap();
     let used: Vec<_> = rows
         .iter()
-        .map(|row| (row.get::<_, SessionId>(0), SystemTime::now()))
+        .map(|row| SessionUse::new(row.get(0), SystemTime::now()))
         .collect();
     assert!(used.len() > 40, "{}", used.len());
     sessions.store().touch(&used).await.unwrap();

@@ -6,7 +6,7 @@ use ephemeral_postgres::TestDatabase;
 use http::{HeaderMap, header::SET_COOKIE};
 use tower_user_session::{
     CleanedUp, ErrorKind, Lifetime, PgSessionStore, Rotation, SessionId, SessionLimit,
-    SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken,
+    SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken, SessionUse,
 };
 
 use crate::{
@@ -73,7 +73,7 @@ async fn a_use_is_written_onto_its_own_session() {
         if let Some(used) = used {
             let used = format!("last_seen_at + interval '{used}'");
             let used = time(&database, id, &used).await;
-            touched.push((id, used));
+            touched.push(SessionUse::new(id, used));
             if written {
                 expected = used;
             }
@@ -113,7 +113,7 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     assert_eq!(store.clean_up(None).await.unwrap(), CleanedUp::new(0, None));
 
     let now = time(&database, id, "now()").await;
-    store.touch(&[(id, now)]).await.unwrap();
+    store.touch(&[SessionUse::new(id, now)]).await.unwrap();
     assert_eq!(time(&database, id, "last_seen_at").await, now);
 
     set(&database, id, long_ago).await;

@@ -7,7 +7,7 @@ use ephemeral_postgres::TestDatabase;
 use tokio::{task::JoinSet, time::timeout};
 use tower_user_session::{
     ErrorKind, PgSessionStore, SessionLimit, SessionLookup as _, SessionService, SessionStore as _,
-    SessionToken, deadpool_postgres,
+    SessionToken, SessionUse, deadpool_postgres,
     tokio_postgres::{self, IsolationLevel},
 };
 
@@ -420,7 +420,7 @@ async fn outdated_statements_are_prepared_again() {
             let store = sessions.store();
             let id = again.session().id();
             assert_eq!(store.still_live(&[id]).await.expect(change).len(), 1);
-            let used = (id, std::time::SystemTime::now());
+            let used = SessionUse::new(id, std::time::SystemTime::now());
             store.touch(&[used]).await.expect(change);
             assert!(sign_out(&sessions, again.token()).await.expect(change));
             let _ = sessions.sign_in_without_request(1).await.expect(change);
