@@ -195,7 +195,7 @@ async fn both(
                     .revoke(&user, Revocation::AllBut(b.id))
                     .await
                     .unwrap();
-                assert_eq!(a, b);
+                assert_eq!(a.len(), b.len());
                 assert_eq!(
                     pg.revoke_all(&user).await.unwrap(),
                     memory.revoke_all(&user).await.unwrap()
