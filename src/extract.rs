@@ -136,8 +136,55 @@ impl IntoResponse for Error {
 impl IntoResponse for ParseSessionIdError {
     /// 404: there is no session of this name.
     fn into_response(self) -> Response {
-        (StatusCode::NOT_FOUND, [(header::CACHE_CONTROL, "no-store")]).into_response()
+        not_found()
     }
+}
+
+/// Extractor that answers 404 where the extractor `E` answers with a client error (4xx).
+///
+/// It is for axum's `Path`, which answers 400 if a parameter cannot be read. A path with a malformed [`SessionId`] names
+/// no session, as does a path with the id of none. Server errors (5xx) of `E` pass: a handler that reads a parameter
+/// which its route does not have is a defect. The feature `serde` makes `Path` read a [`SessionId`].
+///
+/// ```
+/// use axum::{Router, extract::Path, routing::delete};
+/// use tower_user_session::{OrNotFound, SessionId};
+///
+/// async fn revoke(OrNotFound(Path(id)): OrNotFound<Path<SessionId>>) -> String {
+///     format!("{id} is well-formed")
+/// }
+///
+/// let app: Router = Router::new().route("/sessions/{id}", delete(revoke));
+/// ```
+///
+/// Without it, take `Path<String>` and parse the text: a [`ParseSessionIdError`] is a 404 too.
+///
+/// [`SessionId`]: crate::SessionId
+#[derive(Clone, Copy, Debug)]
+pub struct OrNotFound<E>(pub E);
+
+impl<E, S> FromRequestParts<S> for OrNotFound<E>
+where
+    E: FromRequestParts<S>,
+    S: Sync,
+{
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let extracted = E::from_request_parts(parts, state).await;
+        extracted.map(Self).map_err(|rejection| {
+            let response = rejection.into_response();
+            if response.status().is_client_error() {
+                not_found()
+            } else {
+                response
+            }
+        })
+    }
+}
+
+fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, [(header::CACHE_CONTROL, "no-store")]).into_response()
 }
 
 impl IntoResponseParts for SignedIn {

@@ -117,7 +117,7 @@ mod rfc3339;
 mod session;
 
 #[cfg(feature = "axum")]
-pub use self::extract::CurrentUser;
+pub use self::extract::{CurrentUser, OrNotFound};
 #[cfg(feature = "test-util")]
 pub use self::memory::MemorySessionStore;
 #[cfg(feature = "rustls")]

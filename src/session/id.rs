@@ -63,7 +63,7 @@ impl FromStr for SessionId {
 /// A text that is no [`SessionId`].
 ///
 /// The text came from a client, in a path or a form. There is no session of this name: answer 404. With the feature
-/// `axum` the error is such a response.
+/// `axum` the error is such a response, and an extractor `OrNotFound` makes axum's `Path` answer so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseSessionIdError(());
 

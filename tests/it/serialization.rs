@@ -6,7 +6,9 @@ use axum::{Router, body::Body, extract::Path, routing::get};
 use http::Request;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
-use tower_user_session::{Device, ParseSessionIdError, ReturnTo, Session, SessionId, SessionTimes};
+use tower_user_session::{
+    Device, OrNotFound, ParseSessionIdError, ReturnTo, Session, SessionId, SessionTimes,
+};
 
 const ID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
@@ -71,14 +73,33 @@ async fn a_malformed_id_in_a_path_is_not_found() {
     async fn by_extracting(Path(id): Path<SessionId>) -> String {
         id.to_string()
     }
+    async fn or_not_found(OrNotFound(Path(id)): OrNotFound<Path<SessionId>>) -> String {
+        id.to_string()
+    }
+    async fn two(OrNotFound(Path((user, id))): OrNotFound<Path<(i64, SessionId)>>) -> String {
+        format!("{user} {id}")
+    }
     let app = Router::new()
         .route("/parsed/{id}", get(by_parsing))
+        .route("/sessions/{id}", get(or_not_found))
+        .route("/users/{user}/sessions/{id}", get(two))
+        // The handler reads a parameter that the route does not have: the application's defect.
+        .route("/defect", get(or_not_found))
         .route("/extracted/{id}", get(by_extracting));
     for (path, status) in [
         (format!("/parsed/{ID}"), 200),
         (format!("/extracted/{ID}"), 200),
         ("/parsed/nonsense".to_owned(), 404),
         ("/parsed/%00".to_owned(), 404),
+        (format!("/sessions/{ID}"), 200),
+        ("/sessions/nonsense".to_owned(), 404),
+        ("/sessions/%00".to_owned(), 404),
+        ("/sessions/%ff".to_owned(), 404),
+        (format!("/sessions/{ID}0"), 404),
+        (format!("/users/7/sessions/{ID}"), 200),
+        ("/users/7/sessions/nonsense".to_owned(), 404),
+        (format!("/users/nonsense/sessions/{ID}"), 404),
+        ("/defect".to_owned(), 500),
         // axum's answer to a parameter that does not deserialize.
         ("/extracted/nonsense".to_owned(), 400),
     ] {
