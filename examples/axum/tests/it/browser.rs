@@ -17,14 +17,14 @@ const PATIENCE: u32 = 400;
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// The driver, killed however the test ends, and with it its browsers.
-struct Driver {
+pub(crate) struct Driver {
     process: Child,
     url: String,
 }
 
 impl Driver {
     /// `None` where there is no driver.
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -55,21 +55,32 @@ impl Driver {
 
     /// A browser of its own, with no cookies.
     async fn browser(&self) -> Browser {
-        let options = json!({ "goog:chromeOptions": { "args": [
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        Browser(self.window(&[]).await)
+    }
+
+    /// The same with more arguments.
+    pub(crate) async fn window(&self, more: &[&str]) -> Client {
+        let mut args = vec![
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
             "--disable-dev-shm-usage",
-        ] } });
+        ];
+        args.extend(more);
+        let options = json!({ "goog:chromeOptions": { "args": args } });
         let capabilities = options.as_object().unwrap().clone();
         let mut builder =
             ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new());
-        Browser(
-            builder
-                .capabilities(capabilities)
-                .connect(&self.url)
-                .await
-                .unwrap(),
-        )
+        builder
+            .capabilities(capabilities)
+            .connect(&self.url)
+            .await
+            .unwrap()
     }
 }
 

@@ -11,5 +11,6 @@ mod draining;
 mod ending;
 mod failure;
 mod flow;
+mod partitioned;
 mod sessions;
 mod support;
