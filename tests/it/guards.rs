@@ -40,17 +40,19 @@ fn kind(response: &Response<String>) -> RejectionKind {
 async fn a_person_is_sent_to_the_sign_in_page_and_a_program_is_not() {
     let sessions = memory();
     let guard = || RequireUserLayer::<User>::new().sign_in_page("/sign-in");
+    let back = Some("/sign-in?next=/account%3Ftab%3D2");
     for (method, fields, redirected) in [
-        (Method::GET, &[("sec-fetch-mode", "navigate")][..], true),
-        (Method::GET, &[("accept", "text/html,*/*;q=0.8")], true),
+        (Method::GET, &[("sec-fetch-mode", "navigate")][..], back),
+        (Method::GET, &[("accept", "text/html,*/*;q=0.8")], back),
+        (Method::HEAD, &[("accept", "text/html")], Some("/sign-in")),
         (
             Method::GET,
             &[("sec-fetch-mode", "cors"), ("accept", "text/html")],
-            false,
+            None,
         ),
-        (Method::GET, &[("accept", "application/json")], false),
-        (Method::GET, &[], false),
-        (Method::POST, &[("sec-fetch-mode", "navigate")], false),
+        (Method::GET, &[("accept", "application/json")], None),
+        (Method::GET, &[], None),
+        (Method::POST, &[("sec-fetch-mode", "navigate")], None),
     ] {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
@@ -61,9 +63,8 @@ async fn a_person_is_sent_to_the_sign_in_page_and_a_program_is_not() {
         let response = respond(&sessions, guard(), request).await;
         assert_eq!(kind(&response), RejectionKind::Unauthenticated);
         assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
-        if redirected {
+        if let Some(page) = redirected {
             assert_eq!(response.status(), StatusCode::SEE_OTHER);
-            let page = "/sign-in?next=/account%3Ftab%3D2";
             assert_eq!(response.headers()[header::LOCATION], page);
         } else {
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
