@@ -470,6 +470,15 @@ async fn a_used_connection_of_the_pool_is_never_taken() {
     assert_eq!(rows, 1);
 }
 
+/// Signs in with this cookie in a transaction of the application, which waits for locks as long as it must.
+async fn sign_in_in_transaction(sessions: &PgSessions, user: i64, cookie: &http::HeaderMap) {
+    let mut client = sessions.store().pool().get().await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    let sign_in = sessions.sign_in(user, cookie).in_transaction(&transaction);
+    let _ = sign_in.await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
 /// M20: two users who sign in with each other's cookie, under a limit, never deadlock.
 #[tokio::test]
 async fn sign_ins_with_each_others_cookie_do_not_deadlock() {
@@ -490,8 +499,18 @@ async fn sign_ins_with_each_others_cookie_do_not_deadlock() {
             },)
         };
         let (ada, eve) = timeout(Duration::from_secs(20), both).await.unwrap();
-        let _ = ada.unwrap();
-        let _ = eve.unwrap();
+        let (ada, eve) = (ada.unwrap(), eve.unwrap());
+        let (ada, eve) = (
+            cookie(&sessions, ada.token()),
+            cookie(&sessions, eve.token()),
+        );
+        let both = async {
+            tokio::join!(
+                sign_in_in_transaction(&sessions, 1, &eve),
+                sign_in_in_transaction(&sessions, 2, &ada),
+            )
+        };
+        timeout(Duration::from_secs(20), both).await.unwrap();
     }
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(number(&database, deadlocks).await, 0);
