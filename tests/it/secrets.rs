@@ -24,10 +24,10 @@ use tower_http::{
 use tower_user_session::{
     Announcement, CleanedUp, CurrentSession, CurrentUser, Demands, Device,
     EmptyResponseForRejection, EndedBecause, EndedSession, Error, ErrorKind, Insertion, Lifetime,
-    LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession, PgConnector,
-    PgSessionStore, Presented, Rejection, RequireUserLayer, ReturnTo, Revocation, Rotation,
-    Session, SessionCookie, SessionId, SessionLimit, SessionLookup, SessionService, SessionStore,
-    SessionToken, SignedIn, StillLive, TokenDigest,
+    LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession, OrNotFound,
+    PgConnector, PgSessionStore, Presented, Rejection, RequireUserLayer, ReturnTo, Revocation,
+    Rotation, Session, SessionCookie, SessionId, SessionLimit, SessionLookup, SessionService,
+    SessionStore, SessionToken, SessionUse, SignedIn, StillLive, TokenDigest,
     tokio_postgres::{self, NoTls},
 };
 
@@ -99,7 +99,7 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// Names of the public types whose `Debug` this module looks at.
-const LOOKED_AT: [&str; 65] = [
+const LOOKED_AT: [&str; 67] = [
     "Announcement",
     "Announces",
     "BodyUntilEnded",
@@ -130,6 +130,7 @@ const LOOKED_AT: [&str; 65] = [
     "MemorySessionStore",
     "Migrate",
     "NewSession",
+    "OrNotFound",
     "ParseSessionIdError",
     "PgConnector",
     "PgPoolBuilder", // see `transport`
@@ -156,6 +157,7 @@ const LOOKED_AT: [&str; 65] = [
     "SessionStore", // a trait
     "SessionTimes",
     "SessionToken",
+    "SessionUse",
     "SignIn",
     "SignOut",
     "SignedIn",
@@ -203,6 +205,9 @@ async fn debug_tells_no_secret() {
     secrets.not_told_by("SessionId", &session.id());
     secrets.assert_not_in("SessionId", &session.id().to_string());
     secrets.not_told_by("SessionTimes", &session.times());
+    let used = SessionUse::new(session.id(), session.times().now);
+    secrets.not_told_by("SessionUse", &used);
+    secrets.not_told_by("OrNotFound", &OrNotFound(session.id()));
     secrets.not_told_by("EndedSession", &EndedSession::new(digest, session.id()));
     secrets.not_told_by("StillLive", &StillLive::new(session.id(), Duration::MAX));
     secrets.not_told_by("CleanedUp", &CleanedUp::new(1, None));
