@@ -19,13 +19,12 @@ use crate::{Error, ErrorKind, session::BATCHES_IN_FLIGHT};
 pub(super) const LOOKUP_CONNECTIONS: usize = BATCHES_IN_FLIGHT;
 pub(super) const WRITE_CONNECTIONS: usize = 2;
 
-/// What a single statement does.
+/// What is known of the rows of a single statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    Reads,
-    Writes,
-    /// It writes rows that are known to be locked.
-    WritesLocked,
+    Unlocked,
+    /// Another transaction has locked them.
+    Locked,
 }
 
 #[derive(Debug)]
@@ -129,7 +128,7 @@ impl Connections {
         access: Access,
     ) -> Result<Vec<Row>, Error> {
         let mut attempts = self.attempts();
-        if access == Access::WritesLocked {
+        if access == Access::Locked {
             attempts.wait_for_locks().await;
         }
         loop {

@@ -454,7 +454,7 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
             uses.iter().map(|used| (used.session, used.at)).unzip();
         let interval = self.lifetime.touch_interval().as_secs_f64();
         let values: [&(dyn ToSql + Sync); 4] = [&ids, &times, &interval, &self.idle_seconds()];
-        let touched = self.run(Access::Writes, &self.statements.touch, &values);
+        let touched = self.run(Access::Unlocked, &self.statements.touch, &values);
         touched.await.map(drop)
     }
 

@@ -34,7 +34,7 @@ impl<U: PgUser> PgSessionStore<U> {
     ) -> Result<(), Error> {
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &old, &self.idle_seconds()];
         let rotatable = &self.statements.rotatable;
-        none(&self.run(Access::Reads, rotatable, &values).await?)
+        none(&self.run(Access::Unlocked, rotatable, &values).await?)
     }
 
     /// After a statement that should have deleted all that this one finds.

@@ -67,7 +67,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let _turn = self.connections.turn(user_id).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
         let rotated = self
-            .run(Access::Writes, &self.statements.rotate, &values)
+            .run(Access::Unlocked, &self.statements.rotate, &values)
             .await;
         match rotated.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => Ok(Rotation::Done {
@@ -87,7 +87,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
         let rows = self
-            .run(Access::Writes, &self.statements.delete, &[&digests])
+            .run(Access::Unlocked, &self.statements.delete, &[&digests])
             .await?;
         let (mut seen, mut locked) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in &rows {
@@ -117,7 +117,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
         let values: [&(dyn ToSql + Sync); 2] = [user_id, &self.idle_seconds()];
         let rows = self
-            .run(Access::Reads, &self.statements.list, &values)
+            .run(Access::Unlocked, &self.statements.list, &values)
             .await?;
         rows.iter()
             .map(|row| {
@@ -153,7 +153,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
         let values: [&(dyn ToSql + Sync); 2] = [&ids, &self.idle_seconds()];
         let rows = self
-            .run(Access::Reads, &self.statements.still_live, &values)
+            .run(Access::Unlocked, &self.statements.still_live, &values)
             .await?;
         let mut live = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -203,11 +203,7 @@ impl<U: PgUser> PgSessionStore<U> {
     /// Ends sessions whose rows were locked. One that is gone afterwards was ended by the other transaction.
     async fn delete_locked(&self, ids: &[SessionId]) -> Result<(), Error> {
         let rows = self
-            .run(
-                Access::WritesLocked,
-                &self.statements.delete_locked,
-                &[&ids],
-            )
+            .run(Access::Locked, &self.statements.delete_locked, &[&ids])
             .await?;
         for row in &rows {
             if !column::<bool>(row, 1).map_err(Error::with_outcome_unknown)? {

@@ -41,13 +41,13 @@ impl Check {
         self.local
     }
 
-    /// How long the pool lets a caller wait for a connection. `None` means for ever, once all are
+    /// How long the pool lets a caller wait for a connection. `None` means without limit, once all are
     /// lent; only this crate's own calls have a [deadline](crate::DEFAULT_DEADLINE) besides.
     pub const fn wait_timeout(&self) -> Option<Duration> {
         self.wait_timeout
     }
 
-    /// How long opening a connection of the pool may take. `None` means for ever, when a host takes
+    /// How long opening a connection of the pool may take. `None` means without limit, when a host takes
     /// the connection and then says nothing.
     pub const fn create_timeout(&self) -> Option<Duration> {
         self.create_timeout
