@@ -9,7 +9,7 @@ use super::{
     statements::{Statements, Table},
     user::{LookupRow, PgUser},
 };
-use crate::{BoxError, TokenDigest};
+use crate::{BoxError, Lifetime, TokenDigest};
 
 #[derive(Clone)]
 struct User;
@@ -35,8 +35,12 @@ async fn a_limit_is_strict_to_the_microsecond() {
         schema: None,
         name: "sessions".to_owned(),
     };
+    let lifetime = Lifetime::absolute(ABSOLUTE)
+        .and_then(|lifetime| lifetime.with_idle(Duration::from_secs(60)))
+        .unwrap();
     let statements = Statements::new::<User>(&table, ABSOLUTE);
     let mut client = database.client().await;
+    let list = statements.list.text(&client).await.unwrap();
     let transaction = client.transaction().await.unwrap();
     let digest = [TokenDigest::from_bytes([7; 32])];
     let insert = "INSERT INTO sessions (token_digest, user_id, expires_at) VALUES ($1, 1, now())";
@@ -52,11 +56,17 @@ async fn a_limit_is_strict_to_the_microsecond() {
         );
         transaction.execute(&update, &[]).await.unwrap();
         let row = transaction
-            .query_one(&statements.find.sql, &[&&digest[..], &Some(60.0), &0_i64])
+            .query_one(&statements.find.sql, &[&&digest[..], &0_i64])
             .await;
-        let found = super::decode::found::<User>(&row.unwrap(), ABSOLUTE).unwrap();
+        let found = super::decode::found::<User>(&row.unwrap(), false, lifetime).unwrap();
         let outcome = found.answer.into_outcome().unwrap();
         assert_eq!(outcome.is_some(), live, "created {created}");
+        let listed = transaction.query(list, &[&1_i64, &Some(60.0)]).await;
+        assert_eq!(
+            listed.unwrap().len(),
+            usize::from(live),
+            "created {created}"
+        );
     }
     for (expires, last_seen, live) in [
         ("now()", "now()", false),
@@ -82,13 +92,19 @@ async fn a_limit_is_strict_to_the_microsecond() {
             format!("UPDATE sessions SET expires_at = {expires}, last_seen_at = {last_seen}");
         transaction.execute(&update, &[]).await.unwrap();
         let row = transaction
-            .query_one(&statements.find.sql, &[&&digest[..], &Some(60.0), &0_i64])
+            .query_one(&statements.find.sql, &[&&digest[..], &0_i64])
             .await;
-        let found = super::decode::found::<User>(&row.unwrap(), ABSOLUTE).unwrap();
+        let found = super::decode::found::<User>(&row.unwrap(), false, lifetime).unwrap();
         let outcome = found.answer.into_outcome().unwrap();
         assert_eq!(
             outcome.is_some(),
             live,
+            "expires {expires}, last seen {last_seen}"
+        );
+        let listed = transaction.query(list, &[&1_i64, &Some(60.0)]).await;
+        assert_eq!(
+            listed.unwrap().len(),
+            usize::from(live),
             "expires {expires}, last seen {last_seen}"
         );
     }

@@ -87,8 +87,8 @@ struct State {
 /// A connection that no other code has used.
 pub(super) struct Connection {
     client: ClientWrapper,
-    /// The lookup, once it is prepared here.
-    pub(super) find: Option<Find>,
+    /// The lookup, once it is prepared here, and whether it returns the hash of the user's key.
+    pub(super) find: Option<(Find, bool)>,
     generation: u64,
     _alive: Alive,
 }

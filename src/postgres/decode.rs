@@ -13,12 +13,12 @@ use tokio_postgres::{
 
 use super::user::{LookupRow, PgUser};
 use crate::{
-    BoxError, Error, ErrorKind, LookupAnswer, Session, SessionId, SessionTimes, TokenDigest,
-    UserKey,
+    BoxError, Error, ErrorKind, Lifetime, LookupAnswer, Session, SessionId, SessionTimes,
+    TokenDigest, UserKey,
 };
 
-/// The columns of `find.sql` before the user's.
-pub(super) const FIRST_USER_COLUMN: usize = 10;
+/// The number of columns of `find.sql` before the user's.
+pub(super) const FIRST_USER_COLUMN: usize = 8;
 
 /// What one row of `find.sql` says.
 pub(super) struct FoundRow<U> {
@@ -29,35 +29,20 @@ pub(super) struct FoundRow<U> {
 }
 
 /// Reads a row of `find.sql`, by position. A user that cannot be read fails this digest alone.
-pub(super) fn found<U: PgUser>(row: &Row, absolute_limit: Duration) -> Result<FoundRow<U>, Error> {
-    let mut digest: TokenDigest = column(row, 0)?;
+pub(super) fn found<U: PgUser>(
+    row: &Row,
+    with_user_key: bool,
+    lifetime: Lifetime,
+) -> Result<FoundRow<U>, Error> {
+    let digest = column(row, 0)?;
     let question = column(row, 1)?;
     let in_recovery = column(row, 2)?;
-    let session = (|| {
-        if column::<Option<SessionId>>(row, 4)?.is_none() {
-            return Ok(None);
+    let answer = match live(row, with_user_key, lifetime) {
+        Ok(Some((user, session, Some(key)))) => {
+            LookupAnswer::live(digest, user, session).with_user_key(key)
         }
-        // A row of another session is not the answer to what was asked, which the caller notices.
-        digest = column::<Option<TokenDigest>>(row, row.len() - 1)?.ok_or_else(|| {
-            Error::bare(ErrorKind::Protocol).saying(
-                "the database returned another user than the session's: its index may be corrupt",
-            )
-        })?;
-        let session = current(row, 3)?.limited(absolute_limit);
-        Ok(session.map(|session| (session, user_key(row, 9))))
-    })();
-    let answer = match session {
+        Ok(Some((user, session, None))) => LookupAnswer::live(digest, user, session),
         Ok(None) => LookupAnswer::absent(digest),
-        Ok(Some((session, key))) => match (user(row), key) {
-            (Ok(user), Ok(key)) => {
-                let live = LookupAnswer::live(digest, user, session);
-                match key {
-                    Some(key) => live.with_user_key(key),
-                    None => live,
-                }
-            }
-            (Err(error), _) | (_, Err(error)) => LookupAnswer::failed(digest, error),
-        },
         Err(error) => LookupAnswer::failed(digest, error),
     };
     Ok(FoundRow {
@@ -72,10 +57,41 @@ pub(super) fn found<U: PgUser>(row: &Row, absolute_limit: Duration) -> Result<Fo
     })
 }
 
+type Live<U> = Option<(U, Session, Option<UserKey>)>;
+
+fn live<U: PgUser>(row: &Row, with_user_key: bool, lifetime: Lifetime) -> Result<Live<U>, Error> {
+    let Some(id) = column(row, 4)? else {
+        return Ok(None);
+    };
+    let after_user = row.len() - 1 - usize::from(with_user_key);
+    let created_at = column::<Option<Timestamp>>(row, after_user)?.ok_or_else(|| {
+        Error::bare(ErrorKind::Protocol).saying(
+            "the database found the row of another session or user: its index may be corrupt",
+        )
+    })?;
+    let times = SessionTimes {
+        now: time(row, 3)?,
+        created_at: created_at.0,
+        authenticated_at: time(row, 5)?,
+        last_seen_at: time(row, 6)?,
+        expires_at: time(row, 7)?,
+    };
+    let Some(session) = Session::new(id, times).limited(lifetime) else {
+        return Ok(None);
+    };
+    let key = if with_user_key {
+        user_key(row, after_user + 1)?
+    } else {
+        None
+    };
+    let user = user(&LookupRow::new(row, FIRST_USER_COLUMN..after_user))?;
+    Ok(Some((user, session, key)))
+}
+
 /// Reads the user. `from_row` is the application's code: a panic in it fails this row alone, and its message is
 /// not kept, because it may contain the user's data.
-pub(super) fn user<U: PgUser>(row: &Row) -> Result<U, Error> {
-    let read = catch_unwind(AssertUnwindSafe(|| U::from_row(&LookupRow::new(row))));
+pub(super) fn user<U: PgUser>(row: &LookupRow<'_>) -> Result<U, Error> {
+    let read = catch_unwind(AssertUnwindSafe(|| U::from_row(row)));
     match read {
         Ok(read) => read.map_err(|error| Error::new(ErrorKind::Row, error)),
         Err(_) => Err(Error::bare(ErrorKind::Panicked)),
@@ -84,7 +100,7 @@ pub(super) fn user<U: PgUser>(row: &Row) -> Result<U, Error> {
 
 /// Reads `now, id, created_at, authenticated_at, last_seen_at, expires_at` from `first` on.
 pub(super) fn current(row: &Row, first: usize) -> Result<Session, Error> {
-    let time = |offset| column::<Timestamp>(row, first + offset).map(|time| time.0);
+    let time = |offset| time(row, first + offset);
     let times = SessionTimes {
         now: time(0)?,
         created_at: time(2)?,
@@ -93,6 +109,10 @@ pub(super) fn current(row: &Row, first: usize) -> Result<Session, Error> {
         expires_at: time(5)?,
     };
     Ok(Session::new(column(row, first + 1)?, times))
+}
+
+fn time(row: &Row, place: usize) -> Result<SystemTime, Error> {
+    column::<Timestamp>(row, place).map(|time| time.0)
 }
 
 /// Reads the hash of `user_key.sql`, if the key has one.

@@ -48,9 +48,16 @@ macro_rules! statements {
                     &$parameters,
                     &key_operator,
                 ),)* };
-                let find = all.find.sql.replace(&filler.user_key, "NULL::pg_catalog.int8\n");
-                all.find.sql = find;
+                all.find.sql = all.find.sql.replace(&filler.user_key_column, "");
                 all
+            }
+
+            pub(super) const fn find(&self, with_user_key: bool) -> &Statement {
+                if with_user_key {
+                    &self.find_with_user_key
+                } else {
+                    &self.find
+                }
             }
 
             /// Every statement, for checking that all of them fit the database.
@@ -65,8 +72,8 @@ macro_rules! statements {
 }
 
 statements! {
-    find: "find.sql", ["digests", "idle_seconds", "question"];
-    find_with_user_key: "find.sql", ["digests", "idle_seconds", "question"];
+    find: "find.sql", ["digests", "question"];
+    find_with_user_key: "find.sql", ["digests", "question"];
     insert: "insert.sql", [
         "digest", "user_id", "replaced_ids", "lifetime_seconds", "remembered", "user_agent", "ip"
     ];
@@ -121,6 +128,7 @@ struct Filler {
     ends_at: String,
     before_user: String,
     user_key: String,
+    user_key_column: String,
     columns: &'static str,
     from: &'static str,
     key: &'static str,
@@ -138,6 +146,11 @@ impl Filler {
                 &absolute_limit.as_secs_f64().to_string(),
             ),
             before_user: ["NULL"; FIRST_USER_COLUMN].join(", "),
+            user_key_column: format!(
+                ", {} AS live_session_user_key",
+                without_comments(USER_KEY)
+                    .replace("s.user_id", "live_session.live_session_user_id")
+            ),
             user_key: without_comments(USER_KEY),
             columns: U::COLUMNS,
             from: U::FROM,
@@ -185,6 +198,7 @@ impl Filler {
             "before_user" => &self.before_user,
             "ends_at" => self.ends_at.trim_end(),
             "user_key" => &self.user_key,
+            "user_key_column" => &self.user_key_column,
             "columns" => self.columns,
             "from" => self.from,
             "key" => self.key,
@@ -255,6 +269,7 @@ mod tests {
             "demands",
             "live",
             "user_key",
+            "user_key_column",
         ];
         let parameters = [
             "digest",

@@ -370,20 +370,20 @@ impl<U: PgUser> PgSessionStore<U> {
         mut connection: Lent,
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupAnswer<U>>, Error> {
-        // The hash of the user's key costs the server time, and only a feed needs it.
-        let statement = if self.has_feed.load(Relaxed) {
-            &self.statements.find_with_user_key
-        } else {
-            &self.statements.find
-        };
         if connection.find.is_none() {
+            // The hash of the user's key costs the server time, and only a feed needs it.
+            let with_user_key = self.has_feed.load(Relaxed);
+            let statement = self.statements.find(with_user_key);
             let ready = self.execution.ready(&connection, statement).await?;
-            connection.find = Some(ready);
+            connection.find = Some((ready, with_user_key));
         }
-        let find = connection.find.as_ref().unwrap_or(&Find::Unnamed);
-        let idle = self.idle_seconds();
+        let (find, with_user_key) = match &connection.find {
+            Some((find, with_user_key)) => (find, *with_user_key),
+            None => (&Find::Unnamed, false),
+        };
+        let statement = self.statements.find(with_user_key);
         let question = self.questions.fetch_add(1, Relaxed);
-        let values: [&(dyn ToSql + Sync); 3] = [&digests, &idle, &question];
+        let values: [&(dyn ToSql + Sync); 2] = [&digests, &question];
         let asked = find.query(&connection, statement, &values);
         let rows = match asked.await {
             Ok(rows) => rows,
@@ -397,7 +397,7 @@ impl<U: PgUser> PgSessionStore<U> {
         };
         let mut answers = Vec::with_capacity(rows.len());
         for row in &rows {
-            let found = decode::found(row, self.lifetime.absolute_limit())?;
+            let found = decode::found(row, with_user_key, self.lifetime)?;
             // The connection is out of step: what it says is true of an earlier moment.
             if found.question != question {
                 let context = "the database answered another question";

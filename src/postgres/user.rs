@@ -1,11 +1,12 @@
 //! What the store must know about the application's users, stated once.
 
+use std::ops::Range;
+
 use tokio_postgres::{
     Column, Row,
     types::{FromSql, ToSql},
 };
 
-use super::decode::FIRST_USER_COLUMN;
 use crate::{BoxError, Error, ErrorKind};
 
 /// The application's user, as it stands in the application's own tables.
@@ -89,16 +90,24 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
 /// the application's is never taken for one of another part with the same name.
 pub struct LookupRow<'a> {
     row: &'a Row,
+    user: Range<usize>,
 }
 
 impl<'a> LookupRow<'a> {
-    pub(super) const fn new(row: &'a Row) -> Self {
-        Self { row }
+    /// A row with the user's columns in this range.
+    pub(super) const fn new(row: &'a Row, user: Range<usize>) -> Self {
+        Self { row, user }
     }
 
     /// The user's columns: those of [`PgUser::COLUMNS`] and no others.
     pub const fn user(&self) -> UserRow<'a> {
-        UserRow { row: self.row }
+        UserRow {
+            row: self.row,
+            columns: Range {
+                start: self.user.start,
+                end: self.user.end,
+            },
+        }
     }
 }
 
@@ -165,6 +174,7 @@ impl std::fmt::Debug for LookupRow<'_> {
 /// ```
 pub struct UserRow<'a> {
     row: &'a Row,
+    columns: Range<usize>,
 }
 
 impl<'a> UserRow<'a> {
@@ -187,7 +197,7 @@ impl<'a> UserRow<'a> {
             )));
         }
         self.row
-            .try_get(FIRST_USER_COLUMN + place)
+            .try_get(self.columns.start + place)
             .map_err(|error| {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 let cause = cause.unwrap_or_else(|| error.to_string());
@@ -195,11 +205,11 @@ impl<'a> UserRow<'a> {
             })
     }
 
-    /// The columns of [`PgUser::COLUMNS`]. The last column of the row says whether the user is the session's.
+    /// The columns of [`PgUser::COLUMNS`].
     pub(super) fn columns(&self) -> &'a [Column] {
-        let columns = self.row.columns();
-        columns
-            .get(FIRST_USER_COLUMN..columns.len() - 1)
+        self.row
+            .columns()
+            .get(self.columns.clone())
             .unwrap_or_default()
     }
 }

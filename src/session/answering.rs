@@ -10,10 +10,13 @@ use futures_core::future::BoxFuture;
 use pin_project_lite::pin_project;
 use tokio::{sync::oneshot, time::Sleep};
 
-use super::{LiveSession, lookup::SharedSession};
+use super::{
+    LiveSession,
+    lookup::{FoundSession, SharedSession},
+};
 use crate::{Error, ErrorKind};
 
-pub(super) type Outcome<U> = Result<Option<SharedSession<U>>, Error>;
+pub(super) type Outcome<U> = Result<Option<FoundSession<U>>, Error>;
 
 pin_project! {
     /// The answer to a lookup. Dropping it affects no other caller.
@@ -42,7 +45,7 @@ impl<U> Answering<U> {
         U: Clone,
     {
         match &mut self.answer {
-            Answer::Known { live } => live.take().map(SharedSession::into_live),
+            Answer::Known { live } => live.take().map(|live| FoundSession::from(live).into_live()),
             _ => None,
         }
     }
@@ -84,14 +87,14 @@ impl<U: Clone> Future for Answering<U> {
                     Err(Error::bare(ErrorKind::Deadline))
                 }
             },
-            AnswerProj::Known { live } => Ok(live.take()),
+            AnswerProj::Known { live } => Ok(live.take().map(FoundSession::from)),
             AnswerProj::OneOf { answer } => ready!(answer.as_mut().poll(cx)),
             AnswerProj::Failed { error } => {
                 Err(error.take().unwrap_or(Error::bare(ErrorKind::Store)))
             }
         };
         // In the caller's task: a panic in the application's `Clone` fails this caller alone.
-        Poll::Ready(outcome.map(|live| live.map(SharedSession::into_live)))
+        Poll::Ready(outcome.map(|live| live.map(FoundSession::into_live)))
     }
 }
 
@@ -111,7 +114,7 @@ impl<U> Several<U> {
     /// # Errors
     ///
     /// If the answer to one of the lookups is an error: it could be of a live session.
-    pub(super) async fn live(self) -> Result<Vec<SharedSession<U>>, Error> {
+    pub(super) async fn live(self) -> Result<Vec<FoundSession<U>>, Error> {
         let answers = async {
             let mut live = Vec::new();
             for answer in self.answers {

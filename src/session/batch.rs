@@ -13,13 +13,12 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    time::Duration,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use smallvec::SmallVec;
 
-use super::TokenDigest;
+use super::{TokenDigest, token::DigestHashing};
 
 /// Whoever waits for one digest; nearly always a single caller.
 pub(crate) type Waiters<W> = SmallVec<[W; 1]>;
@@ -27,11 +26,14 @@ pub(crate) type Waiters<W> = SmallVec<[W; 1]>;
 /// The digests of one request, with a caller for each. Nearly always a single one.
 pub(crate) type Together<W> = SmallVec<[(TokenDigest, W); 1]>;
 
+/// A client that chooses tokens whose digests collide makes the map of one batch as slow as a list.
+pub(crate) type DigestMap<V> = HashMap<TokenDigest, V, DigestHashing>;
+
 /// The digests that are asked together, each once, with those who wait for each.
 #[derive(Debug)]
 pub(crate) struct Batch<W> {
     pub(crate) opened: Instant,
-    pub(crate) waiting: HashMap<TokenDigest, Waiters<W>>,
+    pub(crate) waiting: DigestMap<Waiters<W>>,
     /// Whether it is about a digest that has timed out before, and so about those of one request only.
     pub(crate) alone: bool,
     /// Whether it is sent only if it has half of its time left, because statements do not end in time at present.
@@ -76,6 +78,9 @@ pub(crate) enum Admission<W> {
     Overloaded,
 }
 
+/// The number of digests that a batch has room for at first, if it waits for more.
+const GATHERED: usize = 14;
+
 /// Digests that have timed out. Beyond this number, more of them go together with others.
 const SUSPECTS: usize = 1_024;
 
@@ -115,7 +120,7 @@ impl<W> Queue<W> {
             .iter()
             .any(|(digest, _)| self.suspects.contains(digest));
         if self.in_flight == 0 {
-            let mut batch = Batch::of(callers, now, alone);
+            let mut batch = Batch::of(callers, now, alone, 1);
             self.sent(&mut batch);
             return Admission::Send(batch);
         }
@@ -131,7 +136,9 @@ impl<W> Queue<W> {
             .filter(|batch| batch.takes_in(&callers, now, limits))
         {
             Some(batch) => batch.add(callers),
-            None => self.batches.push_back(Batch::of(callers, now, alone)),
+            None => self
+                .batches
+                .push_back(Batch::of(callers, now, alone, GATHERED)),
         }
         if self.in_flight < self.allowed()
             && let Some(batch) =
@@ -218,10 +225,10 @@ impl<W> Queue<W> {
 }
 
 impl<W> Batch<W> {
-    fn of(callers: Together<W>, now: Instant, alone: bool) -> Self {
+    fn of(callers: Together<W>, now: Instant, alone: bool, expected: usize) -> Self {
         let mut batch = Self {
             opened: now,
-            waiting: HashMap::with_capacity(callers.len()),
+            waiting: DigestMap::with_capacity_and_hasher(expected, DigestHashing::default()),
             alone,
             in_time: false,
         };

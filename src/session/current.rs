@@ -7,6 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+#[cfg(feature = "postgres")]
+use super::Lifetime;
 use super::SessionId;
 
 /// The session of a user of type `U` that a request came with, as the database saw it when it was
@@ -170,12 +172,16 @@ impl Session {
         idle.map_or(self.remaining(), |idle| idle.min(self.remaining()))
     }
 
-    /// The same session under a store's absolute limit, which may have been shortened since it began. `None` if it has
-    /// passed.
+    /// Applies the limits of a store, which may have been shortened since the session began. Returns `None` if the
+    /// session has reached one of them.
     #[cfg(feature = "postgres")]
-    pub(crate) fn limited(mut self, absolute_limit: Duration) -> Option<Self> {
-        if let Some(limit) = self.times.created_at.checked_add(absolute_limit) {
+    pub(crate) fn limited(mut self, lifetime: Lifetime) -> Option<Self> {
+        if let Some(limit) = self.times.created_at.checked_add(lifetime.absolute_limit()) {
             self.times.expires_at = self.times.expires_at.min(limit);
+        }
+        let idle_limit = lifetime.idle_limit();
+        if idle_limit.is_some_and(|limit| self.since_last_seen() >= limit) {
+            return None;
         }
         (self.times.expires_at > self.times.now).then_some(self)
     }

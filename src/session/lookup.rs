@@ -157,22 +157,62 @@ impl<U> Clone for SharedSession<U> {
     }
 }
 
-impl<U: Clone> SharedSession<U> {
+/// A live session as a lookup found it. Its user is shared only if more than one holder needs it.
+pub(crate) struct FoundSession<U> {
+    user: FoundUser<U>,
+    pub(crate) session: Session,
+    user_key: Option<UserKey>,
+}
+
+enum FoundUser<U> {
+    Owned(U),
+    Shared(Arc<U>),
+}
+
+impl<U> FoundSession<U> {
+    /// Returns the session with a user that can be shared.
+    pub(crate) fn into_shared(self) -> SharedSession<U> {
+        SharedSession {
+            user: match self.user {
+                FoundUser::Owned(user) => Arc::new(user),
+                FoundUser::Shared(user) => user,
+            },
+            session: self.session,
+            user_key: self.user_key,
+        }
+    }
+
     /// Clones the user, unless this is the last reference to it. The application's `Clone` may panic, so this
     /// must run in the caller's task.
-    pub(crate) fn into_live(self) -> LiveSession<U> {
+    pub(crate) fn into_live(self) -> LiveSession<U>
+    where
+        U: Clone,
+    {
         LiveSession {
-            user: Arc::unwrap_or_clone(self.user),
+            user: match self.user {
+                FoundUser::Owned(user) => user,
+                FoundUser::Shared(user) => Arc::unwrap_or_clone(user),
+            },
             session: self.session,
             user_key: self.user_key,
         }
     }
 }
 
-impl<U> fmt::Debug for SharedSession<U> {
+impl<U> From<SharedSession<U>> for FoundSession<U> {
+    fn from(shared: SharedSession<U>) -> Self {
+        Self {
+            user: FoundUser::Shared(shared.user),
+            session: shared.session,
+            user_key: shared.user_key,
+        }
+    }
+}
+
+impl<U> fmt::Debug for FoundSession<U> {
     /// Leaves out the user, as [`LiveSession`] does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedSession")
+        f.debug_struct("FoundSession")
             .field("session", &self.session)
             .finish_non_exhaustive()
     }
@@ -182,24 +222,28 @@ impl<U> fmt::Debug for SharedSession<U> {
 #[derive(Debug)]
 pub struct LookupAnswer<U> {
     digest: TokenDigest,
-    outcome: Result<Option<SharedSession<U>>, Error>,
+    outcome: Result<Option<FoundSession<U>>, Error>,
     may_be_cached: bool,
 }
 
 impl<U> LookupAnswer<U> {
     /// The session is live.
-    pub fn live(digest: TokenDigest, user: U, session: Session) -> Self {
-        Self::live_shared(digest, Arc::new(user), session)
+    pub const fn live(digest: TokenDigest, user: U, session: Session) -> Self {
+        Self::found(digest, FoundUser::Owned(user), session)
     }
 
     /// The session is live. For a store that keeps its users in memory and must not clone them.
     pub const fn live_shared(digest: TokenDigest, user: Arc<U>, session: Session) -> Self {
-        let live = SharedSession {
+        Self::found(digest, FoundUser::Shared(user), session)
+    }
+
+    const fn found(digest: TokenDigest, user: FoundUser<U>, session: Session) -> Self {
+        let found = FoundSession {
             user,
             session,
             user_key: None,
         };
-        Self::of(digest, Ok(Some(live)))
+        Self::of(digest, Ok(Some(found)))
     }
 
     /// There is no such session, or it is over, or its user may not be signed in.
@@ -212,7 +256,7 @@ impl<U> LookupAnswer<U> {
         Self::of(digest, Err(error))
     }
 
-    const fn of(digest: TokenDigest, outcome: Result<Option<SharedSession<U>>, Error>) -> Self {
+    const fn of(digest: TokenDigest, outcome: Result<Option<FoundSession<U>>, Error>) -> Self {
         Self {
             digest,
             outcome,
@@ -250,10 +294,10 @@ impl<U> LookupAnswer<U> {
     where
         U: Clone,
     {
-        Ok(self.outcome?.map(SharedSession::into_live))
+        Ok(self.outcome?.map(FoundSession::into_live))
     }
 
-    pub(crate) fn into_shared(self) -> Result<Option<SharedSession<U>>, Error> {
+    pub(crate) fn into_found(self) -> Result<Option<FoundSession<U>>, Error> {
         self.outcome
     }
 }

@@ -1,7 +1,6 @@
 //! Takes lookups in, asks the store about a batch of them, and hands the answers to those who wait.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -16,10 +15,11 @@ use tokio::{
 use super::{
     LookupAnswer, SessionId, SessionLookup, TokenDigest,
     answering::{Answering, Outcome, Several},
-    batch::{Batch, Fate, Limits, Together, Waiters},
+    batch::{Batch, DigestMap, Fate, Limits, Together, Waiters},
     counters::{Counter, Counters},
     feed::{self, Settings, Subscription, Watchers},
     flight::{Batches, Joined, Waiter},
+    lookup::FoundSession,
     timer::{timer, within},
     touch::Toucher,
 };
@@ -28,7 +28,7 @@ use crate::{Error, ErrorKind};
 /// The digests of one batch.
 pub(super) type Digests = SmallVec<[TokenDigest; 4]>;
 
-type Waiting<U> = HashMap<TokenDigest, Waiters<Waiter<U>>>;
+type Waiting<U> = DigestMap<Waiters<Waiter<U>>>;
 
 /// Two connections keep two processors busy, and more of them only share the same work.
 pub(crate) const BATCHES_IN_FLIGHT: usize = 2;
@@ -230,7 +230,7 @@ impl<L: SessionLookup> Resolver<L> {
         // batch that has lost half of its time is not sent, so that a connection and the one that it replaces have
         // at most two statements at work there.
         if batch.in_time && opened.elapsed() > self.deadline / 2 {
-            fail(waiting.drain(), &Error::bare(ErrorKind::Deadline));
+            send_error(waiting.into_values(), &Error::bare(ErrorKind::Deadline));
             return (digests, Fate::NotSent);
         }
         let deadline = opened + self.deadline;
@@ -241,11 +241,11 @@ impl<L: SessionLookup> Resolver<L> {
             // One row made the statement fail for all. Each is asked alone, once.
             Err(error) if error.kind() == ErrorKind::Row && digests.len() > 1 => {
                 for (digest, callers) in waiting {
-                    let mut alone = Waiting::from([(digest, callers)]);
+                    let alone = Waiting::from_iter([(digest, callers)]);
                     let asked = self.following().and_then(|following| following.ask());
                     match self.find(&[digest], deadline).await {
                         Ok(answers) => self.deliver(alone, answers, asked),
-                        Err(error) => fail(alone.drain(), &error),
+                        Err(error) => send_error(alone.into_values(), &error),
                     }
                 }
             }
@@ -253,7 +253,7 @@ impl<L: SessionLookup> Resolver<L> {
                 if error.kind() == ErrorKind::Deadline {
                     fate = Fate::TimedOut;
                 }
-                fail(waiting.drain(), &error);
+                send_error(waiting.into_values(), &error);
             }
         }
         (digests, fate)
@@ -266,49 +266,47 @@ impl<L: SessionLookup> Resolver<L> {
         answers: Vec<LookupAnswer<L::User>>,
         asked: Option<feed::AskedAt>,
     ) {
-        let strange = |context| Error::bare(ErrorKind::Protocol).saying(context);
-        if answers
-            .iter()
-            .any(|answer| !waiting.contains_key(&answer.digest()))
-        {
-            // Whoever answers what was not asked may be answering somebody else's question.
-            let error = strange("the store answered for a token that nobody asked about");
-            return fail(waiting.drain(), &error);
-        }
-        let mut outcomes: HashMap<TokenDigest, (Outcome<L::User>, bool)> =
-            HashMap::with_capacity(answers.len());
+        let violated = |context| Error::bare(ErrorKind::Protocol).saying(context);
+        let mut answered = Vec::with_capacity(answers.len());
         for answer in answers {
             let digest = answer.digest();
-            let twice = || {
-                (
-                    Err(strange("the store answered twice for one token")),
-                    false,
-                )
+            if let Some(callers) = waiting.remove(&digest) {
+                answered.push((callers, answer));
+                continue;
+            }
+            let first = answered
+                .iter_mut()
+                .find(|(_, first)| first.digest() == digest);
+            let Some((_, first)) = first else {
+                // It may be the answer to another query, and so may all the others.
+                let error = violated("the store answered for a token that was not in the query");
+                send_error(answered.into_iter().map(|(callers, _)| callers), &error);
+                return send_error(waiting.into_values(), &error);
             };
-            outcomes
-                .entry(digest)
-                .and_modify(|outcome| *outcome = twice())
-                .or_insert_with(|| {
-                    let may_be_cached = answer.may_be_cached();
-                    (answer.into_shared(), may_be_cached)
-                });
+            let error = violated("the store answered twice for one token");
+            *first = LookupAnswer::failed(digest, error);
         }
-        for (digest, callers) in waiting.drain() {
-            let (outcome, may_be_cached) = outcomes
-                .remove(&digest)
-                .unwrap_or_else(|| (Err(strange("the store did not answer for a token")), false));
-            if let Ok(Some(live)) = &outcome
+        for (callers, answer) in answered {
+            let (digest, may_be_cached) = (answer.digest(), answer.may_be_cached());
+            let mut outcome = answer.into_found();
+            if let Ok(Some(found)) = &outcome
                 && callers.iter().any(|caller| caller.only)
             {
-                Toucher::used(self, &live.session);
+                Toucher::used(self, &found.session);
                 if let (Some(following), Some(asked)) = (self.following(), asked)
                     && may_be_cached
                 {
-                    following.keep(asked, digest, live);
+                    outcome = outcome.map(|found| {
+                        let shared = found?.into_shared();
+                        following.keep(asked, digest, &shared);
+                        Some(shared.into())
+                    });
                 }
             }
             send(callers, outcome);
         }
+        let error = violated("the store did not answer for a token");
+        send_error(waiting.into_values(), &error);
     }
 
     async fn find(
@@ -323,8 +321,8 @@ impl<L: SessionLookup> Resolver<L> {
     }
 }
 
-fn fail<U>(waiting: impl Iterator<Item = (TokenDigest, Waiters<Waiter<U>>)>, error: &Error) {
-    for (_, callers) in waiting {
+fn send_error<U>(waiting: impl Iterator<Item = Waiters<Waiter<U>>>, error: &Error) {
+    for callers in waiting {
         send(callers, Err(error.clone()));
     }
 }
@@ -334,9 +332,14 @@ fn send<U>(callers: Waiters<Waiter<U>>, outcome: Outcome<U>) {
     let Some(last) = callers.next_back() else {
         return;
     };
-    for caller in callers {
-        // Whoever does not wait any more has no use for it.
-        let _ = caller.answer.send(outcome.clone());
+    if callers.len() == 0 {
+        // The send fails if the caller has been dropped.
+        let _ = last.answer.send(outcome);
+        return;
     }
-    let _ = last.answer.send(outcome);
+    let outcome = outcome.map(|found| found.map(FoundSession::into_shared));
+    for caller in callers.chain([last]) {
+        let outcome = outcome.clone().map(|found| found.map(FoundSession::from));
+        let _ = caller.answer.send(outcome);
+    }
 }

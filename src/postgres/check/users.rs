@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::{
     Error, ErrorKind,
     postgres::{
-        decode::{self, column},
+        decode::{self, FIRST_USER_COLUMN, column},
         execution::On,
         store::PgSessionStore,
         user::{LookupRow, PgUser},
@@ -16,8 +16,11 @@ pub(super) async fn check<U: PgUser>(store: &PgSessionStore<U>, on: On<'_>) -> R
     let statement = &store.statements.check_user;
     let rows = store.execution.query(on, statement, &[]).await?;
     let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+    let matches = row.len() - 1;
+    let has_user = column::<Option<bool>>(row, matches)?.is_some();
+    let row = LookupRow::new(row, FIRST_USER_COLUMN..matches);
     let mut names = HashSet::new();
-    for each in LookupRow::new(row).user().columns() {
+    for each in row.user().columns() {
         if !names.insert(each.name()) {
             return Err(unfit(format!(
                 "PgUser::COLUMNS has more than one column \"{}\": rename them with AS",
@@ -32,8 +35,8 @@ pub(super) async fn check<U: PgUser>(store: &PgSessionStore<U>, on: On<'_>) -> R
                 .to_owned(),
         ));
     }
-    if column::<Option<bool>>(row, row.len() - 1)?.is_some() {
-        decode::user::<U>(row).map_err(|error| {
+    if has_user {
+        decode::user::<U>(&row).map_err(|error| {
             error.saying("PgUser::from_row cannot read a user of the users' table: see its source")
         })?;
     }

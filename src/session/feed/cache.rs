@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,7 +16,10 @@ use super::{
     announced::{Announced, Asked, Subject},
     by_user::ByUser,
 };
-use crate::{SessionId, TokenDigest, UserKey, session::lookup::SharedSession};
+use crate::{
+    SessionId, TokenDigest, UserKey,
+    session::{lookup::SharedSession, token::DigestHashing},
+};
 
 /// Caches lookup results. The number of entries is bounded, and there are no negative entries.
 pub(crate) struct Cache<U> {
@@ -30,8 +32,7 @@ pub(crate) struct Cache<U> {
 /// When a lookup was asked: among the announcements, and by the clock.
 pub(crate) type AskedAt = (Asked, Instant);
 
-type Entries<U> =
-    sync::Cache<TokenDigest, Arc<Entry<U>>, UnitWeighter, BuildHasherDefault<ByDigest>, Evicted>;
+type Entries<U> = sync::Cache<TokenDigest, Arc<Entry<U>>, UnitWeighter, DigestHashing, Evicted>;
 
 /// Everything but a hit goes through one lock, so that an announcement never falls between the check
 /// and the insertion.
@@ -69,7 +70,7 @@ impl<U> Cache<U> {
             sessions,
             sessions as u64,
             UnitWeighter,
-            BuildHasherDefault::default(),
+            DigestHashing::default(),
             Evicted,
         );
         Self {
@@ -236,26 +237,6 @@ impl<U> Lifecycle<TokenDigest, Arc<Entry<U>>> for Evicted {
 
     fn on_evict(&self, state: &mut Self::RequestState, digest: TokenDigest, entry: Arc<Entry<U>>) {
         state.push((digest, entry.live.session.id()));
-    }
-}
-
-/// A digest is uniform already, and nobody can choose the digest of a session that is live. Equality is
-/// that of all 32 bytes.
-#[derive(Default)]
-struct ByDigest(u64);
-
-impl Hasher for ByDigest {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(first) = bytes.first_chunk() {
-            self.0 = u64::from_le_bytes(*first);
-        }
-    }
-
-    /// The length, which is always the same.
-    fn write_usize(&mut self, _: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 
