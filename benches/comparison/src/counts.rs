@@ -2,7 +2,7 @@
 
 use crate::{
     BoxError,
-    contestants::{self, Ground},
+    contestants::{ground::Ground, start::start},
     data,
     results::Count,
 };
@@ -15,7 +15,7 @@ pub(crate) async fn statements(id: &str, ground: &Ground) -> Result<f64, BoxErro
     client
         .batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         .await?;
-    let contestant = contestants::start(id, ground).await?;
+    let contestant = start(id, ground).await?;
     contestant
         .exactly(TASKS, contestant.requests().known())
         .await;
@@ -42,7 +42,7 @@ pub(crate) fn allocations(id: &str, ground: &Ground) -> Result<(f64, f64), BoxEr
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let contestant = runtime.block_on(contestants::start(id, ground))?;
+    let contestant = runtime.block_on(start(id, ground))?;
     runtime.block_on(contestant.exactly(TASKS, contestant.requests().known()));
     let counted = allocation_counter::measure(|| {
         runtime.block_on(contestant.exactly(TASKS, REQUESTS));

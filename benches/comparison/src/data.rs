@@ -147,7 +147,7 @@ async fn ours(config: &Config, client: &Client, numbers: Numbers) -> Result<(), 
     let pool = deadpool_postgres::Pool::builder(manager)
         .max_size(1)
         .build()?;
-    tower_user_session::PgSessionStore::<crate::contestants::User>::new(pool)
+    tower_user_session::PgSessionStore::<crate::contestants::user::User>::new(pool)
         .migrate()
         .await?;
     // The triggers of a million foreign keys would only check what is so by construction. The

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     BoxError,
-    contestants::{self, Ground},
+    contestants::{ground::Ground, start},
     data::{self, Numbers, Tables},
     load::Load,
     results::Growth,
@@ -43,7 +43,7 @@ pub(crate) async fn run(
             size("sessions").await?,
             size("sessions_token_digest_key").await?,
         );
-        let contestant = contestants::ours_over(config, numbers)?;
+        let contestant = start::ours_over(config, numbers)?;
         // Until the caches hold what they can.
         contestant.closed(Load::of(64), TIME, None).await;
         for tasks in TASKS {

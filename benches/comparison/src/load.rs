@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, task::JoinSet};
 use tower::ServiceExt as _;
 
 use crate::{
-    contestants::{App, named},
+    contestants::{app::App, user::named},
     cpu,
     request::{Random, Requests},
     results::Round,

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::{contestants::Ground, data, results::Machine};
+use crate::{contestants::ground::Ground, data, results::Machine};
 
 /// Whose versions are stated.
 const CRATES: [&str; 13] = [

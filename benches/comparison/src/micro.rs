@@ -19,7 +19,7 @@ use tower_user_session::{
 
 use crate::{
     BoxError,
-    contestants::User,
+    contestants::user::User,
     data, request,
     results::{Step, median},
 };

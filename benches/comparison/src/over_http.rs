@@ -20,7 +20,7 @@ use tower::Service;
 
 use crate::{
     BoxError,
-    contestants::{Contestant, named},
+    contestants::{Contestant, user::named},
     cpu,
     load::{Measure, Sample},
     request::Requests,

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     BoxError,
-    contestants::{Ground, JOINED},
+    contestants::{by_hand::JOINED, ground::Ground},
     data,
     load::Measure,
     results::Round,

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     BoxError,
-    contestants::{self, Contestant, Ground, PGBENCH, RedisServer},
+    contestants::{
+        self, Contestant, PGBENCH, ground::Ground, redis_server::RedisServer, start::start,
+    },
     counts, data,
     data::Numbers,
     growth,
@@ -89,7 +91,7 @@ async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), B
     let in_process: Vec<_> = ids.iter().copied().filter(|id| *id != PGBENCH).collect();
     let mut started = BTreeMap::new();
     for &id in &in_process {
-        let contestant = contestants::start(id, &ground).await?;
+        let contestant = start(id, &ground).await?;
         eprintln!("checking every answer of {id}");
         results.wrong += contestant.exactly(64, numbers.known()).await;
         started.insert(id, contestant);

@@ -14,7 +14,12 @@ use sqlx_for_axum_session::{
 };
 use tower::{Layer as _, service_fn};
 
-use super::{Ground, InProcess, POOL_SIZE, Started, User, user::answer};
+use super::{
+    Started,
+    ground::{Ground, POOL_SIZE},
+    in_process::InProcess,
+    user::{User, answer},
+};
 use crate::request::Cookie;
 
 pub(super) async fn start(ground: &Ground) -> Started {

@@ -6,8 +6,11 @@ use tokio_postgres::{NoTls, Row};
 use tower_user_session::SessionToken;
 
 use super::{
-    Ground, InProcess, POOL_SIZE, Started, User,
+    Started,
+    ground::{Ground, POOL_SIZE},
+    in_process::InProcess,
     look_up::{self, Find},
+    user::User,
 };
 use crate::{BoxError, request::Cookie};
 

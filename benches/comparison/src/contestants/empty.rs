@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::Request;
 use tower::service_fn;
 
-use super::{Ground, InProcess, Started, user::answer};
+use super::{Started, ground::Ground, in_process::InProcess, user::answer};
 use crate::request::Cookie;
 
 pub(super) fn start(ground: &Ground) -> Started {

@@ -14,8 +14,8 @@ use tower::{Service, service_fn};
 use tower_user_session::{Presented, SessionCookie, SessionToken};
 
 use super::{
-    App, User,
-    user::{answer, who_is_it},
+    app::App,
+    user::{User, answer, who_is_it},
 };
 use crate::BoxError;
 

@@ -7,7 +7,12 @@ use tokio_postgres::{Config, NoTls};
 use tower::{Layer as _, service_fn};
 use tower_user_session::{LoadUserLayer, PgSessionStore, SessionService};
 
-use super::{Contestant, Ground, InProcess, POOL_SIZE, Started, User, user::who_is_it};
+use super::{
+    Contestant, Started,
+    ground::{Ground, POOL_SIZE},
+    in_process::InProcess,
+    user::{User, who_is_it},
+};
 use crate::{
     BoxError, data,
     request::{Cookie, Requests},

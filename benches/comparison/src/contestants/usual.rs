@@ -14,7 +14,12 @@ use tower::{Layer as _, service_fn};
 use tower_sessions::{MemoryStore, SessionManagerLayer, SessionStore};
 use tower_sessions_sqlx_store::PostgresStore;
 
-use super::{Ground, InProcess, POOL_SIZE, Started, User, user::answer};
+use super::{
+    Started,
+    ground::{Ground, POOL_SIZE},
+    in_process::InProcess,
+    user::{User, answer},
+};
 use crate::{data, request::Cookie};
 
 impl AuthUser for User {

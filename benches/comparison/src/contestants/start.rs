@@ -1,0 +1,29 @@
+//! Starts a contestant by its id.
+
+use super::{Started, axum_session, by_hand, empty, ground::Ground, ours, redis, usual};
+use crate::{
+    data::Numbers,
+    request::{Cookie, Requests},
+};
+
+/// Starts a contestant on the runtime that this is called on.
+pub(crate) async fn start(id: &str, ground: &Ground) -> Started {
+    match id {
+        "empty" => empty::start(ground),
+        "ours" => ours::start(ground),
+        "ours-cached" => ours::start_cached(ground).await,
+        "joined" => by_hand::start(ground, by_hand::Way::Joined),
+        "two" => by_hand::start(ground, by_hand::Way::Two),
+        "usual" => usual::start(ground, true).await,
+        "usual-no-ping" => usual::start(ground, false).await,
+        "usual-memory" => usual::start_in_memory(ground).await,
+        "axum_session" => axum_session::start(ground).await,
+        "redis" => redis::start(ground).await,
+        other => Err(format!("{other} is not run in this process").into()),
+    }
+}
+
+/// This crate over a database of the caller's.
+pub(crate) fn ours_over(config: tokio_postgres::Config, numbers: Numbers) -> Started {
+    ours::over(config, Requests::new(Cookie::Ours, numbers))
+}

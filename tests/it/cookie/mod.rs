@@ -1,0 +1,7 @@
+//! The session cookie: reading it, writing it, and caches.
+
+mod browser_model;
+mod cache_headers;
+mod reading;
+mod several_cookies;
+mod writing;

@@ -1,0 +1,107 @@
+//! What a run of all the tests has written down, searched for every token and every digest: the
+//! application's log at its most talkative level, with what the dependencies log, what the tests print,
+//! and the servers' logs with every statement and parameter, their write-ahead logs and tables.
+//!
+//! ```sh
+//! cargo test --release --all-features --test it all_logs::nothing -- --ignored --nocapture
+//! ```
+//!
+//! runs all other tests again and searches the gigabyte that they leave behind, in two minutes. With
+//! `EPHEMERAL_POSTGRES_KEEP` naming the folder in which an earlier run was told to leave it, that is searched
+//! instead.
+
+mod search;
+mod spellings;
+mod spellings_tests;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use self::search::Searched;
+use crate::support::recorded_logs::KEEP;
+
+/// Removes what was kept, even where something was found in it.
+struct Kept(PathBuf);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// B06, I03, I04: no test makes the crate write a token down anywhere in any spelling; and of digests the
+/// application's log tells none, while the server's and its tables hold them, as documented.
+#[test]
+#[ignore = "runs all other tests again"]
+fn nothing_that_all_tests_write_down_tells_a_token() {
+    let mut kept = None;
+    let folder = std::env::var_os(KEEP).map_or_else(
+        || {
+            let name = format!("all-logs-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            kept = Some(Kept(folder.clone()));
+            run_all(&folder);
+            folder
+        },
+        PathBuf::from,
+    );
+    if std::env::var_os("TEST_DATABASE_URL").is_some() {
+        let reason = "the log of a server from a variable is out of reach";
+        return ephemeral_postgres::skip(
+            "extended::all_logs::nothing_that_all_tests_write_down_tells_a_token",
+            reason,
+        );
+    }
+    until_stopped(&folder);
+    let searched = search::all(&folder);
+    say(&searched);
+    assert!(searched.found.is_empty(), "{:#?}", searched.found);
+    // What is looked for is there to be found.
+    assert!(searched.digests > 1_000, "{searched:?}");
+    assert!(searched.of_the_crate > 1_000, "{searched:?}");
+    assert!(searched.of_the_driver > 1_000, "{searched:?}");
+    assert!(searched.with_parameters > 1_000, "{searched:?}");
+    assert!(searched.digests_in_data > 100, "{searched:?}");
+}
+
+#[expect(clippy::print_stdout, reason = "for whoever started it by hand")]
+fn say(searched: &Searched) {
+    println!("{searched:#?}");
+}
+
+/// Runs this binary again. What it prints is kept too.
+fn run_all(folder: &Path) {
+    let output = |name: &str| Stdio::from(File::create(folder.join(name)).unwrap());
+    let status = Command::new(std::env::current_exe().unwrap())
+        .arg("--nocapture")
+        .env(KEEP, folder)
+        .stdout(output("application.stdout.log"))
+        .stderr(output("application.stderr.log"))
+        .status()
+        .unwrap();
+    let told = std::fs::read_to_string(folder.join("application.stdout.log")).unwrap();
+    let failed: Vec<_> = told
+        .lines()
+        .filter(|line| line.ends_with("FAILED"))
+        .collect();
+    assert!(status.success(), "{failed:#?}");
+}
+
+/// Servers stop a moment after the process that used them.
+fn until_stopped(folder: &Path) {
+    let patience = Instant::now() + Duration::from_secs(60);
+    let running = || {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names = entries.map(|entry| entry.unwrap().file_name());
+        names.any(|name| name.to_string_lossy().ends_with(".running"))
+    };
+    while running() {
+        assert!(Instant::now() < patience, "a server does not stop");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,441 @@
+//! Sessions that end elsewhere: the cache never outlives them by more than is promised.
+
+use std::{
+    future::Future as _,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use http::Request;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_user_session::{
+    CurrentSession, EmptyResponseForRejection, ErrorKind, LoadUserLayer, PgSessionStore,
+    SessionLookup as _, SessionToken, tokio_postgres::NoTls,
+};
+
+use crate::support::{
+    PgSessions, User,
+    caching::{LEASE, announcing, caching, kept, process, process_with_lease, signed_in},
+    cookie, current, database, pool,
+    proxy::{Line, Proxy},
+    sessions, sign_out, sql, until_waiting,
+};
+
+/// How long until the token is refused.
+async fn refused(sessions: &PgSessions, token: &SessionToken) -> Duration {
+    let start = Instant::now();
+    while sessions.user(token).await.unwrap().is_some() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it lives on");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    start.elapsed()
+}
+
+/// The token is refused within the bound that holds for a feed that is deaf.
+async fn refused_within_the_lease(sessions: &PgSessions, token: &SessionToken) {
+    let took = refused(sessions, token).await;
+    assert!(took < LEASE + Duration::from_millis(100), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_kept_session_is_answered_without_a_statement() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    kept(&sessions, signed_in.token()).await;
+
+    let before = sessions.counts();
+    for _ in 0..100 {
+        let live = sessions.resolve(signed_in.token()).await.unwrap().unwrap();
+        assert_eq!(
+            (live.user.id, live.session.id()),
+            (1, signed_in.session().id())
+        );
+    }
+    let after = sessions.counts();
+    assert_eq!(after.from_cache - before.from_cache, 100);
+    assert_eq!(after.statements, before.statements);
+
+    let layer = LoadUserLayer::new(sessions.clone()).rejection_response(EmptyResponseForRejection);
+    let inner = service_fn(async |request: Request<()>| {
+        let user = request.extensions().get::<User>().map(|user| user.id);
+        assert!(request.extensions().get::<CurrentSession<User>>().is_some());
+        Ok::<_, std::convert::Infallible>(http::Response::new(user))
+    });
+    let mut request = Request::new(());
+    *request.headers_mut() = cookie(&sessions, signed_in.token());
+    let response = layer.layer(inner).oneshot(request).await.unwrap();
+    assert_eq!(*response.body(), Some(1));
+    assert_eq!(response.headers()["cache-control"], "private");
+    assert_eq!(sessions.counts().from_cache, after.from_cache + 1);
+}
+
+/// E05: in the process that ended it, a session is over when the call returns, though the announcement
+/// is still on its way then. So it is where signing out finds that it was ended elsewhere already.
+#[tokio::test]
+async fn a_session_that_was_ended_here_is_over_at_once() {
+    let database = announcing().await;
+    let proxy = Proxy::before(&database).await;
+    let sessions = process_with_lease(&database, 10 * LEASE);
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        all.push(signed_in(&database, &sessions).await);
+    }
+    let elsewhere = process_with_lease(&database, LEASE);
+    // It hears nothing of what was done to them until now, and so they stay where they are kept.
+    let feed = sessions.store().feed(proxy.config(), NoTls);
+    sessions.cache(feed, 1_000).await.unwrap();
+    proxy.set(Line::Delayed(Duration::from_millis(100)));
+    for (way, signed_in) in all.iter().enumerate() {
+        let token = signed_in.token();
+        kept(&sessions, token).await;
+        let headers = cookie(&sessions, token);
+        match way {
+            0 => assert!(sessions.sign_out(&headers).await.ended().unwrap()),
+            1 => drop(sessions.confirm(1, &headers).await.unwrap()),
+            2 => drop(sessions.sign_in(1, &headers).await.unwrap()),
+            3 => assert!(sessions.revoke(&1, signed_in.session().id()).await.unwrap()),
+            4 => {
+                assert!(sign_out(&elsewhere, token).await.unwrap());
+                assert!(!sessions.sign_out(&headers).await.ended().unwrap());
+            }
+            _ => assert!(sessions.revoke_everyone().await.unwrap() > 0),
+        }
+        assert_eq!(sessions.user(token).await.unwrap(), None, "way {way}");
+    }
+}
+
+/// E05, D07: so it is when several lookups at once have found it, and each was to be kept.
+#[tokio::test]
+async fn a_session_that_was_kept_twice_is_over_at_once() {
+    let database = announcing().await;
+    let (here, elsewhere) = (caching(&database).await, caching(&database).await);
+    for _ in 0..10 {
+        let signed_in = signed_in(&database, &here).await;
+        let token = signed_in.token();
+        for sessions in [&here, &elsewhere] {
+            let (one, other) = tokio::join!(sessions.user(token), sessions.user(token));
+            assert!(one.unwrap().is_some() && other.unwrap().is_some());
+            kept(sessions, token).await;
+        }
+        assert!(here.revoke(&1, signed_in.session().id()).await.unwrap());
+        assert_eq!(here.user(token).await.unwrap(), None);
+        let took = refused(&elsewhere, token).await;
+        assert!(took < LEASE / 2, "{took:?}");
+    }
+}
+
+/// D07, C08, C09, C10: elsewhere it is over as soon as the announcement is there, whoever ended it.
+#[tokio::test]
+async fn a_session_that_was_ended_elsewhere_is_over_soon() {
+    let database = announcing().await;
+    let (here, elsewhere) = (caching(&database).await, sessions(&database));
+    for way in 0..5 {
+        sql(
+            &database,
+            "UPDATE users SET disabled_at = NULL WHERE id = 1",
+        )
+        .await;
+        let signed_in = signed_in(&database, &here).await;
+        let token = signed_in.token();
+        kept(&here, token).await;
+        match way {
+            0 => assert!(sign_out(&elsewhere, token).await.unwrap()),
+            1 => assert_eq!(elsewhere.revoke_all(&1).await.unwrap(), 1),
+            2 => assert_eq!(sql(&database, "DELETE FROM sessions").await, 1),
+            3 => drop(
+                sql(
+                    &database,
+                    "UPDATE users SET disabled_at = now() WHERE id = 1",
+                )
+                .await,
+            ),
+            _ => drop(
+                database
+                    .client()
+                    .await
+                    .batch_execute("TRUNCATE sessions")
+                    .await,
+            ),
+        }
+        let took = refused(&here, token).await;
+        // Far below the lease, which is what would have ended it otherwise.
+        assert!(took < LEASE / 2, "way {way}: {took:?}");
+    }
+}
+
+/// C10: a user whose row has changed is another one for the next request.
+#[tokio::test]
+async fn a_user_who_was_changed_is_looked_up_again() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    kept(&sessions, signed_in.token()).await;
+    sql(&database, "UPDATE users SET role = 'operator' WHERE id = 1").await;
+    let patience = Instant::now() + LEASE / 2;
+    loop {
+        let user = sessions.user(signed_in.token()).await.unwrap().unwrap();
+        if user.role == "operator" {
+            break;
+        }
+        assert!(Instant::now() < patience, "it is as it was");
+        // An answer from memory waits for nothing, and this runtime has one thread.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// From the first poll of `close` on nothing is answered from memory, even while what is under way goes on.
+#[tokio::test]
+async fn a_service_that_closes_answers_nothing_from_memory() {
+    let database = announcing().await;
+    let here = caching(&database).await;
+    let ada = signed_in(&database, &here).await;
+    kept(&here, ada.token()).await;
+
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    let locked = "LOCK TABLE users IN ACCESS EXCLUSIVE MODE";
+    lock.execute(locked, &[]).await.unwrap();
+    let unknown = SessionToken::generate().unwrap();
+    let asking = here.clone();
+    let under_way = tokio::spawn(async move { asking.user(&unknown).await });
+    until_waiting(&database, 1).await;
+    let mut closing = std::pin::pin!(here.close());
+    let first = std::future::poll_fn(|cx| Poll::Ready(closing.as_mut().poll(cx)));
+    assert!(first.await.is_pending());
+    let refused = here.user(ada.token()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Closed);
+
+    lock.commit().await.unwrap();
+    assert_eq!(under_way.await.unwrap().unwrap(), None);
+    closing.await;
+}
+
+/// D10, D11: a limit ends a session in memory on time, without anybody being asked.
+#[tokio::test]
+async fn limits_end_what_is_kept() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    for limit in [
+        "expires_at = now() + interval '700 ms'",
+        "last_seen_at = now() - interval '14 days' + interval '700 ms'",
+    ] {
+        let signed_in = signed_in(&database, &sessions).await;
+        let shorter = format!("UPDATE sessions SET {limit}");
+        sql(&database, &shorter).await;
+        let start = Instant::now();
+        kept(&sessions, signed_in.token()).await;
+        let took = start.elapsed() + refused(&sessions, signed_in.token()).await;
+        assert!(took < Duration::from_millis(800), "{took:?}");
+    }
+}
+
+/// A guard that asks for a fresh proof must not see a session younger than it is.
+#[tokio::test]
+async fn a_kept_session_grows_older() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    kept(&sessions, signed_in.token()).await;
+    let resolve = async || {
+        sessions
+            .resolve(signed_in.token())
+            .await
+            .unwrap()
+            .unwrap()
+            .session
+    };
+    let before = resolve().await;
+    let pause = Duration::from_millis(300);
+    tokio::time::sleep(pause).await;
+    let after = resolve().await;
+    assert!(after.since_authentication() >= before.since_authentication() + pause);
+    assert!(after.remaining() + pause <= before.remaining());
+}
+
+/// D14: what is answered from memory counts as use, once an interval.
+#[tokio::test]
+async fn a_hit_counts_as_use() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    let interval = sessions.store().touch_interval().unwrap();
+    let almost = interval.checked_sub(Duration::from_millis(600)).unwrap();
+    sql(
+        &database,
+        &format!(
+            "UPDATE sessions SET last_seen_at = now() - interval '{} seconds'",
+            almost.as_secs_f64()
+        ),
+    )
+    .await;
+    kept(&sessions, signed_in.token()).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let before = sessions.counts();
+    for _ in 0..100 {
+        assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+    }
+    assert_eq!(sessions.counts().from_cache - before.from_cache, 100);
+    sessions.close().await;
+    let touched =
+        "SELECT count(*) FROM sessions WHERE last_seen_at > now() - interval '10 seconds'";
+    assert_eq!(crate::support::number(&database, touched).await, 1);
+}
+
+/// While the feed is deaf nothing is answered from memory, and afterwards it is again.
+#[tokio::test]
+async fn a_feed_that_was_cut_is_noticed_and_connected_again() {
+    let database = announcing().await;
+    let (here, elsewhere) = (caching(&database).await, sessions(&database));
+    for _ in 0..3 {
+        let signed_in = signed_in(&database, &here).await;
+        kept(&here, signed_in.token()).await;
+        let listeners = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND query ~ 'pg_notify|announce' AND pid <> pg_backend_pid()";
+        assert!(crate::support::number(&database, listeners).await > 0);
+        assert!(sign_out(&elsewhere, signed_in.token()).await.unwrap());
+        refused_within_the_lease(&here, signed_in.token()).await;
+    }
+}
+
+/// The same where nothing says that the connection is gone.
+#[tokio::test]
+async fn a_feed_that_hears_nothing_is_deaf_when_its_lease_is_over() {
+    let database = announcing().await;
+    let proxy = Proxy::before(&database).await;
+    let (here, elsewhere) = (process(&database), sessions(&database));
+    let feed = here.store().feed(proxy.config(), NoTls);
+    here.cache(feed, 1_000).await.unwrap();
+    let signed_in = signed_in(&database, &here).await;
+    kept(&here, signed_in.token()).await;
+    proxy.set(Line::Silent);
+    assert!(sign_out(&elsewhere, signed_in.token()).await.unwrap());
+    refused_within_the_lease(&here, signed_in.token()).await;
+    // Asking goes on without it, and so does ending a session here.
+    let other = self::signed_in(&database, &here).await;
+    let start = Instant::now();
+    assert!(sign_out(&here, other.token()).await.unwrap());
+    assert_eq!(here.user(other.token()).await.unwrap(), None);
+    assert!(start.elapsed() < 2 * LEASE);
+    proxy.set(Line::Open);
+    let third = self::signed_in(&database, &here).await;
+    kept(&here, third.token()).await;
+}
+
+/// Switching the cache on without the triggers is an error that says so; losing them later is being deaf.
+#[tokio::test]
+async fn without_its_triggers_a_feed_is_refused_and_turns_deaf() {
+    let bare = database().await;
+    let sessions = process(&bare);
+    let feed = || sessions.store().feed(bare.config(), NoTls);
+    let error = sessions.cache(feed(), 10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema);
+    assert!(error.to_string().contains("triggers"), "{error}");
+    // Nothing is left of the attempt.
+    let store = PgSessionStore::<User>::new(pool(&bare, 1));
+    store.migrate().announce_ended_sessions().await.unwrap();
+    sessions.cache(feed(), 10).await.unwrap();
+    let error = sessions.follow(feed()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+
+    let signed_in = signed_in(&bare, &sessions).await;
+    kept(&sessions, signed_in.token()).await;
+    let drop_triggers = "DROP FUNCTION tower_user_session_announce() CASCADE";
+    bare.client()
+        .await
+        .batch_execute(drop_triggers)
+        .await
+        .unwrap();
+    sql(&bare, "DELETE FROM sessions").await;
+    refused_within_the_lease(&sessions, signed_in.token()).await;
+}
+
+/// So is a feed whose table is another one now. Nothing is announced where that comes about.
+#[tokio::test]
+async fn a_feed_whose_table_was_replaced_turns_deaf_and_listens_to_the_new_one() {
+    let database = announcing().await;
+    let sessions = process_with_lease(&database, 10 * LEASE);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    sessions.cache(feed, 1_000).await.unwrap();
+    let before = signed_in(&database, &sessions).await;
+    kept(&sessions, before.token()).await;
+
+    let mut client = database.client().await;
+    let replace = client.transaction().await.unwrap();
+    for statements in [
+        "CREATE SCHEMA past; ALTER TABLE sessions SET SCHEMA past",
+        include_str!("../../../migrations/0001_create_sessions.sql"),
+        include_str!("../../../migrations/0002_announce_sessions.sql"),
+    ] {
+        replace.batch_execute(statements).await.unwrap();
+    }
+    replace.commit().await.unwrap();
+    refused(&sessions, before.token()).await;
+
+    let after = signed_in(&database, &sessions).await;
+    kept(&sessions, after.token()).await;
+    sql(&database, "DELETE FROM sessions").await;
+    refused(&sessions, after.token()).await;
+}
+
+/// Whatever anybody announces costs questions and nothing else.
+#[tokio::test]
+async fn what_others_announce_does_no_harm() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let signed_in = signed_in(&database, &sessions).await;
+    let client = database.client().await;
+    let oid: u32 = client
+        .query_one("SELECT 'sessions'::regclass::oid", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let id = signed_in.session().id().to_string().replace('-', "");
+    let ended = sessions.ended(&current(&signed_in));
+    for payload in [
+        "",
+        "ended",
+        "ended x",
+        "everything",
+        "nonsense",
+        &format!("ended {id}"),
+        &"x".repeat(7_999),
+    ] {
+        kept(&sessions, signed_in.token()).await;
+        let notify = format!("NOTIFY tower_user_session_{oid}, '{payload}'");
+        client.batch_execute(&notify).await.unwrap();
+    }
+    let flood = format!(
+        "SELECT pg_notify('tower_user_session_{oid}', 'ended ' || n) FROM generate_series(1, 100000) n"
+    );
+    client.execute(&flood, &[]).await.unwrap();
+    kept(&sessions, signed_in.token()).await;
+    let still = tokio::time::timeout(Duration::from_millis(100), ended).await;
+    assert!(still.is_err(), "a session was ended by a rumour");
+}
+
+/// What is kept is bounded, and what had to make room is simply asked again.
+#[tokio::test]
+async fn the_cache_is_bounded() {
+    let database = announcing().await;
+    let sessions = process(&database);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    sessions.cache(feed, 10).await.unwrap();
+    let mut all = Vec::new();
+    for _ in 0..60 {
+        all.push(signed_in(&database, &sessions).await);
+    }
+    for _ in 0..3 {
+        for signed_in in &all {
+            let live = sessions.resolve(signed_in.token()).await.unwrap().unwrap();
+            assert_eq!(live.session.id(), signed_in.session().id());
+        }
+    }
+    let counts = sessions.counts();
+    // Of a cycle that is longer than the cache no more than the cache can be known.
+    assert!(counts.from_cache <= 2 * 20, "{counts:?}");
+    assert_eq!(sessions.revoke_all(&1).await.unwrap(), 60);
+    for signed_in in &all {
+        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+    }
+}

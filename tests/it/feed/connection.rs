@@ -1,0 +1,495 @@
+//! The feed's connection: which database it leads to, how it is proved and replaced, and what its loss costs.
+
+use std::{
+    future::pending,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tower_user_session::{
+    Announcement, Announces, EndedBecause, ErrorKind, Hearing, PgSessionStore, SessionFeed,
+    SessionLimit, SessionService, SignedIn,
+    tokio_postgres::{self, AsyncMessage, Client, Config, NoTls},
+};
+
+use crate::support::{
+    Logs, PATIENCE, PgSessions, WatchedSessions,
+    caching::{LEASE, announcing, caching, kept, process, signed_in},
+    cookie, current, database,
+    manual_feed::{LONG_LEASE, Told},
+    memory, number, patiently, poll_once, pool,
+    proxy::{Line, Proxy},
+    sign_out, sql, until, watched_with_lease,
+};
+
+/// N04: a feed on another database is rejected when the service subscribes.
+#[tokio::test]
+async fn a_feed_on_another_database_is_rejected() {
+    let (ours, other) = (announcing().await, announcing().await);
+    let sessions = process(&ours);
+    let feed = || sessions.store().feed(other.config(), NoTls);
+    for error in [
+        sessions.cache(feed(), 10).await.unwrap_err(),
+        sessions.follow(feed()).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
+        assert!(error.to_string().contains("another database"), "{error}");
+    }
+    // Nothing is left of the attempts.
+    let feed = sessions.store().feed(ours.config(), NoTls);
+    sessions.cache(feed, 10).await.unwrap();
+}
+
+/// Connects to the database that it currently points to.
+#[derive(Clone)]
+struct Switch(Arc<Mutex<Config>>);
+
+type Connecting<'a> = Pin<
+    Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'a>,
+>;
+
+impl Connect for Switch {
+    fn connect(&self, _: &Config) -> Connecting<'_> {
+        let config = self.0.lock().unwrap().clone();
+        Box::pin(async move {
+            let (client, connection) = config.connect(NoTls).await?;
+            Ok((client, tokio::spawn(async move { drop(connection.await) })))
+        })
+    }
+}
+
+/// N04: a pool that leads to another database later, as after a failover, is noticed within half a minute. The feed
+/// disconnects, and nothing is cached any more.
+#[tokio::test]
+async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
+    let (old, new) = (announcing().await, announcing().await);
+    let switch = Switch(Arc::new(Mutex::new(old.config())));
+    let manager = Manager::from_connect(old.config(), switch.clone(), ManagerConfig::default());
+    let pool = Pool::builder(manager).max_size(2).build().unwrap();
+    let builder = SessionService::builder(PgSessionStore::new(pool.clone())).lease(LEASE);
+    let sessions: PgSessions = builder.build().unwrap();
+    let feed = sessions.store().feed(old.config(), NoTls);
+    sessions.cache(feed, 1_000).await.unwrap();
+    let ada = signed_in(&old, &sessions).await;
+    kept(&sessions, ada.token()).await;
+    // The session lives there too, so that a feed which does not notice caches it again after a late heartbeat.
+    let digest = "SELECT encode(token_digest, 'hex') FROM sessions";
+    let digest = old.client().await.query_one(digest, &[]).await.unwrap();
+    let copy = format!(
+        "INSERT INTO sessions (token_digest, user_id, expires_at)
+         VALUES (decode('{}', 'hex'), 1, now() + interval '1 day')",
+        digest.get::<_, &str>(0)
+    );
+    sql(&new, &copy).await;
+
+    *switch.0.lock().unwrap() = new.config();
+    pool.retain(|_, _| false);
+    let store = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND query !~ 'announce' AND pid <> pg_backend_pid()";
+    assert!(number(&old, store).await > 0);
+    let moved = Instant::now();
+    let mut uncached = 0;
+    // For several leases in a row.
+    while uncached < 40 {
+        let before = sessions.counts().from_cache;
+        let _ = sessions.user(ada.token()).await;
+        let cached = sessions.counts().from_cache > before;
+        uncached = if cached { 0 } else { uncached + 1 };
+        assert!(
+            !cached || moved.elapsed() < Duration::from_secs(32),
+            "it is not noticed"
+        );
+        tokio::time::sleep(LEASE / 8).await;
+    }
+}
+
+/// N04, E05: whatever a feed does not announce, the process that ends a session never answers it from the cache.
+#[tokio::test]
+async fn a_session_that_was_ended_here_is_over_though_the_feed_announces_nothing() {
+    for way in 0..7 {
+        let (sessions, _silent) = Told::with_lease(LONG_LEASE).await;
+        let ada = sessions.sign_in_without_request(1).await.unwrap();
+        let other = sessions.sign_in_without_request(1).await.unwrap();
+        for _ in 0..2 {
+            assert!(sessions.user(ada.token()).await.unwrap().is_some());
+        }
+        assert_eq!(sessions.counts().from_cache, 1);
+        let headers = cookie(&sessions, ada.token());
+        match way {
+            0 => assert!(sign_out(&sessions, ada.token()).await.unwrap()),
+            1 => drop(sessions.confirm(1, &headers).await.unwrap()),
+            2 => drop(sessions.sign_in(2, &headers).await.unwrap()),
+            3 => assert!(sessions.revoke(&1, ada.session().id()).await.unwrap()),
+            4 => assert_eq!(
+                sessions.revoke_others(&1, &current(&other)).await.unwrap(),
+                1
+            ),
+            5 => assert_eq!(sessions.revoke_all(&1).await.unwrap(), 2),
+            _ => assert_eq!(sessions.revoke_everyone().await.unwrap(), 2),
+        }
+        assert_eq!(sessions.user(ada.token()).await.unwrap(), None, "way {way}");
+    }
+}
+
+/// The same for the session that makes room for a new one, in PostgreSQL.
+#[tokio::test]
+async fn a_session_that_made_room_is_over_though_the_feed_announces_nothing() {
+    let database = database().await;
+    let limit = SessionLimit::end_oldest(1).unwrap();
+    let store = PgSessionStore::new(pool(&database, 2)).with_session_limit(limit);
+    let builder = SessionService::builder(store).lease(LONG_LEASE);
+    let sessions: PgSessions = builder.build().unwrap();
+    sessions.cache(Told::default(), 10).await.unwrap();
+    for replaces in [false, true] {
+        let old = sessions.sign_in_without_request(1).await.unwrap();
+        kept(&sessions, old.token()).await;
+        let user = if replaces { 2 } else { 1 };
+        let headers = cookie(&sessions, old.token());
+        let sign_in = if replaces {
+            sessions.sign_in(user, &headers)
+        } else {
+            sessions.sign_in_without_request(user)
+        };
+        let _ = sign_in.await.unwrap();
+        assert_eq!(sessions.user(old.token()).await.unwrap(), None);
+    }
+}
+
+/// N12: when a query on a listening connection has returned, the notifications of every transaction that had been
+/// committed before the query was sent have arrived. Heartbeats rest on this. It is PostgreSQL's behavior and not
+/// documented, so that this test runs on every version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_on_a_listening_connection_is_a_barrier() {
+    let database = database().await;
+    let (client, mut connection) = database.config().connect(NoTls).await.unwrap();
+    let (send, mut arrived) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                let _ = send.send(notification.payload().to_owned());
+            }
+        }
+    });
+    client.batch_execute("LISTEN barrier").await.unwrap();
+    let query = client.prepare("SELECT 1").await.unwrap();
+    // Others announce at the same time, and one transaction stays open.
+    let mut tasks = Vec::new();
+    for _ in 0..2 {
+        let noise = database.client().await;
+        tasks.push(tokio::spawn(async move {
+            loop {
+                let _ = noise.batch_execute("NOTIFY barrier, 'noise'").await;
+            }
+        }));
+    }
+    let mut open = database.client().await;
+    let transaction = open.transaction().await.unwrap();
+    transaction
+        .batch_execute("NOTIFY barrier, 'never'")
+        .await
+        .unwrap();
+    let writer = database.client().await;
+    for number in 0..2_000 {
+        let notify = format!("NOTIFY barrier, '{number}'");
+        writer.batch_execute(&notify).await.unwrap();
+        client.query(&query, &[]).await.unwrap();
+        let mut found = false;
+        while let Ok(payload) = arrived.try_recv() {
+            found |= payload == number.to_string();
+        }
+        assert!(found, "notification {number} was overtaken by the query");
+    }
+    for task in tasks {
+        task.abort();
+    }
+}
+
+/// N12: heartbeats send no notification, so that they wake no other process. Only a new connection is proved by one.
+#[tokio::test]
+async fn heartbeats_notify_nobody() {
+    let database = announcing().await;
+    let proxy = Proxy::before(&database).await;
+    let sessions = process(&database);
+    let feed = sessions.store().feed(proxy.config(), NoTls);
+    sessions.follow(feed).await.unwrap();
+    let notifications = "SELECT pg_notification_queue_usage()";
+    let client = database.client().await;
+    proxy.sent();
+    tokio::time::sleep(5 * LEASE).await;
+    let sent = proxy.sent();
+    // A prepared statement is bound and executed for each.
+    assert!((10..=24).contains(&sent[&'B']), "{sent:?}");
+    assert_eq!((sent.get(&'Q'), sent.get(&'P')), (None, None), "{sent:?}");
+    let usage: f64 = client.query_one(notifications, &[]).await.unwrap().get(0);
+    assert!(usage < 0.5);
+}
+
+/// A feed that panics, or fails, once is connected again.
+#[tokio::test]
+async fn a_feed_that_panics_is_connected_again() {
+    struct Panics(Arc<AtomicUsize>);
+    impl SessionFeed for Panics {
+        async fn hear(&self, hearing: &Hearing) -> tower_user_session::Error {
+            hearing.connected(Announces::SessionsAndUsers);
+            hearing.proved(tokio::time::Instant::now());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(
+                self.0.fetch_add(1, SeqCst) > 0,
+                "made up: a panic in the feed"
+            );
+            pending().await
+        }
+    }
+    let sessions = watched_with_lease(LONG_LEASE);
+    let times = Arc::new(AtomicUsize::new(0));
+    sessions
+        .cache(Panics(Arc::clone(&times)), 10)
+        .await
+        .unwrap();
+    until(|| times.load(SeqCst) == 2).await;
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let patience = Instant::now() + PATIENCE;
+    while sessions.counts().from_cache == 0 {
+        assert!(sessions.user(ada.token()).await.unwrap().is_some());
+        assert!(Instant::now() < patience, "nothing is cached");
+    }
+}
+
+/// Connects once, proves it, and is lost.
+struct Lost(Mutex<Option<tokio::sync::oneshot::Receiver<()>>>);
+
+impl SessionFeed for Lost {
+    async fn hear(&self, hearing: &Hearing) -> tower_user_session::Error {
+        let lost = self.0.lock().unwrap().take();
+        if let Some(lost) = lost {
+            hearing.connected(Announces::SessionsAndUsers);
+            hearing.proved(tokio::time::Instant::now());
+            let _ = lost.await;
+            return tower_user_session::Error::new(ErrorKind::Connection, "made up");
+        }
+        pending().await
+    }
+}
+
+/// No call waits for a feed that has lost its connection, not even one that was waiting when that happened.
+#[tokio::test]
+async fn calls_do_not_wait_for_a_feed_that_is_disconnected() {
+    let sessions = watched_with_lease(LONG_LEASE);
+    let (cut, lost) = tokio::sync::oneshot::channel();
+    sessions
+        .cache(Lost(Mutex::new(Some(lost))), 10)
+        .await
+        .unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let headers = cookie(&sessions, ada.token());
+    let mut waiting = Box::pin(sessions.sign_in(2, &headers).into_future());
+    assert!(
+        poll_once(waiting.as_mut()).is_pending(),
+        "it does not wait for the feed"
+    );
+    cut.send(()).unwrap();
+    let eve = patiently(waiting).await.unwrap();
+    let headers = cookie(&sessions, eve.token());
+    let start = Instant::now();
+    let _ = patiently(sessions.sign_in(1, &headers).into_future())
+        .await
+        .unwrap();
+    assert_eq!(patiently(sessions.revoke_all(&1)).await.unwrap(), 1);
+    assert!(start.elapsed() < PATIENCE && PATIENCE < LONG_LEASE);
+}
+
+/// A feed that falls silent without being disconnected delays a call no longer than the deadline, and nothing is
+/// answered from the cache then.
+#[tokio::test(start_paused = true)]
+async fn a_silent_feed_delays_a_call_until_the_deadline() {
+    struct Silent;
+    impl SessionFeed for Silent {
+        async fn hear(&self, hearing: &Hearing) -> tower_user_session::Error {
+            hearing.connected(Announces::SessionsAndUsers);
+            hearing.proved(tokio::time::Instant::now());
+            pending().await
+        }
+    }
+    let deadline = Duration::from_secs(2);
+    let store = tower_user_session::MemorySessionStore::new();
+    store.add_user(1, "Ada");
+    let builder = SessionService::builder(store)
+        .deadline(deadline)
+        .lease(LONG_LEASE);
+    let sessions = builder.build().unwrap();
+    sessions.cache(Silent, 10).await.unwrap();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let start = tokio::time::Instant::now();
+    assert_eq!(sessions.revoke_all(&1).await.unwrap(), 1);
+    assert!(
+        start.elapsed() <= deadline + Duration::from_millis(10),
+        "{:?}",
+        start.elapsed()
+    );
+    let before = sessions.counts().from_cache;
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
+    assert_eq!(sessions.counts().from_cache, before);
+}
+
+async fn cached(sessions: &WatchedSessions) -> SignedIn {
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let before = sessions.counts().from_cache;
+    for _ in 0..2 {
+        assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    }
+    assert_eq!(sessions.counts().from_cache, before + 1);
+    ada
+}
+
+/// A feed is replaced while the service runs: the new one has a say from its proof on, the old one none. One that does
+/// not prove itself leaves the old one.
+#[tokio::test]
+async fn a_feed_is_replaced_at_run_time() {
+    let (sessions, old) = Told::with_lease(LONG_LEASE).await;
+    let asked = |sessions: &WatchedSessions| sessions.store().finds();
+    let ada = cached(&sessions).await;
+    let failing = Lost(Mutex::new(None));
+    let error = tokio::time::timeout(Duration::from_millis(200), sessions.replace_feed(failing));
+    assert!(error.await.is_err(), "it has not proved anything");
+    let before = asked(&sessions);
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    assert_eq!(asked(&sessions), before, "the old feed is still there");
+    old.announce(Announcement::Everything);
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    assert_eq!(asked(&sessions), before + 1);
+
+    let new = Told::default();
+    sessions.replace_feed(new.clone()).await.unwrap();
+    // Announcements may have been missed between the two.
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    assert_eq!(asked(&sessions), before + 2);
+    old.announce(Announcement::Everything);
+    old.come_back();
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    assert_eq!(asked(&sessions), before + 2, "the old feed has a say");
+    new.announce(Announcement::Everything);
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    assert_eq!(asked(&sessions), before + 3);
+
+    let error = memory().replace_feed(Told::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+}
+
+/// N06: a stream that starts while the last one ends stays open. Three callers start and end streams, so that the task
+/// that checks them ends and starts all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stream_that_starts_while_the_last_one_ends_stays_open() {
+    let sessions = memory();
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let sessions = sessions.clone();
+        let ada = sessions.sign_in_without_request(1).await.unwrap();
+        callers.spawn(async move {
+            let session = current(&ada);
+            for _ in 0..40_000 {
+                let mut stream = Box::pin(sessions.ended(&session));
+                for _ in 0..3 {
+                    if let Poll::Ready(because) = poll_once(stream.as_mut()) {
+                        panic!("a live stream closed: {because:?}");
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+    while let Some(caller) = callers.join_next().await {
+        caller.unwrap();
+    }
+}
+
+/// A caller without a runtime is told so, and other callers' streams of the session stay open.
+#[tokio::test]
+async fn a_caller_without_a_runtime_ends_no_other_stream() {
+    let sessions = memory();
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let mut stream = Box::pin(sessions.ended(&current(&ada)));
+    assert!(poll_once(stream.as_mut()).is_pending());
+    let (elsewhere, session) = (sessions.clone(), current(&ada));
+    let outside = std::thread::spawn(move || Box::pin(elsewhere.ended(&session)));
+    let mut outside = tokio::task::spawn_blocking(|| outside.join().unwrap())
+        .await
+        .unwrap();
+    let Poll::Ready(because) = poll_once(outside.as_mut()) else {
+        panic!("it waits without a runtime");
+    };
+    assert_eq!(because, EndedBecause::ServiceClosed);
+    drop(outside);
+    assert!(poll_once(stream.as_mut()).is_pending());
+    assert!(sign_out(&sessions, ada.token()).await.unwrap());
+    assert_eq!(patiently(stream).await, EndedBecause::Revoked);
+}
+
+/// What a later version may announce in words of its own means that any session may have changed.
+#[tokio::test]
+async fn an_unknown_payload_invalidates_everything() {
+    let database = announcing().await;
+    let sessions = caching(&database).await;
+    let ada = signed_in(&database, &sessions).await;
+    for payload in ["v3 ended 1", "users x", "everything else"] {
+        for channel in [
+            "'tower_user_session_' || 'sessions'",
+            "'tower_user_session_users_' || 'users'",
+        ] {
+            kept(&sessions, ada.token()).await;
+            let notify = format!("SELECT pg_notify({channel}::regclass::oid, '{payload}')");
+            sql(&database, &notify).await;
+            let patience = Instant::now() + LEASE / 2;
+            loop {
+                let before = sessions.counts().from_cache;
+                assert!(sessions.user(ada.token()).await.unwrap().is_some());
+                if sessions.counts().from_cache == before {
+                    break;
+                }
+                assert!(Instant::now() < patience, "{payload} changes nothing");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// A feed says if changes of users go unnoticed by it.
+#[tokio::test]
+async fn a_feed_without_announced_users_says_so() {
+    let database = database().await;
+    let migrate = PgSessionStore::<crate::support::User>::new(pool(&database, 1)).migrate();
+    migrate.announce_ended_sessions().await.unwrap();
+    let logs = Logs::capture();
+    let sessions = process(&database);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    sessions.follow(feed).await.unwrap();
+    let told = logs.text();
+    assert!(
+        told.contains("changes of users are not announced"),
+        "{told}"
+    );
+    assert!(!told.contains("not encrypted"), "{told}");
+}
+
+/// The line is cut while the feed connects, again and again: it is connected once it can be.
+#[tokio::test]
+async fn a_feed_is_connected_again_after_its_line_was_cut() {
+    let database = announcing().await;
+    let proxy = Proxy::before(&database).await;
+    let sessions = process(&database);
+    let feed = sessions.store().feed(proxy.config(), NoTls);
+    sessions.cache(feed, 1_000).await.unwrap();
+    let ada = signed_in(&database, &sessions).await;
+    for pause in [0, 1, 5, 20] {
+        proxy.set(Line::Cut);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        proxy.set(Line::Open);
+        kept(&sessions, ada.token()).await;
+    }
+}

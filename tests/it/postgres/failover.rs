@@ -1,0 +1,350 @@
+//! A primary with a streaming replica: what a failover keeps, what it can lose, and what a replica knows.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use deadpool_postgres::{Manager, Pool};
+use ephemeral_postgres::{Server, StopMode, TestDatabase};
+use tower_user_session::{
+    BoxError, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
+    tokio_postgres::{Config, NoTls, config::TargetSessionAttrs},
+};
+
+use crate::support::{
+    PgSessions, User,
+    history::{
+        checker::violations,
+        record::{Operation, Outcome},
+        report::text,
+        workload::{Process, Workload, connect, users},
+    },
+    pool, sign_out,
+};
+
+struct Pair {
+    primary: Arc<Server>,
+    replica: Arc<Server>,
+    database: TestDatabase,
+}
+
+/// Runs what blocks.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+impl Pair {
+    /// `None` where there is nothing to copy a server with.
+    async fn start(test: &str, settings: &'static [(&str, &str)]) -> Option<Self> {
+        let primary = blocking(|| Arc::new(Server::start_private(&[]).unwrap())).await;
+        if !primary.bin_dir()?.join("pg_basebackup").is_file() {
+            ephemeral_postgres::skip(test, "this PostgreSQL has no pg_basebackup");
+            return None;
+        }
+        let database = TestDatabase::create_on(&primary, &users()).await.unwrap();
+        let store = PgSessionStore::<User>::new(pool(&database, 1));
+        store.migrate().await.unwrap();
+        let source = Arc::clone(&primary);
+        let replica = blocking(move || Server::replica_of(&source, settings).unwrap()).await;
+        Some(Self {
+            primary,
+            replica: Arc::new(replica),
+            database,
+        })
+    }
+
+    /// Both servers, of which the one is meant that takes writes; in the way that [`PgSessionStore`]
+    /// documents.
+    fn config(&self) -> Config {
+        let [primary, replica] =
+            [&self.primary, &self.replica].map(|server| server.directory().unwrap().display());
+        let database = self.database.name();
+        format!(
+            "host={primary},{replica} user=postgres dbname={database} \
+             target_session_attrs=read-write connect_timeout=1"
+        )
+        .parse()
+        .unwrap()
+    }
+
+    fn replica_config(&self) -> Config {
+        let mut config = self.replica.config();
+        config.dbname(self.database.name());
+        config
+    }
+
+    /// From now on a write is acknowledged once the replica has it.
+    async fn synchronous(&self) {
+        let names = "ALTER SYSTEM SET synchronous_standby_names = '*'";
+        self.on_primary(names).await;
+        self.on_primary("SELECT pg_reload_conf()").await;
+        self.until(
+            &self.database.config(),
+            "SELECT FROM pg_stat_replication WHERE sync_state = 'sync'",
+        )
+        .await;
+    }
+
+    async fn on_primary(&self, statement: &str) {
+        let client = self.database.client().await;
+        client.batch_execute(statement).await.unwrap();
+    }
+
+    async fn on_replica(&self, statement: &str) {
+        let client = connect(&self.replica_config()).await.unwrap();
+        client.batch_execute(statement).await.unwrap();
+    }
+
+    /// Returns once the query has a row.
+    async fn until(&self, config: &Config, query: &str) {
+        let client = connect(config).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while client.query_opt(query, &[]).await.unwrap().is_none() {
+            assert!(Instant::now() < deadline, "never: {query}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The primary is gone in an instant, and the replica takes its place.
+    async fn fail_over(&self) {
+        let (primary, replica) = (Arc::clone(&self.primary), Arc::clone(&self.replica));
+        blocking(move || {
+            primary.stop(StopMode::Immediate).unwrap();
+            replica.promote().unwrap();
+        })
+        .await;
+    }
+}
+
+fn pool_of(config: Config, size: usize) -> Pool {
+    let manager = Manager::new(config, NoTls);
+    Pool::builder(manager).max_size(size).build().unwrap()
+}
+
+fn sessions_on(config: Config) -> PgSessions {
+    SessionService::new(PgSessionStore::new(pool_of(config, 2)))
+}
+
+/// F15, D07, E05: the primary is lost under load and the replica promoted: everything goes on by itself,
+/// and with synchronous replication nothing that was acknowledged is undone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_under_load_keeps_what_was_acknowledged() {
+    let Some(pair) = Pair::start("failover", &[]).await else {
+        return;
+    };
+    pair.synchronous().await;
+    let processes: Vec<_> = (0..3)
+        .map(|_| Process::new(pool_of(pair.config(), 4), pair.config()))
+        .collect();
+    let mut workload = Workload::start(&processes, 15).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let from = workload.now();
+    pair.fail_over().await;
+    let promoted = workload.now();
+    workload.broken("failover", from).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let history = workload.stop().await;
+    println!("{}", text(&history));
+    let answered = history.records.iter().filter(|record| {
+        record.operation == Operation::Lookup
+            && record.invoked > from
+            && !record.result.is_error()
+            && record.returned > promoted
+    });
+    let first = answered.map(|record| record.returned).min().unwrap();
+    println!(
+        "lost and promoted in {:?}; a lookup is answered {:?} later",
+        promoted.saturating_sub(from),
+        first.saturating_sub(promoted)
+    );
+    assert!(violations(&history).is_empty());
+    let since = |at| {
+        history
+            .records
+            .iter()
+            .filter(move |record| record.invoked > at)
+    };
+    assert!(since(promoted).any(|record| record.result == Outcome::Done));
+}
+
+/// D07, F15: with synchronous replication a sign-out that was acknowledged holds on the promoted replica,
+/// even if that had only received it and not applied it; without a replica none is acknowledged.
+#[tokio::test]
+async fn a_synchronous_sign_out_holds_after_a_failover() {
+    let Some(pair) = Pair::start("synchronous_sign_out", &[]).await else {
+        return;
+    };
+    pair.synchronous().await;
+    let sessions = sessions_on(pair.config());
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
+
+    // Nobody is told that it has happened before it has, there.
+    let replica = Arc::clone(&pair.replica);
+    blocking(move || replica.stop(StopMode::Fast).unwrap()).await;
+    let error = sign_out(&sessions, eve.token()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    assert!(error.is_outcome_unknown());
+    assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
+    let replica = Arc::clone(&pair.replica);
+    blocking(move || replica.restart().unwrap()).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while sessions.user(eve.token()).await.unwrap().is_some() {
+        assert!(Instant::now() < deadline, "it never ends");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    pair.on_replica("SELECT pg_wal_replay_pause()").await;
+    assert!(sign_out(&sessions, ada.token()).await.unwrap());
+    pair.fail_over().await;
+    for signed_out in [&ada, &eve] {
+        assert_eq!(sessions.user(signed_out.token()).await.unwrap(), None);
+    }
+    assert!(sessions.sign_in_without_request(1).await.is_ok());
+}
+
+/// F15: what asynchronous replication can lose, as the documentation of [`PgSessionStore`] says: a session
+/// whose end the primary had acknowledged and not yet sent is live again.
+#[tokio::test]
+async fn an_asynchronous_sign_out_can_be_lost_in_a_failover() {
+    let Some(pair) = Pair::start("asynchronous_sign_out", &[]).await else {
+        return;
+    };
+    let sessions = sessions_on(pair.config());
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let stale = SessionService::new(
+        PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2))
+            .with_stale_reads_from_a_replica(),
+    );
+    while stale.user(ada.token()).await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The network between them fails.
+    pair.on_replica("ALTER SYSTEM SET primary_conninfo = ''")
+        .await;
+    pair.on_replica("SELECT pg_reload_conf()").await;
+    let gone = "SELECT WHERE NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
+    pair.until(&pair.replica_config(), gone).await;
+
+    assert!(sign_out(&sessions, ada.token()).await.unwrap());
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
+    pair.fail_over().await;
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+}
+
+/// F16: a replica that lags is refused, by the store and by `target_session_attrs`. Where stale reads were
+/// asked for by name, a session that was ended lives on there for as long as the replica lags.
+#[tokio::test]
+async fn a_lagging_replica_is_refused_unless_asked_for() {
+    const LAG: Duration = Duration::from_millis(1500);
+    let delay = &[("recovery_min_apply_delay", "1500ms")];
+    let Some(pair) = Pair::start("lagging_replica", delay).await else {
+        return;
+    };
+    let sessions = sessions_on(pair.config());
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+
+    let on_replica = sessions_on(pair.replica_config());
+    let error = on_replica.user(ada.token()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Recovery);
+    let mut writable = pair.replica_config();
+    writable.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    let error = sessions_on(writable).user(ada.token()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Recovery);
+
+    let stale = SessionService::new(
+        PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2))
+            .with_stale_reads_from_a_replica(),
+    );
+    while stale.user(ada.token()).await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(sign_out(&sessions, ada.token()).await.unwrap());
+    let ended = Instant::now();
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
+    assert_eq!(stale.user(ada.token()).await.unwrap(), Some(User::ada()));
+    while stale.user(ada.token()).await.unwrap().is_some() {
+        assert!(
+            ended.elapsed() < LAG + Duration::from_secs(20),
+            "it never ends"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let lived_on = ended.elapsed();
+    println!("after its end it lived on for {lived_on:?} on a replica that lags by {LAG:?}");
+    assert!(lived_on > LAG / 2);
+}
+
+/// Somebody whom it takes a while to look up.
+#[derive(Clone, Debug, PartialEq)]
+struct Slow(i64);
+
+impl PgUser for Slow {
+    type Id = i64;
+    const COLUMNS: &'static str = "u.id";
+    const CONDITION: &'static str = "pg_sleep(0.3) IS NOT NULL";
+
+    fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+        Ok(Self(row.user().get("id")?))
+    }
+}
+
+/// F17: a replica that must replay what a lookup stands in the way of cancels the lookup: it is asked once
+/// more, and if that is cancelled too, it is an error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_that_recovery_cancels_is_asked_once_more() {
+    let impatient = &[("max_standby_streaming_delay", "0")];
+    let Some(pair) = Pair::start("recovery_conflict", impatient).await else {
+        return;
+    };
+    let ada = sessions_on(pair.config())
+        .sign_in_without_request(1)
+        .await
+        .unwrap();
+    let replica = pair.replica_config();
+    let stale = SessionService::new(
+        PgSessionStore::<Slow>::new(pool_of(replica.clone(), 2)).with_stale_reads_from_a_replica(),
+    );
+    while stale.user(ada.token()).await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let in_the_way = "BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE; COMMIT";
+    let cancelled = async || {
+        let client = connect(&replica).await.unwrap();
+        let conflicts = "SELECT confl_lock FROM pg_stat_database_conflicts \
+                         WHERE datname = current_database()";
+        client
+            .query_one(conflicts, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+    };
+    assert_eq!(cancelled().await, 0);
+
+    let once = async {
+        let under_way = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        pair.until(&replica, under_way).await;
+        pair.on_primary(in_the_way).await;
+    };
+    let (found, ()) = tokio::join!(stale.user(ada.token()), once);
+    assert_eq!(found.unwrap(), Some(Slow(1)));
+    pair.until(
+        &replica,
+        "SELECT FROM pg_stat_database_conflicts WHERE datname = current_database() AND confl_lock = 1",
+    )
+    .await;
+
+    let again = async {
+        loop {
+            pair.on_primary(in_the_way).await;
+        }
+    };
+    tokio::select! {
+        found = stale.user(ada.token()) => {
+            assert_eq!(found.unwrap_err().kind(), ErrorKind::Statement);
+        }
+        () = again => {}
+    }
+    assert_eq!(stale.user(ada.token()).await.unwrap(), Some(Slow(1)));
+}

@@ -1,0 +1,224 @@
+//! Installing `migrations/0002_announce_sessions.sql`, and telling whether it is in place.
+
+use std::time::Duration;
+
+use ephemeral_postgres::TestDatabase;
+use tower_user_session::PgSessionStore;
+
+use crate::support::{
+    USERS, User, cookie, database,
+    notifications::{Feed, id},
+    number, pool, sessions, sql,
+};
+
+const ANNOUNCED: &str = include_str!("../../../src/postgres/announced.sql");
+
+/// Again and again it is done once, and waits for nobody; what was disabled or lost is put right; and
+/// whether all is in place can be asked.
+#[tokio::test]
+async fn announcing_is_installed_once_and_can_be_checked() {
+    let database = TestDatabase::create(USERS).await;
+    let store = PgSessionStore::<User>::new(pool(&database, 4));
+    let client = database.client().await;
+    let announced = ANNOUNCED.replace(":table_name", "$1");
+    let announced = async || {
+        let row = client.query_one(&announced, &[&"sessions"]).await.unwrap();
+        (row.get::<_, String>(0), row.get(1), row.get(2))
+    };
+    let users = "SELECT 'tower_user_session_users_' || 'users'::regclass::oid";
+    let users: String = client.query_one(users, &[]).await.unwrap().get(0);
+    assert!(client.query_one(ANNOUNCED, &[]).await.is_err());
+    store.migrate().await.unwrap();
+    let channel = Feed::of(&database, "sessions").await.channel;
+    let is =
+        |sessions, with_users: bool| (channel.clone(), sessions, with_users.then(|| users.clone()));
+    assert_eq!(announced().await, is(false, false));
+    store.migrate().announce_ended_sessions().await.unwrap();
+    assert_eq!(announced().await, is(true, false));
+    // The order makes no difference.
+    let both = store.migrate().announce_changed_users();
+    both.announce_ended_sessions().await.unwrap();
+    assert_eq!(announced().await, is(true, true));
+
+    let mut busy = database.client().await;
+    let writing = busy.transaction().await.unwrap();
+    let lock = "LOCK TABLE sessions, users IN ROW EXCLUSIVE MODE";
+    writing.execute(lock, &[]).await.unwrap();
+    let before = "SELECT max(oid)::text::bigint FROM pg_trigger";
+    let before_again = number(&database, before).await;
+    let again = store.migrate().announce_changed_users().into_future();
+    let again = tokio::time::timeout(Duration::from_secs(60), again).await;
+    again.expect("it waits for the writer").unwrap();
+    store.migrate().await.unwrap();
+    assert_eq!(number(&database, before).await, before_again);
+    writing.rollback().await.unwrap();
+
+    store.check().await.unwrap();
+    for (loss, left) in [
+        ("ALTER TABLE sessions DISABLE TRIGGER USER", is(false, true)),
+        (
+            "ALTER TABLE sessions ENABLE REPLICA TRIGGER tower_user_session_ended",
+            is(false, true),
+        ),
+        ("ALTER TABLE sessions ENABLE TRIGGER ALL", is(false, true)),
+        ("ALTER TABLE users ENABLE TRIGGER ALL", is(true, false)),
+        (
+            "ALTER TABLE users DISABLE TRIGGER tower_user_session_user_changed",
+            is(true, false),
+        ),
+        (
+            "-- Of an earlier version:
+             CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
+                 FOR EACH STATEMENT EXECUTE FUNCTION tower_user_session_announce();
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER tower_user_session_emptied",
+            is(false, true),
+        ),
+        (
+            "CREATE OR REPLACE TRIGGER tower_user_session_user_changed AFTER UPDATE ON users
+                 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION tower_user_session_announce_user('2', 'email');
+             ALTER TABLE users ENABLE ALWAYS TRIGGER tower_user_session_user_changed",
+            is(true, false),
+        ),
+        (
+            "DROP TRIGGER tower_user_session_emptied ON sessions",
+            is(false, true),
+        ),
+        (
+            "CREATE FUNCTION another() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
+                 FOR EACH STATEMENT EXECUTE FUNCTION another();
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER tower_user_session_emptied",
+            is(false, true),
+        ),
+        (
+            "DROP TRIGGER tower_user_session_user_changed ON users",
+            is(true, false),
+        ),
+        (
+            "DROP FUNCTION IF EXISTS tower_user_session_announce(), tower_user_session_announce_user() CASCADE",
+            is(false, false),
+        ),
+    ] {
+        client.batch_execute(loss).await.unwrap();
+        assert_eq!(announced().await, left, "{loss}");
+        if loss.contains("earlier version") {
+            let told = format!("{:?}", store.check().await.unwrap_err());
+            assert!(told.contains("needs schema version 2"), "{told}");
+        } else {
+            store.check().await.unwrap();
+        }
+        store.migrate().announce_changed_users().await.unwrap();
+        assert_eq!(announced().await, is(true, true), "{loss}");
+    }
+}
+
+/// What is said of a table is about that table alone, and triggers count only if they announce, each time.
+#[tokio::test]
+async fn other_triggers_do_not_pass_for_announcing_ones() {
+    let database = database().await;
+    let store = PgSessionStore::<User>::new(pool(&database, 2));
+    let client = database.client().await;
+    let announced = ANNOUNCED.replace(":table_name", "$1");
+    let announced = async |table: &str| -> bool {
+        let row = client.query_one(&announced, &[&table]).await;
+        row.unwrap().get(1)
+    };
+
+    // The application's own, after the same statements.
+    client
+        .batch_execute(
+            "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER d AFTER DELETE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit();
+             CREATE TRIGGER u AFTER UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit();
+             CREATE TRIGGER t AFTER TRUNCATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit()",
+        )
+        .await
+        .unwrap();
+    assert!(!announced("sessions").await);
+
+    // Another table's.
+    let other = PgSessionStore::<User>::new(pool(&database, 2)).with_table("others");
+    other.migrate().announce_ended_sessions().await.unwrap();
+    assert!(announced("others").await);
+    assert!(!announced("sessions").await);
+
+    store.migrate().announce_ended_sessions().await.unwrap();
+    assert!(announced("sessions").await);
+    // One that announces now and then.
+    client
+        .batch_execute(
+            "CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
+             FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION tower_user_session_announce('2');
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER tower_user_session_emptied",
+        )
+        .await
+        .unwrap();
+    assert!(!announced("sessions").await);
+    assert!(announced("others").await);
+    store.migrate().announce_ended_sessions().await.unwrap();
+    assert!(announced("sessions").await);
+}
+
+/// What an older version of this library installed is replaced.
+#[tokio::test]
+async fn older_functions_are_replaced() {
+    let database = database().await;
+    for function in [
+        "tower_user_session_announce",
+        "tower_user_session_announce_user",
+    ] {
+        let older = format!(
+            "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+        );
+        sql(&database, &older).await;
+    }
+    let sessions = sessions(&database);
+    let migrate = sessions.store().migrate().announce_changed_users();
+    migrate.await.unwrap();
+    let mut feed = Feed::of(&database, "sessions").await;
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    sql(&database, "UPDATE users SET role = 'x' WHERE id = 1").await;
+    feed.users(&["1"]).await;
+    let signed_out = sessions.sign_out(&cookie(&sessions, ada.token())).await;
+    assert!(signed_out.ended().unwrap());
+    feed.one("ended", &[id(&ada)]).await;
+}
+
+/// A function that somebody else could change later must not run with the rights of those who write.
+#[tokio::test]
+async fn a_function_of_somebody_else_is_refused() {
+    let database = database().await;
+    let role = format!("stranger_{}", database.name());
+    for statement in [
+        &*format!("CREATE ROLE {role}"),
+        &format!("GRANT CREATE ON SCHEMA public TO {role}"),
+        "CREATE FUNCTION tower_user_session_announce() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        &format!("ALTER FUNCTION tower_user_session_announce() OWNER TO {role}"),
+    ] {
+        sql(&database, statement).await;
+    }
+    let migrate = sessions(&database).store().migrate();
+    let error = migrate.announce_ended_sessions().await.unwrap_err();
+    let told = format!("{error:?}");
+    assert!(told.contains("belongs to another role"), "{told}");
+    sql(&database, &format!("DROP OWNED BY {role}")).await;
+    sql(&database, &format!("DROP ROLE {role}")).await;
+    let migrate = sessions(&database).store().migrate();
+    migrate.announce_ended_sessions().await.unwrap();
+}
+
+/// Without the sessions' table there is nothing to announce, and the error says what to do; nor with a
+/// table of that name that is another one.
+#[tokio::test]
+async fn the_file_needs_the_one_before_it() {
+    let database = TestDatabase::create(USERS).await;
+    let file = include_str!("../../../migrations/0002_announce_sessions.sql");
+    let client = database.client().await;
+    for meanwhile in ["", "CREATE TABLE sessions (id int)"] {
+        client.batch_execute(meanwhile).await.unwrap();
+        let error = client.batch_execute(file).await.unwrap_err();
+        let hint = error.as_db_error().unwrap().hint().unwrap();
+        assert!(hint.contains("0001_create_sessions.sql"), "{hint}");
+    }
+}

@@ -1,0 +1,340 @@
+//! Creating the sessions' table.
+
+use std::{collections::BTreeMap, process::Command};
+
+use deadpool_postgres::{Manager, Pool};
+use ephemeral_postgres::{TestDatabase, skip};
+use tower_user_session::{
+    Error, PgSessionStore,
+    tokio_postgres::{NoTls, error::SqlState},
+};
+
+use crate::support::{USERS, User, database, number, pool, psql, sql, until_waiting};
+
+const COUNT: &str = "SELECT count(*) FROM pg_class WHERE relname = 'sessions' AND relkind = 'r'";
+
+fn store(database: &TestDatabase) -> PgSessionStore<User> {
+    PgSessionStore::new(pool(database, 2))
+}
+
+fn told(error: &Error) -> String {
+    std::error::Error::source(error)
+        .and_then(std::error::Error::source)
+        .map(ToString::to_string)
+        .unwrap()
+}
+
+/// Ten processes that start together: one migrates, the others find it done.
+#[tokio::test]
+async fn processes_that_start_together_migrate_once() {
+    let database = TestDatabase::create(USERS).await;
+    let tasks: Vec<_> = (0..10)
+        .map(|_| {
+            let store = store(&database);
+            tokio::spawn(async move { store.migrate().await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(number(&database, COUNT).await, 1);
+    let indexes = "SELECT count(*) FROM pg_index WHERE indrelid = 'sessions'::regclass";
+    assert_eq!(number(&database, indexes).await, 3);
+    store(&database).check().await.unwrap();
+}
+
+/// While one migrates, the next one waits for it.
+#[tokio::test]
+async fn a_second_migration_waits_for_the_first() {
+    let database = TestDatabase::create(USERS).await;
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.execute(
+        "SELECT pg_advisory_xact_lock(x'73657373696f6e73'::bigint)",
+        &[],
+    )
+    .await
+    .unwrap();
+    let second = tokio::spawn({
+        let store = store(&database);
+        async move { store.migrate().await }
+    });
+    until_waiting(&database, 1).await;
+    assert_eq!(number(&database, COUNT).await, 0);
+    lock.commit().await.unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(number(&database, COUNT).await, 1);
+}
+
+/// What cannot be is a clear error, and changes nothing.
+#[tokio::test]
+async fn what_does_not_fit_is_an_error_that_says_why() {
+    let database = TestDatabase::create(USERS).await;
+    let error = store(&database)
+        .migrate()
+        .users_table("people")
+        .await
+        .unwrap_err();
+    assert!(
+        told(&error).contains("relation \"people\" does not exist"),
+        "{}",
+        told(&error)
+    );
+    let error = store(&database)
+        .migrate()
+        .users_key("uid")
+        .await
+        .unwrap_err();
+    assert!(told(&error).contains("column uid of the users' table public.users does not exist"));
+    let error = store(&database)
+        .migrate()
+        .users_key("role")
+        .await
+        .unwrap_err();
+    assert!(
+        told(&error).contains("no unique constraint"),
+        "{}",
+        told(&error)
+    );
+    let odd = store(&database).with_table("");
+    assert!(odd.migrate().await.is_err());
+    assert_eq!(number(&database, COUNT).await, 0);
+
+    sql(&database, "CREATE TABLE sessions (id int)").await;
+    let error = store(&database).migrate().await.unwrap_err();
+    assert!(
+        told(&error).contains("exists and is not a table of sessions"),
+        "{}",
+        told(&error)
+    );
+    let columns =
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attnum > 0";
+    assert_eq!(number(&database, columns).await, 1);
+    // That another table is one of sessions does not make this one.
+    let other = store(&database).with_table("web_sessions");
+    other.migrate().await.unwrap();
+    let error = store(&database).migrate().await.unwrap_err();
+    assert!(
+        told(&error).contains("exists and is not a table of sessions"),
+        "{}",
+        told(&error)
+    );
+}
+
+/// The users' key has the type that it has in the users' table, whatever else is called like it.
+#[tokio::test]
+async fn the_key_has_the_type_of_the_users_key() {
+    let database = TestDatabase::create(&format!(
+        "CREATE TABLE a (id text PRIMARY KEY); {USERS}; CREATE TABLE z (id text PRIMARY KEY)"
+    ))
+    .await;
+    store(&database).migrate().await.unwrap();
+    let column = "SELECT count(*) FROM information_schema.columns
+        WHERE table_name = 'sessions' AND column_name = 'user_id' AND data_type = 'bigint'";
+    assert_eq!(number(&database, column).await, 1);
+    store(&database).check().await.unwrap();
+}
+
+/// Whatever writes to the table, what no session can be is refused.
+#[tokio::test]
+async fn the_table_refuses_what_no_session_can_be() {
+    let database = database().await;
+    let client = database.client().await;
+    let insert = async |column: &str, value: &str| {
+        let columns = BTreeMap::from([
+            ("token_digest", "sha256('a')"),
+            ("user_id", "1"),
+            ("expires_at", "now() + interval '1 day'"),
+            (column, value),
+        ]);
+        let names: Vec<_> = columns.keys().copied().collect();
+        let values: Vec<_> = columns.values().copied().collect();
+        let insert = format!(
+            "INSERT INTO sessions ({}) VALUES ({})",
+            names.join(", "),
+            values.join(", ")
+        );
+        client.execute(&insert, &[]).await
+    };
+    for (column, value) in [
+        ("token_digest", "substr(sha256('a'), 2)"),
+        ("token_digest", "sha256('a') || 'a'"),
+        ("created_at", "'-infinity'"),
+        ("created_at", "'infinity'"),
+        ("authenticated_at", "'-infinity'"),
+        ("authenticated_at", "'infinity'"),
+        ("last_seen_at", "'-infinity'"),
+        ("last_seen_at", "'infinity'"),
+        ("expires_at", "'-infinity'"),
+        ("expires_at", "'infinity'"),
+        ("user_agent", "repeat('a', 1025)"),
+        ("user_agent", "repeat('ä', 513)"),
+    ] {
+        let error = insert(column, value).await.unwrap_err();
+        assert_eq!(
+            error.code(),
+            Some(&SqlState::CHECK_VIOLATION),
+            "{column} = {value}"
+        );
+    }
+    insert("user_agent", "repeat('a', 1024)").await.unwrap();
+}
+
+/// What a migration is told of the tables stays on no connection of the pool, where the files then run with the
+/// defaults.
+#[tokio::test]
+async fn settings_end_with_the_migration() {
+    let database = TestDatabase::create(&format!(
+        "{USERS}; CREATE SCHEMA app; CREATE TABLE app.accounts (account_id text PRIMARY KEY)"
+    ))
+    .await;
+    let only = pool(&database, 1);
+    let elsewhere = PgSessionStore::<User>::new(only.clone()).with_table("web_sessions");
+    let migrate = elsewhere.migrate().users_table("app.accounts");
+    let migrate = migrate.users_key("account_id").announce_changed_users();
+    migrate.await.unwrap();
+    let client = only.get().await.unwrap();
+    for file in [
+        include_str!("../../../migrations/0001_create_sessions.sql"),
+        include_str!("../../../migrations/0002_announce_sessions.sql"),
+    ] {
+        client.batch_execute(file).await.unwrap();
+    }
+    let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
+        AND tgrelid IN ('sessions'::regclass, 'users'::regclass)";
+    assert_eq!(number(&database, triggers).await, 3);
+    drop(client);
+    store(&database).check().await.unwrap();
+}
+
+/// An ordinary role needs no more than what is written there, the second time too.
+#[tokio::test]
+async fn a_migration_needs_the_rights_that_are_written_down() {
+    let database = TestDatabase::create(USERS).await;
+    let role = format!("migrator_{}", database.name());
+    for statement in [
+        &*format!("CREATE ROLE {role} LOGIN"),
+        &format!("GRANT CREATE ON SCHEMA public TO {role}"),
+        &format!("GRANT REFERENCES ON users TO {role}"),
+    ] {
+        sql(&database, statement).await;
+    }
+    let mut config = database.config();
+    config.user(&role);
+    let manager = Manager::new(config, NoTls);
+    let limited = Pool::builder(manager).max_size(1).build().unwrap();
+    let store = PgSessionStore::<User>::new(limited.clone());
+    for _ in 0..2 {
+        store.migrate().await.unwrap();
+        store.migrate().announce_ended_sessions().await.unwrap();
+    }
+    assert!(store.migrate().announce_changed_users().await.is_err());
+    let own = format!("ALTER TABLE users OWNER TO {role}");
+    sql(&database, &own).await;
+    for _ in 0..2 {
+        store.migrate().announce_changed_users().await.unwrap();
+    }
+    limited.close();
+    sql(&database, &format!("DROP OWNED BY {role}")).await;
+    sql(&database, &format!("DROP ROLE {role}")).await;
+}
+
+/// Cancelled at any point, nothing is half done.
+#[tokio::test]
+async fn a_migration_that_is_cancelled_leaves_nothing_or_everything() {
+    let database = TestDatabase::create(USERS).await;
+    for polls in 0..12 {
+        let mut migration = Box::pin(IntoFuture::into_future(store(&database).migrate()));
+        let mut left = polls;
+        std::future::poll_fn(|cx| {
+            if left == 0 || migration.as_mut().poll(cx).is_ready() {
+                return std::task::Poll::Ready(());
+            }
+            left -= 1;
+            std::task::Poll::Pending
+        })
+        .await;
+        drop(migration);
+        let tables = number(&database, COUNT).await;
+        if tables > 0 {
+            store(&database).check().await.unwrap();
+        }
+    }
+    store(&database).migrate().await.unwrap();
+    store(&database).check().await.unwrap();
+}
+
+/// The files run under psql as they are, with and without the settings, and `migrate` finds it done.
+#[tokio::test]
+async fn the_files_run_under_psql() {
+    let name = "postgres::migrations::the_files_run_under_psql";
+    let Some(psql) = psql().await else {
+        return skip(name, "there is no psql here");
+    };
+    let database = TestDatabase::create(&format!(
+        "{USERS}; CREATE SCHEMA app; CREATE TABLE app.accounts (account_id text PRIMARY KEY)"
+    ))
+    .await;
+    let migrations = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+    let files = [
+        format!("{migrations}/0001_create_sessions.sql"),
+        format!("{migrations}/0002_announce_sessions.sql"),
+    ];
+    let run = |settings: &str| {
+        let output = Command::new(&psql)
+            .args(["-X", "-v", "ON_ERROR_STOP=1", "-d", &database.url()])
+            .args(["-c", settings, "-f", &files[0], "-f", &files[1]])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    run("SELECT 1");
+    run("SELECT 1");
+    store(&database).migrate().await.unwrap();
+    store(&database).check().await.unwrap();
+    run("SET tower_user_session.users_table = 'app.accounts';
+         SET tower_user_session.users_key = 'account_id';
+         SET tower_user_session.sessions_table = 'app.\"Web Sessions\"';
+         SET tower_user_session.announce_users = 'on'");
+    let column = "SELECT count(*) FROM information_schema.columns
+        WHERE table_schema = 'app' AND table_name = 'Web Sessions' AND column_name = 'user_id' AND data_type = 'text'";
+    assert_eq!(number(&database, column).await, 1);
+    let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
+        AND tgrelid IN ('app.\"Web Sessions\"'::regclass, 'app.accounts'::regclass)";
+    assert_eq!(number(&database, triggers).await, 4);
+    let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
+        AND tgrelid IN ('sessions'::regclass, 'users'::regclass)";
+    assert_eq!(number(&database, triggers).await, 3);
+}
+
+/// Runs of the file at the same time take turns, also without `migrate` and at every isolation level.
+#[tokio::test]
+async fn runs_of_the_file_take_turns() {
+    let file = include_str!("../../../migrations/0001_create_sessions.sql");
+    for level in ["read committed", "repeatable read", "serializable"] {
+        let database = TestDatabase::create(USERS).await;
+        let set = format!(
+            "ALTER DATABASE {} SET default_transaction_isolation = '{level}'",
+            database.name()
+        );
+        sql(&database, &set).await;
+        for _ in 0..3 {
+            let mut clients = Vec::new();
+            for _ in 0..6 {
+                clients.push(database.client().await);
+            }
+            let mut runs = tokio::task::JoinSet::new();
+            for client in clients {
+                runs.spawn(async move { client.batch_execute(file).await });
+            }
+            for run in runs.join_all().await {
+                run.unwrap_or_else(|error| panic!("{level}: {error:?}"));
+            }
+            sql(&database, "DROP TABLE sessions").await;
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `PgSessionStore` on real servers: statements, migrations, triggers, privileges, poolers, faults.
+
+mod check;
+mod corrupt_index;
+mod encodings;
+mod error_causes;
+mod failover;
+mod faults;
+mod install_triggers;
+mod keys;
+mod locks;
+mod lookup;
+mod migrations;
+mod natural_keys;
+mod pgbouncer;
+mod plans;
+mod privileges;
+mod protocol;
+mod search_path;
+mod settings;
+mod statements;
+#[cfg(feature = "rustls")]
+mod tls;
+mod transaction_pooling;
+mod triggers;
+mod unencrypted;
+mod user_triggers;
+mod wire;

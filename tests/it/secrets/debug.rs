@@ -1,0 +1,503 @@
+//! Tokens and digests stay out of logs, errors and panics.
+
+use std::{
+    convert::Infallible,
+    fmt::Display,
+    hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use http::{
+    HeaderMap, HeaderName, Request, Response,
+    header::{COOKIE, SET_COOKIE},
+};
+use http_body_util::BodyExt as _;
+use static_assertions::assert_not_impl_any;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_http::{
+    sensitive_headers::{SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer},
+    trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, TraceLayer},
+};
+use tower_user_session::{
+    Announcement, CleanedUp, CurrentSession, CurrentUser, Demands, Device,
+    EmptyResponseForRejection, EndedBecause, EndedSession, Error, ErrorKind, Insertion, Lifetime,
+    LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession, OrNotFound,
+    PgConnector, PgSessionStore, Presented, Rejection, RequireUserLayer, ReturnTo, Revocation,
+    Rotation, Session, SessionCookie, SessionId, SessionLimit, SessionLookup, SessionService,
+    SessionStore, SessionToken, SessionUse, SignedIn, StillLive, TokenDigest,
+    tokio_postgres::{self, NoTls},
+};
+
+use crate::support::{
+    Logs, MemorySessions, User, cookie_lines, database, memory, pool, secrets::Secrets, sessions,
+    sources, sql, who,
+};
+
+/// I02: there is no way to print, compare, hash or copy a token by accident.
+const _: () = {
+    assert_not_impl_any!(SessionToken: Display, std::fmt::LowerHex, std::fmt::UpperHex);
+    assert_not_impl_any!(SessionToken: PartialEq, PartialOrd, Hash, Clone, Default);
+    assert_not_impl_any!(SessionToken: AsRef<[u8]>, AsRef<str>, std::ops::Deref, Into<String>);
+    assert_not_impl_any!(TokenDigest: Display, std::fmt::LowerHex, AsRef<[u8]>, Into<[u8; 32]>);
+    assert_not_impl_any!(SessionToken: tokio_postgres::types::ToSql);
+};
+
+async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) {
+    let signed_in = sessions
+        .sign_in_without_request(1)
+        .remember(true)
+        .await
+        .unwrap();
+    let secrets = Secrets::of(signed_in.token());
+    let cookie = format!("__Host-session={}", signed_in.token().expose());
+    (signed_in, secrets, cookie_lines([cookie]))
+}
+
+/// Names of the public types whose `Debug` this module looks at.
+const LOOKED_AT: [&str; 67] = [
+    "Announcement",
+    "Announces",
+    "BodyUntilEnded",
+    "BoxError", // a boxed error of the application's
+    "Check",
+    "CleanedUp",
+    "Confirm",
+    "Counts",
+    "CurrentSession",
+    "CurrentUser",
+    "DefaultResponseForRejection",
+    "Demands",
+    "Device",
+    "EmptyResponseForRejection",
+    "Ended",
+    "EndedBecause",
+    "EndedSession",
+    "Error",
+    "ErrorKind",
+    "Hearing", // prints its name
+    "Insertion",
+    "Lifetime",
+    "LiveSession",
+    "LoadUser",
+    "LoadUserLayer",
+    "LookupAnswer",
+    "LookupRow", // borrows a row, and prints no value of it
+    "MemorySessionStore",
+    "Migrate",
+    "NewSession",
+    "OrNotFound",
+    "ParseSessionIdError",
+    "PgConnector",
+    "PgPoolBuilder", // see `transport`
+    "PgSessionFeed",
+    "PgSessionStore",
+    "PgUser", // a trait
+    "Presented",
+    "Rejection",
+    "RejectionKind",
+    "RequireUser",
+    "RequireUserLayer",
+    "ResponseForRejection", // a trait
+    "ReturnTo",
+    "Revocation",
+    "Rotation",
+    "Session",
+    "SessionCookie",
+    "SessionFeed", // a trait
+    "SessionId",
+    "SessionLimit",
+    "SessionLookup", // a trait
+    "SessionService",
+    "SessionServiceBuilder",
+    "SessionStore", // a trait
+    "SessionTimes",
+    "SessionToken",
+    "SessionUse",
+    "SignIn",
+    "SignOut",
+    "SignedIn",
+    "SignedOut",
+    "StillLive",
+    "StreamUntilEnded",
+    "TokenDigest",
+    "UserKey", // prints its name
+    "UserRow", // borrows a row, and prints no value of it
+];
+
+/// I01: a new public type comes by here.
+#[test]
+fn every_public_type_is_looked_at() {
+    let lib = sources()
+        .into_iter()
+        .find(|(path, _)| path.ends_with("src/lib.rs"))
+        .unwrap();
+    let exports = lib.1.split_once("mod session;").unwrap().1;
+    let exports = exports.split("\n/// ").next().unwrap();
+    let mut names: Vec<_> = exports
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with(char::is_uppercase))
+        .filter(|word| !word.starts_with("DEFAULT_"))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names, LOOKED_AT);
+}
+
+/// I01: the same of the types that name a session.
+#[tokio::test]
+async fn debug_of_what_names_a_session_tells_no_secret() {
+    let sessions = memory();
+    let (signed_in, secrets, _) = signed_in(&sessions).await;
+    let session = signed_in.session();
+    let used = SessionUse::new(session.id(), session.times().now);
+    secrets.not_told_by("SessionUse", &used);
+    secrets.not_told_by("OrNotFound", &OrNotFound(session.id()));
+}
+
+/// I01: no `Debug` tells a token or a digest.
+#[tokio::test]
+async fn debug_tells_no_secret() {
+    let sessions = memory();
+    let (signed_in, secrets, headers) = signed_in(&sessions).await;
+    let token = signed_in.token();
+    let digest = token.digest();
+    let session = signed_in.session();
+    secrets.not_told_by("SessionToken", token);
+    secrets.not_told_by("TokenDigest", &digest);
+    secrets.not_told_by("SignedIn", &signed_in);
+    secrets.not_told_by("Session", &session);
+    let current = CurrentSession::<User>::new(session);
+    secrets.not_told_by("CurrentSession", &current);
+    secrets.not_told_by("SessionId", &session.id());
+    secrets.assert_not_in("SessionId", &session.id().to_string());
+    secrets.not_told_by("SessionTimes", &session.times());
+    secrets.not_told_by("EndedSession", &EndedSession::new(digest, session.id()));
+    secrets.not_told_by("StillLive", &StillLive::new(session.id(), Duration::MAX));
+    secrets.not_told_by("CleanedUp", &CleanedUp::new(1, None));
+    let misread = token.expose().parse::<SessionId>().unwrap_err();
+    secrets.not_told_by("ParseSessionIdError", &misread);
+    secrets.not_told_by("EmptyResponseForRejection", &EmptyResponseForRejection);
+    secrets.not_told_by("SessionCookie", sessions.cookie());
+    secrets.not_told_by("Presented", &SessionCookie::default().read(&headers));
+    secrets.not_told_by("SessionService", &sessions);
+    secrets.not_told_by("MemorySessionStore", sessions.store());
+    secrets.not_told_by("Counts", &sessions.counts());
+    secrets.not_told_by("Lifetime", &Lifetime::default());
+    let builder = SessionService::builder(MemorySessionStore::<i64, User>::new());
+    secrets.not_told_by("SessionServiceBuilder", &builder);
+    secrets.not_told_by("SignIn", &sessions.sign_in(1, &headers));
+    secrets.not_told_by("SignOut", &sessions.sign_out(&headers));
+
+    let live = sessions.resolve(token).await.unwrap().unwrap();
+    secrets.not_told_by("LiveSession", &live);
+    secrets.not_told_by("CurrentUser", &CurrentUser(live.user.clone()));
+    let LiveSession { user, session, .. } = live;
+    secrets.not_told_by("LookupAnswer", &LookupAnswer::live(digest, user, session));
+    secrets.not_told_by("LookupAnswer", &LookupAnswer::<User>::absent(digest));
+    let error = Error::new(ErrorKind::Store, "made up");
+    secrets.not_told_by("LookupAnswer", &LookupAnswer::<User>::failed(digest, error));
+    let replaced = [digest];
+    let mut new = NewSession::new(digest, &1, &(), Duration::from_secs(1));
+    new.replaced = &replaced;
+    secrets.not_told_by("NewSession", &new);
+    let again = sessions.store().insert(new).await.unwrap();
+    secrets.not_told_by("Insertion", &again);
+    let ended = vec![session.id()];
+    let done = Insertion::Done { session, ended };
+    secrets.not_told_by("Insertion", &done);
+
+    secrets.not_told_by("Confirm", &sessions.confirm(1, &headers));
+    let replaced = sessions
+        .store()
+        .rotate(&1, &[digest], digest)
+        .await
+        .unwrap();
+    secrets.not_told_by("Rotation", &replaced);
+    secrets.not_told_by(
+        "Rotation",
+        &Rotation::Done {
+            session,
+            remembered: true,
+        },
+    );
+    secrets.not_told_by("Revocation", &Revocation::One(session.id()));
+    secrets.not_told_by("Device", &Device::new(&session));
+    secrets.not_told_by("SessionLimit", &SessionLimit::refuse_new(1).unwrap());
+    secrets.not_told_by("ReturnTo", &ReturnTo::parse("/account").unwrap());
+
+    secrets.not_told_by("EndedBecause", &EndedBecause::Expired);
+    secrets.not_told_by("Announcement", &Announcement::Sessions(vec![session.id()]));
+    let ended = || sessions.ended(&current);
+    secrets.not_told_by("Ended", &ended());
+    secrets.not_told_by("BodyUntilEnded", &ended().close_body(String::new()));
+    let stream = empty_stream();
+    secrets.not_told_by("StreamUntilEnded", &ended().close_stream(stream));
+
+    let load = LoadUserLayer::new(sessions.clone());
+    secrets.not_told_by("LoadUserLayer", &load);
+    let mut service = load.layer(service_fn(who::<String>));
+    secrets.not_told_by("LoadUser", &service);
+    let mut call = Box::pin(service.call(request(&headers)));
+    secrets.not_told_by("load_user::ResponseFuture", &*call);
+    let mut context = Context::from_waker(Waker::noop());
+    let _ = call.as_mut().poll(&mut context);
+    secrets.not_told_by("load_user::ResponseFuture", &*call);
+    let require = RequireUserLayer::<User>::new();
+    secrets.not_told_by("RequireUserLayer", &require);
+    let mut service = require.layer(service_fn(who::<String>));
+    secrets.not_told_by("RequireUser", &service);
+    secrets.not_told_by(
+        "require_user::ResponseFuture",
+        &service.call(request(&headers)),
+    );
+
+    sessions.store().set_failing(true);
+    let signed_out = sessions.sign_out(&headers).await;
+    secrets.not_told_by("SignedOut", &signed_out);
+    let service = LoadUserLayer::new(sessions.clone()).layer(service_fn(who::<String>));
+    let response = service.oneshot(request(&headers)).await.unwrap();
+    let rejection = response.extensions().get::<Rejection>().unwrap();
+    secrets.not_told_by("Rejection", rejection);
+    secrets.not_told_by("RejectionKind", &rejection.kind());
+    secrets.not_told_by("Error", rejection.error().unwrap());
+    secrets.assert_not_in("Error", &rejection.error().unwrap().to_string());
+}
+
+fn empty_stream() -> http_body_util::BodyDataStream<String> {
+    String::new().into_data_stream()
+}
+
+fn request(headers: &HeaderMap) -> Request<String> {
+    let mut request = Request::new(String::new());
+    *request.headers_mut() = headers.clone();
+    request
+}
+
+/// I01: nor does PostgreSQL's half, before, during and after a failure of the server's.
+#[tokio::test]
+async fn debug_of_the_postgresql_half_tells_no_secret() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+    let secrets = Secrets::of(signed_in.token());
+    sessions.user(signed_in.token()).await.unwrap();
+    secrets.not_told_by("PgSessionStore", sessions.store());
+    secrets.not_told_by("SessionService", &sessions);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    secrets.not_told_by("PgSessionFeed", &feed);
+    let mut config = database.config();
+    config.password("correct horse");
+    let connector = PgConnector::new(config, NoTls);
+    assert!(!format!("{connector:#?}").contains("correct"));
+    secrets.not_told_by("Migrate", &sessions.store().migrate());
+    secrets.not_told_by("Check", &sessions.store().check().await.unwrap());
+    let store = PgSessionStore::<User>::new(pool(&database, 1)).with_table("no such table");
+    let broken = SessionService::new(store);
+    let error = broken.user(signed_in.token()).await.unwrap_err();
+    secrets.not_told_by("Error", &error);
+    secrets.assert_not_in("Error", &chain(&error));
+    let headers = cookie_lines([format!("__Host-session={}", signed_in.token().expose())]);
+    let signed_out = broken.sign_out(&headers).await;
+    secrets.not_told_by("SignedOut", &signed_out);
+    secrets.assert_not_in("Error", &chain(signed_out.ended().unwrap_err()));
+    // An insertion that is refused because its digest is taken.
+    let digest = signed_in.token().digest();
+    let demands = Demands::default();
+    secrets.not_told_by("Demands", &demands);
+    let new = NewSession::new(digest, &1, &demands, Duration::from_secs(60));
+    let taken = sessions.store().insert(new).await.unwrap();
+    assert!(matches!(taken, Insertion::DigestTaken));
+    secrets.not_told_by("Insertion", &taken);
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut all = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(error) = next {
+        all.push(format!("{error}\n{error:?}"));
+        next = error.source();
+    }
+    all.join("\n")
+}
+
+/// I01, I03: PostgreSQL shows the row that a constraint refuses, and so the digest; the error does not.
+#[tokio::test]
+async fn a_row_that_the_table_refuses_is_not_shown() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    for (change, name) in [
+        (
+            "ALTER TABLE sessions ADD COLUMN tenant int NOT NULL",
+            "tenant",
+        ),
+        (
+            "ALTER TABLE sessions DROP COLUMN tenant, ADD CONSTRAINT closed CHECK (user_id > 1)",
+            "closed",
+        ),
+    ] {
+        sql(&database, change).await;
+        let error = sessions.sign_in_without_request(1).await.unwrap_err();
+        let source = std::error::Error::source(&error).unwrap();
+        let told = format!("{error} {error:?} {source} {source:?}");
+        assert!(told.contains(name), "{told}");
+        assert!(
+            !told.contains("\\x") && !told.contains("Failing row"),
+            "{told}"
+        );
+    }
+}
+
+/// I06: a panic, such as polling a future again that has ended, says nothing of the request; and the
+/// texts of all panics in the source are fixed.
+#[tokio::test]
+async fn panics_tell_no_secret() {
+    let sessions = memory();
+    let (_, secrets, headers) = signed_in(&sessions).await;
+    let mut service = LoadUserLayer::new(sessions.clone()).layer(service_fn(who::<String>));
+    sessions.store().set_failing(true);
+    let mut call = Box::pin(service.call(request(&headers)));
+    assert_eq!(call.as_mut().await.unwrap().status(), 503);
+    let mut context = Context::from_waker(Waker::noop());
+    let panic = catch_unwind(AssertUnwindSafe(|| {
+        call.as_mut().poll(&mut context).is_ready()
+    }));
+    let panic = panic.unwrap_err();
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap();
+    secrets.assert_not_in("a panic", &text);
+
+    for (path, text) in sources()
+        .into_iter()
+        .filter(|(path, _)| !path.ends_with("_model.rs") && !path.ends_with("boundaries.rs"))
+    {
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let code = code.split("#[cfg(all(test,").next().unwrap();
+        for line in code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+        {
+            for word in [
+                "panic!(",
+                "unreachable!(",
+                "todo!(",
+                "assert!(",
+                "assert_eq!(",
+                ".unwrap()",
+                "dbg!(",
+                "println!(",
+            ] {
+                assert!(!line.contains(word), "{path}: {line}");
+            }
+            // `expect` takes a text; one that is formatted could tell anything.
+            assert!(!line.contains("expect(&format!"), "{path}: {line}");
+        }
+    }
+}
+
+/// I03, I12: at the most talkative level, a life of a session leaves no trace of its token or digest
+/// in the log.
+#[tokio::test]
+async fn logs_tell_no_secret() {
+    let logs = Logs::capture();
+    let sessions = memory();
+    let (signed_in, secrets, headers) = signed_in(&sessions).await;
+    let again = sessions.sign_in(1, &headers).await.unwrap();
+    let others = Secrets::of(again.token());
+    let service = LoadUserLayer::new(sessions.clone()).layer(service_fn(who::<String>));
+    let response = service.clone().oneshot(request(&headers)).await.unwrap();
+    assert_eq!(response.body(), "nobody");
+    let mut twice = headers.clone();
+    let second = format!("__Host-session={}", again.token().expose());
+    twice.append(COOKIE, second.parse().unwrap());
+    service.clone().oneshot(request(&twice)).await.unwrap();
+    sessions.store().set_failing(true);
+    service.clone().oneshot(request(&headers)).await.unwrap();
+    let _ = sessions.sign_out(&twice).await.ended();
+    sessions.store().set_failing(false);
+    let _ = sessions.sign_out(&twice).await.ended();
+    let error = sessions.sign_in_without_request(99).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UserRefused);
+    let text = logs.text();
+    assert!(logs.events().len() >= 5, "{text}");
+    for secrets in [&secrets, &others] {
+        secrets.assert_not_in("the log", &text);
+    }
+    // I10: the name in the log is the public one.
+    assert!(
+        text.contains(&signed_in.session().id().to_string()),
+        "{text}"
+    );
+}
+
+/// I07, H23: a trace layer that prints headers prints `Sensitive` for both cookies: the response's
+/// by our doing, the request's where tower-http's layer stands outside.
+#[tokio::test]
+async fn a_trace_layer_prints_sensitive() {
+    let logs = Logs::capture();
+    let sessions = memory();
+    let (signed_in, secrets, headers) = signed_in(&sessions).await;
+    let secret: [HeaderName; 1] = [COOKIE];
+    let mut set_cookie = HeaderMap::new();
+    signed_in.write_to(&mut set_cookie);
+    let service = ServiceBuilder::new()
+        .layer(SetSensitiveRequestHeadersLayer::new(secret))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(DefaultMakeSpan::new().include_headers(true))
+                .on_request(DefaultOnRequest::new().level(tracing::Level::INFO))
+                .on_response(DefaultOnResponse::new().include_headers(true)),
+        )
+        .layer(LoadUserLayer::new(sessions))
+        .service_fn(move |_: Request<String>| {
+            let mut response = Response::new(String::new());
+            response.headers_mut().extend(set_cookie.clone());
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+    let response = service.oneshot(request(&headers)).await.unwrap();
+    assert!(response.headers()[SET_COOKIE].is_sensitive());
+    let text = logs.text();
+    assert!(text.contains(r#""cookie": Sensitive"#), "{text}");
+    assert!(text.contains(r#""set-cookie": Sensitive"#), "{text}");
+    secrets.assert_not_in("the trace", &text);
+    // Nothing forbids the same layer for responses.
+    let _ = SetSensitiveResponseHeadersLayer::new([SET_COOKIE]);
+}
+
+/// I02: what a store is asked to bind prints nothing either, since drivers log their parameters.
+#[tokio::test]
+async fn what_a_store_sees_prints_nothing() {
+    struct Prints(std::sync::Mutex<String>);
+    impl SessionLookup for Prints {
+        type User = User;
+        async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
+            let answers: Vec<_> = digests.iter().map(|d| LookupAnswer::absent(*d)).collect();
+            *self.0.lock().unwrap() = format!("{digests:?} {digests:#?} {answers:?}");
+            Ok(answers)
+        }
+    }
+    let token = SessionToken::generate().unwrap();
+    let sessions = SessionService::new(Prints(std::sync::Mutex::default()));
+    assert_eq!(sessions.user(&token).await.unwrap(), None);
+    let text = sessions.store().0.lock().unwrap().clone();
+    assert!(text.contains("TokenDigest(..)"));
+    Secrets::of(&token).assert_not_in("a parameter", &text);
+}
+
+/// I09, I10: what a session shows to others, and to the log, is its id, which signs nobody in.
+#[tokio::test]
+async fn a_sessions_id_is_no_token() {
+    let sessions = memory();
+    let (signed_in, ..) = signed_in(&sessions).await;
+    let id = signed_in.session().id().to_string();
+    let current: Session = signed_in.session();
+    for text in [id.clone(), id.replace('-', ""), format!("{current:?}")] {
+        let headers = cookie_lines([format!("__Host-session={text}")]);
+        let read = SessionCookie::default().read(&headers);
+        assert!(matches!(read, Presented::Malformed));
+    }
+}

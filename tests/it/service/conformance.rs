@@ -1,0 +1,230 @@
+//! What both stores promise, and that they promise the same.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use proptest::{prelude::*, test_runner::TestRunner};
+use tower_user_session::{
+    Demands, MemorySessionStore, PgSessionStore, Revocation, SessionLimit, SessionService,
+    SessionStore, SessionToken,
+};
+
+use crate::support::{User, conformance::conforms, cookie, database, pool, sql, two_limits};
+
+#[tokio::test]
+async fn both_stores_keep_the_contract() {
+    let database = database().await;
+    let store = PgSessionStore::<User>::new(pool(&database, 2)).with_lifetime(two_limits());
+    conforms(&SessionService::new(store)).await;
+
+    let store = MemorySessionStore::new().with_lifetime(two_limits());
+    store.add_user(1, User::ada());
+    store.add_user(2, User::eve());
+    conforms(&SessionService::new(store)).await;
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Sign in, with the cookie of an earlier session where there is one.
+    SignIn {
+        user: i64,
+        with: Option<usize>,
+    },
+    SignOut(usize),
+    Confirm {
+        user: i64,
+        with: usize,
+    },
+    Revoke {
+        user: i64,
+        session: usize,
+    },
+    RevokeOthers {
+        user: i64,
+        session: usize,
+    },
+    RevokeAll(i64),
+    Disable(i64, bool),
+    RemoveUser(i64),
+    /// Let time pass, in minutes.
+    Pass(u32),
+    CleanUp,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let user = 1..=2_i64;
+    let session = 0..6_usize;
+    prop_oneof![
+        6 => (user.clone(), prop::option::of(session.clone()))
+            .prop_map(|(user, with)| Step::SignIn { user, with }),
+        2 => session.clone().prop_map(Step::SignOut),
+        2 => (user.clone(), session.clone()).prop_map(|(user, with)| Step::Confirm { user, with }),
+        1 => (user.clone(), session.clone()).prop_map(|(user, session)| Step::Revoke { user, session }),
+        1 => (user.clone(), session).prop_map(|(user, session)| Step::RevokeOthers { user, session }),
+        1 => user.clone().prop_map(Step::RevokeAll),
+        2 => (user.clone(), any::<bool>()).prop_map(|(user, disabled)| Step::Disable(user, disabled)),
+        1 => user.prop_map(Step::RemoveUser),
+        2 => (10..400_u32).prop_map(Step::Pass),
+        1 => Just(Step::CleanUp),
+    ]
+}
+
+type Pg = SessionService<PgSessionStore<User>>;
+type Memory = SessionService<MemorySessionStore<i64, User>>;
+
+/// Does one step in both, and compares what they say of it.
+async fn both(
+    database: &ephemeral_postgres::TestDatabase,
+    (pg, memory): (&Pg, &Memory),
+    tokens: &mut Vec<(SessionToken, SessionToken)>,
+    step: &Step,
+) {
+    let presented = |n: usize| match tokens.get(n) {
+        Some((a, b)) => (cookie(pg, a), cookie(memory, b)),
+        None => (HeaderMap::new(), HeaderMap::new()),
+    };
+    let text = |token: &SessionToken| SessionToken::parse(token.expose().as_bytes()).unwrap();
+    match *step {
+        Step::SignIn { user, with } => {
+            let (a, b) = presented(with.unwrap_or(usize::MAX));
+            match (pg.sign_in(user, &a).await, memory.sign_in(user, &b).await) {
+                (Ok(a), Ok(b)) => tokens.push((text(a.token()), text(b.token()))),
+                (a, b) => assert_eq!(a.unwrap_err().kind(), b.unwrap_err().kind()),
+            }
+        }
+        Step::SignOut(n) => {
+            let (a, b) = presented(n);
+            let (a, b) = (pg.sign_out(&a).await, memory.sign_out(&b).await);
+            assert_eq!(a.ended().unwrap(), b.ended().unwrap());
+        }
+        Step::Confirm { user, with } => {
+            let (a, b) = presented(with);
+            match (pg.confirm(user, &a).await, memory.confirm(user, &b).await) {
+                (Ok(a), Ok(b)) => tokens.push((text(a.token()), text(b.token()))),
+                (a, b) => assert_eq!(a.unwrap_err().kind(), b.unwrap_err().kind()),
+            }
+        }
+        Step::Revoke { user, session } | Step::RevokeOthers { user, session } => {
+            let (a, b) = (
+                pg.devices(&user).await.unwrap(),
+                memory.devices(&user).await.unwrap(),
+            );
+            assert_eq!(a.len(), b.len());
+            // Which of them is not the same in both, but how many others there are is.
+            let Some((a, b)) = a.get(session).zip(b.get(session)) else {
+                return;
+            };
+            if matches!(step, Step::Revoke { .. }) {
+                let other = 3 - user;
+                assert!(!pg.revoke(&other, a.id).await.unwrap());
+                assert!(!memory.revoke(&other, b.id).await.unwrap());
+            } else {
+                let a = pg
+                    .store()
+                    .revoke(&user, Revocation::AllBut(a.id))
+                    .await
+                    .unwrap();
+                // The ones that stay may differ in age: end all in both, so that they agree again.
+                let b = memory
+                    .store()
+                    .revoke(&user, Revocation::AllBut(b.id))
+                    .await
+                    .unwrap();
+                assert_eq!(a.len(), b.len());
+                assert_eq!(
+                    pg.revoke_all(&user).await.unwrap(),
+                    memory.revoke_all(&user).await.unwrap()
+                );
+            }
+        }
+        Step::RevokeAll(user) => {
+            assert_eq!(
+                pg.revoke_all(&user).await.unwrap(),
+                memory.revoke_all(&user).await.unwrap()
+            );
+        }
+        Step::Disable(user, disabled) => {
+            let value = if disabled { "now()" } else { "NULL" };
+            let update = format!("UPDATE users SET disabled_at = {value} WHERE id = {user}");
+            sql(database, &update).await;
+            memory.store().set_disabled(user, disabled);
+        }
+        Step::RemoveUser(user) => {
+            sql(database, &format!("DELETE FROM users WHERE id = {user}")).await;
+            memory.store().remove_user(&user);
+        }
+        Step::Pass(minutes) => {
+            let update = format!(
+                "UPDATE sessions SET created_at = created_at - interval '{minutes} minutes',
+                    authenticated_at = authenticated_at - interval '{minutes} minutes',
+                    last_seen_at = last_seen_at - interval '{minutes} minutes',
+                    expires_at = expires_at - interval '{minutes} minutes'"
+            );
+            sql(database, &update).await;
+            memory
+                .store()
+                .advance(Duration::from_secs(60 * u64::from(minutes)));
+        }
+        Step::CleanUp => {
+            assert_eq!(
+                pg.clean_up().await.unwrap(),
+                memory.clean_up().await.unwrap()
+            );
+        }
+    }
+}
+
+/// Whatever is done to them in whatever order, both say the same of every token there ever was.
+#[test]
+fn the_store_in_memory_is_a_model_of_the_one_in_postgresql() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut config = ProptestConfig::with_cases(25);
+    config.failure_persistence = None;
+    let limits = prop_oneof![
+        Just(None),
+        Just(Some(SessionLimit::refuse_new(2).unwrap())),
+        Just(Some(SessionLimit::end_oldest(2).unwrap())),
+    ];
+    let steps = prop::collection::vec(step(), 1..25);
+    TestRunner::new(config)
+        .run(&(limits, steps), |(limit, steps)| {
+            runtime.block_on(async {
+                let database = database().await;
+                let mut store =
+                    PgSessionStore::<User>::new(pool(&database, 2)).with_lifetime(two_limits());
+                let mut model = MemorySessionStore::new().with_lifetime(two_limits());
+                if let Some(limit) = limit {
+                    store = store.with_session_limit(limit);
+                    model = model.with_session_limit(limit);
+                }
+                let (pg, memory) = (SessionService::new(store), SessionService::new(model));
+                memory.store().add_user(1, User::ada());
+                memory.store().add_user(2, User::eve());
+                let mut tokens = Vec::new();
+                for (n, step) in steps.iter().enumerate() {
+                    both(&database, (&pg, &memory), &mut tokens, step).await;
+                    // So that no two sessions are of the same age, in either.
+                    both(&database, (&pg, &memory), &mut tokens, &Step::Pass(1)).await;
+                    for (a, b) in &tokens {
+                        let a = pg.user(a).await.unwrap();
+                        assert_eq!(
+                            a,
+                            memory.user(b).await.unwrap(),
+                            "after step {n} of {steps:?}"
+                        );
+                    }
+                }
+            });
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// What a sign-in demands is the store's to know: there is nothing to say to the one in memory.
+#[test]
+fn demands_print_no_value() {
+    assert_eq!(format!("{:?}", Demands::default()), "[]");
+}

@@ -1,0 +1,183 @@
+//! Signing in and out, whatever happens meanwhile.
+
+use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken};
+
+use crate::support::{
+    ROWS, User, cookie, database, number, pool, recorded_logs, sessions, sql, until_waiting,
+};
+
+/// D01, D03: a sign-in ends the session that the request came with, whosever it was, and takes nothing
+/// over from the client, be it a token of the right form.
+#[tokio::test]
+async fn a_sign_in_replaces_the_session_it_came_with() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in_without_request(2).await.unwrap();
+    let new = sessions
+        .sign_in(1, &cookie(&sessions, old.token()))
+        .await
+        .unwrap();
+    assert_eq!(sessions.user(old.token()).await.unwrap(), None);
+    assert_eq!(sessions.user(new.token()).await.unwrap(), Some(User::ada()));
+    assert_ne!(new.session().id(), old.session().id());
+
+    let chosen = SessionToken::generate().unwrap();
+    let signed_in = sessions
+        .sign_in(1, &cookie(&sessions, &chosen))
+        .await
+        .unwrap();
+    assert_ne!(signed_in.token().expose(), chosen.expose());
+    assert_eq!(sessions.user(&chosen).await.unwrap(), None);
+}
+
+/// A sign-in that is refused changes nothing: the old session lives.
+#[tokio::test]
+async fn a_sign_in_that_is_refused_ends_nothing() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in_without_request(1).await.unwrap();
+    sql(
+        &database,
+        "UPDATE users SET disabled_at = now() WHERE id = 2",
+    )
+    .await;
+    for nobody in [2, 99] {
+        let error = sessions
+            .sign_in(nobody, &cookie(&sessions, old.token()))
+            .await;
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::UserRefused);
+    }
+    assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
+}
+
+/// D02: killed in the middle, either the old session lives and there is no new one, or the other way
+/// about; here it waits for a lock on the old one, and is killed.
+#[tokio::test]
+async fn a_sign_in_that_is_killed_changes_nothing() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in_without_request(1).await.unwrap();
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.execute("SELECT FROM sessions FOR UPDATE", &[])
+        .await
+        .unwrap();
+    let sign_in = tokio::spawn({
+        let (sessions, headers) = (sessions.clone(), cookie(&sessions, old.token()));
+        async move { sessions.sign_in(1, &headers).await }
+    });
+    let waiting = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while number(&database, waiting).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    let error = sign_in.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    lock.rollback().await.unwrap();
+    assert_eq!(number(&database, ROWS).await, 1);
+    assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
+}
+
+/// D07: signed out is signed out, in this process, in another, and after a restart of it.
+#[tokio::test]
+async fn a_signed_out_session_is_dead_everywhere() {
+    let database = database().await;
+    let (here, there) = (sessions(&database), sessions(&database));
+    let signed_in = here.sign_in_without_request(1).await.unwrap();
+    assert!(there.user(signed_in.token()).await.unwrap().is_some());
+    assert!(
+        here.sign_out(&cookie(&here, signed_in.token()))
+            .await
+            .ended()
+            .unwrap()
+    );
+    for sessions in [&here, &there, &sessions(&database)] {
+        assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+    }
+    assert_eq!(number(&database, ROWS).await, 0);
+}
+
+/// B05: a digest that is taken is never touched: the insertion fails, and the session stays whose it
+/// is.
+#[tokio::test]
+async fn a_digest_that_is_taken_stays_whose_it_is() {
+    use std::time::Duration;
+    use tower_user_session::{Insertion, NewSession, Rotation, SessionStore};
+    let database = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let demands = tower_user_session::Demands::default();
+    let life = Duration::from_secs(60);
+    let stolen = NewSession::new(ada.token().digest(), &2, &demands, life);
+    let outcome = sessions.store().insert(stolen).await.unwrap();
+    assert!(matches!(outcome, Insertion::DigestTaken));
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
+    let rotation = sessions
+        .store()
+        .rotate(&2, &[eve.token().digest()], ada.token().digest())
+        .await;
+    assert!(matches!(rotation.unwrap(), Rotation::DigestTaken));
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
+}
+
+/// B08: a digest presented as a token is of nobody.
+#[tokio::test]
+async fn a_digest_is_no_token() {
+    use base64::Engine as _;
+    let database = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    recorded_logs::presented_though_a_digest(ada.token().digest().as_bytes());
+    let text =
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(ada.token().digest().as_bytes());
+    let digest = SessionToken::parse(text.as_bytes()).unwrap();
+    assert_eq!(sessions.user(&digest).await.unwrap(), None);
+}
+
+/// J01: whoever is anonymous makes no row.
+#[tokio::test]
+async fn anonymous_requests_write_nothing() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    for _ in 0..2_000 {
+        assert_eq!(
+            sessions
+                .user(&SessionToken::generate().unwrap())
+                .await
+                .unwrap(),
+            None
+        );
+    }
+    let written = "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint
+        FROM pg_stat_user_tables WHERE relname = 'sessions'";
+    sessions.close().await;
+    assert_eq!(number(&database, ROWS).await, 0);
+    assert_eq!(number(&database, written).await, 0);
+}
+
+/// J09, F07: a sign-in that is dropped half-way leaves no connection behind that is still at work.
+#[tokio::test]
+async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
+    let database = database().await;
+    let pool = pool(&database, 1);
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool.clone()));
+    let old = sessions.sign_in_without_request(1).await.unwrap();
+    let mut client = database.client().await;
+    let lock = client.transaction().await.unwrap();
+    lock.execute("SELECT FROM sessions FOR UPDATE", &[])
+        .await
+        .unwrap();
+    let headers = cookie(&sessions, old.token());
+    let sign_in = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.sign_in(1, &headers).await }
+    });
+    until_waiting(&database, 1).await;
+    sign_in.abort();
+    assert!(sign_in.await.unwrap_err().is_cancelled());
+    // The only connection of the pool can be had, and does not wait for the lock.
+    assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
+    lock.rollback().await.unwrap();
+    assert!(pool.status().size <= 1);
+}

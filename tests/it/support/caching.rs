@@ -1,0 +1,65 @@
+//! Services with a cache and a feed, and sessions that are in the cache.
+
+use std::time::{Duration, Instant};
+
+use ephemeral_postgres::TestDatabase;
+use tower_user_session::{
+    PgSessionStore, SessionService, SessionToken, SignedIn, tokio_postgres::NoTls,
+};
+
+use super::{
+    database::{database, pool, sql},
+    users::{PgSessions, User},
+};
+
+pub const LEASE: Duration = Duration::from_millis(400);
+
+/// A database whose sessions and users are announced.
+pub async fn announcing() -> TestDatabase {
+    let database = database().await;
+    let store = PgSessionStore::<User>::new(pool(&database, 1));
+    store.migrate().announce_changed_users().await.unwrap();
+    database
+}
+
+/// One process.
+pub fn process(database: &TestDatabase) -> PgSessions {
+    process_with_lease(database, LEASE)
+}
+
+pub fn process_with_lease(database: &TestDatabase, lease: Duration) -> PgSessions {
+    let store = PgSessionStore::new(pool(database, 4));
+    SessionService::builder(store).lease(lease).build().unwrap()
+}
+
+/// One process with a cache.
+pub async fn caching(database: &TestDatabase) -> PgSessions {
+    let sessions = process(database);
+    let feed = sessions.store().feed(database.config(), NoTls);
+    sessions.cache(feed, 1_000).await.unwrap();
+    sessions
+}
+
+/// A session that is old enough to be kept.
+pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> SignedIn {
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+    let older = format!(
+        "UPDATE sessions SET created_at = created_at - interval '1 hour' WHERE id = '{}'",
+        signed_in.session().id()
+    );
+    sql(database, &older).await;
+    signed_in
+}
+
+/// Looks it up until it is answered from memory.
+pub async fn kept(sessions: &PgSessions, token: &SessionToken) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        let before = sessions.counts().from_cache;
+        assert!(sessions.user(token).await.unwrap().is_some());
+        if sessions.counts().from_cache > before {
+            return;
+        }
+        assert!(Instant::now() < patience, "it is never kept");
+    }
+}

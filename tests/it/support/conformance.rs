@@ -1,0 +1,64 @@
+//! What every store does, asserted of one.
+
+use std::{collections::HashMap, time::Duration};
+
+use tower_user_session::{EndedSession, ErrorKind, SessionService, SessionStore, TokenDigest};
+
+use super::users::{User, two_limits};
+
+pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &SessionService<S>) {
+    let store = sessions.store();
+    // Every digest is answered once, be it of nobody.
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let digests = [
+        ada.token().digest(),
+        TokenDigest::from_bytes([1; 32]),
+        TokenDigest::from_bytes([2; 32]),
+    ];
+    let answers = store.find(&digests).await.unwrap();
+    let mut found: HashMap<_, _> = answers
+        .into_iter()
+        .map(|answer| (answer.digest(), answer.into_outcome().unwrap()))
+        .collect();
+    assert_eq!(found.len(), 3);
+    let live = found.remove(&digests[0]).unwrap().unwrap();
+    assert_eq!(live.user, User::ada());
+    assert_eq!(live.session.id(), ada.session().id());
+    assert!(found.values().all(Option::is_none));
+
+    // What was ended is named, and what is not there is no error.
+    let eve = sessions.sign_in_without_request(2).await.unwrap();
+    let ended = [EndedSession::new(digests[0], ada.session().id())];
+    assert_eq!(store.delete(&digests).await.unwrap(), ended);
+    assert_eq!(store.delete(&digests).await.unwrap(), []);
+    assert_eq!(store.delete(&[]).await.unwrap(), []);
+    let digests = [digests[1], eve.token().digest()];
+    let ended = [EndedSession::new(digests[1], eve.session().id())];
+    assert_eq!(store.delete(&digests).await.unwrap(), ended);
+
+    // The times are those of the policy, by one clock.
+    let ada = sessions
+        .sign_in_without_request(1)
+        .at_most(Duration::from_secs(60))
+        .await
+        .unwrap()
+        .session();
+    assert_eq!(ada.remaining(), Duration::from_secs(60));
+    assert_eq!(ada.since_authentication(), Duration::ZERO);
+    assert_eq!(ada.times().created_at, ada.times().now);
+    assert_eq!(store.lifetime(), two_limits());
+
+    // Nobody who does not exist is signed in.
+    assert_eq!(
+        sessions
+            .sign_in_without_request(99)
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::UserRefused
+    );
+    assert_eq!(sessions.devices(&99).await.unwrap(), []);
+    assert_eq!(sessions.revoke_all(&99).await.unwrap(), 0);
+    assert_eq!(sessions.revoke_everyone().await.unwrap(), 1);
+    assert_eq!(sessions.clean_up().await.unwrap(), 0);
+}

@@ -1,0 +1,98 @@
+//! A test's own database, connections to it, and statements that tests run on it.
+
+use std::{path::PathBuf, process::Command, time::Instant};
+
+use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
+use ephemeral_postgres::{Server, TestDatabase};
+use tower_user_session::PgSessionStore;
+
+use super::{
+    recorded_logs,
+    users::{USERS, User},
+    waiting::PATIENCE,
+};
+
+/// Changes of the tables that nobody who looks up may notice. They end as they began.
+pub const COMPATIBLE_CHANGES: [&str; 6] = [
+    "ALTER TABLE users ADD COLUMN nickname text",
+    "ALTER TABLE users ALTER COLUMN email TYPE varchar(200)",
+    "ALTER TABLE sessions ADD COLUMN note text",
+    "ALTER TABLE users ALTER COLUMN email TYPE text",
+    "ALTER TABLE users DROP COLUMN nickname",
+    "ALTER TABLE sessions DROP COLUMN note",
+];
+
+pub const ROWS: &str = "SELECT count(*) FROM sessions";
+
+/// What a process that cleans up does first.
+pub const TAKE_THE_TURN: &str = "SELECT pg_advisory_xact_lock(hashtextextended(concat('clean up ', 'sessions'::regclass::oid), 0))";
+
+/// A database of its own, with users and the sessions' table.
+pub async fn database() -> TestDatabase {
+    let database = TestDatabase::create(USERS).await;
+    let store = PgSessionStore::<User>::new(pool(&database, 2));
+    store.migrate().await.unwrap();
+    store.check().await.unwrap();
+    database
+}
+
+pub fn pool(database: &TestDatabase, size: usize) -> Pool {
+    recorded_logs::begin();
+    Pool::builder(Manager::new(database.config(), NoTls))
+        .max_size(size)
+        .build()
+        .unwrap()
+}
+
+/// Runs one statement with text in it, such as moving a row in time.
+pub async fn sql(database: &TestDatabase, statement: &str) -> u64 {
+    database
+        .client()
+        .await
+        .execute(statement, &[])
+        .await
+        .unwrap()
+}
+
+/// What a query with a single number says.
+pub async fn number(database: &TestDatabase, query: &str) -> i64 {
+    database
+        .client()
+        .await
+        .query_one(query, &[])
+        .await
+        .unwrap()
+        .get(0)
+}
+
+/// Kills the connections to this database that look sessions up, and says how many there were.
+pub async fn kill_lookups(database: &TestDatabase) -> i64 {
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE '%asked_digest%' AND pid <> pg_backend_pid()";
+    number(database, kill).await
+}
+
+/// The server's own `psql`, or the one on the `PATH`, where there is one.
+pub async fn psql() -> Option<PathBuf> {
+    let server = tokio::task::spawn_blocking(Server::for_tests)
+        .await
+        .unwrap();
+    let beside = server
+        .bin_dir()
+        .map(|bin| bin.join("psql"))
+        .filter(|psql| psql.exists());
+    let psql = beside.unwrap_or_else(|| PathBuf::from("psql"));
+    let runs = Command::new(&psql).arg("--version").output().is_ok();
+    runs.then_some(psql)
+}
+
+/// Returns once so many connections to this database wait for a lock. Other tests' do not count.
+pub async fn until_waiting(database: &TestDatabase, connections: i64) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let patience = Instant::now() + PATIENCE;
+    while number(database, waiting).await < connections {
+        assert!(Instant::now() < patience, "nobody waits for a lock");
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,12 @@
+//! The history checker's parts: processes that share a database work at random while faults strike, and their
+//! records are checked against what the crate guarantees. The tests are in `extended/linearizability`.
+
+pub mod checker;
+pub mod dice;
+pub mod nemesis;
+pub mod other_process;
+pub mod record;
+pub mod report;
+mod worker;
+pub mod workload;
+pub mod world;

@@ -1,0 +1,135 @@
+//! A connection that records the notifications of the triggers.
+
+use std::{collections::BTreeSet, future::poll_fn};
+
+use ephemeral_postgres::TestDatabase;
+use tokio::sync::mpsc;
+use tower_user_session::{
+    SessionId, SignedIn,
+    tokio_postgres::{AsyncMessage, Client, NoTls, Notification},
+};
+
+use super::{
+    database::database,
+    users::{PgSessions, sessions},
+};
+
+/// A connection that listens to a table's channel.
+pub struct Feed {
+    client: Client,
+    pub channel: String,
+    /// Of the users' table to which the sessions refer.
+    pub users: String,
+    heard: mpsc::UnboundedReceiver<Notification>,
+    barrier: u32,
+}
+
+impl Feed {
+    pub async fn of(database: &TestDatabase, table: &str) -> Self {
+        let (client, mut connection) = database.config().connect(NoTls).await.unwrap();
+        let (send, heard) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notification(notification) = message {
+                    let _ = send.send(notification);
+                }
+            }
+        });
+        let oid = format!("SELECT '{table}'::regclass::oid");
+        let oid: u32 = client.query_one(&oid, &[]).await.unwrap().get(0);
+        let users = "SELECT confrelid FROM pg_constraint
+            WHERE conrelid = $1 AND contype = 'f' ORDER BY oid LIMIT 1";
+        let users: u32 = client.query_one(users, &[&oid]).await.unwrap().get(0);
+        let channel = format!("tower_user_session_{oid}");
+        let users = format!("tower_user_session_users_{users}");
+        let listen = format!("LISTEN {channel}; LISTEN {users}; LISTEN barrier");
+        client.batch_execute(&listen).await.unwrap();
+        Self {
+            client,
+            channel,
+            users,
+            heard,
+            barrier: 0,
+        }
+    }
+
+    /// What was announced since the last call. Notifications come in the order of the commits, so
+    /// that one of our own is behind all of them.
+    pub async fn heard(&mut self) -> Vec<String> {
+        self.barrier += 1;
+        let barrier = format!("NOTIFY barrier, '{}'", self.barrier);
+        self.client.batch_execute(&barrier).await.unwrap();
+        let mut payloads = Vec::new();
+        loop {
+            let notification = self.heard.recv().await.unwrap();
+            if notification.channel() == "barrier" {
+                assert_eq!(notification.payload(), self.barrier.to_string());
+                return payloads;
+            }
+            let of_users = notification.payload().starts_with("users ");
+            let expected = if of_users { &self.users } else { &self.channel };
+            let everything = notification.payload() == "everything";
+            assert!(everything || notification.channel() == expected);
+            payloads.push(notification.payload().to_owned());
+        }
+    }
+
+    pub async fn silence(&mut self, what: &str) {
+        assert_eq!(self.heard().await, [""; 0], "{what}");
+    }
+
+    /// One notification of this kind, of these sessions in any order.
+    pub async fn one(&mut self, kind: &str, sessions: &[SessionId]) {
+        self.names(kind, sessions.iter().map(name)).await;
+    }
+
+    /// One notification of the users with these keys, in any order.
+    pub async fn users(&mut self, keys: &[&str]) {
+        let mut hashes = Vec::new();
+        for key in keys {
+            let hash = "SELECT lpad(to_hex(hashtextextended($1, 0)), 16, '0')";
+            let row = self.client.query_one(hash, &[key]).await.unwrap();
+            hashes.push(row.get::<_, String>(0));
+        }
+        self.names("users", hashes.into_iter()).await;
+    }
+
+    async fn names(&mut self, kind: &str, names: impl Iterator<Item = String>) {
+        let heard = self.heard().await;
+        let [payload] = &heard[..] else {
+            panic!("{heard:?}");
+        };
+        let mut words = payload.split(' ');
+        assert_eq!(words.next(), Some(kind));
+        let words: Vec<_> = words.collect();
+        let expected: BTreeSet<_> = names.collect();
+        assert_eq!(words.len(), expected.len(), "{payload}");
+        let announced: BTreeSet<_> = words.into_iter().map(str::to_owned).collect();
+        assert_eq!(announced, expected);
+    }
+}
+
+/// As a payload has it.
+pub fn name(id: &SessionId) -> String {
+    id.to_string().replace('-', "")
+}
+
+pub fn id(signed_in: &SignedIn) -> SessionId {
+    signed_in.session().id()
+}
+
+pub async fn announced_sessions() -> (TestDatabase, PgSessions, Feed) {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let migrate = sessions.store().migrate().announce_ended_sessions();
+    migrate.await.unwrap();
+    let feed = Feed::of(&database, "sessions").await;
+    (database, sessions, feed)
+}
+
+pub async fn announced_users() -> (TestDatabase, PgSessions, Feed) {
+    let (database, sessions, feed) = announced_sessions().await;
+    let migrate = sessions.store().migrate().announce_changed_users();
+    migrate.await.unwrap();
+    (database, sessions, feed)
+}

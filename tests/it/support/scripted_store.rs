@@ -1,0 +1,105 @@
+//! Lookups that do what the test says: scripted results, or none at all.
+
+use std::{
+    fmt::Debug,
+    future::Future,
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_user_session::{
+    Error, ErrorKind, LoadUserLayer, LookupAnswer, Rejection, Session, SessionId, SessionLookup,
+    SessionService, SessionTimes, SessionToken, TokenDigest,
+};
+
+use super::{
+    requests::{request, who},
+    users::User,
+};
+
+pub type Answers = Result<Vec<LookupAnswer<User>>, Error>;
+
+pub type Answering = Pin<Box<dyn Future<Output = Answers> + Send>>;
+
+type Script = dyn Fn(usize, Vec<TokenDigest>) -> Answering + Send + Sync;
+
+/// A lookup that does what the test says, knowing how often it was asked before.
+pub struct Scripted {
+    script: Box<Script>,
+    asked: AtomicUsize,
+    pub closed: AtomicUsize,
+}
+
+impl SessionLookup for Scripted {
+    type User = User;
+
+    fn find(&self, digests: &[TokenDigest]) -> impl Future<Output = Answers> + Send {
+        (self.script)(self.asked.fetch_add(1, SeqCst), digests.to_vec())
+    }
+
+    async fn close(&self) {
+        self.closed.fetch_add(1, SeqCst);
+    }
+}
+
+pub fn scripted(
+    script: impl Fn(usize, Vec<TokenDigest>) -> Answering + Send + Sync + 'static,
+) -> SessionService<Scripted> {
+    SessionService::new(Scripted {
+        script: Box::new(script),
+        asked: AtomicUsize::new(0),
+        closed: AtomicUsize::new(0),
+    })
+}
+
+/// A live session of the user whose e-mail address names the digest.
+pub fn live(digest: TokenDigest) -> LookupAnswer<User> {
+    let now = std::time::SystemTime::UNIX_EPOCH;
+    let mut times = SessionTimes::at(now);
+    times.expires_at += Duration::from_secs(60);
+    let session = Session::new(SessionId::from_bytes([1; 16]), times);
+    LookupAnswer::live(digest, owner(digest), session)
+}
+
+pub fn owner(digest: TokenDigest) -> User {
+    User {
+        id: 0,
+        email: format!("{:?}", digest.as_bytes()),
+        role: String::new(),
+    }
+}
+
+pub fn all_live(digests: &[TokenDigest]) -> Vec<LookupAnswer<User>> {
+    digests.iter().map(|digest| live(*digest)).collect()
+}
+
+pub async fn status<L: SessionLookup>(
+    sessions: &SessionService<L>,
+) -> (StatusCode, Option<ErrorKind>)
+where
+    L::User: Debug,
+{
+    let service = LoadUserLayer::new(sessions.clone()).layer(service_fn(who::<String>));
+    let cookie = format!(
+        "__Host-session={}",
+        SessionToken::generate().unwrap().expose()
+    );
+    let response = service.oneshot(request(&cookie)).await.unwrap();
+    let rejection = response.extensions().get::<Rejection>();
+    let kind = rejection.map(|rejection| rejection.error().unwrap().kind());
+    (response.status(), kind)
+}
+
+#[derive(Debug)]
+pub struct Hung;
+
+impl SessionLookup for Hung {
+    type User = User;
+
+    async fn find(&self, _: &[TokenDigest]) -> Answers {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,167 @@
+//! A store in memory that counts its calls and can delay or falsify its results.
+
+use std::{
+    ops::Deref,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tower_user_session::{
+    CleanedUp, DEFAULT_LEASE, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime,
+    LookupAnswer, MemorySessionStore, NewSession, Revocation, Rotation, SessionId, SessionLookup,
+    SessionService, SessionStore, StillLive, TokenDigest,
+};
+
+use super::{recorded_logs, users::User};
+
+/// A store in memory that counts what it is asked and can hold its answers back.
+pub struct WatchedStore {
+    memory: MemorySessionStore<i64, User>,
+    finds: AtomicUsize,
+    checks: AtomicUsize,
+    steps: AtomicUsize,
+    open: watch::Sender<bool>,
+    bad_row: AtomicBool,
+    astray: AtomicBool,
+}
+
+/// So long that a slow machine does not meet it.
+const WATCHED_DEADLINE: Duration = Duration::from_secs(60);
+
+pub type WatchedSessions = SessionService<WatchedStore>;
+
+pub fn watched() -> WatchedSessions {
+    watched_with_lease(DEFAULT_LEASE)
+}
+
+pub fn watched_with_lease(lease: Duration) -> WatchedSessions {
+    recorded_logs::begin();
+    let memory = MemorySessionStore::new();
+    memory.add_user(1, User::ada());
+    memory.add_user(2, User::eve());
+    let store = WatchedStore {
+        memory,
+        finds: AtomicUsize::new(0),
+        checks: AtomicUsize::new(0),
+        steps: AtomicUsize::new(0),
+        open: watch::Sender::new(true),
+        bad_row: AtomicBool::new(false),
+        astray: AtomicBool::new(false),
+    };
+    SessionService::builder(store)
+        .deadline(WATCHED_DEADLINE)
+        .lease(lease)
+        .build()
+        .unwrap()
+}
+
+impl WatchedStore {
+    /// How often a lookup reached the store.
+    pub fn finds(&self) -> usize {
+        self.finds.load(SeqCst)
+    }
+
+    /// How often it was asked which sessions are still live.
+    pub fn checks(&self) -> usize {
+        self.checks.load(SeqCst)
+    }
+
+    /// From now on, how often a lookup gives way to other tasks before it answers.
+    pub fn take_steps(&self, steps: usize) {
+        self.steps.store(steps, SeqCst);
+    }
+
+    /// From now on, whether lookups are answered at once or wait.
+    pub fn answer(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+
+    /// From now on, it ends nothing and names another session than those it was to end.
+    pub fn go_astray(&self) {
+        self.astray.store(true, SeqCst);
+    }
+
+    /// From now on, a lookup of more than one token meets a row that cannot be read, and fails at once.
+    pub fn meet_a_bad_row(&self) {
+        self.bad_row.store(true, SeqCst);
+    }
+}
+
+impl Deref for WatchedStore {
+    type Target = MemorySessionStore<i64, User>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.memory
+    }
+}
+
+impl SessionLookup for WatchedStore {
+    type User = User;
+
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
+        self.finds.fetch_add(1, SeqCst);
+        if digests.len() > 1 && self.bad_row.load(SeqCst) {
+            return Err(Error::new(ErrorKind::Row, "made up"));
+        }
+        for _ in 0..self.steps.load(SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+        self.memory.find(digests).await
+    }
+}
+
+impl SessionStore for WatchedStore {
+    type UserId = i64;
+    type Condition = ();
+
+    fn lifetime(&self) -> Lifetime {
+        self.memory.lifetime()
+    }
+
+    async fn insert(&self, session: NewSession<'_, Self>) -> Result<Insertion, Error> {
+        let mut new = NewSession::new(session.digest, session.user_id, &(), session.lifetime);
+        new.replaced = session.replaced;
+        self.memory.insert(new).await
+    }
+
+    async fn rotate(
+        &self,
+        user_id: &i64,
+        old: &[TokenDigest],
+        new: TokenDigest,
+    ) -> Result<Rotation, Error> {
+        self.memory.rotate(user_id, old, new).await
+    }
+
+    async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
+        if self.astray.load(SeqCst) {
+            let another = TokenDigest::from_bytes([7; 32]);
+            let session = SessionId::from_bytes([7; 16]);
+            return Ok(vec![EndedSession::new(another, session)]);
+        }
+        self.memory.delete(digests).await
+    }
+
+    async fn list(&self, user_id: &i64) -> Result<Vec<Device>, Error> {
+        self.memory.list(user_id).await
+    }
+
+    async fn revoke(&self, user_id: &i64, which: Revocation) -> Result<Vec<SessionId>, Error> {
+        self.memory.revoke(user_id, which).await
+    }
+
+    async fn revoke_everyone(&self) -> Result<u64, Error> {
+        self.memory.revoke_everyone().await
+    }
+
+    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
+        self.checks.fetch_add(1, SeqCst);
+        self.memory.still_live(ids).await
+    }
+
+    async fn clean_up(&self, place: Option<u64>) -> Result<CleanedUp, Error> {
+        self.memory.clean_up(place).await
+    }
+}
