@@ -1,10 +1,10 @@
-//! What the crate promises, a module a behaviour, against real servers.
+//! Tests of the public API, by subject. See `tests/README.md`.
 
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
     unreachable_pub,
-    reason = "a test says what went wrong by panicking, and its modules share with nobody else"
+    reason = "a test reports a failure by panicking, and nothing here is a public API"
 )]
 
 mod catalogue;

@@ -1,5 +1,5 @@
-//! What a browser does with `Set-Cookie`, written from RFC 6265bis and from nothing else: parsing
-//! (§5.6), storing with the rules of the prefixes (§5.7) and sending (§5.8). It knows https origins.
+//! What a browser does with `Set-Cookie`, written from RFC 6265bis only: parsing (§5.6), storing
+//! with the prefix rules (§5.7) and sending (§5.8). It knows https origins.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct Stored {
     pub secure: bool,
     pub http_only: bool,
     pub same_site: SameSite,
-    /// Seconds from now; `None` for one that goes when the browser is closed.
+    /// Seconds from now; `None` for a cookie that ends with the browser session.
     pub life: Option<i64>,
 }
 
@@ -46,7 +46,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Takes in every `Set-Cookie` of a response from this host.
+    /// Stores each `Set-Cookie` of a response from this host.
     pub fn receive(&mut self, host: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         for value in headers.get_all(header::SET_COOKIE) {
             self.store(host, true, value.as_bytes())?;
@@ -54,8 +54,8 @@ impl Browser {
         Ok(())
     }
 
-    /// Stores what `https://host/` (or `http://host/`) sets, or says why not. A cookie that has
-    /// expired is removed.
+    /// Stores what `https://host/` (or `http://host/`) sets, or returns why not. An expired cookie
+    /// is removed.
     pub fn store(&mut self, host: &str, https: bool, set_cookie: &[u8]) -> Result<(), Refusal> {
         let new = parse(set_cookie)?.accepted_from(host, https)?;
         self.jar.retain(|old| {
@@ -72,7 +72,7 @@ impl Browser {
         &self.jar
     }
 
-    /// The headers of a request for `https://host/`.
+    /// Returns the headers of a request for `https://host/`.
     pub fn request(&self, host: &str) -> HeaderMap {
         let mut sent: Vec<&Stored> = self
             .jar
@@ -106,7 +106,7 @@ impl Browser {
         headers
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub fn wait(&mut self, time: Duration) {
         let seconds = i64::try_from(time.as_secs()).unwrap();
         for cookie in &mut self.jar {
@@ -158,7 +158,7 @@ pub fn parse(set_cookie: &[u8]) -> Result<Parsed, Refusal> {
 }
 
 impl Parsed {
-    /// The last attribute of this name, as §5.7 uses them.
+    /// The last attribute of this name, which §5.7 uses.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         let mut all = self.attributes.iter().rev();
         all.find(|(found, _)| found == name)
@@ -198,7 +198,7 @@ impl Parsed {
             })
             .filter(|domain| !domain.is_empty());
         if let Some(domain) = &domain {
-            // A public suffix is stood for by a name without a dot.
+            // A name without a dot stands for a public suffix.
             if !domain_matches(host, domain) || !domain.contains('.') {
                 return Err(Refusal::OtherDomain);
             }
@@ -249,7 +249,7 @@ impl Parsed {
     }
 }
 
-/// §4.1.3: prefixes are recognised in any case.
+/// §4.1.3: prefixes are recognized in any case.
 fn begins(text: &[u8], prefix: &str) -> bool {
     let start = text.get(..prefix.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))

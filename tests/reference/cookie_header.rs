@@ -1,4 +1,4 @@
-//! What counts as our cookie: twenty lines that can be read at a glance, beside the crate's own reader.
+//! A reference parser of the `Cookie` header, in twenty lines, beside the crate's own.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ pub fn read(headers: &HeaderMap) -> Read {
     }
 }
 
-/// The reference: every pair that is called `__Host-session`, as a set of values.
+/// The reference: each pair with the name `__Host-session`, as a set of values.
 pub fn reference<L: AsRef<[u8]>>(lines: &[L]) -> Read {
     let mut values: BTreeSet<Vec<u8>> = ours(lines).into_iter().collect();
     match values.pop_first() {
@@ -66,7 +66,7 @@ fn ours<L: AsRef<[u8]>>(lines: &[L]) -> Vec<Vec<u8>> {
     values
 }
 
-/// Panics unless the crate reads these lines as the reference does, and says what kind they are of.
+/// Panics unless the crate reads these lines as the reference does, and returns their kind.
 pub fn check<L: AsRef<[u8]>>(lines: &[L]) -> &'static str {
     let headers: HeaderMap = lines
         .iter()
@@ -91,7 +91,7 @@ pub fn check<L: AsRef<[u8]>>(lines: &[L]) -> &'static str {
     }
 }
 
-/// Names that a careless reader takes for ours.
+/// Names that a careless parser takes for the session cookie's.
 pub const NEAR_MISSES: [&str; 25] = [
     "__host-session",
     "__HOST-session",
@@ -120,7 +120,7 @@ pub const NEAR_MISSES: [&str; 25] = [
     "__Host-session[]",
 ];
 
-/// A byte that a header can hold: HTAB, and everything from SP on but DEL.
+/// A byte that a header can contain: HTAB, and all from SP on except DEL.
 pub fn visible(byte: u8) -> u8 {
     if byte == b'\t' || (byte >= 0x20 && byte != 0x7f) {
         byte

@@ -1,5 +1,5 @@
-//! What the crate may be given, made of bytes: those of a fuzzer, of proptest or of a generator. Near misses
-//! are common here and rare among random bytes, so that every branch is reached in a moment.
+//! Inputs of the crate, derived from the bytes of a fuzzer, of proptest or of a generator. Near
+//! misses are common here and rare among random bytes, so that each branch is reached quickly.
 
 use super::{
     browser::Browser,
@@ -7,7 +7,7 @@ use super::{
     return_to, token,
 };
 
-/// Choices, one after the other. Where the bytes have run out, it is the first of each.
+/// Successive choices. After the end of the bytes, each is the first one.
 pub struct Choices<'a>(pub &'a [u8]);
 
 impl Choices<'_> {
@@ -30,7 +30,7 @@ impl Choices<'_> {
     }
 }
 
-/// Makes something of each kind of these bytes, checks it, and says what it was.
+/// Derives one kind of input from these bytes, checks it, and returns the kind.
 pub fn check(bytes: &[u8]) -> &'static str {
     let mut choices = Choices(bytes);
     match choices.below(4) {
@@ -63,7 +63,7 @@ fn line(choices: &mut Choices<'_>) -> Vec<u8> {
                 b"  ",
             ]));
         }
-        // Now and then the same once more.
+        // Sometimes the same once more.
         let pair = match last {
             Some(last) if choices.below(4) == 3 => last,
             _ => pair(choices),
@@ -85,13 +85,13 @@ fn pair(choices: &mut Choices<'_>) -> Vec<u8> {
     [name, between.as_bytes().to_vec(), value].concat()
 }
 
-/// A token's text, or nearly.
+/// A token's text, or a near miss.
 pub fn token_text(choices: &mut Choices<'_>) -> Vec<u8> {
     let mut text = TOKEN.as_bytes().to_vec();
     match choices.below(10) {
         0..3 => {}
         3 => text = OTHER.as_bytes().to_vec(),
-        // Any token at all: the last sign carries four bits.
+        // Any token at all: the last character carries four bits.
         4 => {
             let signs = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
             text = (0..42).map(|_| choices.of(signs)).collect();
@@ -111,7 +111,7 @@ pub fn token_text(choices: &mut Choices<'_>) -> Vec<u8> {
     text
 }
 
-/// Where somebody wants to be sent after signing in.
+/// A return path after signing in.
 pub fn place(choices: &mut Choices<'_>) -> String {
     let mut place = choices
         .of(&["/", "/", "/", "/", "//", "\\", "", "https://", "?"])
@@ -166,7 +166,8 @@ pub fn place(choices: &mut Choices<'_>) -> String {
     place
 }
 
-/// Whatever a sibling subdomain makes a browser store is not ours, alone or beside our own.
+/// No cookie that a sibling subdomain makes a browser store is read as the session cookie, alone or
+/// beside a genuine one.
 fn sibling(choices: &mut Choices<'_>) -> &'static str {
     let mut browser = Browser::default();
     let signed_in = choices.below(2) == 1;

@@ -1,5 +1,6 @@
-//! What the crate must agree with, written a second time and as plainly as can be, and a grammar of what it
-//! may be given. Shared by the tests and the fuzz targets, which find this folder by its path.
+//! Second implementations that the crate must agree with, as plain as possible, and a grammar of
+//! inputs. The tests and the fuzz targets share them; the fuzz targets find this folder by its
+//! path.
 
 pub mod browser;
 pub mod cookie_header;

@@ -1,10 +1,10 @@
-//! Where one may be sent back to, by the rule as it is documented, and by what a browser makes of it.
+//! The allowed return paths, by the documented rule and by a browser's reading of them.
 
 use http::Uri;
 use tower_user_session::ReturnTo;
 use url::Url;
 
-/// Whether this place is on this site whatever a browser makes of it, or why it may not be.
+/// Whether this path is on this site for each reading of a browser, or why it is rejected.
 pub fn allowed(place: &str) -> Result<(), &'static str> {
     if place.len() > 2048 {
         return Err("place: too long");
@@ -47,8 +47,8 @@ pub fn allowed(place: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Panics unless the crate allows this place where the rule does, and a browser that is sent there
-/// stays; says what kind of place it is.
+/// Panics unless the crate allows this path if the rule does, and a browser that follows it stays
+/// on the site. Returns the kind of path.
 pub fn check(place: &str) -> &'static str {
     let parsed = ReturnTo::parse(place);
     let kind = allowed(place).map_or_else(|why| why, |()| "place: on this site");
@@ -57,7 +57,7 @@ pub fn check(place: &str) -> &'static str {
         assert_eq!(parsed.as_str(), place);
         stays(place);
     }
-    // A request's target may be a whole address, of which the path and the query remain.
+    // A request's target may be a whole URL, of which the path and the query remain.
     if let Ok(uri) = Uri::try_from(place)
         && let Some(parsed) = ReturnTo::from_uri(&uri)
     {
@@ -66,7 +66,7 @@ pub fn check(place: &str) -> &'static str {
     kind
 }
 
-/// The URL standard, by an implementation of it: also where something on the way decodes the path once
+/// The URL standard, by an implementation of it, also if a program on the way decodes the path once
 /// or twice.
 fn stays(place: &str) {
     let here = Url::parse("https://app.example.com/sign-in?next=x").unwrap();
@@ -93,7 +93,7 @@ fn decoded(path: &str) -> String {
             .and_then(|code| std::str::from_utf8(code).ok());
         let code = code.filter(|code| code.bytes().all(|digit| digit.is_ascii_hexdigit()));
         match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
-            // What comes out as one of these is no separator any more.
+            // A decoded one of these is not a separator any more.
             Some(byte) if *first == b'%' && !b"#?".contains(&byte) => {
                 bytes.push(byte);
                 rest = &after[2..];

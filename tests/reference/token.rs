@@ -5,7 +5,7 @@ use tower_user_session::SessionToken;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// The 32 bytes that this text stands for, or why it stands for none.
+/// The 32 bytes that this text encodes, or why it encodes none.
 pub fn decode(text: &[u8]) -> Result<[u8; 32], &'static str> {
     if text.len() != 43 {
         return Err("token: another length");
@@ -22,14 +22,14 @@ pub fn decode(text: &[u8]) -> Result<[u8; 32], &'static str> {
             bytes.push(u8::try_from(number >> bits & 0xff).unwrap());
         }
     }
-    // Two bits are left over. One spelling only: they must be zero (§3.5).
+    // Two bits are left over. They must be zero, so that there is one spelling (§3.5).
     if number & 0b11 != 0 {
         return Err("token: spare bits");
     }
     Ok(bytes.try_into().unwrap())
 }
 
-/// Panics unless the crate reads this text as the reference does, and says what kind it is of.
+/// Panics unless the crate reads this text as the reference does, and returns its kind.
 pub fn check(text: &[u8]) -> &'static str {
     let token = SessionToken::parse(text);
     match decode(text) {

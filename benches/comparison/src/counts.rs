@@ -1,4 +1,5 @@
-//! Statements and allocations a request, each in a run of its own, because counting disturbs.
+//! Statements and allocations per request, each in a separate run, because counting affects the
+//! other figures.
 
 use crate::{
     BoxError,
@@ -36,8 +37,7 @@ pub(crate) async fn statements(id: &str, ground: &Ground) -> Result<f64, BoxErro
     Ok(calls as f64 / f64::from(REQUESTS))
 }
 
-/// Allocations and bytes a request: on one thread, because that is how they are counted. What the
-/// drivers' own tasks allocate is in it.
+/// Allocations and bytes per request, counted on one thread. The drivers' own tasks are included.
 pub(crate) fn allocations(id: &str, ground: &Ground) -> Result<(f64, f64), BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -51,7 +51,7 @@ pub(crate) fn allocations(id: &str, ground: &Ground) -> Result<(f64, f64), BoxEr
     Ok((each(counted.count_total), each(counted.bytes_total)))
 }
 
-/// Both, for each of these; a contestant that cannot be counted is left out and named.
+/// Both, for each of these. A contestant that cannot be counted is left out and named.
 pub(crate) async fn run(ids: &[&str], ground: &Ground) -> Result<Vec<Count>, BoxError> {
     let mut counts = Vec::new();
     let empty = allocations_elsewhere("empty", ground)?;
@@ -72,7 +72,7 @@ pub(crate) async fn run(ids: &[&str], ground: &Ground) -> Result<Vec<Count>, Box
     Ok(counts)
 }
 
-/// On a thread that has no runtime yet.
+/// On a thread without a runtime.
 fn allocations_elsewhere(id: &str, ground: &Ground) -> Result<(f64, f64), BoxError> {
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Processor time: this process's, and a server's with all its children.
+//! Processor time of this process, and of a server with all its children.
 
 use std::{fs, time::Duration};
 
@@ -12,15 +12,15 @@ pub(crate) fn client() -> Duration {
     )
 }
 
-/// A server process and its children, as Linux counts them.
+/// A server process and its children, as Linux accounts them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Server(pub(crate) u32);
 
-/// Of a clock tick, in which a process counts its children that have ended.
+/// In clock ticks, including children that have ended.
 const TICK: Duration = Duration::from_millis(10);
 
 impl Server {
-    /// `None` where there is no `/proc` to say so.
+    /// `None` without `/proc`.
     pub(crate) fn time(self) -> Option<Duration> {
         let own = on_cpu(self.0)?;
         let children: Duration = children(self.0).filter_map(on_cpu).sum();
@@ -48,7 +48,7 @@ fn ended(pid: u32) -> Option<Duration> {
     Some(TICK * (ticks(12)? + ticks(13)?))
 }
 
-/// The fields of `/proc/pid/stat` from the parent's id on; the name before it may hold spaces.
+/// The fields of `/proc/pid/stat` from the parent's id on. The name before them may contain spaces.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.rsplit_once(") ")?.1;

@@ -1,7 +1,8 @@
-//! The server, what is in its tables, and the cookies that name it.
+//! The server, the contents of its tables, and the cookies that refer to them.
 //!
-//! Every session has a number. From it follow its secret in each contestant's form, and its user, so
-//! that every answer can be checked. Real secrets are random; these are as long and as well spread.
+//! Each session has a number. Its secret in each contestant's form and its user follow from the
+//! number, so that each response can be checked. Real secrets are random; these are as long and as
+//! evenly distributed.
 
 use std::time::Duration;
 
@@ -16,19 +17,19 @@ use crate::BoxError;
 /// Sessions whose cookies the load draws from, spread over the whole table.
 pub(crate) const KNOWN: u32 = 100_000;
 
-/// Stated in the report. What is not here is PostgreSQL's default.
+/// Stated in the report. All other settings are PostgreSQL's defaults.
 pub(crate) const SETTINGS: [(&str, &str); 7] = [
     ("fsync", "on"),
     ("full_page_writes", "on"),
     ("shared_buffers", "1GB"),
     ("max_connections", "300"),
-    // Nothing but the contestants runs while they are measured.
+    // Only the contestants run while they are measured.
     ("autovacuum", "off"),
     ("checkpoint_timeout", "1h"),
     ("max_wal_size", "8GB"),
 ];
 
-/// How many sessions there are and whose they are.
+/// How many sessions there are, and which users they belong to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Numbers {
     pub(crate) sessions: u32,
@@ -60,8 +61,8 @@ pub(crate) async fn connect(config: &Config) -> Result<Client, BoxError> {
     Ok(client)
 }
 
-/// Whether the server counts statements, which costs it time. Where the module is missing, nothing can
-/// be counted, and the count says so.
+/// Whether the server counts statements, which costs it time. Without the module nothing can be
+/// counted, and the report says so.
 pub(crate) async fn counting(client: &Client, counted: bool) -> Result<(), BoxError> {
     let track = if counted { "top" } else { "none" };
     client
@@ -75,7 +76,7 @@ pub(crate) async fn counting(client: &Client, counted: bool) -> Result<(), BoxEr
     Ok(())
 }
 
-/// Which tables of sessions are needed.
+/// Which contestants' session tables are needed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tables {
     pub(crate) tower_sessions: bool,
@@ -125,7 +126,7 @@ pub(crate) fn email(user: i64) -> String {
     format!("person{user}@example.com")
 }
 
-/// The 32 bytes of a session's token: its number, and zeros before it.
+/// The 32 bytes of a session's token: its number, after zeros.
 fn token_bytes(session: u32) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes[24..].copy_from_slice(&u64::from(session).to_be_bytes());
@@ -137,7 +138,7 @@ pub(crate) fn digest_in_sql(n: &str) -> String {
     format!(r"sha256('\x{:048}'::bytea || int8send(({n})::bigint))", 0)
 }
 
-/// A session's token as its cookie has it.
+/// A session's token in the form of its cookie.
 pub(crate) fn token(session: u32) -> String {
     URL_SAFE_NO_PAD.encode(token_bytes(session))
 }
@@ -150,8 +151,8 @@ async fn ours(config: &Config, client: &Client, numbers: Numbers) -> Result<(), 
     tower_user_session::PgSessionStore::<crate::contestants::user::User>::new(pool)
         .migrate()
         .await?;
-    // The triggers of a million foreign keys would only check what is so by construction. The
-    // sessions are just seen, and stay so while this runs: no touch is due, and reads are measured.
+    // The triggers of a million foreign keys would only check what holds by construction. The
+    // sessions are marked as just seen, so that no last-seen update is due and reads are measured.
     client
         .batch_execute(&format!(
             "SET session_replication_role = replica;
@@ -173,7 +174,7 @@ pub(crate) fn tower_sessions_id(session: u32) -> Id {
     Id(i128::from_le_bytes(bytes))
 }
 
-/// A session as axum-login leaves it after signing somebody in.
+/// A session as axum-login leaves it after a sign-in.
 pub(crate) fn tower_sessions_record(numbers: Numbers, session: u32) -> Record {
     let user = numbers.user_of(session);
     let data = serde_json::json!({ "user_id": user, "auth_hash": email(user).into_bytes() });

@@ -1,4 +1,4 @@
-//! The lookup against tables of several sizes, each in a database of its own on the same server.
+//! Lookups in tables of several sizes, each in a separate database on the same server.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub(crate) async fn run(
             size("sessions_token_digest_key").await?,
         );
         let contestant = start::ours_over(config, numbers)?;
-        // Until the caches hold what they can.
+        // Until the caches are full.
         contestant.closed(Load::of(64), TIME, None).await;
         for tasks in TASKS {
             let sample = contestant

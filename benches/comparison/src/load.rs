@@ -1,4 +1,4 @@
-//! The load: closed loops and open ones, in this process.
+//! The load: closed and open loops, in this process.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::{
     results::Round,
 };
 
-/// What a contestant did under one load.
+/// The results of a contestant under one load.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     pub(crate) round: Round,
@@ -32,14 +32,14 @@ pub(crate) struct Sample {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) tasks: u32,
-    /// How many requests of ten carry a token of no session.
+    /// How many of ten requests carry an unknown token.
     pub(crate) unknown_of_ten: u32,
-    /// How many of the sessions are asked for.
+    /// How many of the sessions are used.
     pub(crate) in_use: u32,
 }
 
 impl Load {
-    /// Every session is asked for.
+    /// All sessions are used.
     pub(crate) const fn of(tasks: u32) -> Self {
         Self {
             tasks,
@@ -49,13 +49,13 @@ impl Load {
     }
 }
 
-/// Before it is measured, a load runs for this part of its time.
+/// A load warms up for this part of its time before it is measured.
 const WARM_UP: f64 = 0.25;
 
-/// So that no run asks in the order of another one.
+/// Each run has a different order.
 static SEED: AtomicU64 = AtomicU64::new(1);
 
-/// Nanoseconds, as few bytes as will do.
+/// Nanoseconds, in few bytes.
 type Latencies = Vec<u32>;
 
 fn nanos(time: Duration) -> u32 {
@@ -112,7 +112,7 @@ pub(crate) async fn closed(
                 if answered >= start && is_known {
                     latencies.push(nanos(answered - asked));
                 }
-                // A service that never waits must let the others run too.
+                // A service that never waits must let the other tasks run too.
                 tokio::task::coop::consume_budget().await;
             }
         });
@@ -128,7 +128,8 @@ pub(crate) async fn closed(
     measured.sample(latencies, wrong)
 }
 
-/// Arrivals are Poisson's, and a latency is counted from when its request was meant to arrive.
+/// Arrivals follow a Poisson process. A latency is measured from the scheduled arrival of its
+/// request.
 pub(crate) async fn open(
     service: &impl App,
     requests: &Arc<Requests>,
@@ -146,7 +147,7 @@ pub(crate) async fn open(
             (service.clone(), Arc::clone(requests), Arc::clone(&answers));
         let pending = done.0;
         let mut random = Random::new(SEED.fetch_add(1, Relaxed));
-        // A thread of its own: the runtime's timers tick in milliseconds.
+        // A separate thread, because the runtime's timers have a resolution of milliseconds.
         std::thread::spawn(move || {
             let mut arrival = begin;
             while arrival < end {
@@ -178,7 +179,7 @@ pub(crate) async fn open(
     let measured = measure.end();
     let all_answered = tokio::task::spawn_blocking(move || {
         let _ = arriving.join();
-        // Closes when the last request has been answered.
+        // Closes when the last request has completed.
         let _ = done.1.recv();
     });
     let _ = all_answered.await;
@@ -190,7 +191,7 @@ pub(crate) async fn open(
     measured.sample(latencies, wrong)
 }
 
-/// So many requests, and how many of the answers were wrong.
+/// Sends this many requests, and returns how many of the responses were wrong.
 pub(crate) async fn exactly(
     service: &impl App,
     requests: &Arc<Requests>,
@@ -204,7 +205,7 @@ pub(crate) async fn exactly(
             let mut wrong = 0;
             let mut n = task;
             while n < count {
-                // In an order that no cache likes, and each once where there are so many.
+                // In an order without locality, and each session once if there are enough.
                 let asked =
                     u32::try_from(u64::from(n) * 7_919 % u64::from(requests.known())).unwrap_or(0);
                 let user = ask(&mut service, requests.request(asked)).await;
@@ -218,7 +219,7 @@ pub(crate) async fn exactly(
     running.join_all().await.into_iter().sum()
 }
 
-/// What the processors did meanwhile.
+/// Processor time meanwhile.
 #[derive(Debug)]
 pub(crate) struct Measure {
     server: Option<cpu::Server>,
@@ -277,7 +278,7 @@ impl Measured {
         Sample { round, wrong }
     }
 
-    /// What is known without the latencies.
+    /// The results without the latencies.
     pub(crate) fn round(self, requests: f64) -> Round {
         let each = |time: Duration| time.as_secs_f64() * 1e6 / requests;
         Round {

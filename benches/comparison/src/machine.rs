@@ -1,10 +1,10 @@
-//! What the figures were measured on, and with which versions.
+//! The machine and the versions of a measurement.
 
 use std::{fs, process::Command};
 
 use crate::{contestants::ground::Ground, data, results::Machine};
 
-/// Whose versions are stated.
+/// Programs and crates whose versions are stated.
 const CRATES: [&str; 13] = [
     "tower-user-session",
     "tokio-postgres",
@@ -70,7 +70,7 @@ async fn postgres(ground: &Ground) -> String {
     row.map(|row| row.get(0)).unwrap_or_default()
 }
 
-/// The first word with a digit and a dot in what a program says about itself.
+/// The first word with a digit and a dot in a program's output.
 fn said_by(program: &str, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).output().ok()?;
     let text = [output.stdout, output.stderr].concat();

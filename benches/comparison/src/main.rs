@@ -1,5 +1,5 @@
 //! Compares `tower-user-session` with other ways to get from a session cookie to a user. See
-//! `--help`, and `BENCHMARKS.md` for what came of it.
+//! `--help`, and `BENCHMARKS.md` for the results.
 
 mod contestants;
 mod counts;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every answer was right.
+/// Whether each response was right.
 fn compare() -> Result<bool, BoxError> {
     let Some(options) = Options::from_command_line()? else {
         return Ok(true);

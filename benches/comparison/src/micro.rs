@@ -1,4 +1,4 @@
-//! Single steps of a request's way, on one thread, without a server.
+//! Single steps of a request, on one thread, without a server.
 
 use std::{
     convert::Infallible,
@@ -88,9 +88,9 @@ fn count(run: &mut impl FnMut()) -> f64 {
 }
 
 /// The layer on requests that have no session cookie, over the inner service alone. The inner
-/// service hands the request back, so that making requests is not measured.
+/// service returns the request, so that its construction is not measured.
 fn without_a_cookie(steps: &mut Vec<Step>) -> Result<(), BoxError> {
-    // Connects to nothing: there is nothing to ask.
+    // Connects to no server, because nothing is looked up.
     let manager = deadpool_postgres::Manager::new(tokio_postgres::Config::new(), NoTls);
     let pool = deadpool_postgres::Pool::builder(manager).build()?;
     let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
@@ -112,7 +112,7 @@ fn without_a_cookie(steps: &mut Vec<Step>) -> Result<(), BoxError> {
             *request.headers_mut() = headers;
         }
         let (mut over, mut bare) = (Vec::new(), Vec::new());
-        // In turn, because the processor's clock drifts.
+        // Alternating, because the processor's clock frequency drifts.
         for _ in 0..SAMPLES {
             let bare_time = time(&mut || pass(&mut alone, &mut request));
             bare.push(bare_time);
@@ -133,7 +133,7 @@ fn without_a_cookie(steps: &mut Vec<Step>) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Calls the service with the request and takes it back out of the response.
+/// Calls the service with the request, and takes the request out of the response.
 fn pass<S>(service: &mut S, request: &mut Option<Request<()>>)
 where
     S: Service<Request<()>, Response = Response<Request<()>>, Error = Infallible>,

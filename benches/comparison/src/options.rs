@@ -1,4 +1,4 @@
-//! What to run, as the command line says.
+//! The command line.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -7,25 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BoxError, contestants};
 
-/// A run's parts, in their order.
+/// The parts of a run, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Part {
-    /// As many tasks as told, each with one request after the other.
+    /// This many tasks, each with one request after the other.
     Closed,
-    /// Requests that arrive at a fixed rate, whatever becomes of those before.
+    /// Requests at a fixed rate, independent of earlier responses.
     Open,
     /// The same under axum over loopback.
     Http,
-    /// The closed loop again, where nine of ten requests carry tokens of no session.
+    /// The closed loop again, with unknown tokens in nine of ten requests.
     Flood,
-    /// From memory, by how many sessions are in use.
+    /// Cached results, by how many sessions are in use.
     Memory,
-    /// Statements and allocations a request.
+    /// Statements and allocations per request.
     Counts,
     /// Single steps, in nanoseconds.
     Micro,
-    /// The lookup against tables of several sizes.
+    /// Lookups in tables of several sizes.
     Growth,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Options {
     pub(crate) parts: BTreeSet<Part>,
     pub(crate) growth: Vec<u32>,
     pub(crate) out: PathBuf,
-    /// Whether parts that are not run stay in the results as they are.
+    /// Whether the results of parts that are not run are kept.
     pub(crate) keep: bool,
     /// Only write the report.
     pub(crate) report: bool,
@@ -106,7 +106,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// `None` when help was asked for and given.
+    /// `None` if the help was printed.
     pub(crate) fn from_command_line() -> Result<Option<Self>, BoxError> {
         let mut options = Self::default();
         let mut parser = lexopt::Parser::from_env();

@@ -27,10 +27,10 @@ use crate::{
     results::Round,
 };
 
-/// Enough that no cache of the processor holds them, and few enough for Lua.
+/// Too many for a cache of the processor, and few enough for Lua.
 const COOKIES: u32 = 20_000;
 
-/// The user who must come back.
+/// The user who must be returned.
 const EXPECTED: HeaderName = HeaderName::from_static("x-expected-user");
 
 /// Sends the prepared requests in turn.
@@ -57,7 +57,7 @@ pub(crate) struct Wrk {
 impl Wrk {
     /// # Errors
     ///
-    /// When there is no `wrk`.
+    /// If `wrk` is missing.
     pub(crate) fn new(out: &Path, seconds: f64) -> Result<Self, BoxError> {
         Command::new("wrk").arg("-v").output()?;
         let script = out.join("wrk.lua");
@@ -145,14 +145,14 @@ fn number_before(text: &str, name: &str) -> Option<f64> {
         .ok()
 }
 
-/// `wrk` says `812.00us`, `1.03ms` or `1.20s`.
+/// `wrk` prints `812.00us`, `1.03ms` or `1.20s`.
 fn micros(text: &str) -> Option<f64> {
     [("us", 1.0), ("ms", 1e3), ("s", 1e6)]
         .iter()
         .find_map(|(unit, factor)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor))
 }
 
-/// Counts the answers that are not the user whom the request expects.
+/// Counts the responses whose user is not the expected one.
 #[derive(Clone)]
 struct Checked {
     inner: axum::Router,

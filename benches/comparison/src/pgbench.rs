@@ -1,4 +1,5 @@
-//! A limit: `pgbench -M prepared` with the joined query, as fast as PostgreSQL's own client asks.
+//! A lower bound: `pgbench -M prepared` with the joined query, at the speed of PostgreSQL's own
+//! client.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +14,7 @@ use crate::{
     results::Round,
 };
 
-/// Of these the one with the best median counts.
+/// The number of clients with the best median counts.
 pub(crate) const CLIENTS: [u32; 4] = [4, 8, 16, 64];
 
 #[derive(Debug)]

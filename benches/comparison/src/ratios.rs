@@ -1,4 +1,4 @@
-//! How this crate stands to the others: medians of the ratios of rounds with the same number.
+//! Ratios between this crate and the others: medians over rounds with the same number.
 
 use crate::{
     contestants::PGBENCH,
@@ -43,7 +43,7 @@ impl std::fmt::Display for Ratio {
 
 type Value = fn(&Round) -> Option<f64>;
 
-/// Of each kind: what its lines are called, where it is measured and what is compared.
+/// Per kind: the labels, where it is measured, and what is compared.
 const KINDS: [(&str, Part, &str, Value); 7] = [
     ("ratio-p99-flood", Part::Flood, "tasks", |round| {
         round.p99_us
@@ -60,7 +60,7 @@ const KINDS: [(&str, Part, &str, Value); 7] = [
     ("ratio", Part::Closed, "tasks", |round| Some(round.rate)),
 ];
 
-/// Which of ours is compared with whom.
+/// Which of this crate's contestants is compared with which other one.
 fn pairs(part: Part) -> Vec<(&'static str, &'static str)> {
     match part {
         Part::Flood => vec![("ours-flooded", "ours")],
@@ -106,7 +106,7 @@ pub(crate) fn all(results: &Results) -> Vec<Ratio> {
     ratios
 }
 
-/// `pgbench` at the number of clients with which it did most.
+/// `pgbench` at the number of clients with the highest throughput.
 pub(crate) fn best_pgbench(results: &Results) -> Option<&crate::results::Cell> {
     let rate = |cell: &&crate::results::Cell| cell.median(|round| Some(round.rate)).unwrap_or(0.0);
     results

@@ -1,4 +1,4 @@
-//! The requests: each contestant gets the same one, but for the name and form of its secret.
+//! The requests: each contestant gets the same ones, except for the name and form of its secret.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use http::{HeaderValue, Request, header::COOKIE};
 
 use crate::data::{self, Numbers};
 
-/// Bytes in the `Cookie` header, and five cookies in it.
+/// The bytes of the `Cookie` header, which has five cookies.
 pub(crate) const HEADER_BYTES: usize = 612;
 
-/// How many tokens of no session there are.
+/// How many unknown tokens there are.
 const UNKNOWN: u32 = 20_000;
 
-/// Which cookie names the session.
+/// Which contestant's cookie a request has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Cookie {
     Ours,
@@ -45,11 +45,11 @@ pub(crate) fn header(pair: &str) -> String {
     )
 }
 
-/// One for each session that is asked for, with the user who must come back.
+/// One request per session in use, with the user who must be returned.
 #[derive(Debug)]
 pub(crate) struct Requests {
     headers: Vec<HeaderValue>,
-    /// With tokens that belong to no session.
+    /// With unknown tokens.
     unknown: Vec<HeaderValue>,
     numbers: Numbers,
     checked: bool,
@@ -89,7 +89,7 @@ impl Requests {
         &self.headers[n as usize]
     }
 
-    /// The user of the n-th.
+    /// The user of the n-th request.
     pub(crate) fn user(&self, n: u32) -> i64 {
         self.numbers.user_of(self.numbers.session(n))
     }
@@ -106,7 +106,7 @@ impl Requests {
         with_cookie(self.header(n))
     }
 
-    /// A request that nobody's token is in.
+    /// A request with an unknown token.
     pub(crate) fn unknown(&self, n: u32) -> Request<Body> {
         with_cookie(&self.unknown[n as usize % self.unknown.len()])
     }
@@ -118,7 +118,7 @@ fn with_cookie(header: &HeaderValue) -> Request<Body> {
     request
 }
 
-/// A small generator: which session is next must cost nothing that would be measured.
+/// A small generator: choosing the next session must cost next to nothing.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 

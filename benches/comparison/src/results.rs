@@ -1,4 +1,4 @@
-//! What was measured, as `results.json` keeps it.
+//! The measurements, as `results.json` stores them.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ pub(crate) struct Results {
     pub(crate) run: Run,
     /// What could not be run, and why.
     pub(crate) skipped: Vec<String>,
-    /// Answers that were not the right user.
+    /// Responses without the right user.
     pub(crate) wrong: u64,
     pub(crate) cells: Vec<Cell>,
     pub(crate) counts: Vec<Count>,
@@ -34,7 +34,7 @@ pub(crate) struct Run {
     pub(crate) seconds: f64,
     pub(crate) sessions: u32,
     pub(crate) users: u32,
-    /// The machine's load average before and after: other work disturbs.
+    /// The machine's load average before and after, because other work affects the results.
     pub(crate) load_before: String,
     pub(crate) load_after: String,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Run {
 pub(crate) struct Cell {
     pub(crate) part: Part,
     pub(crate) contestant: String,
-    /// Tasks, requests a second, or connections.
+    /// Tasks, requests per second, or connections.
     pub(crate) load: u32,
     pub(crate) rounds: Vec<Round>,
 }
@@ -52,11 +52,11 @@ pub(crate) struct Cell {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Round {
     pub(crate) round: u32,
-    /// Requests answered a second.
+    /// Completed requests per second.
     pub(crate) rate: f64,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
-    /// Processor time a request.
+    /// Processor time per request.
     pub(crate) client_us: Option<f64>,
     pub(crate) server_us: Option<f64>,
 }
@@ -71,14 +71,14 @@ impl Round {
 pub(crate) struct Count {
     pub(crate) contestant: String,
     pub(crate) tasks: u32,
-    /// As `pg_stat_statements` counts them; what the driver sends besides is not in it.
+    /// As `pg_stat_statements` counts them. Other messages of the driver are not included.
     pub(crate) statements: Option<f64>,
-    /// Over the empty service.
+    /// Compared with the empty service.
     pub(crate) allocations: Option<f64>,
     pub(crate) bytes: Option<f64>,
 }
 
-/// A single step of the way, by itself.
+/// A single step by itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Step {
     pub(crate) what: String,

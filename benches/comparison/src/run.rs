@@ -1,4 +1,4 @@
-//! The run itself: what is measured, in which order.
+//! The run: what is measured, in which order.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -48,7 +48,7 @@ pub(crate) async fn run(options: &Options, mut results: Results) -> Result<Resul
     Ok(results)
 }
 
-/// Drops what is about to be measured anew.
+/// Drops the results that are about to be measured again.
 fn forget(results: &mut Results, options: &Options) {
     results.skipped.clear();
     results.cells.retain(|cell| !options.runs(cell.part));
@@ -146,7 +146,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// The order of a round: another one begins each.
+    /// The order of a round: each begins with a different contestant.
     fn order(&self, round: u32, everywhere: bool) -> Vec<&'static str> {
         let mut ids: Vec<_> = self
             .in_process
@@ -218,7 +218,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Asks for everything once, where what was asked for is kept.
+    /// Requests each session once, if the contestant has a cache.
     async fn warm(&mut self, id: &str) {
         if id == "ours-cached" {
             let contestant = &self.started[id];
@@ -227,7 +227,7 @@ impl Session<'_> {
         }
     }
 
-    /// What a flood of unknown tokens does to the others.
+    /// The effect of a flood of unknown tokens on other lookups.
     async fn flood(&mut self) {
         const TASKS: u32 = 256;
         if !self.started.contains_key("ours") {
@@ -248,7 +248,7 @@ impl Session<'_> {
         }
     }
 
-    /// Those that answer from memory, the less of which they need the fewer sessions are in use.
+    /// Contestants with a cache, which need less memory for fewer sessions.
     async fn memory(&mut self) {
         for round in 0..self.options.rounds {
             eprintln!("memory, round {} of {}", round + 1, self.options.rounds);
@@ -277,7 +277,7 @@ impl Session<'_> {
                 for id in self.order(round, true) {
                     let server = self.ground.server_of(id);
                     self.warm(id).await;
-                    // Enough arrivals for a p99 that means something.
+                    // Enough arrivals for a meaningful p99.
                     let time = self
                         .time()
                         .max(Duration::from_secs_f64(1_000.0 / f64::from(rate)));

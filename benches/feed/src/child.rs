@@ -1,4 +1,4 @@
-//! A process that serves: a service with a cache, which does what it is told a line at a time.
+//! A serving process: a service with a cache, controlled by one command per line.
 
 use std::{
     future::poll_fn,
@@ -152,7 +152,7 @@ async fn end(sessions: &Sessions, way: &str, session: u64) -> Result<(), BoxErro
     Ok(())
 }
 
-/// A stream that has nothing to say.
+/// A stream without items.
 struct Silent;
 
 impl Stream for Silent {
@@ -163,8 +163,8 @@ impl Stream for Silent {
     }
 }
 
-/// Opens a stream for each session, in a task of its own, and reports what memory they take and when the
-/// last one has closed.
+/// Opens a stream per session, each in its own task. Reports their memory and when the last one has
+/// closed.
 async fn open(sessions: &Sessions, range: Range<u64>) -> Result<(), BoxError> {
     let current = look_up(sessions, range).await?;
     let count = current.len() as u64;
@@ -178,7 +178,7 @@ async fn open(sessions: &Sessions, range: Range<u64>) -> Result<(), BoxError> {
                 let mut stream = pin!(ended.close_stream_with(Silent, |because| {
                     (because == EndedBecause::Revoked).then_some(())
                 }));
-                // Its last word, if it was closed for the right reason.
+                // Its final item, if it was closed for the right reason.
                 let next = poll_fn(|cx| stream.as_mut().poll_next(cx)).await;
                 last.fetch_max(clock::now(), SeqCst);
                 if next.is_none() {
@@ -188,7 +188,7 @@ async fn open(sessions: &Sessions, range: Range<u64>) -> Result<(), BoxError> {
             });
         }
     });
-    // Until all have been asked about once.
+    // Until all have been checked once.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = clock::resident()?;
     println!(

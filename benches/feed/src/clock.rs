@@ -1,11 +1,11 @@
-//! Time that all processes share, and time that processors spent.
+//! A clock shared by all processes, and processor time.
 
 use std::fs;
 
 use rustix::time::{ClockId, clock_gettime};
 use tower_user_session::BoxError;
 
-/// Nanoseconds, on one clock for all processes of the machine.
+/// Nanoseconds, by one clock for all processes of the machine.
 pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64

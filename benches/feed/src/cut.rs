@@ -1,4 +1,5 @@
-//! Part b: until an ended session is refused everywhere, where the feeds do not hear.
+//! Part b: the time until an ended session is rejected everywhere, while the feeds are
+//! disconnected.
 
 use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
@@ -16,22 +17,22 @@ use crate::{
     proxy::Proxy,
 };
 
-/// In each round every process has a fault of its own, and so many sessions end.
+/// In each round each process has its own fault, and this many sessions end.
 const SESSIONS_IN_A_ROUND: u64 = 8;
 const STOPPED: Duration = Duration::from_secs(3);
 
-/// What happens to the connection of one process's feed.
+/// The fault of one process's feed connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
-    /// Nothing passes until all is over; then what was held back arrives.
+    /// Nothing is forwarded until the round is over. Then the held data arrives.
     Silent,
-    /// Nothing passes until all is over; then the connection is gone.
+    /// Nothing is forwarded until the round is over. Then the connection is closed.
     SilentAndGone,
-    /// Nothing passes for less than a second or so, and then all of it.
+    /// Nothing is forwarded for about a second or less, and then all of it.
     Hiccup,
-    /// The connection is closed, and a new one can be made.
+    /// The connection is closed, and a new one can be opened.
     Cut,
-    /// The connection is closed, and new ones are too until all is over.
+    /// The connection is closed, and so are new ones until the round is over.
     CutForLong,
 }
 
@@ -122,7 +123,7 @@ impl Stage {
         })
     }
 
-    /// Keeps the sessions of a round in every process, and has them looked up from then on.
+    /// Caches the sessions of a round in each process, and looks them up from then on.
     async fn ready(&self, first: u64) -> Result<Ending<'_>, BoxError> {
         let ending = Ending {
             processes: &self.processes,
@@ -171,7 +172,7 @@ impl Stage {
                 process.signal(Signal::CONT)
             });
         let ways = (first..).map(Way::from_outside);
-        // While they are stopped, mostly: what ends before is heard.
+        // Mostly while the processes are stopped. Earlier ends are received as notifications.
         let ends = end_all(&ending, first, ways, 2_500, |process| {
             continued[process].get().copied()
         });
@@ -195,7 +196,7 @@ async fn begin(proxy: Proxy, fault: Fault) {
     }
 }
 
-/// Ends a round's sessions at random moments within so many milliseconds.
+/// Ends a round's sessions at random moments within this many milliseconds.
 async fn end_all(
     ending: &Ending<'_>,
     first: u64,

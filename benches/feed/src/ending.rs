@@ -1,4 +1,4 @@
-//! Ends sessions in every way, and judges the answers that were given meanwhile.
+//! Ends sessions in each way, and judges the results that were returned meanwhile.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::{
     process::Process,
 };
 
-/// How a session is ended. The number is that of the process which does it.
+/// How a session is ended. The number is that of the process that ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     SignOut(usize),
     Revoke(usize),
     RevokeAll(usize),
-    /// By a service that follows no feed.
+    /// By a service without a feed.
     Elsewhere,
     Delete,
     DeleteUser,
@@ -58,20 +58,21 @@ impl Way {
     }
 }
 
-/// What became of a session.
+/// The measured end of a session.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// From when the ending call began to the last process that refused, in milliseconds.
+    /// From the start of the ending call to the last process that rejected the token, in
+    /// milliseconds.
     pub(crate) last_refusal: f64,
-    /// The same from when the call had returned.
+    /// The same from the return of the call.
     pub(crate) after_return: f64,
-    /// Processes that answered late.
+    /// Processes that returned the session too late.
     pub(crate) late: u64,
-    /// Processes that did not answer from the cache at all.
+    /// Processes that never answered from the cache.
     pub(crate) not_kept: u64,
 }
 
-/// Who ends sessions, and who is watched.
+/// Ends sessions, and watches them in all processes.
 pub(crate) struct Ending<'a> {
     pub(crate) processes: &'a [Process],
     pub(crate) client: &'a Client,
@@ -79,7 +80,7 @@ pub(crate) struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// Starts to look a session up in every process.
+    /// Starts to look a session up in each process.
     pub(crate) async fn watch(&self, session: u64) -> Result<(), BoxError> {
         let watching: Vec<_> = self
             .processes
@@ -95,8 +96,8 @@ impl Ending<'_> {
         Ok(())
     }
 
-    /// Ends a session that is watched, and waits until it is refused everywhere. Where a process was
-    /// stopped, `continued` says when it went on, once that is known.
+    /// Ends a watched session, and waits until it is rejected everywhere. If a process was stopped,
+    /// `continued` says when it continued, once that is known.
     pub(crate) async fn end(
         &self,
         session: u64,
@@ -115,7 +116,7 @@ impl Ending<'_> {
                 return Err("a report that is none".into());
             };
             let bound = match continued(number) {
-                // Whatever it answers from then on, it has slept for longer than a lease.
+                // Whatever it returns from then on, it has slept longer than a lease.
                 Some(continued) => continued.max(returned),
                 None if way.process() == Some(number) => returned,
                 None => returned + nanos(DEFAULT_LEASE),
@@ -132,7 +133,7 @@ impl Ending<'_> {
         })
     }
 
-    /// When the call began and when it had returned.
+    /// When the call began and when it returned.
     async fn call(&self, session: u64, way: Way) -> Result<(u64, u64), BoxError> {
         let user = i64::try_from(session)?;
         let told = async |process: usize, order: &str| {
@@ -182,7 +183,7 @@ pub(crate) async fn four(
     Ok(processes)
 }
 
-/// Until all of these are answered from the cache in every process.
+/// Until all of these are answered from the cache in each process.
 pub(crate) async fn keep(processes: &[Process], from: u64, to: u64) -> Result<(), BoxError> {
     let kept: Vec<_> = processes
         .iter()

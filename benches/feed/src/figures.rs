@@ -1,6 +1,6 @@
-//! What is printed.
+//! The printed figures.
 
-/// All that was measured, and how many answers were late.
+/// All measurements, and how many results were late.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) late: u64,
@@ -45,7 +45,7 @@ impl Report {
     }
 }
 
-/// The value below which so many of a hundred lie.
+/// The value below which this percentage of the values lies.
 pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
     let place = (values.len() * percent / 100).min(values.len().saturating_sub(1));

@@ -1,4 +1,4 @@
-//! The server, a database for each part, and its sessions.
+//! The server, a database per part, and its sessions.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use deadpool_postgres::{Manager, Pool};
@@ -10,7 +10,7 @@ use tower_user_session::{
     tokio_postgres::{Client, Config, NoTls},
 };
 
-/// Processes that serve.
+/// Serving processes.
 pub(crate) const PROCESSES: usize = 4;
 
 const SETUP: &str =
@@ -62,13 +62,13 @@ impl Ground {
         Ok(Self { server, quick })
     }
 
-    /// So many, or fewer where it is only to be seen that it works.
+    /// This many, or fewer in a quick run.
     pub(crate) const fn scaled(&self, full: u64, quick: u64) -> u64 {
         if self.quick { quick } else { full }
     }
 
-    /// A database with so many sessions of as many users, which are all an hour old. Each user is called
-    /// like their session.
+    /// A database with this many sessions of as many users, all an hour old. A user and its session
+    /// have the same number.
     pub(crate) async fn database(&self, sessions: u64) -> Result<TestDatabase, BoxError> {
         let database = self.quiet_database(sessions).await?;
         let store = PgSessionStore::<User>::new(pool(&database.config(), 1)?);
@@ -76,7 +76,7 @@ impl Ground {
         Ok(database)
     }
 
-    /// The same without the triggers that announce.
+    /// The same without the announcing triggers.
     pub(crate) async fn quiet_database(&self, sessions: u64) -> Result<TestDatabase, BoxError> {
         let database = TestDatabase::create_on(&self.server, SETUP).await?;
         let store = PgSessionStore::<User>::new(pool(&database.config(), 1)?);
@@ -111,7 +111,7 @@ pub(crate) fn sessions(config: &Config, connections: usize) -> Result<Sessions, 
     )?)))
 }
 
-/// The text of the token that both sides can tell from its number.
+/// The text of the token, which both sides derive from its number.
 fn text(session: u64) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(format!("token {session}")))
 }

@@ -1,4 +1,4 @@
-//! Part f: what the heartbeats of many feeds cost the server.
+//! Part f: the server's cost of the heartbeats of many feeds.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,9 @@ const FEEDS: [usize; 3] = [10, 50, 200];
 
 pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxError> {
     let time = Duration::from_secs(ground.scaled(20, 3));
-    println!("\nf. Heartbeats of feeds that hear nothing else, four in a second for each feed");
+    println!(
+        "\nf. Heartbeats of feeds without other notifications, four in a second for each feed"
+    );
     println!(
         "{:>8}{:>24}{:>20}",
         "feeds", "server ms a second", "us a heartbeat"
@@ -46,7 +48,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
     Ok(())
 }
 
-/// Seconds that the database's backends were on a processor.
+/// Processor seconds of the database's backends.
 async fn processor(database: &TestDatabase) -> Result<f64, BoxError> {
     let pids = "SELECT pid FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()";

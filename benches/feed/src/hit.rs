@@ -28,7 +28,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
     let sessions = sessions(&database.config(), 4)?;
     let feed = sessions.store().feed(database.config(), NoTls);
     sessions.cache(feed, 1_000).await?;
-    // The feed goes on hearing on another thread.
+    // The feed keeps running on another thread.
     let [over, bare, allocations, bare_allocations] =
         tokio::task::spawn_blocking(move || measure(&sessions)).await??;
     println!("\ne. A lookup that is answered from the cache, through LoadUserLayer");
@@ -61,7 +61,7 @@ fn measure(sessions: &Sessions) -> Result<[f64; 4], BoxError> {
 
     let (mut over, mut bare) = (Vec::new(), Vec::new());
     let before = sessions.counts();
-    // In turn, because the processor's clock drifts.
+    // Alternating, because the processor's clock frequency drifts.
     for _ in 0..SAMPLES {
         let bare_time = time(&mut alone, &headers);
         bare.push(bare_time);
@@ -103,7 +103,7 @@ where
     counted.count_total as f64 / f64::from(TIMES)
 }
 
-/// A request of its own each time, because its extensions are what a hit fills.
+/// A new request each time, because a hit fills its extensions.
 fn pass<S>(service: &mut S, headers: &HeaderMap)
 where
     S: Service<Request<()>, Response = Response<()>, Error = Infallible>,

@@ -1,39 +1,39 @@
-//! How soon an ended session is refused everywhere, and what hearing of it costs.
+//! How soon an ended session is rejected everywhere, and what the feed costs.
 //!
 //! # How to run it
 //!
 //! ```sh
-//! cargo run --release --manifest-path benches/feed/Cargo.toml               # four minutes or so
-//! cargo run --release --manifest-path benches/feed/Cargo.toml -- --quick    # to see that it works
-//! cargo run --release --manifest-path benches/feed/Cargo.toml -- --only a,b # some of the parts
+//! cargo run --release --manifest-path benches/feed/Cargo.toml               # about four minutes
+//! cargo run --release --manifest-path benches/feed/Cargo.toml -- --quick    # a check that it works
+//! cargo run --release --manifest-path benches/feed/Cargo.toml -- --only a,b # some parts
 //! ```
 //!
-//! It starts a PostgreSQL of its own, with the settings of a server that is to keep what was committed,
-//! and for each part four processes with a service and a cache each. Linux only: it reads `/proc`.
+//! It starts a private PostgreSQL, with the settings of a durable server, and for each part four processes with
+//! a service and a cache each. Linux only: it reads `/proc`.
 //!
 //! | part | what is measured |
 //! |---|---|
-//! | a | from the call that ends a session to the last process that refuses it, where all feeds hear |
-//! | b | the same where feeds are cut or fall silent, and where processes are stopped for three seconds |
-//! | c | ten thousand streams that wait: their memory, and until all are closed |
-//! | d | what the triggers cost the server at a sign-out |
+//! | a | from the call that ends a session to the last process that rejects it, with connected feeds |
+//! | b | the same while feeds are disconnected or stalled, and processes are stopped for three seconds |
+//! | c | ten thousand waiting streams: their memory, and the time until all are closed |
+//! | d | the triggers' cost for the server at a sign-out |
 //! | e | a lookup that is answered from the cache |
 //! | f | the server's time for the heartbeats of 10, 50 and 200 feeds |
 //!
-//! It fails where an answer was late: where a process answered "signed in", to a question that was asked
-//! longer than a lease after the ending call had returned, or at all after that where the call was its own.
-//! A process that slept longer than a lease must ask first. Everything else is only printed; the last lines
-//! are `measured <name> <value> <unit> (aim <aim>)`.
+//! It fails if a result was late. A result is late if a lookup returned the user although it started more than a
+//! lease after the ending call had returned, or, in the process of that call, at all after it. A process that slept
+//! longer than a lease must query first. All other figures are only printed. The last lines are
+//! `measured <name> <value> <unit> (aim <aim>)`.
 //!
-//! Nothing else should run on the machine meanwhile.
+//! No other program should run on the machine meanwhile.
 
 mod child;
 mod clock;
+mod connected;
 mod cut;
 mod ending;
 mod figures;
 mod ground;
-mod hearing;
 mod heartbeats;
 mod hit;
 mod process;
@@ -50,7 +50,7 @@ use tower_user_session::BoxError;
 use self::{figures::Report, ground::Ground};
 
 const PARTS: &str = "abcdef";
-/// The first argument of a process that serves.
+/// The first argument of a serving process.
 const CHILD: &str = "--child";
 
 struct Options {
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether no answer was late.
+/// Whether no result was late.
 fn measure() -> Result<bool, BoxError> {
     let options = options()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -85,7 +85,7 @@ fn measure() -> Result<bool, BoxError> {
         let ground = Ground::start(options.quick).await?;
         for part in options.parts.chars() {
             match part {
-                'a' => hearing::run(&ground, &mut report).await?,
+                'a' => connected::run(&ground, &mut report).await?,
                 'b' => cut::run(&ground, &mut report).await?,
                 'c' => streams::run(&ground, &mut report).await?,
                 'd' => triggers::run(&ground, &mut report).await?,

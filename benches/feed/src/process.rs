@@ -1,4 +1,4 @@
-//! A process that serves, as the one that measures sees it: orders go in and reports come out, a line each.
+//! A serving process, as the measuring one sees it: commands and reports, one per line.
 
 use std::{
     collections::HashMap,
@@ -37,11 +37,12 @@ struct Reports {
     failed: AtomicU64,
 }
 
-/// A report that is still to come.
+/// A pending report.
 pub(crate) struct Expected(String, oneshot::Receiver<Vec<u64>>);
 
 impl Process {
-    /// One that follows the feed of this database, directly or through the connection that `feed` names.
+    /// A process that follows the feed of this database, directly or through the connection that
+    /// `feed` names.
     pub(crate) async fn start(
         database: &TestDatabase,
         feed: Option<String>,
@@ -80,7 +81,7 @@ impl Process {
         Ok(())
     }
 
-    /// An order, and the report that it leads to.
+    /// Sends a command, and returns its report.
     pub(crate) async fn ask(&self, order: &str, report: &str) -> Result<Vec<u64>, BoxError> {
         let expected = self.expect(report);
         self.order(order).await?;
@@ -93,7 +94,7 @@ impl Process {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Answers from the cache after a sleep that was longer than a lease.
+    /// Results from the cache after a sleep longer than a lease.
     pub(crate) fn stale(&self) -> u64 {
         self.reports.stale.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! A proxy before PostgreSQL that can fall silent and cut.
+//! A proxy in front of PostgreSQL that can stall and close connections.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct Proxy {
 
 #[derive(Clone, Copy, Default)]
 struct Line {
-    /// Nothing passes, though connections stay open and new ones are taken.
+    /// Nothing is forwarded, but connections stay open and new ones are accepted.
     silent: bool,
     /// New connections are closed.
     refusing: bool,
@@ -45,7 +45,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// How to connect through here to a database, as text.
+    /// The connection string to a database through the proxy.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
@@ -61,7 +61,7 @@ impl Proxy {
         });
     }
 
-    /// Everything passes, and so does what was held back.
+    /// Everything is forwarded, including the held data.
     pub(crate) fn open(&self) {
         self.line.send_modify(|line| {
             line.silent = false;

@@ -1,4 +1,4 @@
-//! Part c: ten thousand streams that wait, and until they are closed.
+//! Part c: ten thousand waiting streams, and the time until they are closed.
 
 use tower_user_session::BoxError;
 

@@ -1,4 +1,4 @@
-//! Part d: what the triggers cost the server at a sign-out.
+//! Part d: the triggers' cost for the server at a sign-out.
 
 use std::{
     collections::HashMap,
@@ -20,9 +20,9 @@ use crate::{
 };
 
 const BATCH: u64 = 500;
-/// By so many are sessions signed out of at the same time.
+/// How many sign-outs run concurrently.
 const AT_ONCE: [u64; 3] = [1, 2, 8];
-/// What the connections are called that sign out.
+/// The application name of the connections that sign out.
 const SIGNING_OUT: &str = "signing out";
 
 /// One way to sign out.
@@ -32,7 +32,7 @@ struct Arm {
     client: Client,
     /// The first session that is not signed out yet.
     next: u64,
-    /// By how many are signed out at once.
+    /// How many are signed out concurrently.
     spent: [Spent; AT_ONCE.len()],
 }
 
@@ -40,29 +40,29 @@ struct Arm {
 struct Spent {
     sign_outs: u64,
     time: Duration,
-    /// Seconds of all the database's backends, those of the listeners too.
+    /// Seconds of all the database's backends, including those of the listeners.
     processor: f64,
-    /// Of these, seconds of those that sign out.
+    /// Of these, the seconds of the backends that sign out.
     signing_out: f64,
 }
 
 pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxError> {
     let each = ground.scaled(20_000, 2_000);
     let quiet = ground.quiet_database(each).await?;
-    // PostgreSQL wakes who listens in the same database.
-    let unheard = ground.database(each).await?;
-    // Half of it for a service that follows the feed itself.
-    let heard = ground.database(2 * each).await?;
-    let _listening = four(&heard).await?;
+    // PostgreSQL wakes the listeners of the same database.
+    let without_listeners = ground.database(each).await?;
+    // Half of them for a service that follows the feed itself.
+    let with_listeners = ground.database(2 * each).await?;
+    let _listening = four(&with_listeners).await?;
     let mut arms = [
         Arm::new("without triggers", &quiet, 0).await?,
-        Arm::new("with triggers", &unheard, 0).await?,
-        Arm::new("with triggers and four listeners", &heard, 0).await?,
-        Arm::new("the same, following itself", &heard, each).await?,
+        Arm::new("with triggers", &without_listeners, 0).await?,
+        Arm::new("with triggers and four listeners", &with_listeners, 0).await?,
+        Arm::new("the same, following itself", &with_listeners, each).await?,
     ];
     let idle = idle(&arms[2]).await?;
     let following = &arms[3].sessions;
-    let feed = following.store().feed(heard.config(), NoTls);
+    let feed = following.store().feed(with_listeners.config(), NoTls);
     following.follow(feed).await?;
 
     for batch in 0..each / BATCH {
@@ -75,7 +75,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
     Ok(())
 }
 
-/// Seconds of processor time a second that a database with listeners takes while nobody signs out.
+/// Processor seconds per second of a database with listeners while no one signs out.
 async fn idle(arm: &Arm) -> Result<f64, BoxError> {
     let before = arm.processor().await?;
     let start = Instant::now();
@@ -162,7 +162,7 @@ fn tell(arms: &[Arm; 4], idle: f64, report: &mut Report) {
     report.add("four_listeners", idle * 1e3, "ms/s", "-");
 }
 
-/// What the backends of a database had used at a moment, and which of them sign out.
+/// The processor time of a database's backends at a moment, and which of them sign out.
 struct Processor(HashMap<i32, (f64, bool)>);
 
 impl Processor {

@@ -1,4 +1,4 @@
-//! Looks sessions up over and over, as a busy process does, until they are refused.
+//! Looks sessions up continuously, like a busy process, until they are rejected.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -12,19 +12,19 @@ use crate::{
 
 /// Between two rounds of lookups: four processes must leave two processors to the server.
 const PAUSE: Duration = Duration::from_micros(100);
-/// The same where the lookups ask the server.
+/// The same if the lookups query the server.
 const LONGER_PAUSE: Duration = Duration::from_millis(2);
 
 struct Watched {
     session: u64,
     token: SessionToken,
-    /// When the last lookup began that was answered with the user.
+    /// When the last lookup began that returned the user.
     last_live: u64,
-    /// How many answers came from the cache.
+    /// How many results came from the cache.
     hits: u64,
 }
 
-/// A thread that looks up what it is sent until it is refused, and reports that.
+/// A thread that looks up each session it receives until the session is rejected, and reports that.
 pub(crate) fn start(sessions: Sessions, runtime: Handle) -> mpsc::Sender<u64> {
     let (sender, additions) = mpsc::channel();
     thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What the upkeep of sessions costs, on a table of a million.
+//! The cost of last-seen updates and clean-up, on a table of a million sessions.
 //!
 //! ```sh
 //! cargo run --release --manifest-path benches/upkeep/Cargo.toml
@@ -20,7 +20,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
 use ephemeral_postgres::{Server, TestDatabase};
 use sha2::{Digest as _, Sha256};
-use tower_user_session::{BoxError, PgSessionStore, PgUser, SessionService, SessionToken, LookupRow};
+use tower_user_session::{
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, SessionToken,
+};
 
 const SESSIONS: u64 = 1_000_000;
 const TASKS: u64 = 64;
@@ -35,7 +37,9 @@ impl PgUser for User {
     const COLUMNS: &'static str = "u.id, u.email";
 
     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
-        Ok(User { id: row.user().get("id")? })
+        Ok(User {
+            id: row.user().get("id")?,
+        })
     }
 }
 
@@ -80,8 +84,8 @@ async fn main() -> Result<(), BoxError> {
 
 type Client = deadpool_postgres::tokio_postgres::Client;
 
-/// Sessions whose tokens both sides can tell from their number. They were last seen within the last five minutes,
-/// as on a site where everybody is active.
+/// Sessions whose tokens both sides derive from their number. They were last seen within the last
+/// five minutes, as on a site where all users are active.
 async fn fill(client: &Client, from: u64, to: u64, expires: &str) -> Result<(), BoxError> {
     let insert = format!(
         "INSERT INTO sessions (token_digest, user_id, expires_at, created_at, last_seen_at)
@@ -105,7 +109,7 @@ fn token(n: u64) -> SessionToken {
 }
 
 async fn touches(client: &Client, sessions: Sessions) -> Result<(), BoxError> {
-    // Into the steady state: what fell due while the table was filled is written first.
+    // Into the steady state: updates that became due while the table was filled are written first.
     load(&sessions, Duration::from_secs(40)).await;
     let hot = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
     let row = client.query_one(hot, &[]).await?;
@@ -114,7 +118,7 @@ async fn touches(client: &Client, sessions: Sessions) -> Result<(), BoxError> {
     let (lookups, p99) = load(&sessions, Duration::from_secs(30)).await;
     let after = processor_time(client).await?;
     sessions.close().await;
-    // Statistics come with a delay.
+    // Statistics are delayed.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let row = client.query_one(hot, &[]).await?;
     let (updated, updated_hot) = (
@@ -194,7 +198,7 @@ async fn devices(client: &Client, sessions: Sessions) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Looks sessions up at full speed; how many there were, and how long 99 of 100 took at most.
+/// Looks sessions up at full speed. Returns how many, and the 99th percentile of their time.
 async fn load(sessions: &Sessions, time: Duration) -> (u64, Duration) {
     let stop = Arc::new(AtomicBool::new(false));
     let lookups = Arc::new(AtomicU64::new(0));
@@ -206,7 +210,7 @@ async fn load(sessions: &Sessions, time: Duration) -> (u64, Duration) {
                 let mut times = Vec::new();
                 let mut n = task * 7_919 + 1;
                 while !stop.load(Relaxed) {
-                    // A walk over all the sessions, in no order that the database could profit from.
+                    // A walk over all the sessions, in an order without locality for the database.
                     n = n
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1_442_695_040_888_963_407);
@@ -239,8 +243,8 @@ async fn load(sessions: &Sessions, time: Duration) -> (u64, Duration) {
     )
 }
 
-/// The processor time of the backends whose last statement was a lookup, and of those whose last one was a
-/// touch.
+/// The processor time of the backends whose last statement was a lookup, and of those whose last
+/// one was a last-seen update.
 async fn processor_time(client: &Client) -> Result<(f64, f64), BoxError> {
     let rows = client
         .query(

@@ -1,10 +1,11 @@
-//! The model of a browser, held to the rules that it is a model of.
+//! The browser model follows the rules of RFC 6265bis that it models.
 
 use crate::support::reference::browser::{Browser, Refusal};
 
-/// The model itself: it must refuse what browsers refuse, or it proves nothing.
+/// The model rejects each cookie that a browser rejects. Otherwise tests that use it would prove
+/// nothing.
 #[test]
-fn the_browser_model_keeps_to_the_rules_of_the_prefixes() {
+fn the_browser_model_follows_the_prefix_rules() {
     let store = |text: &str| Browser::default().store("app.example.com", true, text.as_bytes());
     assert_eq!(store("__Host-a=1; Secure; Path=/"), Ok(()));
     assert_eq!(store("__Host-a=1; Path=/"), Err(Refusal::Prefix));

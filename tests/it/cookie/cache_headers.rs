@@ -1,4 +1,4 @@
-//! What the layers say to caches, and where they say nothing.
+//! `Vary` and `Cache-Control`: where the layers set them and where they do not.
 
 use std::convert::Infallible;
 
@@ -42,9 +42,10 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
     values.map(|value| value.to_str().unwrap()).collect()
 }
 
-/// H06: a response that was made for somebody says so to caches, beside what the handler said.
+/// H06: a response for a signed-in user is marked private, in addition to the headers that the
+/// handler set.
 #[tokio::test]
-async fn a_page_for_somebody_is_private() {
+async fn a_page_for_a_signed_in_user_is_private() {
     for (set, vary, control) in [
         (&[][..], vec!["cookie"], vec!["private"]),
         (&[("vary", "*")], vec!["*"], vec!["private"]),
@@ -76,7 +77,7 @@ async fn a_page_for_somebody_is_private() {
     }
 }
 
-/// H06: one call switches the cache headers off, and nothing else.
+/// H06: one setting disables the cache headers and changes nothing else.
 #[tokio::test]
 async fn the_cache_headers_can_be_switched_off() {
     let sessions = memory();
@@ -91,8 +92,8 @@ async fn the_cache_headers_can_be_switched_off() {
     );
 }
 
-/// H06, H07: a page for nobody says that it depends on the cookie, so that no cache hands it to a signed-in person.
-/// Nothing else is changed.
+/// H06, H07: an anonymous page varies with the cookie, so that no cache serves it to a signed-in
+/// user. Nothing else is changed.
 #[tokio::test]
 async fn an_anonymous_page_varies_with_the_cookie() {
     for (set, vary, bearer) in [
@@ -141,10 +142,10 @@ async fn an_anonymous_page_varies_with_the_cookie() {
     }
 }
 
-/// H07: with one call a page for nobody is as the handler made it, whatever cookie came with the request. One for a
-/// signed-in user is still private.
+/// H07: with one setting an anonymous page keeps the handler's headers, whatever cookie the request
+/// carries. A page for a signed-in user is still private.
 #[tokio::test]
-async fn a_static_page_for_nobody_is_untouched() {
+async fn an_anonymous_static_page_is_unchanged() {
     let sessions = memory();
     let signed_in = signed_in_cookie(&sessions, 1).await;
     let mut cases = rejected_cookies(&sessions).await;
@@ -175,8 +176,8 @@ async fn a_static_page_for_nobody_is_untouched() {
     );
 }
 
-/// H09: a 204, 206 or 304 gets what a 200 would get (RFC 9111 §4.3.4 merges a 304's headers), no
-/// status is changed, and a 101 is no response to cache.
+/// H09: a 204, 206 or 304 gets the headers that a 200 gets (RFC 9111 §4.3.4 merges the headers of a
+/// 304). No status is changed. A 101 gets no cache headers.
 #[tokio::test]
 async fn cache_headers_are_right_for_every_status() {
     for status in [200, 204, 206, 301, 304, 404, 500] {

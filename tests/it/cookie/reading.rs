@@ -1,4 +1,4 @@
-//! What counts as our cookie in a request, and what does not.
+//! Which bytes of a request are read as the session cookie.
 
 use std::{
     convert::Infallible,
@@ -70,8 +70,8 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(cases(4_000))]
 
-    /// A02, A05, A06, A15, A16, A18, A19: any header that `HeaderValue` admits reads as the
-    /// reference reads it.
+    /// A02, A05, A06, A15, A16, A18, A19: each header that `HeaderValue` admits is read as the
+    /// reference parser reads it.
     #[test]
     fn any_bytes_read_as_the_reference_parser_reads_them(
         lines in proptest::collection::vec(line(), 0..4),
@@ -79,9 +79,9 @@ proptest! {
         prop_assert_eq!(read_lines(&lines), reference(&lines));
     }
 
-    /// A17: neither the order of the cookies nor how they are split over header lines matters.
+    /// A17: neither the order of the cookies nor their split over header lines changes the result.
     #[test]
-    fn order_and_split_change_nothing(
+    fn order_and_header_split_change_nothing(
         (pieces, shuffled) in proptest::collection::vec(piece(), 0..6)
             .prop_flat_map(|pieces| (Just(pieces.clone()), Just(pieces).prop_shuffle())),
         splits in proptest::collection::vec(any::<bool>(), 6),
@@ -101,10 +101,10 @@ proptest! {
         prop_assert_eq!(read_lines(&[pieces.join(&b"; "[..])]), read_lines(&lines));
     }
 
-    /// A27: whatever a sibling subdomain makes a browser store and send, none of it is ours, alone
-    /// or beside our own cookie. The browser is a model of RFC 6265bis.
+    /// A27: no cookie that a sibling subdomain can make a browser store and send is read as the
+    /// session cookie, alone or beside a genuine one. The browser is a model of RFC 6265bis.
     #[test]
-    fn what_a_sibling_plants_is_never_ours(
+    fn cookies_planted_by_a_sibling_subdomain_are_never_read(
         planted in proptest::collection::vec(
             (piece(), proptest::sample::select(&["", "; Secure", "; Secure; Path=/", "; Path=/"][..])),
             1..4,
@@ -126,9 +126,10 @@ proptest! {
     }
 }
 
-/// A27: the browser model exempts a name from its prefix checks exactly where we do not know it.
+/// A27: the browser model exempts a name from its prefix checks exactly if the crate does not match
+/// that name.
 #[test]
-fn near_misses_that_a_browser_stores_unchecked_are_not_ours() {
+fn similar_names_without_prefix_checks_are_not_matched() {
     let mut stored = 0;
     for name in NEAR_MISSES {
         let mut browser = Browser::default();
@@ -145,9 +146,9 @@ fn near_misses_that_a_browser_stores_unchecked_are_not_ours() {
     assert!(stored >= 12, "the model stored only {stored} of the names");
 }
 
-/// A01, A08, A10, A12: whatever is not called exactly so is not ours.
+/// A01, A08, A10, A12: only an exactly equal name matches.
 #[test]
-fn a_name_that_is_nearly_ours_is_not() {
+fn a_similar_cookie_name_is_not_matched() {
     assert_eq!(read(&HeaderMap::new()), Read::Nothing);
     for name in NEAR_MISSES {
         let line: Vec<u8> = format!("a=b; {name}={TOKEN}")
@@ -161,9 +162,9 @@ fn a_name_that_is_nearly_ours_is_not() {
     assert_eq!(read(&headers), Read::Nothing);
 }
 
-/// A03, A04: what other cookies hold is none of our business.
+/// A03, A04: the contents of other cookies change nothing.
 #[test]
-fn strange_bytes_in_other_cookies_do_no_harm() {
+fn strange_bytes_in_other_cookies_change_nothing() {
     let strange: [&[u8]; 9] = [
         b"theme=\xff",
         b"theme=\xff\xfe\x80",
@@ -195,7 +196,7 @@ fn strange_bytes_in_other_cookies_do_no_harm() {
     }
 }
 
-/// Values that are ours by name and cannot be a token.
+/// Values of the session cookie that cannot be a token.
 fn malformed() -> Vec<Vec<u8>> {
     let mut values: Vec<Vec<u8>> = [
         "",
@@ -225,7 +226,7 @@ fn malformed() -> Vec<Vec<u8>> {
     values.push(vec![b'A'; 4 * 1024]);
     values.push(vec![b'A'; 64 * 1024]);
     for byte in 0..=u8::MAX {
-        // HTAB at the end would be trimmed away; it stands in the middle here.
+        // A trailing HTAB would be trimmed, so this one is in the middle.
         let mut value = TOKEN.as_bytes().to_vec();
         value[20] = byte;
         if token::decode(&value).is_err() && visible(byte) == byte && byte != b';' {
@@ -235,41 +236,44 @@ fn malformed() -> Vec<Vec<u8>> {
     values
 }
 
-/// A05, A06, A18, A19: a value that is not a canonical token is rejected, as it stands, and costs
-/// no question to the store.
+/// A05, A06, A18, A19: a value that is not a canonical token is rejected without decoding and
+/// without a lookup.
 #[tokio::test]
-async fn a_malformed_value_is_rejected_without_a_question() {
+async fn a_malformed_value_is_rejected_without_a_lookup() {
     let sessions = watched();
     let values = malformed();
     assert!(values.len() > 200);
     for value in &values {
         let headers = cookie_lines([[b"__Host-session=".as_slice(), value].concat()]);
         assert_eq!(read(&headers), Read::Malformed, "{value:?}");
-        assert_eq!(seen_by_inner(&sessions, headers).await, "nobody");
+        assert_eq!(seen_by_inner(&sessions, headers).await, "anonymous");
     }
     assert_eq!(sessions.store().finds(), 0);
     assert_eq!(sessions.counts().rejected, values.len() as u64);
 }
 
-/// A01, A08, A10, A12: and neither does a request without our cookie.
+/// A01, A08, A10, A12: a request without the session cookie makes no lookup.
 #[tokio::test]
-async fn an_anonymous_request_costs_no_question() {
+async fn an_anonymous_request_makes_no_lookup() {
     let sessions = watched();
-    assert_eq!(seen_by_inner(&sessions, HeaderMap::new()).await, "nobody");
+    assert_eq!(
+        seen_by_inner(&sessions, HeaderMap::new()).await,
+        "anonymous"
+    );
     for name in NEAR_MISSES {
         let line: Vec<u8> = format!("{name}={TOKEN}").bytes().map(visible).collect();
         assert_eq!(
             seen_by_inner(&sessions, cookie_lines([line])).await,
-            "nobody"
+            "anonymous"
         );
     }
     assert_eq!(sessions.store().finds(), 0);
     assert_eq!(sessions.counts().rejected, 0);
 }
 
-/// A14, A15: crumbs on many header lines, and one value several times over, are one question.
+/// A14, A15: cookies split over many header lines, and one value repeated, make one lookup.
 #[tokio::test]
-async fn one_value_is_one_question_however_it_is_sent() {
+async fn repeated_values_make_one_lookup() {
     let sessions = watched();
     let ours = signed_in_cookie(&sessions, 1).await;
     let requests: [Vec<String>; 6] = [
@@ -291,8 +295,8 @@ async fn one_value_is_one_question_however_it_is_sent() {
     }
 }
 
-/// A16: different values under our name are nobody's, whichever comes first, valid or not, and
-/// cost no question. They are one event in the log, not one each.
+/// A16: different values under the session cookie's name are ambiguous in any order, valid or not,
+/// and make no lookup. They log one event in total.
 #[tokio::test]
 async fn different_values_are_ambiguous_in_any_order_and_split() {
     let logs = Logs::capture();
@@ -316,7 +320,7 @@ async fn different_values_are_ambiguous_in_any_order_and_split() {
         ] {
             let headers = cookie_lines(&lines);
             assert_eq!(read(&headers), Read::Ambiguous, "{lines:?}");
-            assert_eq!(seen_by_inner(&sessions, headers).await, "nobody");
+            assert_eq!(seen_by_inner(&sessions, headers).await, "anonymous");
             requests += 1;
         }
     }
@@ -331,9 +335,9 @@ async fn different_values_are_ambiguous_in_any_order_and_split() {
     assert!(warned[0].contains("ambiguous"), "{warned:?}");
 }
 
-/// A24: a token anywhere but in the `Cookie` header is not looked at.
+/// A24: a token outside the `Cookie` header is ignored.
 #[tokio::test]
-async fn a_token_outside_the_cookie_header_is_nobodys() {
+async fn a_token_outside_the_cookie_header_is_ignored() {
     let sessions = watched();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let token = cookie.split_once('=').unwrap().1;
@@ -357,7 +361,7 @@ async fn a_token_outside_the_cookie_header_is_nobodys() {
         .layer(LoadUserLayer::new(sessions.clone()))
         .service_fn(|request: Request<_>| async move {
             let user = request.extensions().get::<User>().cloned();
-            // The body arrives whole, its trailers too.
+            // The inner service receives the whole body and its trailers.
             let body = BodyExt::collect(request.into_body()).await?;
             assert!(
                 body.trailers()
@@ -380,10 +384,10 @@ where
     tonic::codegen::tokio_stream::iter(items)
 }
 
-/// A26: what would break a header or a log line cannot be in a `HeaderValue`; what can be in one is
-/// rejected and never logged.
+/// A26: `HeaderValue` rejects bytes that would break a header or a log line. Other invalid values
+/// are rejected and never logged.
 #[tokio::test]
-async fn control_characters_are_refused_and_a_rejected_value_is_not_logged() {
+async fn control_characters_are_rejected_and_not_logged() {
     for byte in (0..=31).chain([127]).filter(|&byte| byte != b'\t') {
         let mut line = format!("{NAME}={TOKEN}").into_bytes();
         line.insert(30, byte);
@@ -400,13 +404,13 @@ async fn control_characters_are_refused_and_a_rejected_value_is_not_logged() {
     for value in values {
         let headers = cookie_lines([[b"__Host-session=", value].concat()]);
         assert_eq!(read(&headers), Read::Malformed);
-        assert_eq!(seen_by_inner(&sessions, headers).await, "nobody");
+        assert_eq!(seen_by_inner(&sessions, headers).await, "anonymous");
     }
     assert!(logs.text().contains("malformed"), "{}", logs.text());
     assert!(!logs.text().contains("smuggled"), "{}", logs.text());
 }
 
-/// The shapes of header that a flood or a scanner sends, each so many cookies long.
+/// Header shapes that a flood or a scanner sends, each with this many cookies.
 const SHAPES: [fn(usize) -> HeaderMap; 10] = [
     |n| cookie_lines([";".repeat(n)]),
     |n| cookie_lines([" ".repeat(n)]),
@@ -414,15 +418,15 @@ const SHAPES: [fn(usize) -> HeaderMap; 10] = [
     |n| cookie_lines(["=".repeat(n)]),
     |n| cookie_lines([format!("{NAME}={}", "A".repeat(n))]),
     |n| cookie_lines([format!("{NAME}=;").repeat(n / 16)]),
-    // As many header lines as a map holds.
+    // As many header lines as a header map can hold.
     |n| cookie_lines([format!("{NAME}=").repeat(n / 15)]),
     |n| cookie_lines([format!("x{}", format!(" {NAME}=").repeat(n / 16))]),
     |n| cookie_lines([format!("{NAME}={}", " ".repeat(n))]),
     |n| cookie_lines(vec!["__Host-sessio=x"; (n / 16).min(16_384)]),
 ];
 
-/// A02, A21, A22, A23: forty times the cookies take about forty times as long; a scan that starts
-/// again at every cookie would take 1,600 times.
+/// A02, A21, A22, A23: forty times the cookies take about forty times as long. A quadratic scan
+/// would take 1,600 times as long.
 #[test]
 fn reading_takes_time_linear_in_the_header() {
     let time = |headers: &HeaderMap, rounds: u32| {
@@ -435,7 +439,7 @@ fn reading_takes_time_linear_in_the_header() {
     };
     for (n, shape) in SHAPES.into_iter().enumerate() {
         let (small, large) = (shape(500), shape(20_000));
-        // Another process may take the processor away: one good measurement of a few is enough.
+        // Another process may use the processor, so one good measurement out of a few is enough.
         let linear = (0..5).any(|_| {
             let floor = Duration::from_nanos(100);
             time(&large, 1) < 400 * time(&small, 100).max(floor)
@@ -444,7 +448,7 @@ fn reading_takes_time_linear_in_the_header() {
     }
 }
 
-/// A02, A14, A21, A22, A23, J04: reading allocates nothing, whatever the header holds.
+/// A02, A14, A21, A22, A23, J04: reading allocates nothing, for every header.
 #[test]
 fn reading_allocates_nothing() {
     let filler = "name=value; ".repeat(1_000);
@@ -469,9 +473,10 @@ fn reading_allocates_nothing() {
     }
 }
 
-/// A22: of a thousand cookies ours is found first, last, in the middle or not at all.
+/// A22: the session cookie is found as the first, last or middle one of a thousand cookies, and is
+/// not found if it is missing.
 #[test]
-fn ours_is_found_among_a_thousand() {
+fn the_session_cookie_is_found_among_a_thousand() {
     let ours = format!("{NAME}={TOKEN}");
     for place in [0, 499, 999] {
         let mut cookies: Vec<_> = (0..999).map(|n| format!("name{n}=value{n}")).collect();
@@ -486,7 +491,7 @@ fn ours_is_found_among_a_thousand() {
     }
 }
 
-/// A19: what we give out is what we take in.
+/// A19: a new token in a cookie is read back as the same token.
 #[test]
 fn a_new_token_reads_back() {
     for _ in 0..1_000 {

@@ -1,4 +1,5 @@
-//! Several cookies of one name: after a change of the `Domain`, beside another application, partitioned.
+//! Several cookies of one name: after a change of the `Domain`, beside another application, and
+//! partitioned.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -36,7 +37,7 @@ fn several() -> Vec<SessionCookie> {
     ]
 }
 
-/// Cookies of which it holds one.
+/// Cookies of which a browser holds one.
 fn single() -> Vec<SessionCookie> {
     vec![
         SessionCookie::default(),
@@ -54,7 +55,7 @@ async fn seen<L: SessionLookup<User = User>>(
         .layer(LoadUserLayer::new(sessions.clone()))
         .service_fn(|request: Request<String>| async move {
             let user = request.extensions().get::<User>();
-            let email = user.map_or("nobody".to_owned(), |user| user.email.clone());
+            let email = user.map_or("anonymous".to_owned(), |user| user.email.clone());
             Ok::<_, Infallible>(Response::new(email))
         });
     let mut request = Request::new(String::new());
@@ -114,8 +115,8 @@ impl Values {
     }
 }
 
-/// O05, A16: under a name without `__Host-`, and with a partitioned cookie, a request is accepted if exactly
-/// one of its sessions is live, whatever the order. All are looked up in one statement.
+/// O05, A16: under a name without `__Host-`, and for a partitioned cookie, a request is accepted if
+/// exactly one of its sessions is live, in any order. All are looked up in one statement.
 #[tokio::test]
 async fn exactly_one_live_session_is_accepted() {
     use Value::{Ada, AdaElsewhere, Dead, Eve, Foreign};
@@ -149,7 +150,7 @@ async fn exactly_one_live_session_is_accepted() {
                 let sessions = &values_of.sessions;
                 let response = seen(sessions, values_of.headers(values)).await;
                 let case = format!("{} {values:?}", cookie.name());
-                assert_eq!(response.body(), user.unwrap_or("nobody"), "{case}");
+                assert_eq!(response.body(), user.unwrap_or("anonymous"), "{case}");
                 let counts = sessions.counts();
                 assert_eq!(counts.statements, statements, "{case}");
                 assert_eq!(counts.authenticated, u64::from(user.is_some()), "{case}");
@@ -159,21 +160,21 @@ async fn exactly_one_live_session_is_accepted() {
     }
 }
 
-/// O05, A16: under a name with `__Host-`, different values stay ambiguous, and cost no statement.
+/// O05, A16: under a name with `__Host-`, different values stay ambiguous and make no lookup.
 #[tokio::test]
-async fn host_names_stay_strict() {
+async fn host_prefixed_names_accept_one_value_only() {
     for cookie in single() {
         let values = Values::new(cookie).await;
         for second in [Value::Dead(0), Value::Eve, Value::Foreign(0)] {
             let headers = values.headers(&[Value::Ada, second]);
-            assert_eq!(seen(&values.sessions, headers).await.body(), "nobody");
+            assert_eq!(seen(&values.sessions, headers).await.body(), "anonymous");
         }
         assert_eq!(values.sessions.counts().statements, 0);
         assert_eq!(values.sessions.counts().rejected, 3);
     }
 }
 
-/// O05: two live sessions are one security event, as every other ambiguous request.
+/// O05: two live sessions log one security event, like every other ambiguous request.
 #[tokio::test]
 async fn two_live_sessions_are_reported() {
     let logs = Logs::capture();
@@ -185,7 +186,7 @@ async fn two_live_sessions_are_reported() {
     assert_eq!(ambiguous.count(), 1, "{events:?}");
 }
 
-/// O05: only the session that is accepted counts as used.
+/// O05: only the accepted session counts as used.
 #[tokio::test]
 async fn only_the_accepted_session_counts_as_used() {
     use Value::{Ada, AdaElsewhere, Dead};
@@ -230,10 +231,10 @@ impl SessionLookup for OneBadRow {
     }
 }
 
-/// O05: where the answer to one of the lookups is unknown, the request is refused with 503: the unknown
-/// session could be live too.
+/// O05: if one of the lookups fails, the request is rejected with 503, because that session could
+/// be live too.
 #[tokio::test]
-async fn one_unknown_answer_refuses_the_request() {
+async fn one_failed_lookup_rejects_the_request() {
     let values = Values::new(SessionCookie::insecure_for_local_development()).await;
     let headers = values.headers(&[Value::Ada, Value::Dead(0)]);
     values.sessions.store().set_failing(true);
@@ -270,8 +271,9 @@ fn signed_out(signed_out: &SignedOut) -> HeaderMap {
 
 const HOST: &str = "app.example.com";
 
-/// O05: after the `Domain` was changed, a browser sends the old cookie and the new one. Signing in again helps
-/// even if both sessions are live, and with `former_domain` the old cookie goes.
+/// O05: after a change of the `Domain`, a browser sends the old cookie and the new one. Signing in
+/// again resolves this even if both sessions are live. With `former_domain` the old cookie is
+/// removed.
 #[tokio::test]
 async fn a_domain_can_be_changed() {
     for named in [false, true] {
@@ -280,7 +282,7 @@ async fn a_domain_can_be_changed() {
             after = after.former_domain("example.com").unwrap();
         }
         let new = with(after);
-        // Set by an earlier version of the application, whose cookie was shared with more subdomains.
+        // Set by an earlier version of the application that shared its cookie with more subdomains.
         let old_in_new = new.sign_in_without_request(1).await.unwrap();
         let mut browser = Browser::default();
         let text = format!(
@@ -300,7 +302,7 @@ async fn a_domain_can_be_changed() {
             second.token().expose()
         );
         browser.store(HOST, true, text.as_bytes()).unwrap();
-        assert_eq!(seen(&new, browser.request(HOST)).await.body(), "nobody");
+        assert_eq!(seen(&new, browser.request(HOST)).await.body(), "anonymous");
 
         let again = new.sign_in(1, &browser.request(HOST)).await.unwrap();
         browser.receive(HOST, &signed_in(&again)).unwrap();
@@ -315,11 +317,12 @@ async fn a_domain_can_be_changed() {
         assert!(out.ended().unwrap());
         browser.receive(HOST, &signed_out(&out)).unwrap();
         assert_eq!(browser.jar().len(), usize::from(!named));
-        assert_eq!(seen(&new, browser.request(HOST)).await.body(), "nobody");
+        assert_eq!(seen(&new, browser.request(HOST)).await.body(), "anonymous");
     }
 }
 
-/// O05: a partitioned cookie is set after the removal of an unpartitioned one, and removed with it.
+/// O05: a partitioned cookie is set after the removal of the unpartitioned one, and both are
+/// removed together.
 #[tokio::test]
 async fn partitioned_cookies_are_removed_with_and_without_the_attribute() {
     let sessions = with(partitioned());
@@ -353,7 +356,7 @@ async fn partitioned_cookies_are_removed_with_and_without_the_attribute() {
     }
 }
 
-/// L03: settings of the cookie that no browser would follow cannot be made.
+/// L03: cookie settings that browsers ignore are rejected.
 #[tokio::test]
 async fn settings_that_browsers_would_ignore_are_refused() {
     let shared = || SessionCookie::shared_with_subdomains("sid", HOST).unwrap();

@@ -1,4 +1,4 @@
-//! Every `Set-Cookie` that we write does in a browser what it is meant to do, and caches keep away.
+//! Each `Set-Cookie` has the intended effect in a browser, and caches do not store the response.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,7 @@ const HOST: &str = "app.example.com";
 const LONGEST_LIFE: i64 = 34_560_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Every kind of cookie that can be made for https.
+/// Each kind of cookie that can be configured for https.
 fn cookies() -> Vec<SessionCookie> {
     let shared = || SessionCookie::shared_with_subdomains("sid", "Example.com").unwrap();
     vec![
@@ -62,7 +62,7 @@ fn set_cookies(headers: &HeaderMap) -> Vec<&str> {
     values.map(|value| value.to_str().unwrap()).collect()
 }
 
-/// Receives a response and returns the one cookie that is then there.
+/// Passes a response to a browser and returns the one cookie that the browser then holds.
 fn stored(headers: &HeaderMap) -> Stored {
     let mut browser = Browser::default();
     browser.receive(HOST, headers).unwrap();
@@ -72,10 +72,10 @@ fn stored(headers: &HeaderMap) -> Stored {
     stored.clone()
 }
 
-/// H01: a browser stores each of our cookies with the attributes that its name promises, and sends
-/// back what we then read as the token.
+/// H01: a browser stores each cookie with the attributes that its name prefix requires, and sends
+/// back a value that is read as the token.
 #[tokio::test]
-async fn a_browser_stores_what_we_set_and_sends_it_back() {
+async fn a_browser_stores_the_cookie_and_sends_it_back() {
     for cookie in cookies() {
         for remembered in [false, true] {
             let sessions = with(cookie.clone());
@@ -108,7 +108,7 @@ async fn a_browser_stores_what_we_set_and_sends_it_back() {
     }
 }
 
-/// H01: each attribute stands in the header once, and there are no others.
+/// H01: each attribute occurs once in the header, and there are no others.
 #[tokio::test]
 async fn each_attribute_is_written_once() {
     for cookie in cookies() {
@@ -128,9 +128,9 @@ async fn each_attribute_is_written_once() {
     }
 }
 
-/// H02: `SameSite=None` comes by its own call only, and never without `Secure`.
+/// H02: `SameSite=None` is set by an explicit call only, and never without `Secure`.
 #[tokio::test]
-async fn same_site_none_is_asked_for_and_secure() {
+async fn same_site_none_is_explicit_and_secure() {
     let same_site = async |cookie: SessionCookie| {
         let sessions = with(cookie);
         stored(&written(
@@ -150,8 +150,8 @@ async fn same_site_none_is_asked_for_and_secure() {
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Configuration);
 }
 
-/// H16, H01, L03: the insecure cookie, which is warned of, works over plain http, where no other would, and pretends to no
-/// prefix.
+/// H16, H01, L03: the insecure cookie logs a warning and works over plain http, where no other
+/// does. Its name has no prefix.
 #[tokio::test]
 async fn only_the_insecure_cookie_is_stored_over_plain_http() {
     let over_http = async |cookie: SessionCookie| {
@@ -169,9 +169,9 @@ async fn only_the_insecure_cookie_is_stored_over_plain_http() {
     assert_eq!(over_http(insecure).await, Ok(()));
 }
 
-/// H01: no name can break out of its prefix or of the header.
+/// H01: no name can escape its prefix or the header.
 #[test]
-fn names_and_domains_that_break_the_header_are_refused() {
+fn names_and_domains_that_break_the_header_are_rejected() {
     let long = "n".repeat(65);
     for name in [
         "",
@@ -229,9 +229,9 @@ fn names_and_domains_that_break_the_header_are_refused() {
 proptest! {
     #![proptest_config(cases(500))]
 
-    /// H03: whatever lifetimes are asked for, a remembered cookie lives a positive number of
-    /// seconds, no longer than the session and no longer than browsers allow. When the session is
-    /// over the browser has forgotten it.
+    /// H03: for every lifetime, a remembered cookie has a positive `Max-Age`, no longer than the
+    /// session and no longer than browsers allow. The browser has removed it when the session
+    /// expires.
     #[test]
     fn a_cookie_never_outlives_its_session(
         absolute in prop_oneof![
@@ -280,14 +280,14 @@ proptest! {
     }
 }
 
-/// A store whose sessions' remaining time is what the test says.
+/// A store that returns the remaining time that the test sets.
 struct Remaining(Duration);
 
 impl SessionLookup for Remaining {
     type User = ();
 
     async fn find(&self, _: &[TokenDigest]) -> Result<Vec<LookupAnswer<()>>, Error> {
-        unreachable!("nobody asks")
+        unreachable!("never called")
     }
 }
 
@@ -339,9 +339,10 @@ impl SessionStore for Remaining {
     }
 }
 
-/// H03: `Max-Age` comes of what the store says remains, and is bounded whatever it says.
+/// H03: `Max-Age` is derived from the remaining time that the store returns, and is bounded for
+/// every value.
 #[tokio::test]
-async fn max_age_is_bounded_whatever_the_store_says() {
+async fn max_age_is_bounded_for_every_store() {
     let century = 100 * 365 * DAY;
     let most = Duration::from_secs(i64::MAX as u64 / 2);
     for (remaining, life) in [
@@ -360,7 +361,7 @@ async fn max_age_is_bounded_whatever_the_store_says() {
             .remember(true)
             .await
             .unwrap();
-        // As it is written: a browser, and the model of one, would cut it.
+        // Read from the header itself, because a browser and its model would cap it.
         let headers = written(&signed_in);
         let parsed = parse(set_cookies(&headers)[0].as_bytes()).unwrap();
         let max_age: i64 = parsed.attribute("max-age").unwrap().parse().unwrap();
@@ -368,9 +369,9 @@ async fn max_age_is_bounded_whatever_the_store_says() {
     }
 }
 
-/// H04: no cache keeps a response that sets the cookie, whatever the handler allowed.
+/// H04: no cache stores a response that sets the cookie, whatever the handler allowed.
 #[tokio::test]
-async fn a_response_with_our_cookie_is_not_for_caches() {
+async fn a_response_that_sets_the_cookie_is_not_cacheable() {
     let sessions = memory();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let signed_out = sessions.sign_out(&HeaderMap::new()).await;
@@ -394,9 +395,9 @@ async fn a_response_with_our_cookie_is_not_for_caches() {
     }
 }
 
-/// H04, H06: `Vary` names the cookie once, beside what it named before.
+/// H04, H06: `Vary` names the cookie once and keeps its earlier values.
 #[tokio::test]
-async fn vary_is_added_to_and_never_replaced() {
+async fn vary_is_appended_and_never_replaced() {
     let signed_in = memory().sign_in_without_request(1).await.unwrap();
     for (before, after) in [
         (vec![], vec!["cookie"]),
@@ -426,10 +427,10 @@ async fn vary_is_added_to_and_never_replaced() {
     }
 }
 
-/// H10: a browser accepts the removal of each of our cookies, by the rules of its prefix, and
-/// forgets it.
+/// H10: a browser accepts the removal of each cookie, under the rules of its prefix, and deletes
+/// it.
 #[tokio::test]
-async fn a_removal_is_accepted_and_removes() {
+async fn a_browser_accepts_the_removal() {
     for cookie in cookies() {
         let sessions = with(cookie.clone());
         let mut browser = Browser::default();
@@ -455,7 +456,7 @@ async fn a_removal_is_accepted_and_removes() {
             Presented::Nothing
         ));
 
-        // Either attribute alone would do; together they reach every browser.
+        // Either attribute alone is enough for current browsers; together they work in all.
         let parsed = parse(set_cookies(&headers)[0].as_bytes()).unwrap();
         assert_eq!(parsed.value, b"");
         assert_eq!(parsed.attribute("max-age"), Some("0"));
@@ -468,9 +469,10 @@ async fn a_removal_is_accepted_and_removes() {
     }
 }
 
-/// H23: the header's value is sensitive: HPACK does not index it and `Debug` does not print it.
+/// H23: the header's value is sensitive, so that HPACK does not index it and `Debug` does not print
+/// it.
 #[tokio::test]
-async fn what_we_set_is_sensitive() {
+async fn set_cookie_values_are_sensitive() {
     let sessions = memory();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let signed_out = sessions.sign_out(&HeaderMap::new()).await;
@@ -481,10 +483,10 @@ async fn what_we_set_is_sensitive() {
     }
 }
 
-/// A response sets our cookie once (RFC 6265bis §4.1.1), the last writer wins, and other cookies
-/// stay as they are and in their order.
+/// A response sets the session cookie once (RFC 6265bis §4.1.1): the last value wins, and other
+/// cookies keep their values and order.
 #[tokio::test]
-async fn one_response_sets_our_cookie_once() {
+async fn one_response_sets_the_cookie_once() {
     let sessions = memory();
     let first = sessions.sign_in_without_request(1).await.unwrap();
     let second = sessions.sign_in_without_request(2).await.unwrap();
@@ -513,10 +515,10 @@ async fn one_response_sets_our_cookie_once() {
     assert!(all[5].starts_with(&format!("__Host-session={};", second.token().expose())));
 }
 
-/// A handler that wrote our cookie by hand, in whatever spelling a browser takes for it, does not
-/// leave a second one.
+/// A session cookie that a handler set itself, in any spelling that browsers accept, is replaced
+/// and not duplicated.
 #[tokio::test]
-async fn an_earlier_spelling_of_our_cookie_is_replaced() {
+async fn an_earlier_set_cookie_of_the_same_name_is_replaced() {
     let signed_in = memory().sign_in_without_request(1).await.unwrap();
     for earlier in [
         "__Host-session=x; Secure; Path=/",
@@ -536,7 +538,7 @@ async fn an_earlier_spelling_of_our_cookie_is_replaced() {
     }
 }
 
-/// D03, H01: signing in never adopts what the request presented.
+/// D03, H01: signing in never adopts a token that the request presents.
 #[tokio::test]
 async fn signing_in_sets_a_new_token() {
     let sessions = memory();

@@ -1,4 +1,4 @@
-//! The readers of what clients send, beside their references, over inputs that a grammar makes.
+//! The readers of client input agree with their references, for inputs that a grammar generates.
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +9,10 @@ use proptest::prelude::*;
 
 use crate::support::{cases, reference::grammar};
 
-/// Every kind that the references tell apart.
+/// Each kind that the references distinguish.
 const KINDS: usize = 25;
 
-/// Numbers that look random (splitmix64), the same for the same seed.
+/// Pseudo-random numbers (splitmix64), the same for the same seed.
 struct Numbers(u64);
 
 impl Numbers {
@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-/// How many inputs there were of each kind. A panic says what they disagree about.
+/// Counts the inputs of each kind. A panic reports the disagreement.
 fn run(seed: u64, mut go_on: impl FnMut(u64) -> bool) -> BTreeMap<&'static str, u64> {
     let (mut numbers, mut bytes, mut tally) = (Numbers(seed), Vec::new(), BTreeMap::new());
     let mut done = 0;
@@ -46,17 +46,17 @@ fn run(seed: u64, mut go_on: impl FnMut(u64) -> bool) -> BTreeMap<&'static str, 
 proptest! {
     #![proptest_config(cases(10_000))]
 
-    /// A02, A16, A19, A27: cookies, tokens, places to return to and what a sibling plants are read as the
-    /// references read them.
+    /// A02, A16, A19, A27: cookies, tokens, return paths and cookies planted by a sibling subdomain
+    /// are read as the references read them.
     #[test]
-    fn whatever_the_grammar_makes_reads_as_the_references_read_it(
+    fn the_readers_agree_with_the_references(
         bytes in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
         grammar::check(&bytes);
     }
 }
 
-/// A02: the grammar reaches every kind of input, or it would prove little.
+/// A02: the grammar reaches each kind of input. Otherwise it would prove little.
 #[test]
 fn the_grammar_reaches_every_kind() {
     let tally = run(6265, |done| done < 30_000);
@@ -64,12 +64,11 @@ fn the_grammar_reaches_every_kind() {
     assert!(tally.values().all(|&number| number >= 10), "{tally:#?}");
 }
 
-/// The same for as long as one likes, with other inputs each time:
-/// `FUZZ_MINUTES=60 cargo test --release --all-features --test it fuzz:: -- --ignored --nocapture`.
-/// `FUZZ_SEED` repeats a run.
+/// The same with other inputs in each run: `FUZZ_MINUTES=60 cargo test --release --all-features
+/// --test it fuzz::long -- --ignored --nocapture`. `FUZZ_SEED` repeats a run.
 #[test]
-#[ignore = "as long as FUZZ_MINUTES says, an hour by default"]
-fn for_as_long_as_one_likes() {
+#[ignore = "takes FUZZ_MINUTES, 60 by default"]
+fn long() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let minutes: u64 = number("FUZZ_MINUTES").unwrap_or(60);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();

@@ -1,4 +1,4 @@
-//! Sessions that end elsewhere: the cache never outlives them by more than is promised.
+//! Sessions that end elsewhere: a cached result is used no longer than documented.
 
 use std::{
     future::Future as _,
@@ -21,24 +21,27 @@ use crate::support::{
     sessions, sign_out, sql, until_waiting,
 };
 
-/// How long until the token is refused.
+/// Measures how long it takes until the token is rejected.
 async fn refused(sessions: &PgSessions, token: &SessionToken) -> Duration {
     let start = Instant::now();
     while sessions.user(token).await.unwrap().is_some() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it lives on");
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "the session is still accepted"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     start.elapsed()
 }
 
-/// The token is refused within the bound that holds for a feed that is deaf.
+/// The token is rejected within the bound that holds for a disconnected feed.
 async fn refused_within_the_lease(sessions: &PgSessions, token: &SessionToken) {
     let took = refused(sessions, token).await;
     assert!(took < LEASE + Duration::from_millis(100), "{took:?}");
 }
 
 #[tokio::test]
-async fn a_kept_session_is_answered_without_a_statement() {
+async fn a_cached_session_needs_no_statement() {
     let database = announcing().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
@@ -70,10 +73,11 @@ async fn a_kept_session_is_answered_without_a_statement() {
     assert_eq!(sessions.counts().from_cache, after.from_cache + 1);
 }
 
-/// E05: in the process that ended it, a session is over when the call returns, though the announcement
-/// is still on its way then. So it is where signing out finds that it was ended elsewhere already.
+/// E05: in the process that ended it, a session is invalid when the call returns, even if the
+/// notification is still in flight. The same holds if signing out finds that another process
+/// already ended it.
 #[tokio::test]
-async fn a_session_that_was_ended_here_is_over_at_once() {
+async fn a_session_ended_by_this_process_is_rejected_at_once() {
     let database = announcing().await;
     let proxy = Proxy::before(&database).await;
     let sessions = process_with_lease(&database, 10 * LEASE);
@@ -82,7 +86,7 @@ async fn a_session_that_was_ended_here_is_over_at_once() {
         all.push(signed_in(&database, &sessions).await);
     }
     let elsewhere = process_with_lease(&database, LEASE);
-    // It hears nothing of what was done to them until now, and so they stay where they are kept.
+    // The feed receives nothing about them until now, so they stay in the cache.
     let feed = sessions.store().feed(proxy.config(), NoTls);
     sessions.cache(feed, 1_000).await.unwrap();
     proxy.set(Line::Delayed(Duration::from_millis(100)));
@@ -105,9 +109,9 @@ async fn a_session_that_was_ended_here_is_over_at_once() {
     }
 }
 
-/// E05, D07: so it is when several lookups at once have found it, and each was to be kept.
+/// E05, D07: the same holds if several concurrent lookups cached it.
 #[tokio::test]
-async fn a_session_that_was_kept_twice_is_over_at_once() {
+async fn a_session_cached_twice_is_rejected_at_once() {
     let database = announcing().await;
     let (here, elsewhere) = (caching(&database).await, caching(&database).await);
     for _ in 0..10 {
@@ -125,9 +129,10 @@ async fn a_session_that_was_kept_twice_is_over_at_once() {
     }
 }
 
-/// D07, C08, C09, C10: elsewhere it is over as soon as the announcement is there, whoever ended it.
+/// D07, C08, C09, C10: in other processes a session is invalid as soon as the notification arrives,
+/// whatever ended it.
 #[tokio::test]
-async fn a_session_that_was_ended_elsewhere_is_over_soon() {
+async fn a_session_ended_by_another_process_is_rejected_soon() {
     let database = announcing().await;
     let (here, elsewhere) = (caching(&database).await, sessions(&database));
     for way in 0..5 {
@@ -159,14 +164,14 @@ async fn a_session_that_was_ended_elsewhere_is_over_soon() {
             ),
         }
         let took = refused(&here, token).await;
-        // Far below the lease, which is what would have ended it otherwise.
+        // Far below the lease, which would have ended it otherwise.
         assert!(took < LEASE / 2, "way {way}: {took:?}");
     }
 }
 
-/// C10: a user whose row has changed is another one for the next request.
+/// C10: after a change of the user's row, the next request sees the new row.
 #[tokio::test]
-async fn a_user_who_was_changed_is_looked_up_again() {
+async fn a_changed_user_is_looked_up_again() {
     let database = announcing().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
@@ -179,14 +184,15 @@ async fn a_user_who_was_changed_is_looked_up_again() {
             break;
         }
         assert!(Instant::now() < patience, "it is as it was");
-        // An answer from memory waits for nothing, and this runtime has one thread.
+        // A cached result does not wait, and this runtime has one thread.
         tokio::task::yield_now().await;
     }
 }
 
-/// From the first poll of `close` on nothing is answered from memory, even while what is under way goes on.
+/// From the first poll of `close` on, nothing is answered from the cache, even while operations in
+/// flight continue.
 #[tokio::test]
-async fn a_service_that_closes_answers_nothing_from_memory() {
+async fn a_closing_service_returns_nothing_from_the_cache() {
     let database = announcing().await;
     let here = caching(&database).await;
     let ada = signed_in(&database, &here).await;
@@ -211,9 +217,9 @@ async fn a_service_that_closes_answers_nothing_from_memory() {
     closing.await;
 }
 
-/// D10, D11: a limit ends a session in memory on time, without anybody being asked.
+/// D10, D11: a cached session expires on time without a query.
 #[tokio::test]
-async fn limits_end_what_is_kept() {
+async fn cached_sessions_expire_at_their_limits() {
     let database = announcing().await;
     let sessions = caching(&database).await;
     for limit in [
@@ -230,9 +236,9 @@ async fn limits_end_what_is_kept() {
     }
 }
 
-/// A guard that asks for a fresh proof must not see a session younger than it is.
+/// A guard that requires a recent authentication must not see a session younger than it is.
 #[tokio::test]
-async fn a_kept_session_grows_older() {
+async fn a_cached_session_ages() {
     let database = announcing().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
@@ -253,7 +259,7 @@ async fn a_kept_session_grows_older() {
     assert!(after.remaining() + pause <= before.remaining());
 }
 
-/// D14: what is answered from memory counts as use, once an interval.
+/// D14: a cached result counts as use, once per interval.
 #[tokio::test]
 async fn a_hit_counts_as_use() {
     let database = announcing().await;
@@ -282,9 +288,9 @@ async fn a_hit_counts_as_use() {
     assert_eq!(crate::support::number(&database, touched).await, 1);
 }
 
-/// While the feed is deaf nothing is answered from memory, and afterwards it is again.
+/// A disconnected feed bypasses the cache until it reconnects.
 #[tokio::test]
-async fn a_feed_that_was_cut_is_noticed_and_connected_again() {
+async fn a_closed_feed_connection_is_detected_and_reconnected() {
     let database = announcing().await;
     let (here, elsewhere) = (caching(&database).await, sessions(&database));
     for _ in 0..3 {
@@ -298,9 +304,9 @@ async fn a_feed_that_was_cut_is_noticed_and_connected_again() {
     }
 }
 
-/// The same where nothing says that the connection is gone.
+/// The same if nothing reports that the connection is lost.
 #[tokio::test]
-async fn a_feed_that_hears_nothing_is_deaf_when_its_lease_is_over() {
+async fn a_feed_without_heartbeats_disconnects_when_its_lease_ends() {
     let database = announcing().await;
     let proxy = Proxy::before(&database).await;
     let (here, elsewhere) = (process(&database), sessions(&database));
@@ -311,7 +317,7 @@ async fn a_feed_that_hears_nothing_is_deaf_when_its_lease_is_over() {
     proxy.set(Line::Silent);
     assert!(sign_out(&elsewhere, signed_in.token()).await.unwrap());
     refused_within_the_lease(&here, signed_in.token()).await;
-    // Asking goes on without it, and so does ending a session here.
+    // Lookups and revocations work without the feed.
     let other = self::signed_in(&database, &here).await;
     let start = Instant::now();
     assert!(sign_out(&here, other.token()).await.unwrap());
@@ -322,16 +328,17 @@ async fn a_feed_that_hears_nothing_is_deaf_when_its_lease_is_over() {
     kept(&here, third.token()).await;
 }
 
-/// Switching the cache on without the triggers is an error that says so; losing them later is being deaf.
+/// Enabling the cache without the triggers is an error that says so. If they are dropped later, the
+/// feed disconnects.
 #[tokio::test]
-async fn without_its_triggers_a_feed_is_refused_and_turns_deaf() {
+async fn a_feed_without_its_triggers_is_rejected_and_disconnects() {
     let bare = database().await;
     let sessions = process(&bare);
     let feed = || sessions.store().feed(bare.config(), NoTls);
     let error = sessions.cache(feed(), 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
     assert!(error.to_string().contains("triggers"), "{error}");
-    // Nothing is left of the attempt.
+    // The failed attempt leaves nothing behind.
     let store = PgSessionStore::<User>::new(pool(&bare, 1));
     store.migrate().announce_ended_sessions().await.unwrap();
     sessions.cache(feed(), 10).await.unwrap();
@@ -350,9 +357,9 @@ async fn without_its_triggers_a_feed_is_refused_and_turns_deaf() {
     refused_within_the_lease(&sessions, signed_in.token()).await;
 }
 
-/// So is a feed whose table is another one now. Nothing is announced where that comes about.
+/// The same if the feed's table was replaced. No notification reports that.
 #[tokio::test]
-async fn a_feed_whose_table_was_replaced_turns_deaf_and_listens_to_the_new_one() {
+async fn a_feed_resubscribes_when_its_table_is_replaced() {
     let database = announcing().await;
     let sessions = process_with_lease(&database, 10 * LEASE);
     let feed = sessions.store().feed(database.config(), NoTls);
@@ -378,9 +385,9 @@ async fn a_feed_whose_table_was_replaced_turns_deaf_and_listens_to_the_new_one()
     refused(&sessions, after.token()).await;
 }
 
-/// Whatever anybody announces costs questions and nothing else.
+/// A forged or malformed notification causes lookups and nothing else.
 #[tokio::test]
-async fn what_others_announce_does_no_harm() {
+async fn notifications_of_other_roles_do_no_harm() {
     let database = announcing().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
@@ -414,7 +421,7 @@ async fn what_others_announce_does_no_harm() {
     assert!(still.is_err(), "a session was ended by a rumour");
 }
 
-/// What is kept is bounded, and what had to make room is simply asked again.
+/// The cache is bounded. An evicted session is looked up again.
 #[tokio::test]
 async fn the_cache_is_bounded() {
     let database = announcing().await;
@@ -432,7 +439,7 @@ async fn the_cache_is_bounded() {
         }
     }
     let counts = sessions.counts();
-    // Of a cycle that is longer than the cache no more than the cache can be known.
+    // Of a cycle longer than the cache, no more results can be hits than the cache holds.
     assert!(counts.from_cache <= 2 * 20, "{counts:?}");
     assert_eq!(sessions.revoke_all(&1).await.unwrap(), 60);
     for signed_in in &all {

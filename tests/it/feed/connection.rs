@@ -1,4 +1,5 @@
-//! The feed's connection: which database it leads to, how it is proved and replaced, and what its loss costs.
+//! The feed's connection: which database it leads to, how it is verified and replaced, and what its
+//! loss costs.
 
 use std::{
     future::pending,
@@ -23,7 +24,7 @@ use crate::support::{
     Logs, PATIENCE, PgSessions, WatchedSessions,
     caching::{LEASE, announcing, caching, kept, process, signed_in},
     cookie, current, database,
-    manual_feed::{LONG_LEASE, Told},
+    manual_feed::{LONG_LEASE, ManualFeed},
     memory, number, patiently, poll_once, pool,
     proxy::{Line, Proxy},
     sign_out, sql, until, watched_with_lease,
@@ -42,7 +43,7 @@ async fn a_feed_on_another_database_is_rejected() {
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
         assert!(error.to_string().contains("another database"), "{error}");
     }
-    // Nothing is left of the attempts.
+    // The failed attempts leave nothing behind.
     let feed = sessions.store().feed(ours.config(), NoTls);
     sessions.cache(feed, 10).await.unwrap();
 }
@@ -65,8 +66,8 @@ impl Connect for Switch {
     }
 }
 
-/// N04: a pool that leads to another database later, as after a failover, is noticed within half a minute. The feed
-/// disconnects, and nothing is cached any more.
+/// N04: a pool that later leads to another database, as after a failover, is detected within half a
+/// minute. The feed disconnects, and nothing is cached any more.
 #[tokio::test]
 async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
     let (old, new) = (announcing().await, announcing().await);
@@ -79,7 +80,8 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
     sessions.cache(feed, 1_000).await.unwrap();
     let ada = signed_in(&old, &sessions).await;
     kept(&sessions, ada.token()).await;
-    // The session lives there too, so that a feed which does not notice caches it again after a late heartbeat.
+    // The session exists there too, so that a feed which misses the change caches it again after a
+    // late heartbeat.
     let digest = "SELECT encode(token_digest, 'hex') FROM sessions";
     let digest = old.client().await.query_one(digest, &[]).await.unwrap();
     let copy = format!(
@@ -110,11 +112,12 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
     }
 }
 
-/// N04, E05: whatever a feed does not announce, the process that ends a session never answers it from the cache.
+/// N04, E05: the process that ends a session never answers it from the cache, even if the feed
+/// sends no notification.
 #[tokio::test]
-async fn a_session_that_was_ended_here_is_over_though_the_feed_announces_nothing() {
+async fn a_session_ended_by_this_process_is_rejected_without_a_notification() {
     for way in 0..7 {
-        let (sessions, _silent) = Told::with_lease(LONG_LEASE).await;
+        let (sessions, _silent) = ManualFeed::with_lease(LONG_LEASE).await;
         let ada = sessions.sign_in_without_request(1).await.unwrap();
         let other = sessions.sign_in_without_request(1).await.unwrap();
         for _ in 0..2 {
@@ -138,15 +141,15 @@ async fn a_session_that_was_ended_here_is_over_though_the_feed_announces_nothing
     }
 }
 
-/// The same for the session that makes room for a new one, in PostgreSQL.
+/// The same for a session that the limit evicts, in PostgreSQL.
 #[tokio::test]
-async fn a_session_that_made_room_is_over_though_the_feed_announces_nothing() {
+async fn a_session_evicted_by_the_limit_is_rejected_without_a_notification() {
     let database = database().await;
     let limit = SessionLimit::end_oldest(1).unwrap();
     let store = PgSessionStore::new(pool(&database, 2)).with_session_limit(limit);
     let builder = SessionService::builder(store).lease(LONG_LEASE);
     let sessions: PgSessions = builder.build().unwrap();
-    sessions.cache(Told::default(), 10).await.unwrap();
+    sessions.cache(ManualFeed::default(), 10).await.unwrap();
     for replaces in [false, true] {
         let old = sessions.sign_in_without_request(1).await.unwrap();
         kept(&sessions, old.token()).await;
@@ -162,9 +165,9 @@ async fn a_session_that_made_room_is_over_though_the_feed_announces_nothing() {
     }
 }
 
-/// N12: when a query on a listening connection has returned, the notifications of every transaction that had been
-/// committed before the query was sent have arrived. Heartbeats rest on this. It is PostgreSQL's behavior and not
-/// documented, so that this test runs on every version.
+/// N12: after a query on a listening connection has returned, the notifications of each transaction
+/// that committed before the query was sent have arrived. Heartbeats rely on this. PostgreSQL
+/// behaves so without documenting it, so this test runs on every version.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_on_a_listening_connection_is_a_barrier() {
     let database = database().await;
@@ -179,7 +182,7 @@ async fn a_query_on_a_listening_connection_is_a_barrier() {
     });
     client.batch_execute("LISTEN barrier").await.unwrap();
     let query = client.prepare("SELECT 1").await.unwrap();
-    // Others announce at the same time, and one transaction stays open.
+    // Other connections send notifications at the same time, and one transaction stays open.
     let mut tasks = Vec::new();
     for _ in 0..2 {
         let noise = database.client().await;
@@ -211,9 +214,10 @@ async fn a_query_on_a_listening_connection_is_a_barrier() {
     }
 }
 
-/// N12: heartbeats send no notification, so that they wake no other process. Only a new connection is proved by one.
+/// N12: heartbeats send no notification, so they wake no other process. Only a new connection is
+/// verified by one.
 #[tokio::test]
-async fn heartbeats_notify_nobody() {
+async fn heartbeats_send_no_notification() {
     let database = announcing().await;
     let proxy = Proxy::before(&database).await;
     let sessions = process(&database);
@@ -224,16 +228,16 @@ async fn heartbeats_notify_nobody() {
     proxy.sent();
     tokio::time::sleep(5 * LEASE).await;
     let sent = proxy.sent();
-    // A prepared statement is bound and executed for each.
+    // Each heartbeat binds and executes a prepared statement.
     assert!((10..=24).contains(&sent[&'B']), "{sent:?}");
     assert_eq!((sent.get(&'Q'), sent.get(&'P')), (None, None), "{sent:?}");
     let usage: f64 = client.query_one(notifications, &[]).await.unwrap().get(0);
     assert!(usage < 0.5);
 }
 
-/// A feed that panics, or fails, once is connected again.
+/// A feed that panics or fails once is reconnected.
 #[tokio::test]
-async fn a_feed_that_panics_is_connected_again() {
+async fn a_feed_that_panics_is_reconnected() {
     struct Panics(Arc<AtomicUsize>);
     impl SessionFeed for Panics {
         async fn hear(&self, hearing: &Hearing) -> tower_user_session::Error {
@@ -262,7 +266,7 @@ async fn a_feed_that_panics_is_connected_again() {
     }
 }
 
-/// Connects once, proves it, and is lost.
+/// Connects once, sends a heartbeat, and disconnects.
 struct Lost(Mutex<Option<tokio::sync::oneshot::Receiver<()>>>);
 
 impl SessionFeed for Lost {
@@ -278,7 +282,8 @@ impl SessionFeed for Lost {
     }
 }
 
-/// No call waits for a feed that has lost its connection, not even one that was waiting when that happened.
+/// No call waits for a disconnected feed, not even one that was waiting when the connection was
+/// lost.
 #[tokio::test]
 async fn calls_do_not_wait_for_a_feed_that_is_disconnected() {
     let sessions = watched_with_lease(LONG_LEASE);
@@ -305,8 +310,8 @@ async fn calls_do_not_wait_for_a_feed_that_is_disconnected() {
     assert!(start.elapsed() < PATIENCE && PATIENCE < LONG_LEASE);
 }
 
-/// A feed that falls silent without being disconnected delays a call no longer than the deadline, and nothing is
-/// answered from the cache then.
+/// A feed that stops responding without a disconnect delays a call no longer than the deadline. The
+/// cache is then bypassed.
 #[tokio::test(start_paused = true)]
 async fn a_silent_feed_delays_a_call_until_the_deadline() {
     struct Silent;
@@ -348,11 +353,11 @@ async fn cached(sessions: &WatchedSessions) -> SignedIn {
     ada
 }
 
-/// A feed is replaced while the service runs: the new one has a say from its proof on, the old one none. One that does
-/// not prove itself leaves the old one.
+/// A feed is replaced at run time: the new one counts from its first heartbeat on, and the old one
+/// no longer. If the new one sends no heartbeat, the old one stays.
 #[tokio::test]
 async fn a_feed_is_replaced_at_run_time() {
-    let (sessions, old) = Told::with_lease(LONG_LEASE).await;
+    let (sessions, old) = ManualFeed::with_lease(LONG_LEASE).await;
     let asked = |sessions: &WatchedSessions| sessions.store().finds();
     let ada = cached(&sessions).await;
     let failing = Lost(Mutex::new(None));
@@ -365,25 +370,28 @@ async fn a_feed_is_replaced_at_run_time() {
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before + 1);
 
-    let new = Told::default();
+    let new = ManualFeed::default();
     sessions.replace_feed(new.clone()).await.unwrap();
-    // Announcements may have been missed between the two.
+    // Notifications may have been lost between the two.
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before + 2);
     old.announce(Announcement::Everything);
-    old.come_back();
+    old.reconnect();
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before + 2, "the old feed has a say");
     new.announce(Announcement::Everything);
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before + 3);
 
-    let error = memory().replace_feed(Told::default()).await.unwrap_err();
+    let error = memory()
+        .replace_feed(ManualFeed::default())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 
-/// N06: a stream that starts while the last one ends stays open. Three callers start and end streams, so that the task
-/// that checks them ends and starts all the time.
+/// N06: a stream that starts while the last one ends stays open. Three callers start and end
+/// streams, so that the re-check task ends and starts all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_stream_that_starts_while_the_last_one_ends_stays_open() {
     let sessions = memory();
@@ -409,9 +417,9 @@ async fn a_stream_that_starts_while_the_last_one_ends_stays_open() {
     }
 }
 
-/// A caller without a runtime is told so, and other callers' streams of the session stay open.
+/// A caller without a runtime gets an error, and other callers' streams of the session stay open.
 #[tokio::test]
-async fn a_caller_without_a_runtime_ends_no_other_stream() {
+async fn a_caller_without_a_runtime_ends_only_its_own_stream() {
     let sessions = memory();
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let mut stream = Box::pin(sessions.ended(&current(&ada)));
@@ -431,7 +439,7 @@ async fn a_caller_without_a_runtime_ends_no_other_stream() {
     assert_eq!(patiently(stream).await, EndedBecause::Revoked);
 }
 
-/// What a later version may announce in words of its own means that any session may have changed.
+/// A payload that only a later version knows invalidates all sessions.
 #[tokio::test]
 async fn an_unknown_payload_invalidates_everything() {
     let database = announcing().await;
@@ -459,9 +467,9 @@ async fn an_unknown_payload_invalidates_everything() {
     }
 }
 
-/// A feed says if changes of users go unnoticed by it.
+/// A feed reports if it does not receive changes of users.
 #[tokio::test]
-async fn a_feed_without_announced_users_says_so() {
+async fn a_feed_without_announced_users_is_reported() {
     let database = database().await;
     let migrate = PgSessionStore::<crate::support::User>::new(pool(&database, 1)).migrate();
     migrate.announce_ended_sessions().await.unwrap();
@@ -477,9 +485,9 @@ async fn a_feed_without_announced_users_says_so() {
     assert!(!told.contains("not encrypted"), "{told}");
 }
 
-/// The line is cut while the feed connects, again and again: it is connected once it can be.
+/// The connection is cut repeatedly while the feed connects. The feed connects as soon as it can.
 #[tokio::test]
-async fn a_feed_is_connected_again_after_its_line_was_cut() {
+async fn a_feed_reconnects_after_its_connection_was_cut() {
     let database = announcing().await;
     let proxy = Proxy::before(&database).await;
     let sessions = process(&database);

@@ -1,5 +1,4 @@
-//! Feeds that say what a test wants when the test wants it: leases, lookups that are overtaken, and a feed
-//! that proves nothing.
+//! With a manual feed: leases, lookups overtaken by invalidations, and a feed without heartbeats.
 
 use std::{future::pending, time::Duration};
 
@@ -11,13 +10,13 @@ use tower_user_session::{
 
 use crate::support::{
     User, WatchedSessions,
-    manual_feed::{LONG_LEASE, Told},
+    manual_feed::{LONG_LEASE, ManualFeed},
     memory, patiently,
-    scripted_store::Hung,
+    scripted_store::PendingStore,
     until,
 };
 
-/// Sessions that are old enough to be kept.
+/// Signs in sessions that are old enough to be cached.
 async fn signed_in(sessions: &WatchedSessions, count: usize) -> Vec<SignedIn> {
     let mut signed_in = Vec::new();
     for _ in 0..count {
@@ -27,7 +26,7 @@ async fn signed_in(sessions: &WatchedSessions, count: usize) -> Vec<SignedIn> {
     signed_in
 }
 
-/// One that has been asked about once and is answered from memory since.
+/// A session that was looked up once and is then answered from the cache.
 async fn kept(sessions: &WatchedSessions) -> SignedIn {
     let signed_in = signed_in(sessions, 1).await.remove(0);
     for _ in 0..2 {
@@ -48,25 +47,28 @@ fn ask(
     tokio::spawn(async move { sessions.resolve_digest(digest).await })
 }
 
-/// What is kept is given as long as the feed has proved within a lease that it hears, and no longer.
+/// A cached result is used as long as a heartbeat returned within the last lease, and no longer.
 #[tokio::test]
-async fn nothing_is_answered_from_memory_longer_than_a_lease_after_the_last_proof() {
+async fn the_cache_is_bypassed_one_lease_after_the_last_heartbeat() {
     let lease = Duration::from_secs(2);
-    let (sessions, feed) = Told::with_lease(lease).await;
+    let (sessions, feed) = ManualFeed::with_lease(lease).await;
     let signed_in = kept(&sessions).await;
-    feed.fall_silent();
+    feed.stop_heartbeats();
     let silent = Instant::now();
     while sessions.store().finds() == 1 {
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
-        assert!(silent.elapsed() < 4 * lease, "it is given for ever");
+        assert!(
+            silent.elapsed() < 4 * lease,
+            "the cached result is used without end"
+        );
         tokio::task::yield_now().await;
     }
 }
 
-/// The lease is the application's, within bounds.
+/// The lease is configurable, within bounds.
 #[test]
-fn the_lease_is_a_setting() {
-    let build = |lease| SessionService::builder(Hung).lease(lease).build();
+fn the_lease_is_configurable_within_bounds() {
+    let build = |lease| SessionService::builder(PendingStore).lease(lease).build();
     for taken in [Duration::from_millis(100), Duration::from_secs(60)] {
         assert!(build(taken).is_ok());
     }
@@ -82,14 +84,14 @@ fn the_lease_is_a_setting() {
     }
 }
 
-/// What anything may have happened to is asked about again.
+/// Sessions that any event may have ended are looked up again.
 #[tokio::test]
-async fn what_is_kept_is_forgotten_when_anything_may_have_happened() {
+async fn the_cache_is_cleared_when_invalidations_may_be_lost() {
     for away in [false, true] {
-        let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+        let (sessions, feed) = ManualFeed::with_lease(LONG_LEASE).await;
         let signed_in = kept(&sessions).await;
         if away {
-            feed.come_back();
+            feed.reconnect();
         } else {
             feed.announce(Announcement::Everything);
         }
@@ -98,11 +100,11 @@ async fn what_is_kept_is_forgotten_when_anything_may_have_happened() {
     }
 }
 
-/// E05: what was asked about before something was announced is not kept, whenever the answer comes.
+/// E05: a lookup that started before an invalidation is not cached, whenever it returns.
 #[tokio::test]
-async fn a_lookup_that_was_overtaken_is_not_kept() {
+async fn a_lookup_overtaken_by_an_invalidation_is_not_cached() {
     for way in 0..3 {
-        let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+        let (sessions, feed) = ManualFeed::with_lease(LONG_LEASE).await;
         let signed_in = &signed_in(&sessions, 1).await[0];
         let store = sessions.store();
         store.answer(false);
@@ -111,7 +113,7 @@ async fn a_lookup_that_was_overtaken_is_not_kept() {
         match way {
             0 => feed.announce(Announcement::Sessions(vec![signed_in.session().id()])),
             1 => feed.announce(Announcement::Everything),
-            _ => feed.come_back(),
+            _ => feed.reconnect(),
         }
         store.answer(true);
         assert!(asking.await.unwrap().unwrap().is_some());
@@ -123,13 +125,13 @@ async fn a_lookup_that_was_overtaken_is_not_kept() {
     }
 }
 
-/// E05: so it is with who is asked about alone, because a batch met a row that cannot be read.
+/// E05: the same for a lookup that is retried alone because its batch had an unreadable row.
 #[tokio::test]
-async fn a_lookup_that_was_overtaken_alone_is_not_kept() {
-    let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+async fn a_retried_lookup_overtaken_by_an_invalidation_is_not_cached() {
+    let (sessions, feed) = ManualFeed::with_lease(LONG_LEASE).await;
     let signed_in = signed_in(&sessions, 4).await;
     let store = sessions.store();
-    store.meet_a_bad_row();
+    store.fail_batches();
     store.answer(false);
     let first = ask(&sessions, &SessionToken::generate().unwrap());
     until(|| store.finds() == 1).await;
@@ -137,7 +139,7 @@ async fn a_lookup_that_was_overtaken_alone_is_not_kept() {
         .iter()
         .map(|signed_in| ask(&sessions, signed_in.token()))
         .collect();
-    // All of them at once, and then one alone.
+    // All in one batch, and then one alone.
     until(|| store.finds() == 3).await;
     let all = signed_in.iter().map(|signed_in| signed_in.session().id());
     feed.announce(Announcement::Sessions(all.collect()));
@@ -146,7 +148,7 @@ async fn a_lookup_that_was_overtaken_alone_is_not_kept() {
     for asking in asking {
         assert!(asking.await.unwrap().unwrap().is_some());
     }
-    // Three were asked about afterwards.
+    // Three lookups started after the invalidation.
     assert_eq!(store.finds(), 6);
     for signed_in in &signed_in {
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
@@ -154,7 +156,7 @@ async fn a_lookup_that_was_overtaken_alone_is_not_kept() {
     assert_eq!((store.finds(), sessions.counts().from_cache), (7, 3));
 }
 
-/// Connects, and proves that it hears if it is to.
+/// Connects, and sends a heartbeat if it should.
 struct Feed {
     proves: bool,
 }
@@ -169,14 +171,14 @@ impl SessionFeed for Feed {
     }
 }
 
-/// A feed that proves nothing is an error at the deadline, and leaves nothing behind: another one can be
-/// followed.
+/// A feed without a heartbeat fails at the deadline and leaves nothing behind: another feed can
+/// subscribe.
 #[tokio::test(start_paused = true)]
-async fn a_feed_that_never_proves_that_it_hears_is_an_error_at_the_deadline() {
+async fn a_feed_without_a_first_heartbeat_fails_at_the_deadline() {
     let sessions = memory();
-    let (deaf, hears) = (Feed { proves: false }, Feed { proves: true });
+    let (silent, proving) = (Feed { proves: false }, Feed { proves: true });
     let start = Instant::now();
-    let error = patiently(sessions.cache(deaf, 10)).await.unwrap_err();
+    let error = patiently(sessions.cache(silent, 10)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Deadline);
     assert!(error.to_string().contains("feed"), "{error}");
     let took = start.elapsed();
@@ -184,5 +186,5 @@ async fn a_feed_that_never_proves_that_it_hears_is_an_error_at_the_deadline() {
         took >= DEFAULT_DEADLINE && took < 2 * DEFAULT_DEADLINE,
         "{took:?}"
     );
-    patiently(sessions.follow(hears)).await.unwrap();
+    patiently(sessions.follow(proving)).await.unwrap();
 }

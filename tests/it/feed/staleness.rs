@@ -1,4 +1,5 @@
-//! Changes that touch no session: for how long they go unnoticed, with the cache, for streams, and without a feed.
+//! Changes without a notification: how long they stay unnoticed, with the cache, for streams, and
+//! without a feed.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +11,14 @@ use tower_user_session::{
     SessionTimes, SessionToken, tokio_postgres::NoTls,
 };
 
-use crate::support::{PATIENCE, pool, scripted_store::Hung, sql};
+use crate::support::{PATIENCE, pool, scripted_store::PendingStore, sql};
 
 const LEASE: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(3);
-/// For the query that finds out, on a slow machine.
+/// Allows for the query that detects the change, on a slow machine.
 const QUERY: Duration = Duration::from_millis(300);
 
-/// Who may be signed in depends on the user's row, on another one, on the time, and on a division.
+/// A user is valid depending on the user's row, on a joined row, on the time, and on a division.
 #[derive(Clone)]
 struct Member;
 
@@ -35,7 +36,7 @@ impl PgUser for Member {
 
 type Members = SessionService<PgSessionStore<Member>>;
 
-/// As many tenants and users as asked for: user n of tenant n.
+/// Inserts this many tenants and users: user n of tenant n.
 async fn members(count: u32, announce_users: bool) -> TestDatabase {
     let setup = format!(
         "CREATE TABLE tenants (id bigint PRIMARY KEY, suspended_at timestamptz,
@@ -80,9 +81,9 @@ async fn cached(sessions: &Members, token: &SessionToken) {
     }
 }
 
-/// From the change on, until a request is rejected.
+/// The time from the change until a request is rejected.
 async fn rejected(sessions: &Members, token: &SessionToken, changed: Instant) -> Duration {
-    // A condition that fails rejects the request too.
+    // A condition that fails with an error rejects the request too.
     while matches!(sessions.user(token).await, Ok(Some(_))) {
         assert!(changed.elapsed() < PATIENCE, "it is answered for too long");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -90,10 +91,10 @@ async fn rejected(sessions: &Members, token: &SessionToken, changed: Instant) ->
     changed.elapsed()
 }
 
-/// How long a change goes unnoticed.
+/// How long a change may stay unnoticed.
 #[derive(Clone, Copy)]
 enum Bound {
-    /// Until the notification arrives, which is far below the lease.
+    /// Until the notification arrives, far below the lease.
     Notification,
     RecheckInterval,
 }
@@ -107,8 +108,8 @@ impl Bound {
     }
 }
 
-/// N01, H17: each change ends the cached result, a stream with a feed, a stream without one, and a request without the
-/// cache, within its documented bound.
+/// N01, H17: each change ends the cached result, a stream with a feed, a stream without one, and a
+/// request without the cache, within its documented bound.
 #[tokio::test]
 async fn each_change_ends_requests_and_streams_within_its_bound() {
     use Bound::{Notification, RecheckInterval};
@@ -192,9 +193,9 @@ async fn change_ends_what_it_must(announce_users: bool, change: &str, bound: Bou
     assert!(with_feed.user(eve.token()).await.unwrap().is_some());
 }
 
-/// N01: the passing of time is announced by nothing.
+/// N01: no notification reports the passing of time.
 #[tokio::test]
-async fn a_condition_on_the_time_ends_requests_and_streams_within_the_interval() {
+async fn a_time_condition_ends_requests_and_streams_within_the_interval() {
     let database = members(1, true).await;
     let sessions = caching(&database).await;
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -212,8 +213,8 @@ async fn a_condition_on_the_time_ends_requests_and_streams_within_the_interval()
     assert!(request < INTERVAL + QUERY, "{request:?}");
 }
 
-/// N02: a user is disabled in a transaction that stays open for longer than anything is cached. Sessions that were
-/// cached before, and that began meanwhile, end with the commit.
+/// N02: a user is disabled in a transaction that stays open longer than any result is cached.
+/// Sessions that were cached before or began meanwhile end with the commit.
 #[tokio::test]
 async fn a_long_transaction_ends_requests_and_streams_with_its_commit() {
     let database = members(1, true).await;
@@ -247,8 +248,8 @@ async fn a_long_transaction_ends_requests_and_streams_with_its_commit() {
     }
 }
 
-/// N03: a condition that divides by zero for one user ends that user's streams, and those of 1,499 others stay and are
-/// still checked.
+/// N03: a condition that divides by zero for one user ends that user's streams. Those of 1,499
+/// other users stay open and are still checked.
 #[tokio::test]
 async fn a_condition_that_fails_for_one_user_ends_the_streams_of_that_user() {
     const USERS: u32 = 1_500;
@@ -269,7 +270,7 @@ async fn a_condition_that_fails_for_one_user_ends_the_streams_of_that_user() {
     let bad = timeout(PATIENCE, &mut streams[6]).await;
     assert_eq!(bad.unwrap(), EndedBecause::Undecidable);
     drop(streams.remove(6));
-    // Whenever all are checked at once, none of the others is in the way.
+    // When all are checked at once, no other user delays the check.
     for _ in 0..3 {
         let oid =
             "SELECT pg_notify('tower_user_session_' || 'sessions'::regclass::oid, 'everything')";
@@ -291,11 +292,12 @@ async fn a_condition_that_fails_for_one_user_ends_the_streams_of_that_user() {
     assert!(open, "a stream of another user closed");
 }
 
-/// The interval is the application's, within bounds, and shorter by default if users are not announced.
+/// The interval is configurable, within bounds, and shorter by default if changes of users are not
+/// announced.
 #[test]
-fn the_recheck_interval_is_a_setting() {
+fn the_recheck_interval_is_configurable_within_bounds() {
     let build = |interval| {
-        SessionService::builder(Hung)
+        SessionService::builder(PendingStore)
             .recheck_interval(interval)
             .build()
     };

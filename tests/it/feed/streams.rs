@@ -1,4 +1,4 @@
-//! Streams end with their session, wherever it was ended.
+//! Streams end with their session, whichever process ended it.
 
 use std::{
     future::{pending, poll_fn, ready},
@@ -19,7 +19,7 @@ use crate::support::{
     PATIENCE, User, WatchedSessions,
     caching::{LEASE, announcing, caching, process},
     cookie, current, database,
-    manual_feed::{LONG_LEASE, Told},
+    manual_feed::{LONG_LEASE, ManualFeed},
     memory, pool, sessions, sign_out, sql, until, watched_with_lease,
 };
 
@@ -27,7 +27,8 @@ async fn within(limit: Duration, ended: impl Future<Output = EndedBecause>) -> E
     timeout(limit, ended).await.expect("it does not end")
 }
 
-/// H17: with a feed a stream closes at once, without one within the lease, whoever ended the session.
+/// H17: with a feed a stream closes at once, without one within the lease, whatever ended the
+/// session.
 #[tokio::test]
 async fn a_stream_closes_when_its_session_ends() {
     let database = announcing().await;
@@ -44,7 +45,7 @@ async fn a_stream_closes_when_its_session_ends() {
             with_feed.ended(&current(&other)),
             without.ended(&current(&other)),
         ];
-        // Until both have been asked about once.
+        // Until both have been checked once.
         tokio::time::sleep(LEASE / 2).await;
         let headers = cookie(&elsewhere, signed_in.token());
         let start = Instant::now();
@@ -73,15 +74,15 @@ async fn a_stream_closes_when_its_session_ends() {
         for other in &mut others {
             assert!(
                 timeout(LEASE, other).await.is_err(),
-                "somebody else's stream closed"
+                "the stream of another session closed"
             );
         }
     }
 }
 
-/// A new token is no end, and neither is being used.
+/// Neither a new token nor use ends a stream.
 #[tokio::test]
-async fn a_stream_outlives_a_new_token() {
+async fn a_stream_survives_token_rotation() {
     let database = announcing().await;
     let sessions = caching(&database).await;
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
@@ -99,7 +100,8 @@ async fn a_stream_outlives_a_new_token() {
     assert_eq!(within(LEASE, ended).await, EndedBecause::Revoked);
 }
 
-/// D10, D11: a stream closes when a limit passes, and says so; use puts the idle limit off.
+/// D10, D11: a stream closes with the reason "expired" when a limit passes. Use extends the idle
+/// limit.
 #[tokio::test]
 async fn a_stream_closes_when_its_session_expires() {
     let second = Duration::from_secs(1);
@@ -131,9 +133,9 @@ async fn a_stream_closes_when_its_session_expires() {
     assert!(start.elapsed() > second * 28 / 10, "{:?}", start.elapsed());
 }
 
-/// Waiting for a session that is over already ends at once.
+/// Waiting for a session that has already ended returns at once.
 #[tokio::test]
-async fn a_session_that_is_over_is_noticed_when_the_waiting_begins() {
+async fn an_expired_session_is_detected_when_the_wait_begins() {
     let sessions = memory();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let before = sessions.ended(&current(&signed_in));
@@ -144,7 +146,7 @@ async fn a_session_that_is_over_is_noticed_when_the_waiting_begins() {
     }
 }
 
-/// A store that cannot be asked closes nothing before it can, or before the absolute limit.
+/// A store that fails closes no stream before it works again or the absolute limit passes.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_ends_no_stream_early() {
     let hour = Duration::from_secs(60 * 60);
@@ -169,8 +171,7 @@ async fn a_store_that_fails_ends_no_stream_early() {
     assert_eq!(within(hour, expired).await, EndedBecause::Expired);
 }
 
-/// A new session that is waited for, and that the store has been asked about: it is not asked again
-/// without a reason.
+/// A new watched session that was checked once is not checked again without a reason.
 async fn waited_for(sessions: &WatchedSessions) -> (SignedIn, Ended) {
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = sessions.ended(&current(&signed_in));
@@ -193,15 +194,15 @@ async fn a_stream_closes_at_once_when_its_session_is_ended_here() {
     }
 }
 
-/// So is a feed that says that anything may have ended, and one that was away.
+/// A feed that reports possible loss, or reconnects, is a reason too.
 #[tokio::test]
-async fn a_stream_closes_when_its_session_may_have_ended_with_others() {
+async fn a_stream_closes_when_a_bulk_invalidation_ends_its_session() {
     for away in [false, true] {
-        let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+        let (sessions, feed) = ManualFeed::with_lease(LONG_LEASE).await;
         let (_, ended) = waited_for(&sessions).await;
         assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
         if away {
-            feed.come_back();
+            feed.reconnect();
         } else {
             feed.announce(Announcement::Everything);
         }
@@ -209,30 +210,30 @@ async fn a_stream_closes_when_its_session_may_have_ended_with_others() {
     }
 }
 
-/// A feed does not say again what it said before the waiting began.
+/// A feed does not repeat notifications from before the wait began.
 #[tokio::test]
-async fn a_session_that_was_ended_elsewhere_is_noticed_when_the_waiting_begins() {
-    let (sessions, _feed) = Told::with_lease(LONG_LEASE).await;
+async fn a_session_ended_elsewhere_is_detected_when_the_wait_begins() {
+    let (sessions, _feed) = ManualFeed::with_lease(LONG_LEASE).await;
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
     let ended = sessions.ended(&current(&signed_in));
     assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
 }
 
-/// Whoever waits for a feed must not go on waiting when that says nothing any more.
+/// A wait must not rely on a feed that has disconnected.
 #[tokio::test]
-async fn a_stream_closes_when_its_session_ends_after_its_feed_fell_silent() {
-    let (sessions, feed) = Told::with_lease(LEASE).await;
+async fn a_stream_closes_when_its_session_ends_while_the_feed_is_silent() {
+    let (sessions, feed) = ManualFeed::with_lease(LEASE).await;
     let (_, ended) = waited_for(&sessions).await;
-    feed.fall_silent();
+    feed.stop_heartbeats();
     assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
     assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
 }
 
-/// What a feed that hears has said once is asked about until there is an answer.
+/// After a notification the session is checked until the store answers.
 #[tokio::test]
-async fn a_doubt_outlives_a_store_that_fails() {
-    let (sessions, feed) = Told::with_lease(10 * LEASE).await;
+async fn a_pending_recheck_survives_store_failures() {
+    let (sessions, feed) = ManualFeed::with_lease(10 * LEASE).await;
     let (signed_in, ended) = waited_for(&sessions).await;
     let store = sessions.store();
     assert_eq!(store.revoke_everyone().await.unwrap(), 1);
@@ -244,7 +245,7 @@ async fn a_doubt_outlives_a_store_that_fails() {
 }
 
 #[tokio::test]
-async fn of_two_who_wait_for_a_session_one_may_go() {
+async fn one_of_two_watchers_of_a_session_may_be_dropped() {
     let sessions = memory();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let goes = sessions.ended(&current(&signed_in));
@@ -254,9 +255,9 @@ async fn of_two_who_wait_for_a_session_one_may_go() {
     assert_eq!(within(PATIENCE, stays).await, EndedBecause::Revoked);
 }
 
-/// Once it is known that the session is over, what the future has to say is not heard.
+/// After the session has ended, the result of the future is dropped.
 #[tokio::test]
-async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
+async fn a_future_ready_after_the_end_of_its_session_is_dropped() {
     let sessions = memory();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let session = current(&signed_in);
@@ -272,7 +273,7 @@ async fn a_future_that_is_ready_when_its_session_is_over_comes_too_late() {
 }
 
 #[tokio::test]
-async fn a_draining_service_ends_its_streams_and_answers_lookups() {
+async fn a_draining_service_ends_streams_and_serves_lookups() {
     let sessions = memory();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let open = sessions.ended(&current(&signed_in));
@@ -310,7 +311,7 @@ impl Stream for Ticks {
     }
 }
 
-/// A stream that has nothing to say and says nothing when it has.
+/// A stream that panics if it is polled after its end.
 fn pin_pending<T>(cx: &mut Context<'_>) -> Poll<T> {
     Pin::new(&mut pending()).poll(cx)
 }
@@ -324,7 +325,7 @@ async fn all<S: Stream>(stream: S) -> Vec<S::Item> {
     items
 }
 
-/// H14, H17: streams and bodies end as if they were complete, with a last word where one is given.
+/// H14, H17: streams and bodies end as if they were complete, with a final item if one is given.
 #[tokio::test]
 async fn streams_and_bodies_end_with_the_session() {
     let sessions = memory();

@@ -1,4 +1,4 @@
-//! What a request costs in allocations, counted.
+//! Allocations per request, counted.
 
 use std::{
     convert::Infallible,
@@ -18,7 +18,7 @@ use tower_user_session::{
 
 use crate::support::{MemorySessions, User, cookie_lines, memory, recorded_logs, signed_in_cookie};
 
-/// Allocates nothing itself.
+/// A service that allocates nothing itself.
 #[derive(Clone)]
 struct Inner;
 
@@ -42,7 +42,7 @@ fn with(headers: HeaderMap) -> Request<()> {
     request
 }
 
-/// What one call of this service allocates, when it needs no runtime.
+/// Counts the allocations of one call of this service, which needs no runtime.
 fn measured<S>(service: &mut S, request: Request<()>) -> AllocationInfo
 where
     S: Service<Request<()>, Response = Response<()>, Error = Infallible>,
@@ -60,7 +60,7 @@ where
     recorded_logs::aside(|| allocation_counter::measure(call))
 }
 
-/// Answers as a handler does that sets a content type.
+/// Responds like a handler that sets a content type.
 #[derive(Clone)]
 struct Page;
 
@@ -81,7 +81,7 @@ impl Service<Request<()>> for Page {
     }
 }
 
-/// A01, J04: `Vary` finds room beside the header that a handler sets, and costs no allocation.
+/// A01, J04: `Vary` fits beside the header that a handler sets, without an allocation.
 #[test]
 fn the_vary_of_an_anonymous_page_allocates_nothing() {
     let layer = LoadUserLayer::new(memory()).rejection_response(EmptyResponseForRejection);
@@ -95,7 +95,7 @@ fn the_vary_of_an_anonymous_page_allocates_nothing() {
     }
 }
 
-/// Requests that open no page, as a program and a script send them.
+/// Requests that no browser navigation sends, as from a program or a script.
 fn no_pages() -> [Request<()>; 4] {
     let request = |method: &str, fields: &[(&'static str, &'static str)]| {
         let mut request = Request::new(());
@@ -117,7 +117,8 @@ fn no_pages() -> [Request<()>; 4] {
     ]
 }
 
-/// A01: where a handler sets no header, `Vary` is the first one, and costs what the first header of a map costs.
+/// A01: if a handler sets no header, `Vary` is the first one, and allocates what the first header
+/// of a map allocates.
 #[test]
 fn the_vary_of_a_response_without_headers_is_its_first_header() {
     let first_header = recorded_logs::aside(|| {
@@ -133,8 +134,8 @@ fn the_vary_of_a_response_without_headers_is_its_first_header() {
     assert_eq!(vary.bytes_total, first_header.bytes_total);
 }
 
-/// A01, J04: a request without our cookie, an exempt one and one that cannot hold a token cost no
-/// allocation, whatever else it carries.
+/// A01, J04: a request without the session cookie, an exempt request, and one that cannot hold a
+/// token allocate nothing, whatever else they carry.
 #[test]
 fn a_request_without_a_token_allocates_nothing() {
     let sessions = memory();
@@ -163,9 +164,9 @@ fn a_request_without_a_token_allocates_nothing() {
     }
 }
 
-/// A request that passes `RequireUser` costs no allocation there.
+/// A request that passes `RequireUser` allocates nothing there.
 #[test]
-fn a_user_passes_without_an_allocation() {
+fn require_user_passes_a_user_without_allocating() {
     let mut service = RequireUserLayer::<User>::new()
         .rejection_response(EmptyResponseForRejection)
         .layer(Inner);
@@ -174,7 +175,7 @@ fn a_user_passes_without_an_allocation() {
     assert_eq!(measured(&mut service, request).count_total, 0);
 }
 
-/// What a lookup allocates, the store's part and the task's included.
+/// Counts the allocations of a lookup, including those of the store and the task.
 fn looked_up(sessions: &MemorySessions, headers: &HeaderMap) -> AllocationInfo {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let mut service = ServiceBuilder::new()
@@ -182,7 +183,7 @@ fn looked_up(sessions: &MemorySessions, headers: &HeaderMap) -> AllocationInfo {
         .layer(RequireUserLayer::<User>::new().rejection_response(EmptyResponseForRejection))
         .service(Inner);
     let mut requests = [with(headers.clone()), with(headers.clone())].into_iter();
-    // The first call may grow what the runtime keeps for the next.
+    // The first call may grow buffers that the runtime keeps for the next.
     let mut call = || {
         let request = requests.next().unwrap();
         let response = runtime.block_on(async { service.call(request).await });
@@ -214,10 +215,10 @@ fn a_lookup_allocates_the_same_whatever_the_cookies_size() {
     }
 }
 
-/// J03: tokens of nobody, all different, leave nothing behind: after three hundred thousand there is
-/// as much as after three thousand, and at no time was there more.
+/// J03: distinct unknown tokens leave no memory allocated: after 300,000 of them as much is in use
+/// as after 3,000, and the peak is no higher.
 #[test]
-fn a_flood_of_unknown_tokens_leaves_nothing_behind() {
+fn a_flood_of_unknown_tokens_leaves_no_memory_allocated() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let sessions = memory();
     let flood = |waves: u32| {

@@ -1,4 +1,4 @@
-//! Connections that end early, are refused or become something else.
+//! Connections that close early, are rejected, or are upgraded.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::support::{
     patiently, signed_in_cookie, watched,
 };
 
-/// Waits for what another task, behind a socket, is about to do.
+/// Waits for an effect in another task, behind a socket.
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
@@ -31,10 +31,10 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         }
     };
     let patience = tokio::time::timeout(PATIENCE, wait);
-    assert!(patience.await.is_ok(), "it never came about that {what}");
+    assert!(patience.await.is_ok(), "never observed: {what}");
 }
 
-/// Present in the extensions of a request for as long as anything of it is alive.
+/// Present in a request's extensions as long as any part of the request is alive.
 #[derive(Clone)]
 struct Alive(#[expect(dead_code, reason = "it is only counted")] Arc<()>);
 
@@ -92,7 +92,7 @@ async fn clients_go_away(http: Http) {
                     // Drops the response's future: RST_STREAM.
                     call.abort();
                 }
-                // The connection lives on and serves.
+                // The connection stays open and serves requests.
                 eventually("the streams are gone", || requests() <= connected).await;
                 sessions.store().answer(true);
                 assert_eq!(client.get("/who", &[&ada]).await.2, "ada@example.com");
@@ -101,7 +101,8 @@ async fn clients_go_away(http: Http) {
         eventually("nothing is left of the requests", || requests() == 0).await;
         sessions.store().answer(true);
         eventually("no task is left", || tasks() <= tasks_before).await;
-        // One question was under way; who had gone before the next was not asked for.
+        // One lookup was in flight. Clients that disconnected before the next one were not looked
+        // up.
         let asked = sessions.store().finds() - finds;
         let served = usize::from(http == Http::Two);
         assert_eq!(asked, 1 + served, "round {round}");
@@ -112,21 +113,21 @@ async fn clients_go_away(http: Http) {
     }
 }
 
-/// G04: HTTP/1 clients that close the connection while their lookup is in flight.
+/// G04: HTTP/1 clients close the connection while their lookup is in flight.
 #[tokio::test]
-async fn http_1_clients_that_go_away_leave_nothing_behind() {
+async fn disconnected_http_1_clients_leave_nothing_behind() {
     clients_go_away(Http::One).await;
 }
 
-/// G04, J08: HTTP/2 clients that reset the stream while their lookup is in flight.
+/// G04, J08: HTTP/2 clients reset the stream while their lookup is in flight.
 #[tokio::test]
-async fn http_2_clients_that_go_away_leave_nothing_behind() {
+async fn disconnected_http_2_clients_leave_nothing_behind() {
     clients_go_away(Http::Two).await;
 }
 
-/// A21: headers beyond the server's limit are the server's to refuse; nobody is asked.
+/// A21: the server rejects headers beyond its limit, and no lookup is made.
 #[tokio::test]
-async fn oversized_headers_are_the_servers_to_refuse() {
+async fn oversized_headers_are_rejected_by_the_server() {
     let sessions = watched();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -151,8 +152,8 @@ async fn oversized_headers_are_the_servers_to_refuse() {
     assert_eq!(sessions.store().finds(), 0);
 }
 
-/// H18: a WebSocket's handshake, or any other upgrade, passes both layers; its 101 is the handler's
-/// own and the connection belongs to the two ends. The verdict is that of the handshake.
+/// H18: a WebSocket handshake, or any other upgrade, passes both layers. The 101 is the handler's
+/// own, and the connection belongs to the two ends. The user is the one of the handshake.
 #[tokio::test]
 async fn an_upgrade_passes_and_carries_bytes() {
     let sessions = watched();

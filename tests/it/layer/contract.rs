@@ -1,4 +1,5 @@
-//! The layers among other tower services: readiness, cancellation, panics of the inner service, and bounds.
+//! The layers among other tower services: readiness, cancellation, panics of the inner service, and
+//! trait bounds.
 
 use std::{
     convert::Infallible,
@@ -27,7 +28,7 @@ use crate::support::{
 
 // ---- Readiness ----
 
-/// Panics when it is called without having been ready, and its clones have not been.
+/// Panics if it is called without having been ready. A clone has not been ready.
 struct NeedsReady {
     ready: bool,
     /// How often it is pending before it is ready.
@@ -66,7 +67,7 @@ impl Service<Request<String>> for NeedsReady {
             return Poll::Pending;
         }
         self.ready = !self.fails;
-        Poll::Ready(if self.fails { Err("not today") } else { Ok(()) })
+        Poll::Ready(if self.fails { Err("made up") } else { Ok(()) })
     }
 
     fn call(&mut self, request: Request<String>) -> Self::Future {
@@ -76,10 +77,10 @@ impl Service<Request<String>> for NeedsReady {
     }
 }
 
-/// G02: the service that was polled ready is the one that is called, on every way through the layer,
-/// and one call uses up one readiness.
+/// G02: the service that was polled ready is the one that is called, on every path through the
+/// layer, and each call uses one readiness.
 #[tokio::test]
-async fn the_service_that_was_ready_is_called() {
+async fn the_service_that_reported_readiness_is_called() {
     let sessions = watched();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let layer = LoadUserLayer::new(sessions.clone()).exempt(|_, uri| uri.path() == "/exempt");
@@ -93,10 +94,10 @@ async fn the_service_that_was_ready_is_called() {
     for _ in 0..3 {
         for (cookie, path, right) in [
             (&*cookie, "/", "ada@example.com"),
-            (&unknown, "/", "nobody"),
-            ("a=b", "/", "nobody"),
-            ("__Host-session=x", "/", "nobody"),
-            (&cookie, "/exempt", "nobody"),
+            (&unknown, "/", "anonymous"),
+            ("a=b", "/", "anonymous"),
+            ("__Host-session=x", "/", "anonymous"),
+            (&cookie, "/exempt", "anonymous"),
         ] {
             let mut request = request(cookie);
             *request.uri_mut() = path.parse().unwrap();
@@ -106,7 +107,7 @@ async fn the_service_that_was_ready_is_called() {
             let request = self::request(cookie);
             clone.ready().await.unwrap().call(request).await.unwrap();
         }
-        // Refused before it is called, readiness and all.
+        // Rejected before the inner service is called, after it was ready.
         sessions.store().set_failing(true);
         let refused = service.ready().await.unwrap().call(request(&cookie)).await;
         assert_eq!(refused.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -120,9 +121,10 @@ async fn the_service_that_was_ready_is_called() {
     assert_eq!(response.unwrap().body(), "ada@example.com");
 }
 
-/// G03: the inner service's readiness and its failure are the layer's, and nothing is asked before.
+/// G03: the layer's readiness and its errors are those of the inner service, and no lookup starts
+/// before it is ready.
 #[tokio::test]
-async fn readiness_is_the_inner_services() {
+async fn readiness_is_that_of_the_inner_service() {
     let sessions = watched();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let layer = LoadUserLayer::new(sessions.clone());
@@ -143,12 +145,12 @@ async fn readiness_is_the_inner_services() {
     let mut inner = NeedsReady::new();
     inner.fails = true;
     let mut service = layer.layer(inner);
-    assert_eq!(service.ready().await.err(), Some("not today"));
+    assert_eq!(service.ready().await.err(), Some("made up"));
     assert_eq!(sessions.store().finds(), 1);
 }
 
-/// G02: under a limit of one the layers never wait for themselves, and a call that is dropped or
-/// refused gives its place back.
+/// G02: under a concurrency limit of one the layers never wait for themselves. A dropped or
+/// rejected call releases its permit.
 #[tokio::test]
 async fn a_concurrency_limit_of_one_does_not_deadlock() {
     let sessions = watched();
@@ -207,7 +209,7 @@ async fn buffered_services_work_inside_and_outside() {
 
 // ---- Cancellation ----
 
-/// Drops a future when it has been polled so often, at its own wake-ups.
+/// Drops a future after this many polls, each at one of its own wake-ups.
 async fn cancelled_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -221,7 +223,7 @@ async fn cancelled_after<F: Future>(polls: usize, future: F) -> Option<F::Output
     .await
 }
 
-async fn dropping_a_call_disturbs_nobody<S>(sessions: SessionService<S>)
+async fn dropping_a_call_affects_no_other<S>(sessions: SessionService<S>)
 where
     S: SessionStore<UserId = i64, User = User>,
 {
@@ -247,7 +249,7 @@ where
         eve_is_served().await;
     }
     assert!((1..8).contains(&finished), "{finished} calls finished");
-    // The lookup runs on without its caller: drop the call at each step of it.
+    // The lookup continues without its caller: drop the call at each step of it.
     for steps in 0..25 {
         let calls: Vec<_> = (0..=steps % 5)
             .map(|_| {
@@ -264,28 +266,29 @@ where
     }
 }
 
-/// G01: a call that is dropped at whatever point leaves nothing behind.
+/// G01: a call that is dropped at any point leaves nothing behind.
 #[tokio::test]
 async fn a_dropped_call_leaves_nothing_behind_in_memory() {
-    dropping_a_call_disturbs_nobody(memory()).await;
+    dropping_a_call_affects_no_other(memory()).await;
     let sessions = watched();
     sessions.store().take_steps(5);
-    dropping_a_call_disturbs_nobody(sessions).await;
+    dropping_a_call_affects_no_other(sessions).await;
 }
 
-/// G01: nor with PostgreSQL: the pool has its connections and no answer is taken for another.
+/// G01: the same with PostgreSQL: the pool keeps its connections, and no result is taken for
+/// another.
 #[tokio::test]
 async fn a_dropped_call_leaves_nothing_behind_in_postgresql() {
     let database = database().await;
     let sessions = sessions(&database);
-    dropping_a_call_disturbs_nobody(sessions.clone()).await;
+    dropping_a_call_affects_no_other(sessions.clone()).await;
     let status = sessions.store().pool().status();
     assert_eq!((status.available, status.waiting), (status.size, 0));
 }
 
-/// G01: whoever is dropped while waiting is not asked for.
+/// G01: a caller that is dropped while it waits is not looked up.
 #[tokio::test]
-async fn nobody_is_asked_for_who_has_gone() {
+async fn a_dropped_request_is_not_looked_up() {
     let sessions = watched();
     let tokens: Vec<_> = (0..10).map(|_| SessionToken::generate().unwrap()).collect();
     sessions.store().answer(false);
@@ -306,10 +309,10 @@ async fn nobody_is_asked_for_who_has_gone() {
 
 // ---- Panics of the inner service ----
 
-/// G07: a panic of the inner service is the inner service's: it goes outwards, a layer there makes a
-/// 500 of it, which sets no cookie, and the session is as it was.
+/// G07: a panic of the inner service propagates outwards. A layer there makes it a 500, which sets
+/// no cookie, and the session is unchanged.
 #[tokio::test]
-async fn a_panic_inside_goes_outside_and_changes_nothing() {
+async fn a_panic_of_the_inner_service_propagates_and_changes_nothing() {
     let sessions = memory();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let service = ServiceBuilder::new()
@@ -345,7 +348,7 @@ async fn a_panic_inside_goes_outside_and_changes_nothing() {
 
 type Store = MemorySessionStore<i64, User>;
 
-/// Sync or not, sendable or not, the layers take what they are given.
+/// The layers accept each of these types, `Sync` or not, `Send` or not.
 #[derive(Clone)]
 struct Inner;
 
@@ -354,7 +357,7 @@ assert_impl_all!(LoadUserLayer<Store>: Send, Sync, Clone, Unpin, Debug);
 assert_impl_all!(LoadUser<Inner, Store>: Send, Sync, Clone, Unpin);
 assert_impl_all!(RequireUserLayer<User>: Send, Sync, Clone, Unpin, Debug);
 assert_impl_all!(RequireUser<Inner, User>: Send, Sync, Clone, Unpin);
-// A user type that is neither Send nor Clone makes no layer so.
+// A user type that is neither Send nor Clone does not affect the layers' bounds.
 assert_impl_all!(RequireUserLayer<Rc<()>>: Send, Sync, Clone);
 assert_impl_all!(Rejection: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(Error: Send, Sync, Clone, std::error::Error);
@@ -369,7 +372,8 @@ assert_not_impl_any!(
         Send
 );
 
-/// G11: a body that is not `Sync`, such as most of hyper's and axum's, leaves the future `Send`.
+/// G11: with a body that is not `Sync`, like most bodies of hyper and axum, the future is still
+/// `Send`.
 #[tokio::test]
 async fn bodies_that_are_not_sync_are_accepted() {
     #[derive(Default)]
@@ -393,7 +397,7 @@ async fn bodies_that_are_not_sync_are_accepted() {
 #[derive(Debug, PartialEq)]
 struct Plain(i32);
 
-/// Gives the borrowed body back, in a future that cannot leave its thread and cannot be moved.
+/// Returns the borrowed body, in a future that is neither `Send` nor `Unpin`.
 #[derive(Clone)]
 struct Local(Rc<Mutex<u32>>);
 
@@ -418,8 +422,8 @@ impl<'a> Service<Request<&'a str>> for Local {
     }
 }
 
-/// G12: a borrowed body, an error that is no `std::error::Error`, and futures and services that
-/// cannot leave their thread.
+/// G12: a borrowed body, an error that is not a `std::error::Error`, and futures and services that
+/// are not `Send` are accepted.
 #[tokio::test]
 async fn borrowed_bodies_and_local_services_are_accepted() {
     let sessions = memory();

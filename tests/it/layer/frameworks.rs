@@ -1,4 +1,4 @@
-//! The same promises over real sockets: axum, and hyper on HTTP/1 and HTTP/2.
+//! The same guarantees over real sockets: axum, and hyper on HTTP/1 and HTTP/2.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -33,7 +33,7 @@ use crate::support::{
 
 fn axum_app(sessions: &WatchedSessions) -> Router {
     async fn who(user: Option<CurrentUser<User>>) -> String {
-        user.map_or("nobody".to_owned(), |CurrentUser(user)| user.email)
+        user.map_or("anonymous".to_owned(), |CurrentUser(user)| user.email)
     }
     async fn account(CurrentUser(user): CurrentUser<User>) -> String {
         user.email
@@ -74,31 +74,32 @@ async fn promises_hold(sessions: &WatchedSessions, client: &Client) {
         SessionToken::generate().unwrap().expose()
     );
 
-    // A01, A14, A15, A16, A18, G05: whose request it is, one after the other on one connection.
+    // A01, A14, A15, A16, A18, G05: each request resolves to its own user, one after the other on
+    // one connection.
     for (cookies, right) in [
-        (&[][..], "nobody"),
+        (&[][..], "anonymous"),
         (&[&*ada], "ada@example.com"),
-        (&["a=b"], "nobody"),
+        (&["a=b"], "anonymous"),
         (&["a=b", &eve, "c=d"], "eve@example.com"),
         (&[&*ada, &*ada], "ada@example.com"),
-        (&[&*ada, &*eve], "nobody"),
-        (&[&*unknown], "nobody"),
-        (&["__Host-session="], "nobody"),
+        (&[&*ada, &*eve], "anonymous"),
+        (&[&*unknown], "anonymous"),
+        (&["__Host-session="], "anonymous"),
         (&["x=\u{1f600}", &eve], "eve@example.com"),
-        (&[], "nobody"),
+        (&[], "anonymous"),
     ] {
         let finds = sessions.store().finds();
         let (status, headers, text) = client.get("/who", cookies).await;
         assert_eq!((status, &*text), (StatusCode::OK, right), "{cookies:?}");
-        // H06: every response varies with the cookie, and a signed-in user's is private.
+        // H06: each response varies with the cookie, and a signed-in user's response is private.
         assert_eq!(headers[VARY], "cookie");
-        assert_eq!(headers.contains_key(CACHE_CONTROL), right != "nobody");
+        assert_eq!(headers.contains_key(CACHE_CONTROL), right != "anonymous");
         assert!(sessions.store().finds() - finds <= 1);
-        // H20: the body is the handler's, and so is its length.
+        // H20: the body and its length are the handler's.
         assert_eq!(headers[CONTENT_LENGTH], text.len().to_string());
     }
 
-    // C13: one refusal for all.
+    // C13: all rejections look the same.
     for path in ["/account", "/extractor"] {
         let mut refusals = Vec::new();
         for cookie in ["a=b", "__Host-session=x", &unknown] {
@@ -111,7 +112,7 @@ async fn promises_hold(sessions: &WatchedSessions, client: &Client) {
         assert_eq!(client.get(path, &[&ada]).await.2, "ada@example.com");
     }
 
-    // H01, H10, D01, D07: signing in and out, with a browser between.
+    // H01, H10, D01, D07: signing in and out, through a browser model.
     let mut browser = Browser::default();
     let cookie_of = |browser: &Browser| {
         let headers = browser.request("app.example.com");
@@ -132,10 +133,11 @@ async fn promises_hold(sessions: &WatchedSessions, client: &Client) {
     let (_, headers, _) = client.ask("POST", "/sign-in", &[&first]).await;
     browser.receive("app.example.com", &headers).unwrap();
     let second = cookie_of(&browser);
-    assert_eq!(client.get("/who", &[&first]).await.2, "nobody");
+    assert_eq!(client.get("/who", &[&first]).await.2, "anonymous");
     assert_eq!(client.get("/who", &[&second]).await.2, "ada@example.com");
 
-    // F01, D09: the store fails: 503 with a token, pages without one as ever, and sign-out clears.
+    // F01, D09: if the store fails, a request with a token gets 503, one without gets its page, and
+    // a sign-out clears the cookie.
     sessions.store().set_failing(true);
     for path in ["/who", "/account"] {
         let (status, headers, text) = client.get(path, &[&second]).await;
@@ -146,7 +148,7 @@ async fn promises_hold(sessions: &WatchedSessions, client: &Client) {
         );
         assert_eq!(headers[CACHE_CONTROL], "no-store");
     }
-    assert_eq!(client.get("/who", &["a=b"]).await.2, "nobody");
+    assert_eq!(client.get("/who", &["a=b"]).await.2, "anonymous");
     let (status, headers, _) = client.ask("POST", "/sign-out", &[&second]).await;
     assert_eq!(status, StatusCode::OK);
     let mut forgetful = Browser::default();
@@ -157,10 +159,11 @@ async fn promises_hold(sessions: &WatchedSessions, client: &Client) {
     let (_, headers, _) = client.ask("POST", "/sign-out", &[&second]).await;
     browser.receive("app.example.com", &headers).unwrap();
     assert_eq!(cookie_of(&browser), "");
-    assert_eq!(client.get("/who", &[&second]).await.2, "nobody");
+    assert_eq!(client.get("/who", &[&second]).await.2, "anonymous");
 }
 
-/// A14 (crumbs arrive as lines and are read as such), C13, G05, H01, H06, H10, F01, D09 on hyper.
+/// A14 (split cookies arrive as lines and are read as such), C13, G05, H01, H06, H10, F01, D09 on
+/// hyper.
 #[tokio::test]
 async fn hyper_over_http_1_and_2() {
     for http in [Http::One, Http::Two] {
@@ -185,7 +188,8 @@ async fn axum_over_http_1_and_2() {
     promises_hold(&sessions, &Client::connect(Http::Two, address).await).await;
 }
 
-/// axum's extractors give the session's public id, or refuse like the layer, or take anybody.
+/// axum's extractors yield the session's public id, reject like the layer, or accept an anonymous
+/// request.
 #[tokio::test]
 async fn axum_extracts_the_session() {
     let sessions = watched();
@@ -202,9 +206,9 @@ async fn axum_extracts_the_session() {
     assert_eq!(refused.0, StatusCode::UNAUTHORIZED);
 }
 
-/// A14: what arrives over HTTP/2 as crumbs is not joined on the way: our reader sees the lines.
+/// A14: cookies that HTTP/2 splits are not joined on the way: the reader sees the lines.
 #[tokio::test]
-async fn http_2_crumbs_arrive_as_lines() {
+async fn split_http_2_cookies_arrive_as_header_lines() {
     let service = service_fn(|request: Request<Incoming>| async move {
         let lines = request.headers().get_all(COOKIE).iter().count();
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(lines.to_string())))
@@ -215,7 +219,7 @@ async fn http_2_crumbs_arrive_as_lines() {
     assert_eq!(lines, "3");
 }
 
-/// G05: many requests at once on one connection keep their own identity.
+/// G05: concurrent requests on one connection keep their own users.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn multiplexed_requests_keep_their_identity() {
     let sessions = watched();
@@ -234,14 +238,14 @@ async fn multiplexed_requests_keep_their_identity() {
         })
         .collect();
     for (n, call) in calls.into_iter().enumerate() {
-        let right = ["ada@example.com", "eve@example.com", "nobody"][n % 3];
+        let right = ["ada@example.com", "eve@example.com", "anonymous"][n % 3];
         assert_eq!(call.await.unwrap().2, right);
     }
 }
 
-/// G11: the layers fit where axum and hyper want services, with axum's bodies too.
+/// G11: the layers fit where axum and hyper expect services, also with axum's bodies.
 #[test]
-fn the_layers_fit_every_place_for_a_layer() {
+fn the_layers_fit_every_router_method() {
     let sessions = watched();
     let _: Router = axum_app(&sessions);
     let _: Router = Router::new()

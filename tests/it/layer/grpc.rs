@@ -1,4 +1,4 @@
-//! gRPC: how its requests are refused, and the same promises with tonic's servers and clients.
+//! gRPC: how requests are rejected, and the same guarantees with tonic's servers and clients.
 
 use std::net::SocketAddr;
 
@@ -21,10 +21,10 @@ use crate::support::{
     memory, patiently, request, signed_in_cookie, watched, who,
 };
 
-/// H19: a gRPC request is refused in gRPC's way: 200, the status in the headers, no body; and what
-/// is no gRPC is refused in HTTP's.
+/// H19: a gRPC request is rejected with status 200, the gRPC status in the headers, and no body. A
+/// request that is not gRPC is rejected with an HTTP status.
 #[tokio::test]
-async fn grpc_requests_are_refused_in_grpcs_way() {
+async fn grpc_requests_are_rejected_with_a_grpc_status() {
     let sessions = memory();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let service = ServiceBuilder::new()
@@ -79,7 +79,7 @@ async fn grpc_requests_are_refused_in_grpcs_way() {
 
 // ---- tonic ----
 
-/// Three tonic servers: without our layers, with the one that loads, with both.
+/// Three tonic servers: without the layers, with `LoadUserLayer`, with both layers.
 fn tonic_servers(sessions: &WatchedSessions) -> [SocketAddr; 3] {
     let mut addresses = Vec::new();
     for layers in 0..3 {
@@ -114,7 +114,7 @@ fn tonic_servers(sessions: &WatchedSessions) -> [SocketAddr; 3] {
     addresses.try_into().unwrap()
 }
 
-/// H19, A14, A16, F01: unary and streaming calls see their user, and who is refused gets a status
+/// H19, A14, A16, F01: unary and streaming calls see their user, and rejected calls get a status
 /// that gRPC clients understand.
 #[tokio::test]
 async fn tonic_clients_get_statuses_that_they_understand() {
@@ -136,9 +136,12 @@ async fn tonic_clients_get_statuses_that_they_understand() {
         (&["__Host-session=x"], None),
         (&[], None),
     ] {
-        assert_eq!(open.one(cookies).await.unwrap(), right.unwrap_or("nobody"));
+        assert_eq!(
+            open.one(cookies).await.unwrap(),
+            right.unwrap_or("anonymous")
+        );
         let (messages, end) = open.many(cookies).await.unwrap();
-        assert_eq!(messages, [right.unwrap_or("nobody"); 3]);
+        assert_eq!(messages, [right.unwrap_or("anonymous"); 3]);
         assert_eq!((end.code(), end.message()), (Code::DataLoss, "made up"));
         if let Some(right) = right {
             assert_eq!(closed.one(cookies).await.unwrap(), right);
@@ -161,7 +164,7 @@ async fn tonic_clients_get_statuses_that_they_understand() {
             Code::Unavailable
         );
     }
-    assert_eq!(open.one(&["a=b"]).await.unwrap(), "nobody");
+    assert_eq!(open.one(&["a=b"]).await.unwrap(), "anonymous");
 }
 
 /// A gRPC response as HTTP/2 carries it.
@@ -186,7 +189,7 @@ async fn on_the_wire(address: SocketAddr, path: &str, cookie: &str) -> OnTheWire
         all
     };
     let Client::Two(mut client) = Client::connect(Http::Two, address).await else {
-        unreachable!("that is what was asked for")
+        unreachable!("the test makes no other call")
     };
     let request = Request::post(format!("http://{address}/test.Who/{path}"))
         .header("content-type", "application/grpc")
@@ -209,8 +212,8 @@ async fn on_the_wire(address: SocketAddr, path: &str, cookie: &str) -> OnTheWire
     }
 }
 
-/// H20: with our layers a call's headers, messages, sizes and trailers are those without. Caches keep no gRPC
-/// response, and get no headers.
+/// H20: the layers change no header, message, size or trailer of a call. A gRPC response is never
+/// cached, so it gets no cache headers.
 #[tokio::test]
 async fn grpc_messages_and_trailers_are_unchanged() {
     let sessions = watched();
@@ -230,7 +233,7 @@ async fn grpc_messages_and_trailers_are_unchanged() {
     }
 }
 
-/// H19: a refusal is "trailers-only": status 200 and one block of headers that ends the stream.
+/// H19: a rejection is "trailers-only": status 200 and one block of headers that ends the stream.
 #[tokio::test]
 async fn grpc_refusals_are_trailers_only() {
     let sessions = watched();

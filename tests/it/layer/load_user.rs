@@ -1,4 +1,4 @@
-//! Whose a request is: the store says so, at each request anew, and nothing else.
+//! The user of a request comes from the store, for each request anew, and from nowhere else.
 
 use std::{convert::Infallible, time::SystemTime};
 
@@ -14,10 +14,10 @@ use crate::support::{
     User, cookie_lines, memory, rejected_cookies, request, signed_in_cookie, visible, watched, who,
 };
 
-/// C13: whatever is wrong with a cookie, the client sees the same bytes, with and without a layer
-/// that demands a user, over HTTP and over gRPC; and they are those that an anonymous client sees.
+/// C13: for each kind of invalid cookie the client sees the same bytes, with and without
+/// `RequireUserLayer`, over HTTP and gRPC. They equal those that an anonymous client sees.
 #[tokio::test]
-async fn every_rejected_cookie_gets_the_same_answer() {
+async fn every_rejected_cookie_gets_the_same_response() {
     let sessions = memory();
     let mut cases = rejected_cookies(&sessions).await;
     cases.push(("anonymous", vec![]));
@@ -49,7 +49,7 @@ async fn every_rejected_cookie_gets_the_same_answer() {
             answers.push((case, visible(&open), visible(&closed)));
         }
         let (_, open, closed) = answers[0].clone();
-        assert_eq!(open, r#"HTTP/1.1 200 OK ["vary: cookie"] "nobody""#);
+        assert_eq!(open, r#"HTTP/1.1 200 OK ["vary: cookie"] "anonymous""#);
         for (case, this_open, this_closed) in answers {
             assert_eq!(this_open, open, "{case}");
             assert_eq!(this_closed, closed, "{case}");
@@ -57,10 +57,10 @@ async fn every_rejected_cookie_gets_the_same_answer() {
     }
 }
 
-/// C14: what a request carries or an outer layer attached is no identity; it is gone before the
-/// inner service looks, on exempt and anonymous requests too.
+/// C14: a user that the request claims or an outer layer attached is removed before the inner
+/// service sees it, on exempt and anonymous requests too.
 #[tokio::test]
-async fn identity_comes_from_the_store_alone() {
+async fn the_user_comes_from_the_store_only() {
     let sessions = memory();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let service = ServiceBuilder::new()
@@ -117,9 +117,9 @@ async fn identity_comes_from_the_store_alone() {
     assert_ne!(session.unwrap().id(), SessionId::from_bytes([7; 16]));
 }
 
-/// G05: nothing of one request is seen on the next through the same service.
+/// G05: no state of one request is visible in the next one through the same service.
 #[tokio::test]
-async fn nothing_stays_behind_for_the_next_request() {
+async fn no_state_leaks_into_the_next_request() {
     let sessions = memory();
     let ada = signed_in_cookie(&sessions, 1).await;
     let eve = signed_in_cookie(&sessions, 2).await;
@@ -128,9 +128,9 @@ async fn nothing_stays_behind_for_the_next_request() {
         .service_fn(who::<String>);
     for (cookie, right) in [
         (&*ada, "ada@example.com"),
-        ("a=b", "nobody"),
+        ("a=b", "anonymous"),
         (&eve, "eve@example.com"),
-        ("__Host-session=x", "nobody"),
+        ("__Host-session=x", "anonymous"),
         (&ada, "ada@example.com"),
         (&eve, "eve@example.com"),
     ] {
@@ -139,8 +139,7 @@ async fn nothing_stays_behind_for_the_next_request() {
     }
 }
 
-/// G06: requests that take turns on one thread keep their own identity, at every point where one
-/// can be suspended.
+/// G06: requests interleaved on one thread keep their own users, at each suspension point.
 #[tokio::test(flavor = "current_thread")]
 async fn interleaved_requests_on_one_thread_keep_their_identity() {
     let sessions = watched();
@@ -171,13 +170,12 @@ async fn interleaved_requests_on_one_thread_keep_their_identity() {
     }
     sessions.store().answer(true);
     for (n, task) in tasks {
-        let right = ["ada@example.com", "eve@example.com", "nobody"][n % 3];
+        let right = ["ada@example.com", "eve@example.com", "anonymous"][n % 3];
         assert_eq!(task.await.unwrap().unwrap().body(), right);
     }
 }
 
-/// G06: and there is no place in the source where an identity could stay behind with a thread or a
-/// task.
+/// G06: the source uses no thread-local or task-local storage, in which a user could remain.
 #[test]
 fn the_source_has_no_thread_or_task_locals() {
     for (path, text) in crate::support::sources() {
@@ -187,12 +185,12 @@ fn the_source_has_no_thread_or_task_locals() {
     }
 }
 
-/// J01: anonymous requests and bad cookies write nothing: the store is a `SessionLookup` only, which
-/// cannot be written to.
+/// J01: anonymous requests and invalid cookies write nothing: the store implements only
+/// `SessionLookup`, which cannot write.
 #[tokio::test]
-async fn the_layer_needs_no_store_that_can_be_written_to() {
-    struct Nobody;
-    impl tower_user_session::SessionLookup for Nobody {
+async fn the_layer_needs_a_read_only_store() {
+    struct ReadOnly;
+    impl tower_user_session::SessionLookup for ReadOnly {
         type User = User;
         async fn find(
             &self,
@@ -205,16 +203,16 @@ async fn the_layer_needs_no_store_that_can_be_written_to() {
             Ok(absent.collect())
         }
     }
-    let service = LoadUserLayer::new(SessionService::new(Nobody)).layer(service_fn(who));
+    let service = LoadUserLayer::new(SessionService::new(ReadOnly)).layer(service_fn(who));
     let cookie = format!(
         "__Host-session={}",
         SessionToken::generate().unwrap().expose()
     );
     let response = service.oneshot(request(&cookie)).await.unwrap();
-    assert_eq!(response.body(), "nobody");
+    assert_eq!(response.body(), "anonymous");
 }
 
-/// C10 in memory: the user is what the store says at each request.
+/// C10 in memory: each request gets the user as the store has it then.
 #[tokio::test]
 async fn a_changed_user_is_seen_by_the_next_request() {
     let store = MemorySessionStore::new();

@@ -1,4 +1,4 @@
-//! What the layers let through as it is: requests of every form, streams, preflights and upgrades.
+//! What the layers pass unchanged: requests of every form, streams, preflights and upgrades.
 
 use std::{
     convert::Infallible,
@@ -17,8 +17,8 @@ use tower_user_session::{EmptyResponseForRejection, LoadUserLayer, RequireUserLa
 
 use crate::support::{User, memory, request, signed_in_cookie, visible, watched, who};
 
-/// H09, H21, H22: the verdict does not depend on the method, the form of the target or the version,
-/// and none of them makes a layer panic. A HEAD has the headers of the GET.
+/// H09, H21, H22: the result does not depend on the method, the form of the target or the version,
+/// and none of them makes a layer panic. A HEAD gets the headers of the GET.
 #[tokio::test]
 async fn method_target_and_version_change_nothing() {
     let sessions = memory();
@@ -75,11 +75,11 @@ async fn method_target_and_version_change_nothing() {
     }
 }
 
-/// A body whose frames come only when the test lets them.
+/// A body whose frames arrive when the test sends them.
 struct Held(tokio::sync::mpsc::UnboundedReceiver<&'static str>);
 
 impl Default for Held {
-    /// An empty body, for a refusal.
+    /// An empty body, for a rejection.
     fn default() -> Self {
         Self(tokio::sync::mpsc::unbounded_channel().1)
     }
@@ -99,9 +99,10 @@ impl Body for Held {
     }
 }
 
-/// H14: the headers of a stream are there before its first byte, and the stream is the handler's own.
+/// H14: the headers of a streaming response arrive before its first byte, and the body is the
+/// handler's own.
 #[tokio::test]
-async fn a_streaming_response_is_not_waited_for() {
+async fn a_streaming_response_is_not_buffered() {
     let sessions = memory();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let (send, receive) = tokio::sync::mpsc::unbounded_channel();
@@ -124,10 +125,10 @@ async fn a_streaming_response_is_not_waited_for() {
     assert!(body.frame().await.is_none());
 }
 
-/// H15: a preflight has no cookie. CORS outside answers it; inside, `RequireUser` would refuse it.
-/// Neither costs a question.
+/// H15: a preflight has no cookie. An outer CORS layer answers it; an inner one would not, because
+/// `RequireUser` rejects it. Neither makes a lookup.
 #[tokio::test]
-async fn a_preflight_passes_when_cors_stands_outside() {
+async fn a_preflight_passes_with_an_outer_cors_layer() {
     let sessions = watched();
     let preflight = || {
         Request::builder()
@@ -161,11 +162,11 @@ async fn a_preflight_passes_when_cors_stands_outside() {
     assert_eq!(sessions.store().finds(), 0);
 }
 
-/// What hyper would put there; the type stands for `hyper::upgrade::OnUpgrade`.
+/// Stands for `hyper::upgrade::OnUpgrade`, which hyper would insert there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct OnUpgrade(u8);
 
-/// H18: an upgrade's request keeps its extension and its 101 comes out as it went in.
+/// H18: the request of an upgrade keeps its extension, and its 101 is unchanged.
 #[tokio::test]
 async fn an_upgrade_passes_untouched() {
     let sessions = memory();

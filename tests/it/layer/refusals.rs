@@ -1,4 +1,4 @@
-//! While the store fails: who is refused and who is served, in whose words, and what is logged of it.
+//! While the store fails: which requests are rejected, with which response, and what is logged.
 
 use std::{
     convert::Infallible,
@@ -18,9 +18,9 @@ use crate::support::{
     Logs, User, WatchedSessions, memory, request, signed_in_cookie, visible, watched, who,
 };
 
-/// Requests that the application exempts cost nothing, work without the store and see no user.
+/// Exempt requests make no lookup, work without the store and see no user.
 #[tokio::test]
-async fn exempt_requests_cost_nothing_and_work_without_the_store() {
+async fn exempt_requests_make_no_lookup_and_work_without_the_store() {
     let sessions = watched();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let exempt = |method: &Method, uri: &Uri| method == Method::GET && uri.path() == "/health";
@@ -38,7 +38,7 @@ async fn exempt_requests_cost_nothing_and_work_without_the_store() {
     let finds = sessions.store().finds();
     let counts = sessions.counts();
     let response = ask("GET", "/health").await;
-    assert_eq!(visible(&response), r#"HTTP/1.1 200 OK [] "nobody""#);
+    assert_eq!(visible(&response), r#"HTTP/1.1 200 OK [] "anonymous""#);
     assert_eq!(sessions.store().finds(), finds);
     assert_eq!(sessions.counts(), counts);
     for (method, path) in [("GET", "/"), ("POST", "/health"), ("GET", "/health/")] {
@@ -67,8 +67,8 @@ fn counted(
     (service, calls)
 }
 
-/// F01: while the store fails, whoever presents a token gets a 503 and the inner service is not
-/// called; everybody else is served. When it works again, so does the token.
+/// F01: while the store fails, a request with a token gets a 503 and the inner service is not
+/// called. All other requests are served. When the store works again, the token is valid again.
 #[tokio::test]
 async fn a_failing_store_is_a_503_for_those_with_a_token_only() {
     let sessions = watched();
@@ -98,7 +98,7 @@ async fn a_failing_store_is_a_503_for_those_with_a_token_only() {
     assert_eq!(sessions.counts().unavailable, 2);
     for cookie in ["a=b", "__Host-session=x"] {
         let response = service.clone().oneshot(request(cookie)).await.unwrap();
-        assert_eq!(response.body(), "nobody");
+        assert_eq!(response.body(), "anonymous");
     }
     sessions.store().set_failing(false);
     let response = service.oneshot(request(&cookie)).await.unwrap();
@@ -106,9 +106,10 @@ async fn a_failing_store_is_a_503_for_those_with_a_token_only() {
     assert_eq!(calls.load(SeqCst), 3);
 }
 
-/// The application's own response is given as it is, and layers outside find the cause in it.
+/// The application's own response is returned unchanged, and outer layers find the cause in its
+/// extensions.
 #[tokio::test]
-async fn an_application_refuses_in_its_own_way() {
+async fn an_application_can_replace_the_rejection_response() {
     let sessions = memory();
     let cookie = signed_in_cookie(&sessions, 1).await;
     let page = |rejection: &Rejection| {
@@ -143,10 +144,10 @@ async fn an_application_refuses_in_its_own_way() {
     assert_eq!(rejection.kind(), RejectionKind::Unavailable);
 }
 
-/// A16, I12: a flood of bad cookies is one event, and so is a flood of failures; each says how many
-/// there were up to then. No event holds anything of the cookie.
+/// A16, I12: a flood of invalid cookies logs one event, and so does a flood of failures. Each event
+/// has the count so far. No event contains any part of the cookie.
 #[tokio::test]
-async fn floods_are_one_event_each() {
+async fn repeated_failures_log_one_event() {
     let logs = Logs::capture();
     let sessions = memory();
     let cookie = signed_in_cookie(&sessions, 1).await;

@@ -1,4 +1,4 @@
-//! What a route demands, and how it answers where it is not met.
+//! `RequireUserLayer`: what a route requires, and how it rejects a request.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -35,9 +35,9 @@ fn kind(response: &Response<String>) -> RejectionKind {
     response.extensions().get::<Rejection>().unwrap().kind()
 }
 
-/// Only the opening of a page is redirected; a script and another program get the 401.
+/// Only a navigation of a browser is redirected. A script or another program gets the 401.
 #[tokio::test]
-async fn a_person_is_sent_to_the_sign_in_page_and_a_program_is_not() {
+async fn browsers_are_redirected_to_the_sign_in_page_and_programs_are_not() {
     let sessions = memory();
     let guard = || RequireUserLayer::<User>::new().sign_in_page("/sign-in");
     let back = Some("/sign-in?next=/account%3Ftab%3D2");
@@ -73,9 +73,9 @@ async fn a_person_is_sent_to_the_sign_in_page_and_a_program_is_not() {
     }
 }
 
-/// 403, and gRPC status 7, to a user who is not allowed; others pass.
+/// 403, or gRPC status 7, for a user who fails the condition. Other users pass.
 #[tokio::test]
-async fn a_condition_on_the_user() {
+async fn a_user_that_fails_the_condition_is_forbidden() {
     let sessions = memory();
     let guard = || RequireUserLayer::<User>::new().allow_if(|user| user.id == 2);
     for (user, grpc, status) in [(2, false, 200), (1, false, 403), (1, true, 200)] {
@@ -103,9 +103,9 @@ async fn a_condition_on_the_user() {
     }
 }
 
-/// A proof that is too old is asked for again, by the store's clock.
+/// An authentication that is too old is rejected, measured by the store's clock.
 #[tokio::test]
-async fn a_fresh_proof() {
+async fn an_old_authentication_is_rejected_where_a_recent_one_is_required() {
     let sessions = memory();
     let age = Duration::from_secs(300);
     let guard = || {
@@ -148,9 +148,9 @@ async fn a_fresh_proof() {
     );
 }
 
-/// A user whom something else than this crate's layer attached has proved nothing to it.
+/// A user whom other code attached to the request counts as not authenticated recently.
 #[tokio::test]
-async fn a_user_without_a_session_has_proved_nothing() {
+async fn a_user_without_a_session_is_not_recently_authenticated() {
     let age = Duration::from_secs(300);
     let guarded = ServiceBuilder::new()
         .layer(RequireUserLayer::<User>::new().proof_not_older_than(age))
@@ -178,8 +178,8 @@ fn authorization<I: IntoIterator<Item = String>>(values: I) -> HeaderMap {
 /// A JSON Web Token, as a proxy in front of the application adds one.
 const FOREIGN: &str = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJwcm94eSJ9.dGVzdA";
 
-/// A24, O06, and bearer tokens: the header counts only where it was asked for, two different tokens are
-/// ambiguous, and what cannot be a token competes with none.
+/// A24, O06: the `Authorization` header is read only if the service enables bearer tokens. Two
+/// different tokens are ambiguous, and a value that cannot be a token is ignored beside a token.
 #[tokio::test]
 async fn bearer_tokens_are_opt_in() {
     let (with, without) = (bearing(), memory());
@@ -192,7 +192,7 @@ async fn bearer_tokens_are_opt_in() {
             (None, vec![bearer("Bearer", &one_text)], opted_in),
             (None, vec![bearer("bEARER", &one_text)], opted_in),
             (None, vec![bearer("Basic", &one_text)], false),
-            // As long as the right one.
+            // As long as a valid token.
             (None, vec![bearer("Digest", &one_text)], false),
             (None, vec![bearer("Bearer", "malformed")], false),
             (None, vec![bearer("Bearer", &one_text); 2], false),
@@ -253,10 +253,10 @@ async fn bearer_tokens_are_opt_in() {
 
 const BEARER: &str = "Bearer AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
-/// A bearer token that is malformed, or one of two, is counted and logged as rejected, as such a cookie
-/// is; what is somebody else's is not.
+/// A malformed bearer token, or one of two, is counted and logged as rejected, like a malformed
+/// cookie. A token of another system is not.
 #[tokio::test]
-async fn a_bearer_token_that_is_no_token_is_rejected() {
+async fn a_malformed_bearer_token_is_rejected() {
     for (values, rejected) in [
         (vec!["Bearer malformed"], Some("malformed")),
         (vec!["Bearer "], Some("malformed")),
@@ -283,8 +283,8 @@ async fn a_bearer_token_that_is_no_token_is_rejected() {
     }
 }
 
-/// A16: where several bearer tokens are presented, signing out ends the session of each, as with cookies;
-/// but of a flood of them no more than of a flood of cookies.
+/// A16: if several bearer tokens are presented, signing out ends the session of each, as with
+/// cookies, but of no more tokens than of cookies.
 #[tokio::test]
 async fn signing_out_ends_the_session_of_every_bearer_token() {
     for (presented, ended) in [(1, 1..=1), (2, 2..=2), (100, 2..=16)] {

@@ -1,4 +1,5 @@
-//! Where a person goes who is refused: from nested routers, behind proxies, and from forms; and what they read.
+//! Where a rejected browser is redirected: from nested routers, behind proxies, and from forms.
+//! Also the rejection's text.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -52,14 +53,15 @@ fn nested() -> Router {
     Router::new().nest("/user", user)
 }
 
-/// O03: the page is found again from inside nested routers, whether the layer is one of the router's or around it,
-/// and behind a proxy that strips a prefix.
+/// O03: the path is restored from inside nested routers, whether the layer is inside or around the
+/// router, and behind a proxy that strips a prefix.
 #[tokio::test]
 async fn a_page_in_nested_routers_is_returned_to() {
     let sessions = memory();
     let load = || LoadUserLayer::new(sessions.clone());
     let around = |layer: LoadUserLayer<_>| Router::new().fallback_service(layer.layer(nested()));
-    // A layer for other users, inside the first nested router, sees a shorter path and changes nothing.
+    // A layer for other users, inside the first nested router, sees a shorter path and changes
+    // nothing.
     let again = Router::new().nest(
         "/user",
         Router::new()
@@ -93,7 +95,7 @@ async fn a_page_in_nested_routers_is_returned_to() {
     }
 }
 
-/// O03: a prefix that leads elsewhere leads nowhere.
+/// O03: a prefix that leads to another site is not returned to.
 #[tokio::test]
 async fn an_unsafe_prefix_is_not_returned_to() {
     for prefix in [
@@ -110,7 +112,7 @@ async fn an_unsafe_prefix_is_not_returned_to() {
     }
 }
 
-/// O03 on hyper, over a socket: a service of the application's own that removes a prefix.
+/// O03 on hyper, over a socket: a service of the application removes a prefix.
 #[tokio::test]
 async fn a_rewritten_page_is_returned_to_on_hyper() {
     let guarded = ServiceBuilder::new()
@@ -146,8 +148,8 @@ async fn a_rewritten_page_is_returned_to_on_hyper() {
     }
 }
 
-/// O04: a form that is sent without a session leads to the sign-in page, which is told that it was not sent, and
-/// back to the page that it was on. The URL of the `POST` is never returned to.
+/// O04: a form that is sent without a session leads to the sign-in page, which learns that the form
+/// was not processed, and back to the form's page. The URL of the `POST` is never returned to.
 #[tokio::test]
 async fn a_form_leads_back_to_its_page() {
     let sessions = memory();
@@ -203,9 +205,10 @@ async fn a_form_leads_back_to_its_page() {
     }
 }
 
-/// O04: only a form that a person sends is redirected: no script, no frame and no other method.
+/// O04: only a form that a browser navigation sends is redirected: no script, no frame and no other
+/// method.
 #[tokio::test]
-async fn what_is_no_form_gets_the_status() {
+async fn requests_that_are_no_form_get_the_status_code() {
     let app = ServiceBuilder::new()
         .layer(LoadUserLayer::new(memory()))
         .layer(guard())
@@ -247,9 +250,10 @@ fn with_cookie(signed_in: &SignedIn) -> (&'static str, String) {
     ("cookie", format!("{name}={}", signed_in.token().expose()))
 }
 
-/// O04: a person who is not allowed sees a page that says so, with the way back; a program gets the 403.
+/// O04: a user who fails the condition sees a page that says so, with a link back. A program gets
+/// the 403.
 #[tokio::test]
-async fn a_forbidden_page_is_shown_to_people() {
+async fn a_forbidden_page_is_shown_to_browsers() {
     let sessions = memory();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let (cookie, token) = with_cookie(&signed_in);
@@ -274,9 +278,9 @@ async fn a_forbidden_page_is_shown_to_people() {
     }
 }
 
-/// A rule can depend on the method and the path: of a REST resource, and of a gRPC method.
+/// A condition can depend on the method and the path: of a REST resource, and of a gRPC method.
 #[tokio::test]
-async fn a_rule_sees_the_requests_head() {
+async fn a_condition_sees_the_request_head() {
     let sessions = memory();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let (cookie, token) = with_cookie(&signed_in);
@@ -332,7 +336,7 @@ async fn a_rule_sees_the_requests_head() {
     }
 }
 
-/// Every refusal says in one line what happened, in the format that the client prefers.
+/// Each rejection says in one line what happened, in the format that the client prefers.
 #[tokio::test]
 async fn a_refusal_is_readable_in_the_clients_format() {
     let sessions = memory();
@@ -380,9 +384,9 @@ async fn a_refusal_is_readable_in_the_clients_format() {
     }
 }
 
-/// A header map without room makes nothing panic, and no cookie is written that a cache could keep.
+/// A full header map causes no panic, and no cookie is set that a cache could store.
 #[tokio::test]
-async fn a_full_header_map_is_survived() {
+async fn a_full_header_map_does_not_panic() {
     fn full() -> HeaderMap {
         let mut headers = HeaderMap::new();
         for n in 0.. {

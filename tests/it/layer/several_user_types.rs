@@ -1,4 +1,4 @@
-//! Applications with more than one kind of user: each layer and each guard has a user type of its own.
+//! Applications with more than one kind of user: each layer and each guard has its own user type.
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -28,10 +28,10 @@ struct Customer(&'static str);
 
 type Sessions<U> = SessionService<MemorySessionStore<i64, U>>;
 
-/// The guards ask for an authentication that is not older.
+/// The guards require an authentication no older than this.
 const FRESH: Duration = Duration::from_secs(5 * 60);
 
-/// What a person has of one identity.
+/// The state of one user type's session for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Has {
     NoCookie,
@@ -49,7 +49,7 @@ impl Has {
     ];
 }
 
-/// One service with its own cookie, and a cookie for each state of a person.
+/// One service with its own cookie, and a cookie for each state.
 struct Identity<U: Clone + Send + Sync + 'static> {
     sessions: Sessions<U>,
     unknown: String,
@@ -101,7 +101,7 @@ impl Both {
         }
     }
 
-    /// Every pair of states with the cookies that it sends.
+    /// Each pair of states with the cookies that it sends.
     fn states(&self) -> impl Iterator<Item = (Has, Has, Vec<&str>)> {
         let pairs = Has::ALL
             .into_iter()
@@ -210,7 +210,7 @@ async fn on_hyper(both: &Both, outer: Outer) -> (Http, SocketAddr) {
     (Http::Two, serve(Http::Two, app).await)
 }
 
-/// O01, O02: whatever the order of the layers and whichever cookies there are, each guard judges the
+/// O01, O02: for each order of the layers and each combination of cookies, each guard reads the
 /// session of its own user type.
 #[tokio::test]
 async fn each_guard_reads_the_session_of_its_own_user_type() {
@@ -289,8 +289,8 @@ async fn each_guard_reads_the_session_of_its_own_user_type_over_grpc() {
     }
 }
 
-/// Two layers for one user type: those of one service agree, and those of two services are reported
-/// when they disagree. The inner one decides.
+/// Two layers for one user type: those of one service agree, and a disagreement between two
+/// services is reported. The inner layer decides.
 #[tokio::test]
 async fn two_layers_for_one_user_type_agree_or_are_reported() {
     for (outer, inner, cookies, seen, reported) in [

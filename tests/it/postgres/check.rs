@@ -1,4 +1,4 @@
-//! Tables, rights and users that do not fit, which `check()` names.
+//! Tables, privileges and user types that `check()` reports as unsuitable.
 
 use std::error::Error as _;
 
@@ -11,7 +11,7 @@ use tower_user_session::{
 
 use crate::support::{USERS, User, database, pool, sql};
 
-/// What an error and its sources say.
+/// The texts of an error and its sources.
 fn told(error: &Error) -> String {
     let source = error.source().map(ToString::to_string).unwrap_or_default();
     let cause = error.source().and_then(std::error::Error::source);
@@ -26,12 +26,15 @@ async fn refused<U: PgUser>(store: PgSessionStore<U>, name: &str, says: &[&str])
     };
     let told = told(&error);
     for part in says {
-        assert!(told.contains(part), "{name}: {told} says nothing of {part}");
+        assert!(
+            told.contains(part),
+            "{name}: {told} does not contain {part}"
+        );
     }
 }
 
-/// One line a change of the database: a name, the statements, and what the finding says. `@` is the database, and
-/// `~` the role that the application has.
+/// One line per change of the database: a name, the statements, and the text of the finding. `@` is
+/// the database, and `~` the application's role.
 const CHANGES: &[(&str, &str, &[&str])] = &[
     (
         "a widened key",
@@ -139,9 +142,9 @@ fn pool_of(database: &TestDatabase, role: &str) -> Pool {
     Pool::builder(manager).max_size(2).build().unwrap()
 }
 
-/// M09, M10, M17: `check()` names what does not fit in the database, and how to mend it.
+/// M09, M10, M17: `check()` names each defect of the database and how to fix it.
 #[tokio::test]
-async fn unfit_database_is_named() {
+async fn an_unsuitable_database_is_reported() {
     for (name, change, says) in CHANGES {
         let database = database().await;
         let role = role(&database).await;
@@ -162,9 +165,9 @@ async fn unfit_database_is_named() {
     }
 }
 
-/// M09: rows that a policy hides are an error to each call, and never a success.
+/// M09: rows hidden by a policy are an error for each call, and never a success.
 #[tokio::test]
-async fn hidden_rows_are_never_a_success() {
+async fn rows_hidden_by_a_policy_are_never_a_success() {
     for pooling in [false, true] {
         let database = database().await;
         let role = role(&database).await;
@@ -192,7 +195,8 @@ async fn hidden_rows_are_never_a_success() {
         assert!(revoked.is_err());
         drop(transaction);
         assert!(sessions.devices(&1).await.is_err());
-        // Behind a transaction pooler no setting of the session can turn a policy into an error: `check()` must.
+        // Behind a transaction pooler no setting of the session can turn a policy into an error, so
+        // `check()` must report it.
         assert_eq!(sessions.user(ada.token()).await.is_err(), !pooling);
         drop(client);
         drop(sessions);
@@ -202,7 +206,7 @@ async fn hidden_rows_are_never_a_success() {
     }
 }
 
-/// A user of this type of key, columns and tables, as a type of its own.
+/// Defines a user type with this key, these columns and tables.
 macro_rules! unfit {
     ($name:ident, $id:ty, $columns:literal, $from:literal, $condition:literal, $type:ty) => {
         #[derive(Clone, Debug)]
@@ -297,9 +301,9 @@ async fn user_is_refused<U: PgUser>(says: &[&str]) {
     .await;
 }
 
-/// M10: `check()` names what does not fit in `PgUser`: one line a user.
+/// M10: `check()` names each defect of a `PgUser` implementation: one line per user type.
 #[tokio::test]
-async fn unfit_user_is_named() {
+async fn an_unsuitable_user_type_is_reported() {
     user_is_refused::<WrongId>(&["the users' key has the type int8", "PgUser::Id"]).await;
     user_is_refused::<WrongType>(&["from_row", "\"email\"", "i64"]).await;
     user_is_refused::<Misspelled>(&["from_row", "no column \"email\""]).await;
@@ -312,9 +316,10 @@ async fn unfit_user_is_named() {
     user_is_refused::<NoSuchTable>(&["people"]).await;
 }
 
-/// M10: `check()` names a column that comes twice although there is no user whose row `from_row` could read.
+/// M10: `check()` names a duplicate column even if the table has no user that `from_row` could
+/// read.
 #[tokio::test]
-async fn column_that_comes_twice_is_named_without_any_user() {
+async fn a_duplicate_column_is_reported_without_any_user() {
     let database = database().await;
     sql(&database, "DELETE FROM users").await;
     let says = &["more than one column \"email\""];
@@ -332,9 +337,9 @@ unfit!(
     String
 );
 
-/// M09: policies are found on every table that `PgUser::FROM` names.
+/// M09: policies are reported on each table that `PgUser::FROM` names.
 #[tokio::test]
-async fn policy_on_a_joined_table_is_named() {
+async fn a_policy_on_a_joined_table_is_reported() {
     let database = database().await;
     let role = role(&database).await;
     let notes = format!(
@@ -351,7 +356,7 @@ async fn policy_on_a_joined_table_is_named() {
     client.batch_execute(&drop).await.unwrap();
 }
 
-/// M10: a column that comes twice is an error for each lookup, and neither of the two is read.
+/// M10: a duplicate column is an error for each lookup, and neither of the two is read.
 #[tokio::test]
 async fn same_column_name_twice_is_an_error() {
     let database = database().await;
@@ -371,7 +376,7 @@ async fn same_column_name_twice_is_an_error() {
     }
 }
 
-/// M10: an aggregate never signs in a user who does not meet the condition.
+/// M10: an aggregate never signs in a user who fails the condition.
 #[tokio::test]
 async fn aggregate_never_skips_the_condition() {
     let database = database().await;

@@ -1,12 +1,12 @@
-//! An index that leads to the row of another session, or of another user.
+//! A corrupt index that leads to the row of another session or another user.
 
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{ErrorKind, SessionToken};
 
 use crate::support::{database, sessions};
 
-/// Makes the index lead to the other one of two rows: it is swapped with an index of a copy of the table whose rows
-/// are in the opposite order.
+/// Makes the index lead to the other one of two rows, by swapping it with an index of a copy of the
+/// table whose rows are in the opposite order.
 fn swap(table: &str, index: &str, order: &str) -> String {
     format!(
         "CREATE TABLE copy (LIKE {table} INCLUDING ALL);
@@ -26,9 +26,9 @@ async fn corrupt(database: &TestDatabase, statements: &str) {
     client.batch_execute(statements).await.unwrap();
 }
 
-/// M10: one line an index. The row that it leads to is never taken for the one that was asked for.
+/// M10: one line per index. The row that the index leads to is never taken for the requested one.
 #[tokio::test]
-async fn wrong_row_is_an_error() {
+async fn a_row_with_another_digest_is_an_error() {
     for (table, index, order) in [
         ("sessions", "sessions_token_digest_key", "created_at"),
         ("users", "users_pkey", "id"),

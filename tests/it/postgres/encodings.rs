@@ -7,7 +7,7 @@ use tower_user_session::{PgSessionStore, SessionService, tokio_postgres::NoTls};
 
 use crate::support::{PgSessions, USERS, User};
 
-/// One line an encoding: its name, a `User-Agent`, and what the list of sessions shows.
+/// One line per encoding: its name, a `User-Agent`, and what the list of sessions shows.
 const ENCODINGS: &[(&str, &str, Option<&str>)] = &[
     ("UTF8", "Phone \u{1f4f1}", Some("Phone \u{1f4f1}")),
     ("SQL_ASCII", "Phone \u{1f4f1}", Some("Phone \u{1f4f1}")),
@@ -18,7 +18,7 @@ const ENCODINGS: &[(&str, &str, Option<&str>)] = &[
     ("EUC_JP", "Phone \u{1f4f1}", None),
 ];
 
-/// M15: signing in works for every `User-Agent`, and the list of sessions is complete.
+/// M15: signing in works for each `User-Agent`, and the list of sessions is complete.
 #[tokio::test]
 async fn user_agent_that_the_encoding_cannot_store_is_left_out() {
     let server = TestDatabase::create("SELECT").await;
@@ -85,7 +85,8 @@ async fn user_agent_that_the_encoding_cannot_store_is_left_out() {
     }
 }
 
-/// M15: bytes that another program wrote and that are no UTF-8 hide neither their session nor the others.
+/// M15: bytes that another program wrote and that are not UTF-8 hide neither their session nor the
+/// others.
 #[tokio::test]
 async fn unreadable_user_agent_hides_no_session() {
     let server = TestDatabase::create("SELECT").await;
@@ -128,7 +129,7 @@ async fn unreadable_user_agent_hides_no_session() {
         .unwrap();
 }
 
-/// M15: an IPv4 address that is mapped to IPv6 is stored as IPv4.
+/// M15: an IPv4-mapped IPv6 address is stored as IPv4.
 #[tokio::test]
 async fn mapped_address_is_stored_as_ipv4() {
     let database = crate::support::database().await;

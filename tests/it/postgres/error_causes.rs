@@ -1,4 +1,5 @@
-//! Errors name their cause: what the application has added to the tables, the pool, a read-only database.
+//! Errors name their cause: additions of the application to the tables, the pool, a read-only
+//! database.
 
 use std::{error::Error as _, time::Duration};
 
@@ -29,7 +30,7 @@ enum Call {
     RevokeEveryone,
 }
 
-/// The error of a call, for a user who is signed in already.
+/// The error of a call, for a user who is already signed in.
 async fn fails(sessions: &PgSessions, call: Call, change: &str, database: &TestDatabase) -> Error {
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(sessions, ada.token());
@@ -55,7 +56,7 @@ async fn fails(sessions: &PgSessions, call: Call, change: &str, database: &TestD
     outcome.expect_err(change)
 }
 
-/// A trigger on the sessions for this event, with this body.
+/// Creates a trigger on the sessions table for this event, with this body.
 fn trigger(event: &str, body: &str) -> String {
     format!(
         "CREATE FUNCTION added() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$;
@@ -63,10 +64,10 @@ fn trigger(event: &str, body: &str) -> String {
     )
 }
 
-/// M16: one line for what the application adds to the tables: the change, the call, the kind of its error, and what the
-/// error names.
+/// M16: one line per addition of the application to the tables: the change, the call, the kind of
+/// its error, and what the error names.
 #[tokio::test]
-async fn what_the_application_added_is_named() {
+async fn constraints_and_triggers_of_the_application_are_named() {
     let suppress = |event| trigger(event, "RETURN NULL");
     let cases: &[(String, Call, ErrorKind, &str)] = &[
         (
@@ -124,7 +125,7 @@ async fn what_the_application_added_is_named() {
     }
 }
 
-/// A session that another transaction deletes at the same time is not one that a trigger kept.
+/// A session that another transaction deletes at the same time does not count as kept by a trigger.
 #[tokio::test]
 async fn session_that_another_transaction_deletes_is_no_error() {
     let database = database().await;
@@ -146,7 +147,7 @@ async fn session_that_another_transaction_deletes_is_no_error() {
     ending.await.unwrap().unwrap();
 }
 
-/// M18: one line a state: whether a write that failed with it may have happened all the same.
+/// M18: one line per SQLSTATE: whether a write that failed with it may have taken effect.
 #[tokio::test]
 async fn states_that_leave_the_outcome_unknown() {
     for (state, unknown) in [
@@ -173,7 +174,7 @@ async fn states_that_leave_the_outcome_unknown() {
     }
 }
 
-/// I03: no value of a row is in an error: one line a failure that the server describes with it.
+/// I03: no value of a row is in an error: one line per failure that the server describes with it.
 #[tokio::test]
 async fn values_of_rows_are_in_no_error() {
     for (body, state) in [
@@ -239,9 +240,9 @@ fn with_deadline(pool: Pool, deadline: Duration) -> PgSessions {
     service.deadline(deadline).build().unwrap()
 }
 
-/// A pool that has no connection to lend: nothing has been sent.
+/// A pool without an available connection: nothing was sent.
 #[tokio::test]
-async fn exhausted_pool_is_named_and_the_outcome_is_known() {
+async fn an_exhausted_pool_is_reported_and_the_outcome_is_known() {
     let database = database().await;
     let ada = sessions(&database)
         .sign_in_without_request(1)
@@ -264,7 +265,7 @@ async fn exhausted_pool_is_named_and_the_outcome_is_known() {
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
 
-/// A sign-in whose deadline passes while it waits for its turn has sent nothing.
+/// A sign-in that times out while it waits for its turn has sent nothing.
 #[tokio::test]
 async fn waiting_for_a_turn_leaves_the_outcome_known() {
     let database = database().await;
@@ -296,7 +297,8 @@ async fn waiting_for_a_turn_leaves_the_outcome_known() {
     transaction.rollback().await.unwrap();
 }
 
-/// M17: a primary that accepts no writes is not a replica, and the last-seen writer says that it cannot write.
+/// M17: a primary that accepts no writes is not a replica, and the last-seen writer reports that it
+/// cannot write.
 #[tokio::test]
 async fn read_only_primary_is_not_in_recovery() {
     let logs = Logs::capture();

@@ -1,4 +1,5 @@
-//! A primary with a streaming replica: what a failover keeps, what it can lose, and what a replica knows.
+//! A primary with a streaming replica: what a failover preserves, what it can lose, and stale reads
+//! on a replica.
 
 use std::{
     sync::Arc,
@@ -29,13 +30,13 @@ struct Pair {
     database: TestDatabase,
 }
 
-/// Runs what blocks.
+/// Runs blocking code.
 async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
 impl Pair {
-    /// `None` where there is nothing to copy a server with.
+    /// `None` if the server cannot be copied.
     async fn start(test: &str, settings: &'static [(&str, &str)]) -> Option<Self> {
         let primary = blocking(|| Arc::new(Server::start_private(&[]).unwrap())).await;
         if !primary.bin_dir()?.join("pg_basebackup").is_file() {
@@ -54,8 +55,8 @@ impl Pair {
         })
     }
 
-    /// Both servers, of which the one is meant that takes writes; in the way that [`PgSessionStore`]
-    /// documents.
+    /// The connection string of both servers, for the one that accepts writes, as
+    /// [`PgSessionStore`] documents.
     fn config(&self) -> Config {
         let [primary, replica] =
             [&self.primary, &self.replica].map(|server| server.directory().unwrap().display());
@@ -74,7 +75,7 @@ impl Pair {
         config
     }
 
-    /// From now on a write is acknowledged once the replica has it.
+    /// From now on a write is acknowledged after the replica has received it.
     async fn synchronous(&self) {
         let names = "ALTER SYSTEM SET synchronous_standby_names = '*'";
         self.on_primary(names).await;
@@ -96,7 +97,7 @@ impl Pair {
         client.batch_execute(statement).await.unwrap();
     }
 
-    /// Returns once the query has a row.
+    /// Returns when the query returns a row.
     async fn until(&self, config: &Config, query: &str) {
         let client = connect(config).await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -106,7 +107,7 @@ impl Pair {
         }
     }
 
-    /// The primary is gone in an instant, and the replica takes its place.
+    /// The primary stops at once, and the replica is promoted.
     async fn fail_over(&self) {
         let (primary, replica) = (Arc::clone(&self.primary), Arc::clone(&self.replica));
         blocking(move || {
@@ -126,8 +127,8 @@ fn sessions_on(config: Config) -> PgSessions {
     SessionService::new(PgSessionStore::new(pool_of(config, 2)))
 }
 
-/// F15, D07, E05: the primary is lost under load and the replica promoted: everything goes on by itself,
-/// and with synchronous replication nothing that was acknowledged is undone.
+/// F15, D07, E05: the primary is lost under load and the replica promoted. The application recovers
+/// without a restart, and with synchronous replication no acknowledged operation is undone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_under_load_keeps_what_was_acknowledged() {
     let Some(pair) = Pair::start("failover", &[]).await else {
@@ -168,8 +169,9 @@ async fn a_failover_under_load_keeps_what_was_acknowledged() {
     assert!(since(promoted).any(|record| record.result == Outcome::Done));
 }
 
-/// D07, F15: with synchronous replication a sign-out that was acknowledged holds on the promoted replica,
-/// even if that had only received it and not applied it; without a replica none is acknowledged.
+/// D07, F15: with synchronous replication an acknowledged sign-out holds on the promoted replica,
+/// even if the replica had only received and not applied it. Without a replica no sign-out is
+/// acknowledged.
 #[tokio::test]
 async fn a_synchronous_sign_out_holds_after_a_failover() {
     let Some(pair) = Pair::start("synchronous_sign_out", &[]).await else {
@@ -180,7 +182,7 @@ async fn a_synchronous_sign_out_holds_after_a_failover() {
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let eve = sessions.sign_in_without_request(2).await.unwrap();
 
-    // Nobody is told that it has happened before it has, there.
+    // The sign-out is not acknowledged before the replica has it.
     let replica = Arc::clone(&pair.replica);
     blocking(move || replica.stop(StopMode::Fast).unwrap()).await;
     let error = sign_out(&sessions, eve.token()).await.unwrap_err();
@@ -191,7 +193,10 @@ async fn a_synchronous_sign_out_holds_after_a_failover() {
     blocking(move || replica.restart().unwrap()).await;
     let deadline = Instant::now() + Duration::from_secs(20);
     while sessions.user(eve.token()).await.unwrap().is_some() {
-        assert!(Instant::now() < deadline, "it never ends");
+        assert!(
+            Instant::now() < deadline,
+            "the condition did not hold in time"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
@@ -204,8 +209,8 @@ async fn a_synchronous_sign_out_holds_after_a_failover() {
     assert!(sessions.sign_in_without_request(1).await.is_ok());
 }
 
-/// F15: what asynchronous replication can lose, as the documentation of [`PgSessionStore`] says: a session
-/// whose end the primary had acknowledged and not yet sent is live again.
+/// F15: what asynchronous replication can lose, as [`PgSessionStore`] documents: a session is live
+/// again if the primary acknowledged its end and had not sent it yet.
 #[tokio::test]
 async fn an_asynchronous_sign_out_can_be_lost_in_a_failover() {
     let Some(pair) = Pair::start("asynchronous_sign_out", &[]).await else {
@@ -220,7 +225,7 @@ async fn an_asynchronous_sign_out_can_be_lost_in_a_failover() {
     while stale.user(ada.token()).await.unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // The network between them fails.
+    // The network between the servers fails.
     pair.on_replica("ALTER SYSTEM SET primary_conninfo = ''")
         .await;
     pair.on_replica("SELECT pg_reload_conf()").await;
@@ -233,10 +238,10 @@ async fn an_asynchronous_sign_out_can_be_lost_in_a_failover() {
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
 }
 
-/// F16: a replica that lags is refused, by the store and by `target_session_attrs`. Where stale reads were
-/// asked for by name, a session that was ended lives on there for as long as the replica lags.
+/// F16: a lagging replica is rejected, by the store and by `target_session_attrs`. If stale reads
+/// are allowed explicitly, an ended session stays valid there as long as the replica lags.
 #[tokio::test]
-async fn a_lagging_replica_is_refused_unless_asked_for() {
+async fn a_lagging_replica_is_rejected_unless_allowed() {
     const LAG: Duration = Duration::from_millis(1500);
     let delay = &[("recovery_min_apply_delay", "1500ms")];
     let Some(pair) = Pair::start("lagging_replica", delay).await else {
@@ -267,7 +272,7 @@ async fn a_lagging_replica_is_refused_unless_asked_for() {
     while stale.user(ada.token()).await.unwrap().is_some() {
         assert!(
             ended.elapsed() < LAG + Duration::from_secs(20),
-            "it never ends"
+            "the condition did not hold in time"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -276,7 +281,7 @@ async fn a_lagging_replica_is_refused_unless_asked_for() {
     assert!(lived_on > LAG / 2);
 }
 
-/// Somebody whom it takes a while to look up.
+/// A user whose lookup takes a while.
 #[derive(Clone, Debug, PartialEq)]
 struct Slow(i64);
 
@@ -290,10 +295,10 @@ impl PgUser for Slow {
     }
 }
 
-/// F17: a replica that must replay what a lookup stands in the way of cancels the lookup: it is asked once
-/// more, and if that is cancelled too, it is an error.
+/// F17: a replica that must replay a conflicting change cancels the lookup. It is retried once. If
+/// the retry is canceled too, it is an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lookup_that_recovery_cancels_is_asked_once_more() {
+async fn a_lookup_canceled_by_recovery_is_retried_once() {
     let impatient = &[("max_standby_streaming_delay", "0")];
     let Some(pair) = Pair::start("recovery_conflict", impatient).await else {
         return;

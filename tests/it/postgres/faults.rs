@@ -1,4 +1,4 @@
-//! What breaks, and what the next request sees.
+//! Failures of the server, the connections and the network, and what the next request sees.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use tower_user_session::{
 
 use crate::support::{
     COMPATIBLE_CHANGES, PgSessions, USERS, User, database, kill_lookups,
-    manual_feed::Told,
+    manual_feed::ManualFeed,
     pool,
     proxy::{Line, Proxy},
     sessions, sign_out, sql, until_waiting,
@@ -34,9 +34,10 @@ fn impatient(pool: Pool) -> PgSessions {
         .unwrap()
 }
 
-/// F01, F19: nobody there, and nobody who lets us in: an error at once, without the password.
+/// F01, F19: an unreachable server, or one that rejects the password, is an error at once, which
+/// does not contain the password.
 #[tokio::test]
-async fn a_database_that_is_down_is_an_error_at_once() {
+async fn an_unreachable_database_is_an_error_at_once() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     proxy.set(Line::Cut);
@@ -57,10 +58,10 @@ async fn a_database_that_is_down_is_an_error_at_once() {
     }
 }
 
-/// F01, F18: a server that cannot be had is not stormed with connections, and whoever asks meanwhile is
-/// told at once.
+/// F01, F18: an unreachable server gets few connection attempts, and lookups fail at once
+/// meanwhile.
 #[tokio::test]
-async fn a_server_that_is_down_is_not_stormed() {
+async fn a_server_that_is_down_gets_few_connection_attempts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let attempts = Arc::new(AtomicUsize::new(0));
@@ -91,10 +92,10 @@ async fn a_server_that_is_down_is_not_stormed() {
     );
 }
 
-/// F03, F04, F05, F25: the lookups' connections are killed, idle and at work: the callers see the user
-/// all the same, from a fresh connection, each asked once more and no oftener.
+/// F03, F04, F05, F25: the lookup connections are killed, idle and busy. The callers still get the
+/// user, over a new connection, with one retry at most.
 #[tokio::test]
-async fn a_lost_connection_is_replaced_unseen() {
+async fn a_lost_connection_is_replaced_without_an_error() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(2)));
@@ -105,7 +106,7 @@ async fn a_lost_connection_is_replaced_unseen() {
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     }
 
-    // At work: behind a lock on the users' table, until it is killed.
+    // Busy: waiting for a lock on the users table until it is killed.
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
     lock.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE", &[])
@@ -128,9 +129,10 @@ async fn a_lost_connection_is_replaced_unseen() {
     }
 }
 
-/// F06, F02: a silent line: the deadline, and then a connection that has nothing of the old one.
+/// F06, F02: an unresponsive connection times out at the deadline and is replaced by a new
+/// connection.
 #[tokio::test]
-async fn a_silent_database_is_an_error_at_the_deadline() {
+async fn a_database_that_does_not_respond_is_an_error_at_the_deadline() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = impatient(proxy.pool(2));
@@ -139,7 +141,7 @@ async fn a_silent_database_is_an_error_at_the_deadline() {
     proxy.set(Line::Silent);
     let start = Instant::now();
     for n in 1..=3 {
-        // Kept ones first, then those that cannot be opened.
+        // Idle connections first, then new ones that cannot be opened.
         assert_eq!(
             sessions.user(ada.token()).await.unwrap_err().kind(),
             ErrorKind::Deadline
@@ -156,10 +158,10 @@ async fn a_silent_database_is_an_error_at_the_deadline() {
     assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
 }
 
-/// F23: what the server says takes between no time and two seconds: every answer comes by the deadline, and
-/// none is of before a sign-out.
+/// F23: responses take between no time and two seconds. Each lookup completes by the deadline, and
+/// none returns a result from before a sign-out.
 #[tokio::test]
-async fn on_a_bad_network_every_answer_comes_by_the_deadline() {
+async fn on_a_bad_network_every_lookup_completes_by_the_deadline() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = impatient(proxy.pool(2));
@@ -171,7 +173,8 @@ async fn on_a_bad_network_every_answer_comes_by_the_deadline() {
         if round == 20 {
             assert!(sign_out(&honest, eve.token()).await.unwrap());
         }
-        // A fifth of the answers lie beyond the deadline; some come when they are not expected any more.
+        // A fifth of the responses exceed the deadline; some arrive when they are no longer
+        // expected.
         let delay = [0, 7, 60, 200, 2_000][round % 5];
         proxy.set(Line::Delayed(Duration::from_millis(delay)));
         let start = Instant::now();
@@ -193,14 +196,14 @@ async fn on_a_bad_network_every_answer_comes_by_the_deadline() {
     }
     assert!(answered >= 20 && late >= 16, "{answered} and {late} late");
     proxy.set(Line::Open);
-    // A connection that was being opened on the slow line may cost one more lookup.
+    // A connection that was being opened on the slow network may cost one more lookup.
     let _ = sessions.user(ada.token()).await;
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
 }
 
-/// F27: a connection for writes whose other end is gone without a word costs one write, and is replaced.
+/// F27: a write connection that was lost without notice costs one failed write and is replaced.
 #[tokio::test]
-async fn a_connection_that_is_silently_gone_gives_its_place_back() {
+async fn a_silently_lost_connection_is_replaced_in_the_pool() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = impatient(proxy.pool(1));
@@ -215,9 +218,10 @@ async fn a_connection_that_is_silently_gone_gives_its_place_back() {
     }
 }
 
-/// A write whose connection breaks before its answer is there may have happened, and says so. Here it has.
+/// A write whose connection breaks before its response has an unknown outcome, and the error says
+/// so. Here the write took effect.
 #[tokio::test]
-async fn a_write_that_is_not_answered_may_have_happened() {
+async fn a_write_without_a_response_has_an_unknown_outcome() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(1)));
@@ -225,7 +229,7 @@ async fn a_write_that_is_not_answered_may_have_happened() {
     let first = sessions.sign_in_without_request(1).await.unwrap();
     let second = sessions.sign_in_without_request(1).await.unwrap();
     let third = sessions.sign_in_without_request(1).await.unwrap();
-    // So that the statement has been prepared, and the next answer is to what it does.
+    // Prepares the statement, so that the next response is to its execution.
     assert!(sign_out(&sessions, first.token()).await.unwrap());
 
     proxy.set(Line::Unanswered);
@@ -234,7 +238,7 @@ async fn a_write_that_is_not_answered_may_have_happened() {
     assert!(error.is_outcome_unknown());
     assert_eq!(honest.user(second.token()).await.unwrap(), None);
 
-    // Where no connection could be had, nothing has happened.
+    // If no connection could be opened, nothing happened.
     let error = sign_out(&sessions, third.token()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connection);
     assert!(!error.is_outcome_unknown());
@@ -244,7 +248,8 @@ async fn a_write_that_is_not_answered_may_have_happened() {
     assert!(sign_out(&sessions, third.token()).await.unwrap());
 }
 
-/// F09, F08: a locked table, or the server's own timeout: an error, and no restart to recover.
+/// F09, F08: a locked table, or the server's own timeout, is an error, and recovery needs no
+/// restart.
 #[tokio::test]
 async fn a_locked_table_is_an_error_at_the_deadline() {
     let database = database().await;
@@ -265,8 +270,8 @@ async fn a_locked_table_is_an_error_at_the_deadline() {
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
 }
 
-/// F07: a pool that the application has used up stops nothing once the store has its connections. Before that, the
-/// error names the pool, and says that nothing has happened.
+/// F07: a pool exhausted by the application blocks nothing once the store has its connections.
+/// Before that, the error names the pool and says that nothing happened.
 #[tokio::test]
 async fn an_exhausted_pool_delays_no_lookup() {
     let database = database().await;
@@ -288,9 +293,9 @@ async fn an_exhausted_pool_delays_no_lookup() {
     drop(all);
 }
 
-/// F10: tables that change under prepared statements and load: nobody sees it.
+/// F10: tables change under prepared statements and load: no call fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changing_the_tables_is_not_seen() {
+async fn compatible_schema_changes_cause_no_error() {
     let database: TestDatabase = database().await;
     let sessions = sessions(&database);
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -323,10 +328,10 @@ async fn changing_the_tables_is_not_seen() {
     }
 }
 
-/// F15, F16, N05: a server in recovery may not know who was signed out: it is refused, unless stale reads
-/// were asked for by name. Once it is promoted, lookups recover by themselves.
+/// F15, F16, N05: a server in recovery may not have received a sign-out. It is rejected unless
+/// stale reads are allowed explicitly. After its promotion lookups recover without a restart.
 #[tokio::test]
-async fn a_server_in_recovery_is_refused() {
+async fn a_server_in_recovery_is_rejected() {
     let server = tokio::task::spawn_blocking(|| Server::start_private(&[]).unwrap());
     let server = server.await.unwrap();
     let database = TestDatabase::create_on(&server, USERS).await.unwrap();
@@ -358,13 +363,14 @@ async fn a_server_in_recovery_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Recovery);
     assert!(!error.is_outcome_unknown());
     assert!(stale.store().check().await.unwrap().in_recovery());
-    // N05: what it says is never cached, because an announcement may have arrived before it was replayed.
-    stale.cache(Told::default(), 10).await.unwrap();
+    // N05: its results are never cached, because a notification may have arrived before the change
+    // was replayed.
+    stale.cache(ManualFeed::default(), 10).await.unwrap();
     for _ in 0..3 {
         assert_eq!(stale.user(ada.token()).await.unwrap(), Some(User::ada()));
     }
     assert_eq!(stale.counts().from_cache, 0);
-    // Nor can it say for a stream that a session has not ended elsewhere, or has not begun there.
+    // Nor can it prove that a stream's session has not ended, or has not yet begun there.
     let ids = [ada.session().id(), SessionId::from_bytes([7; 16])];
     for ids in [&ids[..1], &ids[1..]] {
         let error = sessions.store().still_live(ids).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Installing `migrations/0002_announce_sessions.sql`, and telling whether it is in place.
+//! Installing `migrations/0002_announce_sessions.sql`, and checking that it is in place.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::support::{
 
 const ANNOUNCED: &str = include_str!("../../../src/postgres/announced.sql");
 
-/// Again and again it is done once, and waits for nobody; what was disabled or lost is put right; and
-/// whether all is in place can be asked.
+/// A repeated installation changes nothing and waits for no lock. Disabled or lost triggers are
+/// repaired. `check` reports whether all are in place.
 #[tokio::test]
-async fn announcing_is_installed_once_and_can_be_checked() {
+async fn triggers_are_installed_once_and_checked() {
     let database = TestDatabase::create(USERS).await;
     let store = PgSessionStore::<User>::new(pool(&database, 4));
     let client = database.client().await;
@@ -113,9 +113,9 @@ async fn announcing_is_installed_once_and_can_be_checked() {
     }
 }
 
-/// What is said of a table is about that table alone, and triggers count only if they announce, each time.
+/// The check covers one table, and a trigger counts only if it announces each change.
 #[tokio::test]
-async fn other_triggers_do_not_pass_for_announcing_ones() {
+async fn other_triggers_are_not_mistaken_for_the_announcing_ones() {
     let database = database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 2));
     let client = database.client().await;
@@ -125,7 +125,7 @@ async fn other_triggers_do_not_pass_for_announcing_ones() {
         row.unwrap().get(1)
     };
 
-    // The application's own, after the same statements.
+    // The application's own triggers, after the same statements.
     client
         .batch_execute(
             "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -137,7 +137,7 @@ async fn other_triggers_do_not_pass_for_announcing_ones() {
         .unwrap();
     assert!(!announced("sessions").await);
 
-    // Another table's.
+    // Triggers of another table.
     let other = PgSessionStore::<User>::new(pool(&database, 2)).with_table("others");
     other.migrate().announce_ended_sessions().await.unwrap();
     assert!(announced("others").await);
@@ -145,7 +145,7 @@ async fn other_triggers_do_not_pass_for_announcing_ones() {
 
     store.migrate().announce_ended_sessions().await.unwrap();
     assert!(announced("sessions").await);
-    // One that announces now and then.
+    // A trigger that announces some changes only.
     client
         .batch_execute(
             "CREATE OR REPLACE TRIGGER tower_user_session_emptied AFTER TRUNCATE ON sessions
@@ -160,7 +160,7 @@ async fn other_triggers_do_not_pass_for_announcing_ones() {
     assert!(announced("sessions").await);
 }
 
-/// What an older version of this library installed is replaced.
+/// Functions that an older version of this library installed are replaced.
 #[tokio::test]
 async fn older_functions_are_replaced() {
     let database = database().await;
@@ -185,9 +185,10 @@ async fn older_functions_are_replaced() {
     feed.one("ended", &[id(&ada)]).await;
 }
 
-/// A function that somebody else could change later must not run with the rights of those who write.
+/// A function that another role could change later must not run with the privileges of roles that
+/// write.
 #[tokio::test]
-async fn a_function_of_somebody_else_is_refused() {
+async fn a_function_owned_by_another_role_is_rejected() {
     let database = database().await;
     let role = format!("stranger_{}", database.name());
     for statement in [
@@ -208,10 +209,9 @@ async fn a_function_of_somebody_else_is_refused() {
     migrate.announce_ended_sessions().await.unwrap();
 }
 
-/// Without the sessions' table there is nothing to announce, and the error says what to do; nor with a
-/// table of that name that is another one.
+/// Without the sessions table, or with another table of that name, the error says what to do.
 #[tokio::test]
-async fn the_file_needs_the_one_before_it() {
+async fn the_second_migration_needs_the_first() {
     let database = TestDatabase::create(USERS).await;
     let file = include_str!("../../../migrations/0002_announce_sessions.sql");
     let client = database.client().await;

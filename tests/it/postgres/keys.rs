@@ -7,7 +7,7 @@ use tower_user_session::{
 
 use crate::support::{User, database, pool, sessions, sql};
 
-/// A key of the given type, in a table of an odd name.
+/// A key of the given type, in a table with an unusual name.
 macro_rules! account {
     ($name:ident, $id:ty) => {
         #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,7 @@ account!(BigInt, i64);
 account!(Text, String);
 account!(Uuid, RawUuid);
 
-/// What `uuid::Uuid` is with the driver's feature for it.
+/// The type that `uuid::Uuid` has with the driver's feature for it.
 #[derive(Clone, Copy, Debug)]
 struct RawUuid([u8; 16]);
 
@@ -121,7 +121,7 @@ async fn keys_of_every_usual_type_and_tables_of_any_name() {
     works::<Uuid>("uuid", uuid, RawUuid([7; 16])).await;
 }
 
-/// Settings of the role change nothing: what goes over the wire is binary, and the clock is one.
+/// Settings of the role change nothing: values are binary on the wire, and there is one clock.
 #[tokio::test]
 async fn settings_of_the_role_change_nothing() {
     let database = database().await;
@@ -166,8 +166,8 @@ impl PgUser for Qualified {
     }
 }
 
-/// A schema that comes before all others, `pg_catalog` included, with tables of the same names, a
-/// clock that stands still in the past, and operators that say yes to everything.
+/// A schema that precedes all others, including `pg_catalog`, with tables of the same names, a
+/// clock that stands still in the past, and operators that always return true.
 #[tokio::test]
 async fn a_hostile_search_path_changes_nothing() {
     let database = database().await;

@@ -1,5 +1,5 @@
-//! Locks that other transactions hold, and statements that are slow: what they delay, and how many connections of the
-//! store wait.
+//! Locks of other transactions and slow statements: what they delay, and how many connections of
+//! the store wait.
 
 use std::{
     future::IntoFuture as _,
@@ -27,7 +27,8 @@ use crate::support::{
 
 /// The application name of the connections that are counted.
 const COUNTED: &str = "counted";
-/// Two for lookups and two for writes; and while the server notices that one of them was closed, as many again.
+/// Two for lookups and two for writes, and as many again while the server detects that one of them
+/// was closed.
 const BACKENDS: i64 = 2 + 2 + 4;
 
 /// A user whose lookup takes as long as the table `nap` says.
@@ -44,7 +45,7 @@ impl PgUser for Slow {
     }
 }
 
-/// What makes statements wait, one line each: a name, the statement of the other transaction, and how it ends.
+/// Obstacles, one line each: a name, the statement of the other transaction, and how it ends.
 const OBSTACLES: &[(&str, &str, &str)] = &[
     (
         "locked sessions",
@@ -63,14 +64,15 @@ const OBSTACLES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// `name` of the environment, for a longer run than the usual one.
+/// Reads the environment variable `name`, for a longer run than usual.
 fn setting(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok();
     value.map_or(default, |value| value.parse().unwrap())
 }
 
-/// M06: however many requests wait, the store has no more than its connections at work on the server, and lookups
-/// are as before soon after the obstacle is gone. `LOCKED_SECONDS` and `LOCKED_RATE` make it longer and denser.
+/// M06: however many requests wait, the store uses only its own connections on the server, and
+/// lookups recover soon after the obstacle is gone. `LOCKED_SECONDS` and `LOCKED_RATE` make the run
+/// longer and denser.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_and_slow_lookups_occupy_the_stores_connections_only() {
     let (seconds, rate) = (setting("LOCKED_SECONDS", 3), setting("LOCKED_RATE", 400));
@@ -159,7 +161,7 @@ async fn locks_and_slow_lookups_occupy_the_stores_connections_only() {
     }
 }
 
-/// What a transaction of the application's locks of one user, one line each.
+/// How a transaction of the application locks one user, one line each.
 const LOCKS_OF_A_USER: &[(&str, &str)] = &[
     (
         "the user's row",
@@ -225,9 +227,9 @@ async fn a_locked_user_delays_no_other_user() {
     }
 }
 
-/// The server ends a statement that waits for a lock, also if its client has gone.
+/// The server cancels a statement that waits for a lock, also if its client has disconnected.
 #[tokio::test]
-async fn a_write_that_is_given_up_ends_on_the_server_too() {
+async fn a_canceled_write_is_canceled_on_the_server() {
     let database = database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 2));
     let builder = SessionService::builder(store).deadline(Duration::from_millis(400));
@@ -243,10 +245,10 @@ async fn a_write_that_is_given_up_ends_on_the_server_too() {
     let _ = sessions.sign_in_without_request(1).await.unwrap();
 }
 
-/// A client that vanishes between the lock and the commit holds the user's lock no longer than the deadline, although
-/// the server does not learn of its end.
+/// A client that is lost between the lock and the commit holds the user's lock no longer than the
+/// deadline, although the server does not detect the loss.
 #[tokio::test]
-async fn a_client_that_vanishes_does_not_hold_the_users_lock() {
+async fn a_lost_client_does_not_keep_the_users_lock() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let store = PgSessionStore::<User>::new(proxy.pool(1));
@@ -271,7 +273,7 @@ async fn a_client_that_vanishes_does_not_hold_the_users_lock() {
 
 /// A migration names the table that it could not lock.
 #[tokio::test]
-async fn a_migration_that_cannot_lock_a_table_says_which() {
+async fn a_migration_that_cannot_lock_a_table_names_it() {
     let database = TestDatabase::create(crate::support::USERS).await;
     let client = database.client().await;
     let lock = "BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE";

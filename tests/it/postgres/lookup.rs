@@ -1,4 +1,4 @@
-//! Whose session is it?
+//! Lookups: a token resolves to the user of its session.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, task::Poll};
 
@@ -11,9 +11,9 @@ use tower_user_session::{
 
 use crate::support::{PgSessions, User, cookie, database, number, pool, sessions, sql};
 
-/// C01, C02
+/// C01, C02: a live token resolves to its user. Any other token resolves to none.
 #[tokio::test]
-async fn a_live_token_is_its_owner_and_any_other_nobody() {
+async fn a_live_token_resolves_to_its_owner_and_any_other_to_none() {
     let database = database().await;
     let sessions = sessions(&database);
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -29,9 +29,10 @@ async fn a_live_token_is_its_owner_and_any_other_nobody() {
     );
 }
 
-/// C03, E01: under load, with callers that go away at any point, nobody is taken for somebody else.
+/// C03, E01: under load, with callers that are dropped at any point, no token resolves to another
+/// user.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_is_never_of_somebody_else() {
+async fn a_token_never_resolves_to_another_user() {
     let database = database().await;
     let sessions = sessions(&database);
     sql(
@@ -52,7 +53,7 @@ async fn a_token_is_never_of_somebody_else() {
                 for n in 0..500_usize {
                     let (id, signed_in) = &tokens[(task * 131 + n * 37) % tokens.len()];
                     let mut user = std::pin::pin!(sessions.user(signed_in.token()));
-                    // Every other caller gives up after so many polls.
+                    // Every other caller is dropped after this many polls.
                     let mut left = (n % 2 == 0).then_some(n / 2 % 20);
                     let user = std::future::poll_fn(|cx| {
                         if left == Some(0) {
@@ -77,8 +78,8 @@ async fn a_token_is_never_of_somebody_else() {
     assert!(answered >= 64 * 250);
 }
 
-/// C08, C09, C10: what the next request sees is the users' table as it is then. A disabled user's
-/// session is dead, and alive again if it has not ended when they are enabled.
+/// C08, C09, C10: the next request sees the users table as it is then. A disabled user's session is
+/// invalid, and valid again after the user is enabled, if it has not ended.
 #[tokio::test]
 async fn the_users_row_is_read_on_every_request() {
     let database = database().await;
@@ -120,8 +121,8 @@ async fn the_users_row_is_read_on_every_request() {
     );
 }
 
-/// A user whose columns are called like those of a session, unqualified, and with the roles of a third
-/// table: one statement, nothing mixed up.
+/// A user whose columns have the names of session columns, unqualified, and with the roles of a
+/// third table: one statement, and no column is confused.
 #[derive(Clone, Debug, PartialEq)]
 struct Lookalike {
     id: i64,
@@ -156,7 +157,7 @@ impl PgUser for Lookalike {
             "last_seen_at",
             "now",
         ] {
-            // Not for its type, with which another one could be read.
+            // The name decides, because the type could fit another column.
             let error = told(&row.user().get::<&str>(ours).unwrap_err());
             assert!(error.contains("has no column"), "{error}");
         }
@@ -169,7 +170,7 @@ impl PgUser for Lookalike {
 }
 
 #[tokio::test]
-async fn a_users_column_is_never_mixed_up_with_a_sessions() {
+async fn user_columns_never_replace_session_columns() {
     let database = database().await;
     sql(&database, "CREATE TABLE roles (user_id bigint, name text)").await;
     sql(
@@ -190,7 +191,7 @@ async fn a_users_column_is_never_mixed_up_with_a_sessions() {
     assert_eq!(sessions.counts().statements - before.statements, 1);
 }
 
-/// Users who are wrong in one way or the other.
+/// User types with one defect each.
 macro_rules! user {
     ($name:ident, $columns:expr, $from:expr, $column:expr, $type:ty) => {
         #[derive(Clone, Debug, PartialEq)]
@@ -249,8 +250,8 @@ fn told(error: &(dyn std::error::Error + 'static)) -> String {
     chain.join(": ")
 }
 
-/// What does not fit the tables is an error that names the column, at `check()` and at the first use;
-/// the client gets 503 and no handler is called.
+/// A user type that does not match the tables is an error that names the column, in `check()` and
+/// at the first use. The client gets 503 and no handler is called.
 #[tokio::test]
 async fn a_user_that_does_not_fit_the_table_is_an_error_that_names_the_column() {
     async fn fails<U: PgUser<Id = i64> + std::fmt::Debug>(
@@ -267,7 +268,7 @@ async fn a_user_that_does_not_fit_the_table_is_an_error_that_names_the_column() 
         let mut request = Request::new(());
         *request.headers_mut() = cookie(sessions, &token);
         let handler = async |_: Request<()>| -> Result<Response<()>, Infallible> {
-            unreachable!("nobody could tell who is asking")
+            unreachable!("the lookup failed")
         };
         let app = ServiceBuilder::new().layer(
             LoadUserLayer::new(sessions.clone()).rejection_response(EmptyResponseForRejection),
@@ -282,10 +283,10 @@ async fn a_user_that_does_not_fit_the_table_is_an_error_that_names_the_column() 
     fails(&of::<SessionsColumn>(&database), "live_session.id").await;
 }
 
-/// C12, E08, E09: what cannot be read, or computed, fails its own caller alone, with the column's name;
-/// a user that the tables yield twice is an error and no answer.
+/// C12, E08, E09: a column that cannot be read or computed fails only its own caller, and the error
+/// names the column. A user that the tables return twice is an error.
 #[tokio::test]
-async fn one_bad_row_fails_one_caller() {
+async fn one_invalid_row_fails_one_caller() {
     async fn outcome<U>(
         sessions: SessionService<PgSessionStore<U>>,
         bad: &SessionToken,
@@ -296,7 +297,7 @@ async fn one_bad_row_fails_one_caller() {
     {
         // Together, so that they share a statement: another one is in flight before them.
         let unknown = SessionToken::generate().unwrap();
-        let (_, _, failed, fine, nobody) = tokio::join!(
+        let (_, _, failed, fine, absent) = tokio::join!(
             sessions.user(&unknown),
             sessions.user(&unknown),
             sessions.user(bad),
@@ -308,7 +309,7 @@ async fn one_bad_row_fails_one_caller() {
             },
             sessions.user(&unknown),
         );
-        assert_eq!(nobody.unwrap(), None);
+        assert_eq!(absent.unwrap(), None);
         assert_eq!(fine, good.map(|(_, user)| Some(user)));
         let error = failed.unwrap_err();
         assert!(
@@ -359,9 +360,9 @@ async fn one_bad_row_fails_one_caller() {
     );
 }
 
-/// C12: a session that cannot be read is an error and not nobody's, and fails its own caller alone.
+/// C12: a session that cannot be read is an error for its own caller alone, and never anonymous.
 #[tokio::test]
-async fn a_session_that_cannot_be_read_fails_one_caller() {
+async fn an_unreadable_session_fails_one_caller() {
     let database = database().await;
     let sessions = sessions(&database);
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -387,9 +388,10 @@ async fn a_session_that_cannot_be_read_fails_one_caller() {
     assert_eq!(sessions.counts().statements, 2);
 }
 
-/// Signing in asks whether there is such a user, not how often: one session begins.
+/// Signing in checks whether the user exists, not how often the tables return it: one session
+/// begins.
 #[tokio::test]
-async fn a_user_that_the_tables_yield_twice_gets_one_session() {
+async fn a_user_selected_twice_gets_one_session() {
     let database = database().await;
     let _ = of::<Twice>(&database)
         .sign_in_without_request(1)
@@ -398,7 +400,7 @@ async fn a_user_that_the_tables_yield_twice_gets_one_session() {
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
 
-/// C17: a right that is missing is named at start-up, and 503 to the client.
+/// C17: a missing privilege is named at startup, and is a 503 for the client.
 #[tokio::test]
 async fn a_missing_right_is_an_error_that_names_it() {
     let database = database().await;
@@ -430,7 +432,7 @@ async fn a_missing_right_is_an_error_that_names_it() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
 
-    // With what the documentation asks for, and no more, everything works.
+    // With exactly the documented privileges everything works.
     sql(&database, &format!("GRANT SELECT ON users TO {role}")).await;
     limited.store().check().await.unwrap();
     let ada = limited.sign_in_without_request(1).await.unwrap();

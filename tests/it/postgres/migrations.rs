@@ -1,4 +1,4 @@
-//! Creating the sessions' table.
+//! Migrations: creating the sessions table.
 
 use std::{collections::BTreeMap, process::Command};
 
@@ -24,7 +24,7 @@ fn told(error: &Error) -> String {
         .unwrap()
 }
 
-/// Ten processes that start together: one migrates, the others find it done.
+/// Ten processes start together: one migrates, and the others find the migration done.
 #[tokio::test]
 async fn processes_that_start_together_migrate_once() {
     let database = TestDatabase::create(USERS).await;
@@ -43,7 +43,7 @@ async fn processes_that_start_together_migrate_once() {
     store(&database).check().await.unwrap();
 }
 
-/// While one migrates, the next one waits for it.
+/// While one process migrates, the next one waits.
 #[tokio::test]
 async fn a_second_migration_waits_for_the_first() {
     let database = TestDatabase::create(USERS).await;
@@ -66,9 +66,9 @@ async fn a_second_migration_waits_for_the_first() {
     assert_eq!(number(&database, COUNT).await, 1);
 }
 
-/// What cannot be is a clear error, and changes nothing.
+/// An unsuitable schema is a clear error, and nothing is changed.
 #[tokio::test]
-async fn what_does_not_fit_is_an_error_that_says_why() {
+async fn an_unsuitable_schema_is_an_error_with_the_reason() {
     let database = TestDatabase::create(USERS).await;
     let error = store(&database)
         .migrate()
@@ -110,7 +110,7 @@ async fn what_does_not_fit_is_an_error_that_says_why() {
     let columns =
         "SELECT count(*) FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attnum > 0";
     assert_eq!(number(&database, columns).await, 1);
-    // That another table is one of sessions does not make this one.
+    // Another table of sessions does not make this one suitable.
     let other = store(&database).with_table("web_sessions");
     other.migrate().await.unwrap();
     let error = store(&database).migrate().await.unwrap_err();
@@ -121,7 +121,7 @@ async fn what_does_not_fit_is_an_error_that_says_why() {
     );
 }
 
-/// The users' key has the type that it has in the users' table, whatever else is called like it.
+/// The key has the type that it has in the users table, whatever other objects have its name.
 #[tokio::test]
 async fn the_key_has_the_type_of_the_users_key() {
     let database = TestDatabase::create(&format!(
@@ -135,9 +135,9 @@ async fn the_key_has_the_type_of_the_users_key() {
     store(&database).check().await.unwrap();
 }
 
-/// Whatever writes to the table, what no session can be is refused.
+/// The table rejects each impossible session, whatever statement writes it.
 #[tokio::test]
-async fn the_table_refuses_what_no_session_can_be() {
+async fn the_table_rejects_impossible_sessions() {
     let database = database().await;
     let client = database.client().await;
     let insert = async |column: &str, value: &str| {
@@ -180,7 +180,7 @@ async fn the_table_refuses_what_no_session_can_be() {
     insert("user_agent", "repeat('a', 1024)").await.unwrap();
 }
 
-/// What a migration is told of the tables stays on no connection of the pool, where the files then run with the
+/// Settings of a migration stay on no connection of the pool, on which the files then run with the
 /// defaults.
 #[tokio::test]
 async fn settings_end_with_the_migration() {
@@ -207,9 +207,9 @@ async fn settings_end_with_the_migration() {
     store(&database).check().await.unwrap();
 }
 
-/// An ordinary role needs no more than what is written there, the second time too.
+/// An ordinary role needs only the documented privileges, for the second run too.
 #[tokio::test]
-async fn a_migration_needs_the_rights_that_are_written_down() {
+async fn a_migration_needs_the_documented_privileges() {
     let database = TestDatabase::create(USERS).await;
     let role = format!("migrator_{}", database.name());
     for statement in [
@@ -239,7 +239,7 @@ async fn a_migration_needs_the_rights_that_are_written_down() {
     sql(&database, &format!("DROP ROLE {role}")).await;
 }
 
-/// Cancelled at any point, nothing is half done.
+/// A migration that is canceled at any point leaves nothing half done.
 #[tokio::test]
 async fn a_migration_that_is_cancelled_leaves_nothing_or_everything() {
     let database = TestDatabase::create(USERS).await;
@@ -264,7 +264,8 @@ async fn a_migration_that_is_cancelled_leaves_nothing_or_everything() {
     store(&database).check().await.unwrap();
 }
 
-/// The files run under psql as they are, with and without the settings, and `migrate` finds it done.
+/// The files run under psql unchanged, with and without the settings, and `migrate` then finds its
+/// work done.
 #[tokio::test]
 async fn the_files_run_under_psql() {
     let name = "postgres::migrations::the_files_run_under_psql";
@@ -311,9 +312,9 @@ async fn the_files_run_under_psql() {
     assert_eq!(number(&database, triggers).await, 3);
 }
 
-/// Runs of the file at the same time take turns, also without `migrate` and at every isolation level.
+/// Concurrent runs of the file are serialized, also without `migrate` and at every isolation level.
 #[tokio::test]
-async fn runs_of_the_file_take_turns() {
+async fn concurrent_runs_of_the_file_are_serialized() {
     let file = include_str!("../../../migrations/0001_create_sessions.sql");
     for level in ["read committed", "repeatable read", "serializable"] {
         let database = TestDatabase::create(USERS).await;

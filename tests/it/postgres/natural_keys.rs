@@ -1,4 +1,4 @@
-//! Keys with a meaning of their own, which may be renamed.
+//! Natural keys, which may be renamed.
 
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{BoxError, LookupRow, PgSessionStore, PgUser, SessionService};
@@ -17,7 +17,8 @@ impl PgUser for Named {
     }
 }
 
-/// M14: `check()` names the column of a table whose collation takes two spellings of one key for two.
+/// M14: `check()` names the column of a table whose collation distinguishes two spellings that are
+/// one key.
 #[tokio::test]
 async fn check_names_a_collation_that_differs() {
     let database = TestDatabase::create("SELECT").await;

@@ -1,5 +1,5 @@
-//! Behind PgBouncer in transaction mode, where the next transaction of a client may run on any of the
-//! server connections, and so may those of everybody else.
+//! Behind PgBouncer in transaction mode, where each transaction of any client may run on any of the
+//! server connections.
 
 use std::{
     collections::BTreeSet,
@@ -16,26 +16,26 @@ use tower_user_session::{ErrorKind, PgSessionStore, SessionLimit, SessionService
 
 use crate::support::{
     COMPATIBLE_CHANGES, PgSessions, USERS, User, conformance::conforms, cookie, current, database,
-    kill_lookups, number, pgbouncer::Bouncer, proxy::Proxy, sql, two_limits, until_waiting,
+    kill_lookups, number, pgbouncer::PgBouncer, proxy::Proxy, sql, two_limits, until_waiting,
 };
 
-/// So many service instances, as in so many processes.
+/// This many service instances, as if in separate processes.
 const INSTANCES: usize = 3;
 
-fn instances(bouncer: &Bouncer) -> Vec<PgSessions> {
+fn instances(bouncer: &PgBouncer) -> Vec<PgSessions> {
     let store = || PgSessionStore::new(bouncer.pool(4)).with_transaction_pooling();
     (0..INSTANCES)
         .map(|_| SessionService::new(store()))
         .collect()
 }
 
-/// F13: everything that the store does, through a pooler, with not one statement under a name on the way
-/// there, and not one setting or statement left behind.
+/// F13: each operation of the store, through a pooler, sends no named statement and leaves no
+/// setting or statement behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_whole_life_of_a_session_leaves_nothing_behind() {
-    let name = "postgres::pgbouncer::the_whole_life_of_a_session_leaves_nothing_behind";
+async fn every_operation_leaves_no_state_on_server_connections() {
+    let name = "postgres::pgbouncer::every_operation_leaves_no_state_on_server_connections";
     let database = TestDatabase::create(USERS).await;
-    let Some(bouncer) = Bouncer::before(name, &database, "").await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, "").await else {
         return;
     };
     let proxy = Proxy::to(bouncer.config()).await;
@@ -72,7 +72,8 @@ async fn the_whole_life_of_a_session_leaves_nothing_behind() {
     nothing_is_left(&bouncer).await;
 }
 
-/// What `conforms` does not do: cookies, transactions of the application's, demands, touches.
+/// Operations that `conforms` does not cover: cookies, transactions of the application, conditions,
+/// last-seen updates.
 async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
     let phone = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(sessions, phone.token());
@@ -106,7 +107,7 @@ async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
     assert_eq!(sessions.user(laptop.token()).await.unwrap(), None);
     assert!(sessions.sign_out(&headers).await.ended().is_ok());
 
-    // It was not seen for a while, so that it is written down that it is now.
+    // Old enough that the next lookup updates the last-seen time.
     sql(
         database,
         "UPDATE sessions SET last_seen_at = now() - interval '30 minutes'",
@@ -132,8 +133,8 @@ async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
     assert_eq!(sessions.clean_up().await.unwrap(), 1);
 }
 
-/// Looks at both server connections, each of which a transaction holds.
-async fn nothing_is_left(bouncer: &Bouncer) {
+/// Reads the state of both server connections, each of which a transaction holds.
+async fn nothing_is_left(bouncer: &PgBouncer) {
     let (mut one, mut other) = (bouncer.client().await, bouncer.client().await);
     let (one, other) = (
         one.transaction().await.unwrap(),
@@ -155,13 +156,13 @@ async fn nothing_is_left(bouncer: &Bouncer) {
     assert_eq!(connections.len(), 2);
 }
 
-/// F13, and never the wrong user: instances that share server connections, each token asked for again and
-/// again while others sign in and out.
+/// F13, and never the wrong user: instances share server connections, and each token is looked up
+/// repeatedly while others sign in and out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_is_its_owners_whoever_shares_the_connection() {
-    let name = "postgres::pgbouncer::a_token_is_its_owners_whoever_shares_the_connection";
+async fn a_token_resolves_to_its_owner_on_shared_connections() {
+    let name = "postgres::pgbouncer::a_token_resolves_to_its_owner_on_shared_connections";
     let database = database().await;
-    let Some(bouncer) = Bouncer::before(name, &database, "").await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, "").await else {
         return;
     };
     let mut tasks = Vec::new();
@@ -198,13 +199,13 @@ async fn come_and_go(sessions: PgSessions, user: i64) {
     }
 }
 
-/// F14, F10: server connections that the pooler replaces and tables that change, under load: nobody
-/// sees either.
+/// F14, F10: the pooler replaces server connections and the tables change, under load: no call
+/// fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changing_the_tables_and_the_connections_is_not_seen() {
-    let name = "postgres::pgbouncer::changing_the_tables_and_the_connections_is_not_seen";
+async fn schema_and_connection_changes_cause_no_error() {
+    let name = "postgres::pgbouncer::schema_and_connection_changes_cause_no_error";
     let database = database().await;
-    let Some(bouncer) = Bouncer::before(name, &database, "server_lifetime = 1").await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, "server_lifetime = 1").await else {
         return;
     };
     let stop = Arc::new(AtomicBool::new(false));
@@ -244,13 +245,13 @@ async fn changing_the_tables_and_the_connections_is_not_seen() {
     assert!(connections.len() > 2, "the pooler replaced no connection");
 }
 
-/// F14, F03: server connections that are killed under the pooler, idle and at work: the lookup is asked
-/// once more, and nobody sees it.
+/// F14, F03: server connections are killed under the pooler, idle and busy: the lookup is retried
+/// once, and no call fails.
 #[tokio::test]
-async fn a_lost_server_connection_is_not_seen() {
-    let name = "postgres::pgbouncer::a_lost_server_connection_is_not_seen";
+async fn a_lost_server_connection_causes_no_error() {
+    let name = "postgres::pgbouncer::a_lost_server_connection_causes_no_error";
     let database = database().await;
-    let Some(bouncer) = Bouncer::before(name, &database, "").await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, "").await else {
         return;
     };
     let sessions = instances(&bouncer).remove(0);
@@ -261,7 +262,7 @@ async fn a_lost_server_connection_is_not_seen() {
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     }
 
-    // At work: behind a lock on the users' table, until it is killed.
+    // Busy: waiting for a lock on the users table until it is killed.
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
@@ -277,13 +278,13 @@ async fn a_lost_server_connection_is_not_seen() {
     assert_eq!(asking.await.unwrap().unwrap(), Some(User::ada()));
 }
 
-/// A lookup that does not finish is not waited for by the next one, through a pooler either: what it had
+/// A lookup that does not finish does not block the next one, also through a pooler: its connection
 /// is closed.
 #[tokio::test]
-async fn a_lookup_that_does_not_finish_keeps_nobody_waiting() {
-    let name = "postgres::pgbouncer::a_lookup_that_does_not_finish_keeps_nobody_waiting";
+async fn a_lookup_that_does_not_finish_blocks_no_other() {
+    let name = "postgres::pgbouncer::a_lookup_that_does_not_finish_blocks_no_other";
     let database = database().await;
-    let Some(bouncer) = Bouncer::before(name, &database, "").await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, "").await else {
         return;
     };
     let store = PgSessionStore::<User>::new(bouncer.pool(2)).with_transaction_pooling();
@@ -305,14 +306,15 @@ async fn a_lookup_that_does_not_finish_keeps_nobody_waiting() {
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
 }
 
-/// F13: without the setting: the owner, or an error that names the setting, and nobody else.
+/// F13: without the setting a token resolves to its owner, or to an error that names the setting,
+/// and never to another user.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_setting_there_are_errors_that_name_it() {
-    let name = "postgres::pgbouncer::without_the_setting_there_are_errors_that_name_it";
+async fn errors_without_the_setting_name_it() {
+    let name = "postgres::pgbouncer::errors_without_the_setting_name_it";
     let database = database().await;
     let tracking = "max_prepared_statements = 0";
     let settings = if tracks_statements() { tracking } else { "" };
-    let Some(bouncer) = Bouncer::before(name, &database, settings).await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, settings).await else {
         return;
     };
     let good = instances(&bouncer).remove(0);
@@ -350,30 +352,30 @@ async fn without_the_setting_there_are_errors_that_name_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_that_tracks_statements_needs_no_setting() {
     let name = "postgres::pgbouncer::a_pooler_that_tracks_statements_needs_no_setting";
-    if Bouncer::version().is_some() && !tracks_statements() {
+    if PgBouncer::version().is_some() && !tracks_statements() {
         return skip(name, "this pgbouncer tracks no prepared statements");
     }
     let database = database().await;
     let tracking = "max_prepared_statements = 100";
-    let Some(bouncer) = Bouncer::before(name, &database, tracking).await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, tracking).await else {
         return;
     };
     works_without_the_setting(&bouncer).await;
 }
 
-/// Where a client keeps its server connection, so that it is as if there were no pooler.
+/// In session mode a client keeps its server connection, as if there were no pooler.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn session_mode_needs_no_setting() {
     let name = "postgres::pgbouncer::session_mode_needs_no_setting";
     let database = database().await;
     let session_mode = "pool_mode = session\ndefault_pool_size = 20";
-    let Some(bouncer) = Bouncer::before(name, &database, session_mode).await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, session_mode).await else {
         return;
     };
     works_without_the_setting(&bouncer).await;
 }
 
-async fn works_without_the_setting(bouncer: &Bouncer) {
+async fn works_without_the_setting(bouncer: &PgBouncer) {
     let mut tasks = Vec::new();
     for _ in 0..INSTANCES {
         let sessions = SessionService::new(PgSessionStore::<User>::new(bouncer.pool(4)));
@@ -388,16 +390,17 @@ async fn works_without_the_setting(bouncer: &Bouncer) {
 }
 
 fn tracks_statements() -> bool {
-    Bouncer::version().is_some_and(|version| version >= (1, 21))
+    PgBouncer::version().is_some_and(|version| version >= (1, 21))
 }
 
-/// M18: the server's connection is lost while the server commits. Whether it has is unknown, whatever the pooler says.
+/// M18: the server's connection is lost while the server commits. The outcome is unknown, whatever
+/// the pooler reports.
 #[tokio::test]
 async fn a_connection_that_is_lost_at_commit_leaves_the_outcome_unknown() {
     let name =
         "postgres::pgbouncer::a_connection_that_is_lost_at_commit_leaves_the_outcome_unknown";
     let database = database().await;
-    let Some(bouncer) = Bouncer::before(name, &database, "").await else {
+    let Some(bouncer) = PgBouncer::before(name, &database, "").await else {
         return;
     };
     let store = PgSessionStore::new(bouncer.pool(4)).with_transaction_pooling();

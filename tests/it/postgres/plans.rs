@@ -1,4 +1,4 @@
-//! The plan that the server really uses for a lookup.
+//! The query plan that the server uses for a lookup.
 
 use std::time::SystemTime;
 
@@ -13,9 +13,9 @@ const FILL: &str = "INSERT INTO sessions (token_digest, user_id, expires_at)
     SELECT sha256(n::text::bytea), 1 + n % 2, now() + interval '1 day'
     FROM generate_series($1::int, $2::int) AS n";
 
-/// On a table that has just been made, and on one that grew a thousandfold without `ANALYZE` under a
-/// plan that was made while it was tiny, for one digest and for many: an index, never the whole table.
-/// There it is one plan for whatever is asked, which has parameters in it, and it is not compiled.
+/// On a new table, and on one that grew a thousandfold without `ANALYZE` under a plan from when it
+/// was tiny, for one digest and for many: an index scan, never a scan of the whole table. There it
+/// is one generic plan with parameters, and it is not JIT-compiled.
 #[tokio::test]
 async fn a_lookup_never_reads_a_whole_table() {
     let name = "postgres::plans::a_lookup_never_reads_a_whole_table";
@@ -26,7 +26,7 @@ async fn a_lookup_never_reads_a_whole_table() {
             ("auto_explain.log_verbose", "on"),
             ("autovacuum", "off"),
             ("jit", "on"),
-            // Where everything is kept, each query would stand beside its plan.
+            // If all plans were kept, each query would be logged with its plan.
             ("log_statement", "none"),
             ("log_min_duration_statement", "-1"),
         ])
@@ -40,7 +40,7 @@ async fn a_lookup_never_reads_a_whole_table() {
     let store = PgSessionStore::<User>::new(pool(&database, 2));
     store.migrate().await.unwrap();
     let client = database.client().await;
-    // On connections that are opened from now on, any plan is dear enough to be compiled.
+    // On connections opened from now on, each plan is expensive enough to be compiled.
     let compile = format!("ALTER DATABASE {} SET jit_above_cost = 0", database.name());
     client.batch_execute(&compile).await.unwrap();
     let sessions = SessionService::new(PgSessionStore::<User>::new(pool(&database, 2)));
@@ -78,8 +78,8 @@ async fn a_lookup_never_reads_a_whole_table() {
     sessions.close().await;
     let prepared = server.log();
 
-    // Planned each time, as the planner likes: it sees how large the sessions' table is now. The users'
-    // is one page.
+    // Planned each time without restrictions: the planner sees the current size of the sessions
+    // table. The users table is one page.
     let store = PgSessionStore::<User>::new(pool(&database, 2)).with_transaction_pooling();
     for wanted in [1_u8, 2, 8, 128] {
         let digests: Vec<_> = (0..wanted)
@@ -120,10 +120,9 @@ async fn a_lookup_never_reads_a_whole_table() {
     }
 }
 
-/// Pages are filled with room for sessions that are used: they stay where they are, and no index is
-/// written.
+/// Pages have free space for last-seen updates: rows stay in their pages, and no index is written.
 #[tokio::test]
-async fn sessions_that_are_used_stay_in_their_pages() {
+async fn last_seen_updates_stay_in_their_pages() {
     let database = database().await;
     let sessions = sessions(&database);
     let idle = "ALTER TABLE sessions ALTER last_seen_at SET DEFAULT now() - interval '1 hour'";

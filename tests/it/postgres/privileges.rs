@@ -1,4 +1,4 @@
-//! The store under a role that may do what SECURITY.md grants, and nothing else.
+//! The store under a role that has exactly the privileges that SECURITY.md lists.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -37,7 +37,7 @@ fn pool_of(database: &TestDatabase, role: &str) -> Pool {
         .unwrap()
 }
 
-/// Everything that a store does while an application runs.
+/// Each operation of a store while an application runs.
 async fn everything(database: &TestDatabase, role: &str) -> Result<(), BoxError> {
     let store = PgSessionStore::<User>::new(pool_of(database, role));
     let store = store.with_session_limit(SessionLimit::end_oldest(3)?);
@@ -72,11 +72,11 @@ async fn everything(database: &TestDatabase, role: &str) -> Result<(), BoxError>
     sessions.close().await;
     let recent = "SELECT count(*) FROM sessions WHERE last_seen_at > now() - interval '1 hour'";
     if number(database, recent).await != 1 {
-        return Err("the use of a session was not written down".into());
+        return Err("last_seen_at was not updated".into());
     }
     let signed_out = sessions.sign_out(&headers).await;
     if !signed_out.ended().map_err(Clone::clone)? {
-        return Err("nobody was signed out".into());
+        return Err("no session was ended".into());
     }
     let _again = sessions.sign_in_without_request(1).await?;
     assert_eq!(sessions.revoke_all(&1).await?, 1);
@@ -88,7 +88,7 @@ async fn everything(database: &TestDatabase, role: &str) -> Result<(), BoxError>
     Ok(())
 }
 
-/// What somebody would try who can make the application run SQL of theirs.
+/// What an attacker would try who can make the application run arbitrary SQL.
 const REFUSED: [&str; 14] = [
     "SELECT password_hash FROM users",
     "SELECT u FROM users AS u",
@@ -96,7 +96,7 @@ const REFUSED: [&str; 14] = [
     "INSERT INTO users (email) VALUES ('mallory@example.com')",
     "DELETE FROM users",
     "SELECT id FROM users FOR UPDATE",
-    // Longer than the limit, somebody else's, as if just proved, or under a name of one's choice.
+    // Beyond the limit, another user's, as if just authenticated, or with a chosen id.
     "UPDATE sessions SET expires_at = now() + interval '1 year'",
     "UPDATE sessions SET user_id = 2",
     "UPDATE sessions SET created_at = now()",
@@ -108,8 +108,8 @@ const REFUSED: [&str; 14] = [
     "CREATE TRIGGER t BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
 ];
 
-/// C17, L04: with the rights that SECURITY.md grants everything works; without any one of them something
-/// does not; and nothing can be done beyond.
+/// C17, L04: with the privileges that SECURITY.md lists everything works. Without any one of them
+/// an operation fails. Nothing beyond them is possible.
 #[tokio::test]
 async fn the_documented_rights_are_enough_and_no_more() {
     let database = database().await;

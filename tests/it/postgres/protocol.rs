@@ -1,4 +1,4 @@
-//! A server that does not keep to the protocol: what it says to a lookup is changed on the way.
+//! A server that violates the protocol: its responses to a lookup are changed on the way.
 
 use std::{
     sync::{
@@ -25,39 +25,39 @@ use crate::support::{
 
 const DEADLINE: Duration = Duration::from_millis(500);
 
-/// What happens to the answer to a lookup.
+/// How the response to a lookup is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lie {
     None,
-    /// It comes in two parts, of which the first has so many bytes.
+    /// It arrives in two parts, the first of this many bytes.
     SplitAt(usize),
-    /// It comes twice.
+    /// It arrives twice.
     Twice,
-    /// It comes again as the answer to the next question on this connection.
+    /// It arrives again as the response to the next query on this connection.
     Again,
-    /// It does not come.
+    /// It does not arrive.
     Dropped,
-    /// The one thing in it that matters does not come.
+    /// Its one significant message does not arrive.
     WithoutRows,
-    /// Its rows are cut short, and say so.
+    /// Its rows are truncated, and their length says so.
     ShortRow,
-    /// Its rows end before they should.
+    /// Its rows end too early.
     TruncatedRow,
-    /// Its rows have a column too many.
+    /// Its rows have an extra column.
     ExtraColumn,
-    /// A row claims to be so long that no memory holds it.
+    /// A row claims a length that exceeds all memory.
     HugeRow,
-    /// It is followed by an error that nobody has caused.
+    /// It is followed by an unsolicited error.
     ThenError,
-    /// It is followed by the end of another question.
+    /// It is followed by the end of another query.
     ReadyTwice,
     /// The connection ends in the middle of a row.
     EndsInRow,
-    /// When the statement is prepared, the columns are said to be of other types.
+    /// When the statement is prepared, the server reports other column types.
     WrongTypes,
 }
 
-/// Whether this ends with the end of an answer, whatever the state of the transaction.
+/// Whether this ends with the end of a response, in any transaction state.
 fn is_whole(answer: &[u8]) -> bool {
     answer
         .rchunks(6)
@@ -71,7 +71,7 @@ struct Liar {
     config: Config,
     lie: Arc<Mutex<Lie>>,
     connections: Arc<AtomicUsize>,
-    /// How long the last answer to a lookup was.
+    /// The length of the last response to a lookup.
     length: Arc<AtomicUsize>,
 }
 
@@ -131,7 +131,7 @@ impl Liar {
                     let read = read.ok().filter(|read| *read > 0)?;
                     answer.extend_from_slice(&from_server[..read]);
                     if !is_whole(&answer) {
-                        // The handshake's questions; every other answer ends with this.
+                        // The handshake's messages; every other response ends with this.
                         if answer.starts_with(b"R") {
                             client.write_all(&std::mem::take(&mut answer)).await.ok()?;
                         }
@@ -146,7 +146,7 @@ impl Liar {
                         client.write_all(&with_other_types(&messages)).await.ok()?;
                         continue;
                     }
-                    // A lookup binds, has rows and is the only one of its kind to begin with a digest.
+                    // Only a lookup binds, returns rows, and has a digest as its first value.
                     let lookup = messages.first()?.0 == b'2'
                         && messages.get(1).is_some_and(|(tag, body)| {
                             *tag == b'D' && body.get(2..6) == Some(&[0, 0, 0, 32])
@@ -239,7 +239,7 @@ fn changed(answer: &[Message], lie: Lie) -> Vec<u8> {
     lying
 }
 
-/// What was prepared, with another type for every column that it returns.
+/// The prepared statement's description, with another type for each column that it returns.
 fn with_other_types(answer: &[Message]) -> Vec<u8> {
     let mut lying = answer.to_vec();
     let columns = &mut lying[2].1;
@@ -253,9 +253,9 @@ fn with_other_types(answer: &[Message]) -> Vec<u8> {
     bytes(&lying)
 }
 
-/// E02: wherever an answer is split, it is the same answer.
+/// E02: a response gives the same result wherever it is split.
 #[tokio::test]
-async fn an_answer_in_two_parts_is_the_same_answer() {
+async fn a_response_split_across_packets_is_read_correctly() {
     let database = database().await;
     let liar = Liar::before(database.config()).await;
     let sessions = liar.sessions();
@@ -271,14 +271,14 @@ async fn an_answer_in_two_parts_is_the_same_answer() {
         assert_eq!(found.unwrap(), Some(User::ada()), "split at {at}");
         assert_eq!(other.unwrap(), Some(User::eve()), "split at {at}");
     }
-    // The second lookup of a pair has a connection of its own.
+    // The second lookup of a pair has its own connection.
     assert!(liar.connections() <= opened + 1);
 }
 
-/// E03, F21: an answer that is not one is an error, or makes the lookup be asked again; it never passes
-/// for one, and the connection that it came over is not used again.
+/// E03, F21: a malformed response is an error or makes the lookup be retried. It is never accepted,
+/// and its connection is not used again.
 #[tokio::test]
-async fn an_answer_that_is_none_is_an_error_and_the_end_of_its_connection() {
+async fn a_malformed_response_is_an_error_and_closes_the_connection() {
     let database = database().await;
     let liar = Liar::before(database.config()).await;
     for (lie, refused) in [
@@ -302,7 +302,7 @@ async fn an_answer_that_is_none_is_an_error_and_the_end_of_its_connection() {
         let kind = answer.as_ref().map_err(Error::kind);
         match refused {
             Some(refused) => assert_eq!(kind, Err(refused), "{lie:?}"),
-            // The answer was right; what came after it was not.
+            // The response was correct; the message after it was not.
             None => assert_eq!(kind, Ok(&Some(User::ada())), "{lie:?}"),
         }
         liar.tell(Lie::None);
@@ -315,9 +315,9 @@ async fn an_answer_that_is_none_is_an_error_and_the_end_of_its_connection() {
     assert!(memory_in_use() < 1 << 30);
 }
 
-/// E03: an answer that comes again is not the answer to a later question about somebody else.
+/// E03: a replayed response is not accepted for a later query about another token.
 #[tokio::test]
-async fn an_answer_that_comes_again_is_about_nobody_else() {
+async fn a_replayed_response_never_resolves_another_token() {
     let database = database().await;
     let liar = Liar::before(database.config()).await;
     let sessions = liar.sessions();
@@ -333,9 +333,9 @@ async fn an_answer_that_comes_again_is_about_nobody_else() {
     assert_eq!(liar.connections(), opened + 1);
 }
 
-/// E03, E05: nor is it to the same question, asked again after the session has ended.
+/// E03, E05: nor for the same query, repeated after the session has ended.
 #[tokio::test]
-async fn an_answer_that_comes_again_does_not_outlive_the_session() {
+async fn a_replayed_response_does_not_outlive_the_session() {
     let database = database().await;
     let honest = sessions(&database);
     let liar = Liar::before(database.config()).await;
@@ -352,10 +352,10 @@ async fn an_answer_that_comes_again_does_not_outlive_the_session() {
     assert_eq!(liar.connections(), opened + 1);
 }
 
-/// F22: a server that asks for years of work before it lets anybody in is refused at once, and nobody else
-/// waits for it.
+/// F22: a server that demands years of work during authentication is rejected at once, and no other
+/// caller waits for it.
 #[tokio::test]
-async fn a_server_that_asks_for_endless_work_is_refused() {
+async fn an_excessive_scram_iteration_count_is_rejected() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let demanding = async move {
@@ -372,7 +372,7 @@ async fn a_server_that_asks_for_endless_work_is_refused() {
         let challenge = [&11_u32.to_be_bytes()[..], challenge.as_bytes()].concat();
         let demand = bytes(&[(b'R', challenge)]);
         client.write_all(&demand).await.unwrap();
-        // It would wait for as long as the client works.
+        // The server waits as long as the client works.
         let _ = client.read(&mut [0; 1]).await;
     };
     let mut config = Config::new();
@@ -392,7 +392,7 @@ async fn a_server_that_asks_for_endless_work_is_refused() {
     assert!(start.elapsed() < DEADLINE);
 }
 
-/// Of this process, in bytes; zero where the system does not say.
+/// The memory of this process in bytes; zero if the system does not report it.
 fn memory_in_use() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

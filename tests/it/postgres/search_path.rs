@@ -20,7 +20,7 @@ impl PgUser for Named {
     }
 }
 
-/// One line a type of key: a name, what makes it, and the type.
+/// One line per type of key: a name, the SQL that creates it, and the type.
 const KEYS: &[(&str, &str, &str)] = &[
     ("text", "SELECT", "text"),
     ("varchar", "SELECT", "varchar(36)"),
@@ -28,13 +28,13 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("citext", "CREATE EXTENSION citext SCHEMA app", "app.citext"),
 ];
 
-/// One line a search path: where another role may create objects, and the path.
+/// One line per search path: where another role may create objects, and the path.
 const PATHS: &[(&str, &str)] = &[
     ("after pg_catalog", "public, app"),
     ("before pg_catalog", "public, pg_catalog, app"),
 ];
 
-/// Operators for every type that the statements compare, and functions that fit better than those of
+/// Operators for each type that the statements compare, and functions that fit better than those of
 /// `pg_catalog`. Each of them fails when it is called.
 fn plant(key: &str) -> String {
     format!(
@@ -75,7 +75,7 @@ fn plant(key: &str) -> String {
     )
 }
 
-/// A database whose users are in a schema of their own. `None` if the server lacks the type.
+/// A database whose users are in their own schema. `None` if the server lacks the type.
 async fn users(make: &str, key: &str) -> Option<TestDatabase> {
     let database = TestDatabase::create("CREATE SCHEMA app").await;
     let client = database.client().await;
@@ -101,7 +101,8 @@ async fn set_path(database: &TestDatabase, path: &str) {
     client.batch_execute(&statement).await.unwrap();
 }
 
-/// M12: what another role has planted is never called: by the migration, by the check, by any statement.
+/// M12: operators and functions that another role planted are never called: by the migration, the
+/// check, or any statement.
 #[tokio::test]
 async fn planted_operators_and_functions_are_never_called() {
     for (name, make, key) in KEYS {
@@ -170,8 +171,8 @@ async fn use_everything(store: PgSessionStore<Named>, name: &str) {
     assert_eq!(sessions.revoke_everyone().await.unwrap(), 0, "{name}");
 }
 
-/// M12: keys of an extension's type are compared with the extension's operator, also if its schema is not in the
-/// path.
+/// M12: keys of an extension's type are compared with the extension's operator, also if its schema
+/// is not in the path.
 #[tokio::test]
 async fn citext_keys_compare_with_their_own_operator() {
     let (_, make, key) = KEYS[3];
@@ -197,7 +198,7 @@ async fn citext_keys_compare_with_their_own_operator() {
     }
 }
 
-/// M12: the migration leaves the search path as it found it, also within a transaction of the caller.
+/// M12: the migration restores the search path, also within a transaction of the caller.
 #[tokio::test]
 async fn migration_restores_the_search_path() {
     let Some(database) = users("SELECT", "text").await else {

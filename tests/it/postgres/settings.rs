@@ -15,7 +15,7 @@ use crate::support::{
     PgSessions, User, cookie, database, number, patiently, pool, sessions, sign_out, until_waiting,
 };
 
-/// One line a setting: a name, and the SQL that makes it the default of every new connection.
+/// One line per setting: a name, and the SQL that makes it the default of each new connection.
 const SETTINGS: &[(&str, &str)] = &[
     ("the default", "SELECT"),
     (
@@ -53,7 +53,7 @@ async fn session_limit_is_exact_at_every_isolation_level() {
         set(&database, setting).await;
         let mut sign_ins = JoinSet::new();
         for _ in 0..6 {
-            // A process of its own: within one, the writes of a user take turns.
+            // A separate process: within one, the writes of a user are serialized.
             let sessions = limited(&database, 1, SessionLimit::end_oldest(1).unwrap());
             sign_ins.spawn(async move { sessions.sign_in_without_request(1).await.map(drop) });
         }
@@ -65,7 +65,7 @@ async fn session_limit_is_exact_at_every_isolation_level() {
     }
 }
 
-/// M01: a revocation ends the session that a sign-in under way begins.
+/// M01: a revocation ends the session of a concurrent sign-in.
 #[tokio::test]
 async fn revocation_ends_a_concurrent_sign_in_at_every_isolation_level() {
     for (name, setting) in SETTINGS {
@@ -98,7 +98,8 @@ async fn revocation_ends_a_concurrent_sign_in_at_every_isolation_level() {
     }
 }
 
-/// M01, M05: a sign-out or a sign-in that waits for a rotation ends the session under its new digest.
+/// M01, M05: a sign-out or a sign-in that waits for a rotation ends the session under its new
+/// digest.
 #[tokio::test]
 async fn session_that_is_being_rotated_ends() {
     for (name, setting) in SETTINGS {
@@ -132,7 +133,7 @@ async fn session_that_is_being_rotated_ends() {
     }
 }
 
-/// M03: a single write that the server rolled back because of other transactions is sent once more.
+/// M03: a single write that the server rolled back because of other transactions is retried once.
 #[tokio::test]
 async fn rolled_back_write_is_sent_once_more() {
     for state in ["40001", "40P01"] {
@@ -159,7 +160,7 @@ async fn rolled_back_write_is_sent_once_more() {
     }
 }
 
-/// M02: a transaction of the application's above READ COMMITTED is rejected.
+/// M02: a transaction of the application above READ COMMITTED is rejected.
 #[tokio::test]
 async fn application_transactions_above_read_committed_are_rejected() {
     let database = database().await;
@@ -197,9 +198,9 @@ async fn application_transactions_above_read_committed_are_rejected() {
     }
 }
 
-/// M04: services that name one table differently exclude each other; services of two tables do not.
+/// M04: services that name one table differently exclude each other. Services of two tables do not.
 #[tokio::test]
-async fn names_of_one_table_share_a_lock() {
+async fn different_names_of_one_table_share_a_lock() {
     let database = database().await;
     let plain = sessions(&database);
     let store = PgSessionStore::<User>::new(pool(&database, 2)).with_schema("public");
@@ -228,7 +229,7 @@ async fn names_of_one_table_share_a_lock() {
     assert_eq!(revoking.await.unwrap().unwrap(), 1);
 }
 
-/// What other code can leave on a connection when it returns it to the pool, one line each.
+/// State that other code can leave on a connection that it returns to the pool, one line each.
 const LEFT_ON_A_CONNECTION: &[&str] = &[
     "BEGIN; UPDATE users SET email = 'changed'",
     "BEGIN ISOLATION LEVEL REPEATABLE READ; UPDATE users SET email = 'changed'",
@@ -246,7 +247,8 @@ const LEFT_ON_A_CONNECTION: &[&str] = &[
     "DISCARD ALL",
 ];
 
-/// M07: what other code leaves on a pooled connection reaches no statement of the store, and none of it is committed.
+/// M07: state that other code leaves on a pooled connection reaches no statement of the store, and
+/// none of it is committed.
 #[tokio::test]
 async fn state_left_on_pooled_connections_reaches_no_statement() {
     for left in LEFT_ON_A_CONNECTION {
@@ -284,7 +286,8 @@ async fn state_left_on_pooled_connections_reaches_no_statement() {
     }
 }
 
-/// What a pool does with each new connection, one line each, and the session that its sign-ins see.
+/// What a pool does with each new connection, one line each, and the session state that its
+/// sign-ins see.
 const HOOKS: &[(&str, &str)] = &[
     ("a search path", "SET search_path = tenant"),
     ("a role", "SET ROLE tenant_@"),
@@ -298,7 +301,7 @@ const HOOKS: &[(&str, &str)] = &[
     ),
 ];
 
-/// M08: the pool's hooks hold for lookups, sign-ins and every other statement alike.
+/// M08: the pool's hooks apply to lookups, sign-ins and every other statement.
 #[tokio::test]
 async fn hooks_of_the_pool_hold_for_every_statement() {
     for &(name, hook) in HOOKS {
@@ -359,7 +362,8 @@ async fn hooks_of_the_pool_hold_for_every_statement() {
     }
 }
 
-/// What an application does to connections after they were created, one line each, and the word by which the error names it.
+/// What an application does to connections after they were created, one line each, and the word by
+/// which the error names it.
 const ALIENATED: &[(&str, &str)] = &[
     ("SET ROLE pg_monitor", "role"),
     ("SET search_path = elsewhere, public", "search_path"),
@@ -370,7 +374,7 @@ const ALIENATED: &[(&str, &str)] = &[
     ("CREATE TEMPORARY TABLE users (LIKE public.users)", "users"),
 ];
 
-/// M08: `check` rejects a pool whose connections do not see what the store's own connections see.
+/// M08: `check` rejects a pool whose connections see other data than the store's own connections.
 #[tokio::test]
 async fn check_compares_the_pools_connections_with_its_own() {
     for &(change, word) in ALIENATED {
@@ -397,7 +401,7 @@ const OUTDATES: &[&str] = &[
     "DROP INDEX IF EXISTS sessions_user_id_idx",
 ];
 
-/// M19: every statement survives a change of the tables after which what was prepared does not fit any more.
+/// M19: each statement survives a change of the tables that makes its prepared form invalid.
 #[tokio::test]
 async fn outdated_statements_are_prepared_again() {
     for change in OUTDATES {
@@ -433,7 +437,8 @@ async fn outdated_statements_are_prepared_again() {
     }
 }
 
-/// A pool that recycles connections with `DISCARD ALL` loses what was prepared on them. Sign-ins do not depend on it.
+/// A pool that recycles connections with `DISCARD ALL` drops their prepared statements. Sign-ins do
+/// not depend on them.
 #[tokio::test]
 async fn recycling_with_discard_all_changes_nothing() {
     let database = database().await;
@@ -470,7 +475,8 @@ async fn a_used_connection_of_the_pool_is_never_taken() {
     assert_eq!(rows, 1);
 }
 
-/// Signs in with this cookie in a transaction of the application, which waits for locks as long as it must.
+/// Signs in with this cookie in a transaction of the application, which waits for locks as long as
+/// it must.
 async fn sign_in_in_transaction(sessions: &PgSessions, user: i64, cookie: &http::HeaderMap) {
     let mut client = sessions.store().pool().get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
@@ -528,7 +534,7 @@ impl tower_user_session::PgUser for Named {
     }
 }
 
-/// M14: spellings that a nondeterministic collation takes for one key are one user.
+/// M14: spellings that a nondeterministic collation treats as equal are one user.
 #[tokio::test]
 async fn nondeterministic_collations_are_copied_from_the_key() {
     let setup = "CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);

@@ -1,4 +1,4 @@
-//! What each statement touches, and what it leaves alone.
+//! Which rows and columns each statement changes.
 
 use std::time::{Duration, SystemTime};
 
@@ -29,24 +29,24 @@ async fn set(database: &TestDatabase, session: SessionId, values: &str) {
     assert_eq!(sql(database, &update).await, 1);
 }
 
-/// A time of one session.
+/// Reads a timestamp of one session.
 async fn time(database: &TestDatabase, session: SessionId, expression: &str) -> SystemTime {
     let query = format!("SELECT {expression} FROM sessions WHERE id = '{session}'");
     let client = database.client().await;
     client.query_one(&query, &[]).await.unwrap().get(0)
 }
 
-/// Whether a lookup finds the session. Unlike [`SessionService::user`] it is not a use of it.
+/// Whether a lookup finds the session. Unlike [`SessionService::user`] it does not count as use.
 async fn finds(sessions: &PgSessions, token: &SessionToken) -> bool {
     let mut answers = sessions.store().find(&[token.digest()]).await.unwrap();
     let answer = answers.pop().unwrap();
     answer.into_outcome().unwrap().is_some()
 }
 
-/// What is written down is the time of the use, onto the sessions that were used and no other:
-/// never to an earlier time, never within an interval, never onto one that is over.
+/// A last-seen update stores the time of use on the used sessions only: never an earlier time,
+/// never within an interval, never on a session that has ended.
 #[tokio::test]
-async fn a_use_is_written_onto_its_own_session() {
+async fn a_last_seen_update_changes_only_its_own_session() {
     let database = database().await;
     let sessions = with(&database, two_limits());
     assert_eq!(sessions.store().touch_interval(), Some(4 * MINUTE));
@@ -90,7 +90,7 @@ async fn a_use_is_written_onto_its_own_session() {
     }
 }
 
-/// Without an idle limit a session that nobody used for a month lives, in every statement.
+/// Without an idle limit a session that was unused for a month is valid, in each statement.
 #[tokio::test]
 async fn without_an_idle_limit_only_the_absolute_one_counts() {
     let database = database().await;
@@ -128,8 +128,8 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
 
-/// What makes room is the live session of this user that began first, not the one that was used or
-/// confirmed least recently. What is over does not count, and what others have stays.
+/// The limit evicts the user's live session that began first, not the one that was used or
+/// confirmed least recently. Expired sessions do not count, and other users' sessions stay.
 #[tokio::test]
 async fn the_users_oldest_live_session_makes_room() {
     let database = database().await;
@@ -155,13 +155,13 @@ async fn the_users_oldest_live_session_makes_room() {
     for live in [&eve, &third, &fourth] {
         assert!(finds(&sessions, live.token()).await);
     }
-    // Deleting it is what cleaning up is for.
+    // Clean-up deletes it.
     let left = format!("SELECT count(*) FROM sessions WHERE id = '{over}'");
     assert_eq!(number(&database, &left).await, 1);
 }
 
-/// The limit counts the live sessions of this user, but for those that are replaced; and nobody who
-/// may not sign in learns that it is reached.
+/// The limit counts the user's live sessions except those that are replaced. A user who may not
+/// sign in does not learn that the limit is reached.
 #[tokio::test]
 async fn the_limit_counts_the_users_live_sessions() {
     let database = database().await;
@@ -197,12 +197,12 @@ async fn the_limit_counts_the_users_live_sessions() {
     assert_eq!(refused().await, ErrorKind::TooManySessions);
 }
 
-/// Two confirmations of one token at once do not both succeed: the first one's new token would be
-/// dead before it reached its client.
+/// Two concurrent confirmations of one token do not both succeed: the first one's new token would
+/// be invalid before it reached its client.
 #[tokio::test]
 async fn a_token_is_confirmed_once() {
     let database = database().await;
-    // Two processes, as it were: within one, a user's writes take turns.
+    // As if in two processes: within one, a user's writes are serialized.
     let processes = [sessions(&database), sessions(&database)];
     let sessions = &processes[0];
     let presented = [sessions
@@ -237,8 +237,8 @@ async fn a_token_is_confirmed_once() {
     assert!(finds(sessions, &confirmed[0]).await);
 }
 
-/// What a confirmation returns is what a lookup finds from then on, and a proof is a use too. The
-/// cookie lives as long as the session where the person asked to be remembered, and else has no age.
+/// A confirmation returns what a lookup finds from then on, and counts as use. The cookie lives as
+/// long as the session if the user chose to be remembered, and otherwise has no `Max-Age`.
 #[tokio::test]
 async fn a_confirmation_returns_the_session_as_it_is_then() {
     let database = database().await;
@@ -281,9 +281,10 @@ async fn a_confirmation_returns_the_session_as_it_is_then() {
     }
 }
 
-/// Of two live sessions that a request presents, the one that began last is confirmed, and only that one.
+/// Of two live sessions that a request presents, the one that began last is confirmed, and only
+/// that one.
 #[tokio::test]
-async fn a_confirmation_is_of_one_session() {
+async fn a_confirmation_changes_one_session() {
     let database = database().await;
     let sessions = sessions(&database);
     let older = sessions.sign_in_without_request(1).await.unwrap();
@@ -301,12 +302,12 @@ async fn a_confirmation_is_of_one_session() {
         assert!(finds(&sessions, &new).await);
         assert!(finds(&sessions, older.token()).await);
         assert!(!finds(&sessions, newer.token()).await);
-        // The other way round.
+        // In the opposite order.
         presented = [older.token().digest(), new.digest()];
     }
 }
 
-/// What one user does waits for nobody else's sign-in.
+/// An operation of one user does not wait for another user's sign-in.
 #[tokio::test]
 async fn users_do_not_wait_for_each_other() {
     let database = database().await;
@@ -324,8 +325,8 @@ async fn users_do_not_wait_for_each_other() {
     assert!(finds(&sessions, slow.token()).await);
 }
 
-/// A batch of cleaning up is some pages of the table, and the next one goes on behind them. While
-/// another process is at it there is nothing to go through.
+/// A clean-up batch covers some pages of the table, and the next one continues after them. While
+/// another process cleans up there is nothing to do.
 #[tokio::test]
 async fn cleaning_up_goes_from_batch_to_batch() {
     let database = database().await;
@@ -367,7 +368,7 @@ async fn cleaning_up_goes_from_batch_to_batch() {
     );
 }
 
-/// The turn at cleaning up ends with the batch, not with the connection that it was on.
+/// The clean-up lock ends with the batch, not with the connection.
 #[tokio::test]
 async fn another_process_cleans_up_next() {
     let database = database().await;
@@ -379,7 +380,8 @@ async fn another_process_cleans_up_next() {
     }
 }
 
-/// The session that was used last comes first, whichever began last, and each has its own times.
+/// The list has the last used session first, whichever began last, and each session has its own
+/// times.
 #[tokio::test]
 async fn devices_are_listed_by_their_last_use() {
     let database = database().await;
@@ -419,10 +421,10 @@ async fn devices_are_listed_by_their_last_use() {
     }
 }
 
-/// Of the sessions that are asked about, those that a lookup would find, each until the limit that it meets
+/// Of the given sessions, those that a lookup would find, each with the limit that it reaches
 /// first.
 #[tokio::test]
-async fn a_session_is_said_to_live_until_its_next_limit() {
+async fn expires_at_is_the_next_limit_of_a_session() {
     let database = database().await;
     let sessions = with(&database, two_limits());
     let disable = "UPDATE users SET disabled_at = now() WHERE id = 2";

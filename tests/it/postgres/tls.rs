@@ -1,4 +1,5 @@
-//! The way to the database: encrypted towards other hosts, to a server that proves who it is.
+//! Connections to the database: encrypted to other hosts, and only to a server that proves its
+//! identity.
 //!
 //! The other host is `db.example`, with `hostaddr` leading to this machine.
 
@@ -26,10 +27,10 @@ use crate::support::{
     who,
 };
 
-/// What a client that wants TLS says first, and nothing else before it has got it.
+/// What a client that requires TLS sends first, and nothing else until it is accepted.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// Whether these are the words in which a client says who it is.
+/// Whether these bytes are a startup message.
 fn tells_the_user(said: &[u8]) -> bool {
     const WORDS: &[u8] = b"user\0postgres\0";
     said.windows(WORDS.len()).any(|part| part == WORDS)
@@ -39,7 +40,7 @@ fn store(builder: PgPoolBuilder) -> PgSessionStore<User> {
     PgSessionStore::new(builder.max_size(2).build().unwrap())
 }
 
-/// All that the error tells.
+/// The texts of the error and its sources.
 fn told(error: &Error) -> String {
     let mut told = format!("{error:?} {error:#?} {error}");
     let mut next = error.source();
@@ -53,18 +54,18 @@ fn told(error: &Error) -> String {
 async fn kind_for(builder: PgPoolBuilder) -> ErrorKind {
     let store = store(builder);
     let kind = store.check().await.unwrap_err().kind();
-    // A lookup has connections of its own, and fares no differently.
+    // A lookup has its own connections, with the same result.
     let sessions = SessionService::new(store);
     let token = SessionToken::generate().unwrap();
     assert_eq!(sessions.user(&token).await.unwrap_err().kind(), kind);
     kind
 }
 
-/// F20: a server without TLS, with the wrong certificate or an expired one is an error, and is told
-/// nothing in clear text; with the right certificate every connection is encrypted.
+/// F20: a server without TLS, or with a wrong or expired certificate, is an error, and receives
+/// nothing in clear text. With the right certificate every connection is encrypted.
 #[tokio::test]
-async fn only_a_server_that_proves_who_it_is_is_spoken_to() {
-    let test = "postgres::tls::only_a_server_that_proves_who_it_is_is_spoken_to";
+async fn only_a_server_with_a_valid_certificate_is_used() {
+    let test = "postgres::tls::only_a_server_with_a_valid_certificate_is_used";
     let Some(listening) = Listening::start(test).await else {
         return;
     };
@@ -77,7 +78,7 @@ async fn only_a_server_that_proves_who_it_is_is_spoken_to() {
             .root_certificates(ours.pem())
     };
 
-    // None: whatever the string says, and though another of its hosts is on this machine.
+    // None: for each connection string, and even if another of its hosts is on this machine.
     let name = listening.database.name();
     let several = format!(
         "host=db.example,localhost hostaddr=127.0.0.1,127.0.0.1 port={port} user=postgres dbname={name}"
@@ -141,7 +142,7 @@ async fn only_a_server_that_proves_who_it_is_is_spoken_to() {
         WHERE application_name = 'tower-user-session'";
     let client = listening.database.client().await;
     let row = client.query_one(encrypted, &[]).await.unwrap();
-    // Two for lookups, two for writes and one of the pool, which the check compared with them.
+    // Two for lookups, two for writes and one of the pool, with which the check compared them.
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (5, 5));
 
     let direct = builder("&sslnegotiation=direct");
@@ -156,11 +157,11 @@ async fn only_a_server_that_proves_who_it_is_is_spoken_to() {
     assert!(!tells_the_user(&said.lock().unwrap()));
 }
 
-/// L03: clear text goes to another host only where it was asked for by name, and then it is logged;
-/// on this machine it needs no asking.
+/// L03: a clear-text connection to another host needs an explicit setting, and is logged. On this
+/// machine it needs none.
 #[tokio::test]
-async fn clear_text_is_asked_for_by_name() {
-    let test = "postgres::tls::clear_text_is_asked_for_by_name";
+async fn an_unencrypted_connection_needs_an_explicit_setting() {
+    let test = "postgres::tls::an_unencrypted_connection_needs_an_explicit_setting";
     let Some(listening) = Listening::start(test).await else {
         return;
     };
@@ -178,7 +179,7 @@ async fn clear_text_is_asked_for_by_name() {
     assert_eq!(store.check().await.unwrap().encrypted(), Some(false));
     assert!(tells_the_user(&said.lock().unwrap()));
 
-    // On this machine; also where the server has a certificate that nobody trusts.
+    // On this machine, also if the server has an untrusted certificate.
     for certificate in [false, true] {
         if certificate {
             let theirs = authority("theirs");
@@ -205,11 +206,12 @@ async fn clear_text_is_asked_for_by_name() {
     }
 }
 
-/// F19: a wrong password is told apart from a missing server, answered with 503, and told to nobody;
-/// with the right one, the password is bound to the channel. A certificate of the client's works too.
+/// F19: a wrong password has its own error kind, unlike a missing server, is a 503 for clients, and
+/// is not printed. With the right one, the password is bound to the channel. A client certificate
+/// works too.
 #[tokio::test]
-async fn a_wrong_password_is_told_apart_and_told_to_nobody() {
-    let test = "postgres::tls::a_wrong_password_is_told_apart_and_told_to_nobody";
+async fn a_wrong_password_has_its_own_error_kind_and_is_not_printed() {
+    let test = "postgres::tls::a_wrong_password_has_its_own_error_kind_and_is_not_printed";
     let Some(listening) = Listening::start(test).await else {
         return;
     };
@@ -269,7 +271,8 @@ async fn a_wrong_password_is_told_apart_and_told_to_nobody() {
 
     let bound = builder("app:correct%20horse", "&channel_binding=require");
     assert!(store(bound).check().await.is_ok());
-    // Without a password, without a line in `pg_hba.conf`, and where the server does not do its part.
+    // Without a password, without a line in `pg_hba.conf`, and if the server skips its own part of
+    // the authentication.
     for (login, options, kind) in [
         ("app", "", ErrorKind::Configuration),
         ("nobody:x", "", ErrorKind::Authentication),
@@ -299,10 +302,10 @@ async fn a_wrong_password_is_told_apart_and_told_to_nobody() {
     assert!(store(certified).check().await.is_ok());
 }
 
-/// F02, F06: a host that accepts the connection and says nothing is an error within the deadline, for all callers; and
-/// one that rejects it an error at once.
+/// F02, F06: a host that accepts the connection and never responds is an error within the deadline,
+/// for all callers. A host that refuses it is an error at once.
 #[tokio::test]
-async fn nobody_waits_for_ever() {
+async fn every_wait_has_a_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     let builder = || PgPoolBuilder::from_url(&format!("postgres://postgres@127.0.0.1:{port}/app"));
@@ -324,9 +327,9 @@ async fn nobody_waits_for_ever() {
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
-/// What cannot be used is found out before the first connection.
+/// Unusable settings are rejected before the first connection.
 #[test]
-fn certificates_that_cannot_be_used_are_refused() {
+fn unusable_certificates_are_rejected() {
     let builder = || PgPoolBuilder::from_url("postgres://postgres@db.example/app").unwrap();
     let ours = authority("ours");
     let (chain, key) = signed(&ours, &["client"], "client", 4000);
@@ -353,7 +356,7 @@ fn certificates_that_cannot_be_used_are_refused() {
     assert!(usable.root_certificates(ours.pem()).build().is_ok());
 }
 
-/// A pool that the application made without timeouts is reported.
+/// A pool that the application built without timeouts is reported.
 #[tokio::test]
 async fn a_pool_without_timeouts_is_reported() {
     let database = database().await;
@@ -368,8 +371,8 @@ async fn a_pool_without_timeouts_is_reported() {
     );
 }
 
-/// N07: the feed connects as the pool does, with its TLS and with a password that rotates. After a rotation both are
-/// connected again by themselves.
+/// N07: the feed connects as the pool does, with its TLS and with a rotating password. After a
+/// rotation both reconnect without help.
 #[tokio::test]
 async fn a_feed_connects_as_the_pool_does_after_the_password_was_rotated() {
     let test = "postgres::tls::a_feed_connects_as_the_pool_does_after_the_password_was_rotated";

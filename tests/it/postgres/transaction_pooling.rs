@@ -1,4 +1,4 @@
-//! The setting for poolers, as the server itself sees it.
+//! The setting for transaction poolers, as the server sees it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use tower_user_session::{
 
 use crate::support::{USERS, User, database, pool, proxy::Proxy, sql};
 
-/// F13: one round trip for a lookup and for whatever else is one statement, without a name.
+/// F13: a lookup, and each other single statement, is one round trip and unnamed.
 #[tokio::test]
 async fn a_lookup_is_one_round_trip() {
     let database = database().await;
@@ -26,7 +26,7 @@ async fn a_lookup_is_one_round_trip() {
         proxy.sent();
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
         assert_eq!(proxy.sent(), one);
-        // In a transaction of its own: `BEGIN` and `COMMIT` are sent with it.
+        // In its own transaction: `BEGIN` and `COMMIT` are sent with it.
         assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
         let mut with_transaction = one.clone();
         with_transaction.insert('Q', 2);
@@ -71,10 +71,10 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, name: &str) {
     );
 }
 
-/// F13: the driver would prepare a statement to learn of a type that is not built in. Such columns are
-/// refused by name before it can; domains and casts are welcome, and so are keys that are domains.
+/// F13: the driver would prepare a statement to look up a type that is not built in. Such columns
+/// are rejected by name first. Domains and casts are accepted, and so are keys that are domains.
 #[tokio::test]
-async fn a_type_that_is_not_built_in_is_refused_by_name() {
+async fn a_type_that_is_not_built_in_is_rejected_by_name() {
     let database = TestDatabase::create(TYPED).await;
     let proxy = Proxy::before(&database).await;
     let store = PgSessionStore::<Typed<false>>::new(proxy.pool(2)).with_transaction_pooling();
@@ -128,9 +128,9 @@ async fn a_type_that_is_not_built_in_is_refused_by_name() {
     assert!(!proxy.sent().contains_key(&'n'));
 }
 
-/// What does not fit the tables is found by `check`, as without the setting. So are missing rights.
+/// `check` reports an unsuitable schema and missing privileges, as without the setting.
 #[tokio::test]
-async fn a_check_finds_what_does_not_fit() {
+async fn a_check_reports_an_unsuitable_schema() {
     let database = TestDatabase::create(USERS).await;
     let role = format!("asker_{}", database.name());
     sql(&database, &format!("CREATE ROLE {role} LOGIN")).await;
@@ -164,7 +164,7 @@ async fn a_check_finds_what_does_not_fit() {
     }
     sql(&database, &format!("DROP OWNED BY {role}")).await;
     sql(&database, &format!("DROP ROLE {role}")).await;
-    // In `list.sql` alone.
+    // In `list.sql` only.
     sql(&database, "ALTER TABLE sessions RENAME user_agent TO agent").await;
     for pooling in [false, true] {
         let error = store(pooling).check().await.unwrap_err();

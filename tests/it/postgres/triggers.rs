@@ -17,7 +17,7 @@ use crate::support::{
     sql,
 };
 
-/// So many live sessions of user 1, and what they are called.
+/// Inserts this many live sessions of user 1 and returns their ids.
 async fn fill(database: &TestDatabase, count: i32) -> Vec<SessionId> {
     let insert = "INSERT INTO sessions (token_digest, user_id, expires_at)
         SELECT sha256(n::text::bytea), 1, now() + interval '1 day' FROM generate_series(1, $1) AS n
@@ -26,7 +26,8 @@ async fn fill(database: &TestDatabase, count: i32) -> Vec<SessionId> {
     rows.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// D07, D13: every way in which a session ends is announced once, with its name; also as a side effect.
+/// D07, D13: each way in which a session ends sends one notification with its id, also if it is a
+/// side effect.
 #[tokio::test]
 async fn every_end_of_a_session_is_announced() {
     let (database, sessions, mut feed) = announced_sessions().await;
@@ -37,13 +38,13 @@ async fn every_end_of_a_session_is_announced() {
     let adas = <[SignedIn; 5]>::try_from(adas).unwrap();
     let [first, second, third, fourth, fifth] = adas;
     let eve = sessions.sign_in_without_request(2).await.unwrap();
-    feed.silence("new sessions").await;
+    feed.expect_none("new sessions").await;
 
     let signed_out = sessions.sign_out(&cookie(&sessions, first.token())).await;
     assert!(signed_out.ended().unwrap());
     feed.one("ended", &[id(&first)]).await;
     let _ = sessions.sign_out(&cookie(&sessions, first.token())).await;
-    feed.silence("nothing ended").await;
+    feed.expect_none("nothing ended").await;
 
     sessions.revoke(&1, id(&second)).await.unwrap();
     feed.one("ended", &[id(&second)]).await;
@@ -55,7 +56,7 @@ async fn every_end_of_a_session_is_announced() {
     sessions.revoke_everyone().await.unwrap();
     feed.one("ended", &[id(&ada), id(&eve)]).await;
 
-    // A sign-in that replaces, and one for which the oldest makes room.
+    // A sign-in that replaces a session, and one that evicts the oldest.
     let old = sessions.sign_in_without_request(2).await.unwrap();
     let headers = cookie(&sessions, old.token());
     let new = sessions.sign_in(1, &headers).await.unwrap();
@@ -68,7 +69,7 @@ async fn every_end_of_a_session_is_announced() {
         .unwrap();
     feed.one("ended", &[id(&new)]).await;
 
-    // With the user, in a trigger of the foreign key: one user, and more in one statement.
+    // With the user, in a trigger of the foreign key: one user, and several in one statement.
     let eves = sessions.sign_in_without_request(2).await.unwrap();
     sql(&database, "DELETE FROM users WHERE id = 1").await;
     feed.one("ended", &[id(&newest)]).await;
@@ -78,11 +79,11 @@ async fn every_end_of_a_session_is_announced() {
     feed.one("ended", &[id(&eves), id(&ada)]).await;
 }
 
-/// D05: a session that goes on otherwise than before is announced as changed, and only then.
+/// D05: a session that changes without ending is announced as changed, and only then.
 #[tokio::test]
 async fn every_change_of_a_session_is_announced() {
     let (database, sessions, mut feed) = announced_sessions().await;
-    // Names that stand in the triggers too.
+    // Names that the triggers use too.
     let columns =
         "ALTER TABLE sessions ADD COLUMN most int, ADD COLUMN channel int, ADD COLUMN n int,
             ADD COLUMN o int, ADD COLUMN settings json";
@@ -111,7 +112,7 @@ async fn every_change_of_a_session_is_announced() {
         feed.one("changed", &[id(&old), id(&other)]).await;
     }
 
-    // Of a row in which the id itself changes, the old one and the new one.
+    // If the id itself changes, the old id and the new one.
     let new = SessionId::from_bytes([7; 16]);
     let rename = format!("UPDATE sessions SET id = '{new}' WHERE id = '{}'", id(&old));
     sql(&database, &rename).await;
@@ -123,16 +124,17 @@ async fn every_change_of_a_session_is_announced() {
         "settings = '{}', last_seen_at = last_seen_at + interval '1 hour'",
     ] {
         sql(&database, &format!("UPDATE sessions SET {nothing}")).await;
-        feed.silence(nothing).await;
+        feed.expect_none(nothing).await;
     }
-    let nobody = "UPDATE sessions SET expires_at = now() WHERE user_id = 99";
-    sql(&database, nobody).await;
-    feed.silence(nobody).await;
+    let no_user = "UPDATE sessions SET expires_at = now() WHERE user_id = 99";
+    sql(&database, no_user).await;
+    feed.expect_none(no_user).await;
 }
 
-/// Use that is written down is silent: it is the most frequent write, and nobody's answer changes.
+/// A last-seen update sends no notification: it is the most frequent write, and it changes no
+/// lookup's result.
 #[tokio::test]
-async fn use_is_not_announced() {
+async fn last_seen_updates_are_not_announced() {
     let (database, sessions, mut feed) = announced_sessions().await;
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let idle = "UPDATE sessions SET last_seen_at = now() - interval '1 hour'";
@@ -143,33 +145,34 @@ async fn use_is_not_announced() {
     let touched =
         "SELECT count(*) FROM sessions WHERE last_seen_at > now() - interval '30 minutes'";
     assert_eq!(number(&database, touched).await, 1);
-    feed.silence("a touch").await;
+    feed.expect_none("a touch").await;
 }
 
-/// D17: cleaning up after sessions whose absolute limit has passed says nothing; a live one would.
+/// D17: clean-up of sessions beyond their absolute limit sends no notification. The end of a live
+/// session would.
 #[tokio::test]
-async fn cleaning_up_floods_nobody() {
+async fn clean_up_sends_few_notifications() {
     let (database, sessions, mut feed) = announced_sessions().await;
     fill(&database, 300).await;
     let expire = "UPDATE sessions SET expires_at = now() - interval '1 day'";
     sql(&database, expire).await;
-    assert_eq!(feed.heard().await, ["everything"]);
+    assert_eq!(feed.received().await, ["everything"]);
     let live = sessions.sign_in_without_request(2).await.unwrap();
     assert_eq!(sessions.clean_up().await.unwrap(), 300);
-    feed.silence("cleaning up").await;
+    feed.expect_none("cleaning up").await;
     fill(&database, 1).await;
     sql(&database, expire).await;
-    feed.heard().await;
+    feed.received().await;
     sql(&database, "DELETE FROM sessions").await;
-    feed.silence("sessions that are over").await;
+    feed.expect_none("sessions that are over").await;
     let last = sessions.sign_in_without_request(2).await.unwrap();
     sql(&database, "DELETE FROM sessions").await;
     feed.one("ended", &[id(&last)]).await;
     assert_eq!(sessions.user(live.token()).await.unwrap(), None);
 }
 
-/// N08: a statement of cleaning up deletes at most as many idle sessions as one announcement can name, and each of them
-/// is named. Live sessions are undisturbed.
+/// N08: a clean-up statement deletes at most as many idle sessions as one notification can name,
+/// and each of them is named. Live sessions are unchanged.
 #[tokio::test]
 async fn cleaning_up_idle_sessions_names_each_of_them() {
     for count in [242, 243, 1_000] {
@@ -181,14 +184,14 @@ async fn cleaning_up_idle_sessions_names_each_of_them() {
         let client = database.client().await;
         client.execute(expired, &[&ids[0]]).await.unwrap();
         let live = sessions.sign_in_without_request(2).await.unwrap();
-        feed.heard().await;
+        feed.received().await;
 
         assert_eq!(
             sessions.clean_up().await.unwrap(),
             u64::try_from(count).unwrap()
         );
-        let heard = feed.heard().await;
-        let named = heard
+        let received = feed.received().await;
+        let named = received
             .iter()
             .map(|payload| payload.strip_prefix("ended ").unwrap());
         let named: BTreeSet<_> = named
@@ -199,7 +202,7 @@ async fn cleaning_up_idle_sessions_names_each_of_them() {
     }
 }
 
-/// Cleaning up ends even if the application keeps idle sessions from being deleted.
+/// Clean-up terminates even if the application prevents idle sessions from being deleted.
 #[tokio::test]
 async fn cleaning_up_ends_if_the_database_keeps_the_rows() {
     let (database, sessions, _feed) = announced_sessions().await;
@@ -213,7 +216,8 @@ async fn cleaning_up_ends_if_the_database_keeps_the_rows() {
     assert_eq!(patiently(sessions.clean_up()).await.unwrap(), 0);
 }
 
-/// One statement, one notification, however many rows; at the boundary of what fits, and beyond it.
+/// One statement sends one notification, for any number of rows: at the size limit of a payload,
+/// and beyond it.
 #[tokio::test]
 async fn a_statement_announces_once() {
     let (database, _, mut feed) = announced_users().await;
@@ -232,16 +236,17 @@ async fn a_statement_announces_once() {
             "DELETE FROM sessions",
         ] {
             sql(&database, change).await;
-            assert_eq!(feed.heard().await, ["everything"], "{change}");
+            assert_eq!(feed.received().await, ["everything"], "{change}");
         }
     }
     for truncate in ["TRUNCATE sessions", "TRUNCATE users CASCADE"] {
         sql(&database, truncate).await;
-        assert_eq!(feed.heard().await, ["everything"], "{truncate}");
+        assert_eq!(feed.received().await, ["everything"], "{truncate}");
     }
 }
 
-/// A password change with the end of the other sessions: nothing before the commit, nothing without it.
+/// A password change together with the revocation of the other sessions: no notification before the
+/// commit, and none without it.
 #[tokio::test]
 async fn nothing_is_announced_before_the_commit() {
     let (database, sessions, mut feed) = announced_sessions().await;
@@ -256,20 +261,20 @@ async fn nothing_is_announced_before_the_commit() {
             .revoke_others_in_transaction(&transaction, &1, &current(&this))
             .await
             .unwrap();
-        feed.silence("before the commit").await;
+        feed.expect_none("before the commit").await;
         if commit {
             transaction.commit().await.unwrap();
             feed.one("ended", &[id(&other)]).await;
         } else {
             transaction.rollback().await.unwrap();
-            feed.silence("rolled back").await;
+            feed.expect_none("rolled back").await;
         }
     }
 }
 
 /// By hand, as another program would do it, and where ordinary triggers do not fire.
 #[tokio::test]
-async fn whoever_ends_a_session_announces_it() {
+async fn every_way_to_end_a_session_announces_it() {
     let (database, sessions, mut feed) = announced_users().await;
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let eve = sessions.sign_in_without_request(2).await.unwrap();
@@ -286,10 +291,10 @@ async fn whoever_ends_a_session_announces_it() {
     client.execute(delete, &[]).await.unwrap();
     feed.one("ended", &[id(&ada), id(&eve)]).await;
     client.execute("TRUNCATE sessions", &[]).await.unwrap();
-    assert_eq!(feed.heard().await, ["everything"]);
+    assert_eq!(feed.received().await, ["everything"]);
 
     let Some(psql) = psql().await else {
-        let name = "postgres::triggers::whoever_ends_a_session_announces_it";
+        let name = "postgres::triggers::every_way_to_end_a_session_announces_it";
         return skip(name, "there is no psql here");
     };
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -300,29 +305,29 @@ async fn whoever_ends_a_session_announces_it() {
     feed.one("ended", &[id(&ada)]).await;
 }
 
-/// I01: names only, and neither token nor digest in any spelling.
+/// I01: only ids, and neither token nor digest in any spelling.
 #[tokio::test]
-async fn announcements_tell_no_secret() {
+async fn notifications_contain_no_secret() {
     let (database, sessions, mut feed) = announced_users().await;
     let old = sessions.sign_in_without_request(1).await.unwrap();
     let new = sessions.confirm(1, &cookie(&sessions, old.token())).await;
     let new = new.unwrap();
     sql(&database, "UPDATE users SET role = 'x'").await;
     let _ = sessions.sign_out(&cookie(&sessions, new.token())).await;
-    let heard = feed.heard().await;
+    let received = feed.received().await;
     let name = name(&id(&new));
-    assert_eq!(heard.len(), 3);
-    assert_eq!(heard[0], format!("changed {name}"));
-    assert_eq!(heard[2], format!("ended {name}"));
+    assert_eq!(received.len(), 3);
+    assert_eq!(received[0], format!("changed {name}"));
+    assert_eq!(received[2], format!("ended {name}"));
     for token in [old.token(), new.token()] {
-        Secrets::of(token).assert_not_in("an announcement", &heard.join("\n"));
+        Secrets::of(token).assert_not_in("an announcement", &received.join("\n"));
     }
 }
 
-/// C17, M13: the documented privileges suffice to sign out. A role that may only update users needs no other privilege
-/// to announce them.
+/// C17, M13: the documented privileges suffice to sign out. A role that may only update users needs
+/// no other privilege to announce them.
 #[tokio::test]
-async fn no_further_rights_are_needed() {
+async fn triggers_need_no_further_privileges() {
     let database = TestDatabase::create(&format!("{USERS}; CREATE SCHEMA app")).await;
     let store = PgSessionStore::<User>::new(pool(&database, 2)).with_schema("app");
     store.migrate().announce_changed_users().await.unwrap();
@@ -362,15 +367,15 @@ async fn no_further_rights_are_needed() {
     feed.users(&["1"]).await;
     update = "UPDATE users SET role = role WHERE id = 99";
     client.execute(update, &[]).await.unwrap();
-    feed.silence("no user").await;
+    feed.expect_none("no user").await;
     drop(client);
     drop(limited);
     sql(&database, &format!("DROP OWNED BY {role}")).await;
 }
 
-/// Names that come before PostgreSQL's own: nothing is kept silent, and nothing of theirs runs.
+/// Names that precede PostgreSQL's own: no notification is suppressed, and no foreign code runs.
 #[tokio::test]
-async fn a_hostile_search_path_silences_nothing() {
+async fn a_hostile_search_path_suppresses_no_notification() {
     let (database, _, mut feed) = announced_users().await;
     let ids = fill(&database, 2).await;
     let client = database.client().await;

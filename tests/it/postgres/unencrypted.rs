@@ -1,4 +1,4 @@
-//! The warning of a connection to the database on another host that is not encrypted.
+//! The warning about an unencrypted connection to a database on another host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
@@ -14,19 +14,20 @@ const BY_CHECK: &str = "the connection to the database on another host is not en
 const BY_FEED: &str =
     "the session feed's connection to the database on another host is not encrypted";
 
-/// An address of this machine that is not a loopback address. For the server, who connects to it is another host.
+/// An address of this machine that is not a loopback address. To the server, a client from there is
+/// on another host.
 fn address_in_the_network() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    // Nothing is sent: the address is one for documentation.
+    // Nothing is sent: the address is reserved for documentation.
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback()).then_some(address)
 }
 
-/// L03: `check` and the feed warn of clear text to another host, and of nothing else.
+/// L03: `check` and the feed warn about clear text to another host, and about nothing else.
 #[tokio::test]
-async fn clear_text_to_another_host_is_warned_of() {
-    let test = "postgres::unencrypted::clear_text_to_another_host_is_warned_of";
+async fn an_unencrypted_connection_to_another_host_is_logged() {
+    let test = "postgres::unencrypted::an_unencrypted_connection_to_another_host_is_logged";
     let Some(network) = address_in_the_network() else {
         skip(test, "this machine has no address but loopback ones");
         return;

@@ -1,4 +1,4 @@
-//! Which users the trigger on their table announces, and by what.
+//! Which users the trigger on their table announces, and with which payload.
 
 use std::time::SystemTime;
 
@@ -11,16 +11,16 @@ use crate::support::{
     number, pool, sessions, sql,
 };
 
-/// C09, C10: a user is announced if a column of the row changes, `json` included, which has no equality. Sessions do not
-/// matter.
+/// C09, C10: a user is announced if a column of the row changes, including `json`, which has no
+/// equality. The user needs no session.
 #[tokio::test]
-async fn changed_users_are_announced_where_asked() {
+async fn changed_users_are_announced_if_configured() {
     let database = database().await;
     let migrate = || sessions(&database).store().migrate();
     migrate().announce_ended_sessions().await.unwrap();
     let mut feed = Feed::of(&database, "sessions").await;
     sql(&database, "UPDATE users SET role = 'a'").await;
-    feed.silence("not asked").await;
+    feed.expect_none("not asked").await;
     migrate().announce_changed_users().await.unwrap();
     for statement in [
         "ALTER TABLE users ADD COLUMN settings json DEFAULT '{}'",
@@ -30,7 +30,7 @@ async fn changed_users_are_announced_where_asked() {
     ] {
         sql(&database, statement).await;
     }
-    feed.silence("the table").await;
+    feed.expect_none("the table").await;
     for change in [
         "role = 'b'",
         "disabled_at = now()",
@@ -47,11 +47,11 @@ async fn changed_users_are_announced_where_asked() {
     feed.users(&["2"]).await;
     for nothing in ["role = role", "settings = settings, email = email"] {
         sql(&database, &format!("UPDATE users SET {nothing}")).await;
-        feed.silence(nothing).await;
+        feed.expect_none(nothing).await;
     }
-    let nobody = "UPDATE users SET role = 'c' WHERE id = 99";
-    sql(&database, nobody).await;
-    feed.silence(nobody).await;
+    let no_user = "UPDATE users SET role = 'c' WHERE id = 99";
+    sql(&database, no_user).await;
+    feed.expect_none(no_user).await;
     // The old key and the new one.
     sql(&database, "UPDATE users SET id = 7 WHERE id = 1").await;
     feed.users(&["1", "7"]).await;
@@ -65,16 +65,17 @@ async fn changed_users_are_announced_where_asked() {
     feed.users(&["2"]).await;
 }
 
-/// A trigger that does not find the key any more announces everything, and does not count as installed.
+/// A trigger that does not find the key any more announces everything, and does not count as
+/// installed.
 #[tokio::test]
 async fn a_renamed_key_announces_everything() {
     let (database, sessions, mut feed) = announced_users().await;
     sql(&database, "ALTER TABLE users RENAME COLUMN id TO \"Key\"").await;
     sql(&database, "UPDATE users SET role = 'd'").await;
-    assert_eq!(feed.heard().await, ["everything"]);
-    let nobody = "UPDATE users SET role = 'd' WHERE \"Key\" = 99";
-    sql(&database, nobody).await;
-    feed.silence(nobody).await;
+    assert_eq!(feed.received().await, ["everything"]);
+    let no_user = "UPDATE users SET role = 'd' WHERE \"Key\" = 99";
+    sql(&database, no_user).await;
+    feed.expect_none(no_user).await;
     let announced = include_str!("../../../src/postgres/announced.sql");
     let announced = announced.replace(":table_name", "$1");
     let client = database.client().await;
@@ -90,7 +91,7 @@ async fn a_renamed_key_announces_everything() {
     feed.users(&["2"]).await;
 }
 
-/// One statement, one notification: at the boundary of what fits, and beyond it.
+/// One statement sends one notification: at the size limit of a payload, and beyond it.
 #[tokio::test]
 async fn a_statement_announces_users_once() {
     let (database, _, mut feed) = announced_users().await;
@@ -101,18 +102,19 @@ async fn a_statement_announces_users_once() {
     sql(&database, "UPDATE users SET role = 'a' WHERE id < 471").await;
     feed.users(&all).await;
     sql(&database, "UPDATE users SET role = 'b'").await;
-    assert_eq!(feed.heard().await, ["everything"]);
+    assert_eq!(feed.received().await, ["everything"]);
 }
 
-/// What announces a user whose key has this type.
+/// The payload that announces a user whose key has this type.
 enum By {
     /// The hash that the lookup computes too.
     Hash,
     Everything,
 }
 
-/// N01: the hash that is announced is that of the user's sessions, for every type that has one, in every spelling that
-/// equals the key, whatever the settings of the role that updates are. Other types announce everything.
+/// N01: the announced hash is that of the user's sessions, for each type that has one, in each
+/// spelling that equals the key, for any settings of the role that updates. Other types announce
+/// everything.
 #[tokio::test]
 async fn a_key_of_every_type_announces_its_sessions() {
     use By::{Everything, Hash};
@@ -196,11 +198,11 @@ async fn a_key_of_every_type_announces_its_sessions() {
             client.batch_execute(settings).await.unwrap();
             let update = "UPDATE public.users SET name = pg_catalog.to_json(name::text || '!')";
             client.batch_execute(update).await.unwrap();
-            let heard = feed.heard().await;
+            let received = feed.received().await;
             match by {
                 Hash => {
-                    let [payload] = &*heard else {
-                        panic!("{key_type}: {heard:?}");
+                    let [payload] = &*received else {
+                        panic!("{key_type}: {received:?}");
                     };
                     let hash = payload.strip_prefix("users ").unwrap();
                     let hash = u64::from_str_radix(hash, 16).unwrap();
@@ -208,7 +210,7 @@ async fn a_key_of_every_type_announces_its_sessions() {
                     assert_eq!(live[0].user_key, Some(announced), "{key_type}");
                 }
                 Everything => {
-                    assert_eq!(heard, ["everything"], "{key_type}");
+                    assert_eq!(received, ["everything"], "{key_type}");
                     assert_eq!(live[0].user_key, None, "{key_type}");
                 }
             }
@@ -216,9 +218,9 @@ async fn a_key_of_every_type_announces_its_sessions() {
     }
 }
 
-/// With a list of columns, the change of one of them is announced, or that of the key, and no other.
+/// With a list of columns, a change of one of them or of the key is announced, and no other change.
 #[tokio::test]
-async fn columns_that_do_not_count_are_not_announced() {
+async fn changes_of_ignored_columns_are_not_announced() {
     let database = database().await;
     sql(&database, "ALTER TABLE users ADD COLUMN \"Seen; at\" json").await;
     let store = PgSessionStore::<User>::new(pool(&database, 2));
@@ -246,15 +248,15 @@ async fn columns_that_do_not_count_are_not_announced() {
         if announced {
             feed.users(&["1"]).await;
         } else {
-            feed.silence(change).await;
+            feed.expect_none(change).await;
         }
     }
     sql(&database, "UPDATE users SET id = 7 WHERE id = 1").await;
     feed.users(&["1", "7"]).await;
     sql(&database, "UPDATE users SET role = 'x'").await;
-    assert_eq!(feed.heard().await.len(), 2, "each by itself");
+    assert_eq!(feed.received().await.len(), 2, "each by itself");
 
-    // The feed accepts it, and the other form takes its place.
+    // The feed accepts it, and the other form replaces it.
     let announced = include_str!("../../../src/postgres/announced.sql");
     let announced = announced.replace(":table_name", "$1");
     let client = database.client().await;
@@ -276,9 +278,10 @@ async fn columns_that_do_not_count_are_not_announced() {
     }
 }
 
-/// Other columns that refer to the users, of other tables and of the sessions' own, have no effect.
+/// Other columns that reference the users, of other tables and of the sessions table itself, have
+/// no effect.
 #[tokio::test]
-async fn other_references_to_users_are_none_of_sessions() {
+async fn other_references_to_users_are_not_sessions() {
     let (database, sessions, mut feed) = announced_users().await;
     let _ = sessions.sign_in_without_request(1).await.unwrap();
     for statement in [
@@ -289,15 +292,16 @@ async fn other_references_to_users_are_none_of_sessions() {
     ] {
         sql(&database, statement).await;
     }
-    feed.heard().await;
+    feed.received().await;
     sql(&database, "UPDATE users SET role = 'x' WHERE id = 2").await;
     feed.users(&["2"]).await;
 }
 
-/// M13: a role with only REFERENCES on the users' key makes a table of its own look like a table of sessions, and has a
-/// function of its own called where that table is read. Updating a user does not read it.
+/// M13: a role with only REFERENCES on the users' key makes its own table look like a table of
+/// sessions, with a function of its own that runs when that table is read. Updating a user does not
+/// read it.
 #[tokio::test]
-async fn a_role_that_may_refer_to_users_runs_no_code() {
+async fn a_role_that_may_reference_users_runs_no_code() {
     let (database, _, mut feed) = announced_users().await;
     let role = format!("referrer_{}", database.name());
     let client = database.client().await;
@@ -330,7 +334,8 @@ async fn a_role_that_may_refer_to_users_runs_no_code() {
     client.batch_execute(&drop).await.unwrap();
 }
 
-/// N02: the announcement comes with the commit, and the sessions that began meanwhile carry the user's hash too.
+/// N02: the notification comes with the commit, and sessions that began meanwhile have the user's
+/// hash too.
 #[tokio::test]
 async fn a_user_is_announced_when_the_change_is_committed() {
     let (database, sessions, mut feed) = announced_users().await;
@@ -338,7 +343,7 @@ async fn a_user_is_announced_when_the_change_is_committed() {
     let transaction = client.transaction().await.unwrap();
     let update = "UPDATE users SET disabled_at = now() WHERE id = 1";
     transaction.execute(update, &[]).await.unwrap();
-    feed.silence("before the commit").await;
+    feed.expect_none("before the commit").await;
     let begun = SystemTime::now();
     let meanwhile = sessions.sign_in_without_request(1).await.unwrap();
     assert!(begun.elapsed().unwrap().as_secs() < 60);

@@ -1,4 +1,4 @@
-//! What a request costs, as the wire shows it.
+//! Statements per request, counted on the wire.
 
 use std::{collections::BTreeMap, convert::Infallible};
 
@@ -13,11 +13,11 @@ use crate::support::{
     proxy::{Line, Proxy},
 };
 
-/// C01, C02, E12, A01, A05, A16, A18, A19: one statement for a request with a token, known or not;
-/// nothing at all for an anonymous one, a malformed, ambiguous or oversized cookie, and an exempt
-/// request. Also where every frame is split at every byte (E02).
+/// C01, C02, E12, A01, A05, A16, A18, A19: one statement for a request with a token, known or not.
+/// None for an anonymous request, a malformed, ambiguous or oversized cookie, and an exempt
+/// request. The same if each frame is split at each byte (E02).
 #[tokio::test]
-async fn a_signed_in_request_is_one_statement_and_any_other_none() {
+async fn a_signed_in_request_is_one_statement_and_a_rejected_one_is_none() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = SessionService::new(PgSessionStore::<User>::new(proxy.pool(2)));
@@ -85,7 +85,7 @@ async fn a_signed_in_request_is_one_statement_and_any_other_none() {
     }
 }
 
-/// Fifty devices are one statement.
+/// A list of fifty sessions is one statement.
 #[tokio::test]
 async fn a_list_of_devices_is_one_statement() {
     let database = database().await;

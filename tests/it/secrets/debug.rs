@@ -1,4 +1,4 @@
-//! Tokens and digests stay out of logs, errors and panics.
+//! Tokens and digests are not in `Debug` output, logs, errors or panics.
 
 use std::{
     convert::Infallible,
@@ -35,7 +35,7 @@ use crate::support::{
     sources, sql, who,
 };
 
-/// I02: there is no way to print, compare, hash or copy a token by accident.
+/// I02: a token cannot be printed, compared, hashed or copied by accident.
 const _: () = {
     assert_not_impl_any!(SessionToken: Display, std::fmt::LowerHex, std::fmt::UpperHex);
     assert_not_impl_any!(SessionToken: PartialEq, PartialOrd, Hash, Clone, Default);
@@ -55,7 +55,7 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
     (signed_in, secrets, cookie_lines([cookie]))
 }
 
-/// Names of the public types whose `Debug` this module looks at.
+/// The public types whose `Debug` this module checks.
 const LOOKED_AT: [&str; 67] = [
     "Announcement",
     "Announces",
@@ -126,9 +126,9 @@ const LOOKED_AT: [&str; 67] = [
     "UserRow", // borrows a row, and prints no value of it
 ];
 
-/// I01: a new public type comes by here.
+/// I01: a new public type must be added to this module.
 #[test]
-fn every_public_type_is_looked_at() {
+fn every_public_type_is_covered() {
     let lib = sources()
         .into_iter()
         .find(|(path, _)| path.ends_with("src/lib.rs"))
@@ -145,123 +145,123 @@ fn every_public_type_is_looked_at() {
     assert_eq!(names, LOOKED_AT);
 }
 
-/// I01: the same of the types that name a session.
+/// I01: the same for the types that identify a session.
 #[tokio::test]
-async fn debug_of_what_names_a_session_tells_no_secret() {
+async fn debug_of_session_identifiers_prints_no_secret() {
     let sessions = memory();
     let (signed_in, secrets, _) = signed_in(&sessions).await;
     let session = signed_in.session();
     let used = SessionUse::new(session.id(), session.times().now);
-    secrets.not_told_by("SessionUse", &used);
-    secrets.not_told_by("OrNotFound", &OrNotFound(session.id()));
+    secrets.assert_not_in_debug_of("SessionUse", &used);
+    secrets.assert_not_in_debug_of("OrNotFound", &OrNotFound(session.id()));
 }
 
-/// I01: no `Debug` tells a token or a digest.
+/// I01: no `Debug` prints a token or a digest.
 #[tokio::test]
-async fn debug_tells_no_secret() {
+async fn debug_prints_no_secret() {
     let sessions = memory();
     let (signed_in, secrets, headers) = signed_in(&sessions).await;
     let token = signed_in.token();
     let digest = token.digest();
     let session = signed_in.session();
-    secrets.not_told_by("SessionToken", token);
-    secrets.not_told_by("TokenDigest", &digest);
-    secrets.not_told_by("SignedIn", &signed_in);
-    secrets.not_told_by("Session", &session);
+    secrets.assert_not_in_debug_of("SessionToken", token);
+    secrets.assert_not_in_debug_of("TokenDigest", &digest);
+    secrets.assert_not_in_debug_of("SignedIn", &signed_in);
+    secrets.assert_not_in_debug_of("Session", &session);
     let current = CurrentSession::<User>::new(session);
-    secrets.not_told_by("CurrentSession", &current);
-    secrets.not_told_by("SessionId", &session.id());
+    secrets.assert_not_in_debug_of("CurrentSession", &current);
+    secrets.assert_not_in_debug_of("SessionId", &session.id());
     secrets.assert_not_in("SessionId", &session.id().to_string());
-    secrets.not_told_by("SessionTimes", &session.times());
-    secrets.not_told_by("EndedSession", &EndedSession::new(digest, session.id()));
-    secrets.not_told_by("StillLive", &StillLive::new(session.id(), Duration::MAX));
-    secrets.not_told_by("CleanedUp", &CleanedUp::new(1, None));
+    secrets.assert_not_in_debug_of("SessionTimes", &session.times());
+    secrets.assert_not_in_debug_of("EndedSession", &EndedSession::new(digest, session.id()));
+    secrets.assert_not_in_debug_of("StillLive", &StillLive::new(session.id(), Duration::MAX));
+    secrets.assert_not_in_debug_of("CleanedUp", &CleanedUp::new(1, None));
     let misread = token.expose().parse::<SessionId>().unwrap_err();
-    secrets.not_told_by("ParseSessionIdError", &misread);
-    secrets.not_told_by("EmptyResponseForRejection", &EmptyResponseForRejection);
-    secrets.not_told_by("SessionCookie", sessions.cookie());
-    secrets.not_told_by("Presented", &SessionCookie::default().read(&headers));
-    secrets.not_told_by("SessionService", &sessions);
-    secrets.not_told_by("MemorySessionStore", sessions.store());
-    secrets.not_told_by("Counts", &sessions.counts());
-    secrets.not_told_by("Lifetime", &Lifetime::default());
+    secrets.assert_not_in_debug_of("ParseSessionIdError", &misread);
+    secrets.assert_not_in_debug_of("EmptyResponseForRejection", &EmptyResponseForRejection);
+    secrets.assert_not_in_debug_of("SessionCookie", sessions.cookie());
+    secrets.assert_not_in_debug_of("Presented", &SessionCookie::default().read(&headers));
+    secrets.assert_not_in_debug_of("SessionService", &sessions);
+    secrets.assert_not_in_debug_of("MemorySessionStore", sessions.store());
+    secrets.assert_not_in_debug_of("Counts", &sessions.counts());
+    secrets.assert_not_in_debug_of("Lifetime", &Lifetime::default());
     let builder = SessionService::builder(MemorySessionStore::<i64, User>::new());
-    secrets.not_told_by("SessionServiceBuilder", &builder);
-    secrets.not_told_by("SignIn", &sessions.sign_in(1, &headers));
-    secrets.not_told_by("SignOut", &sessions.sign_out(&headers));
+    secrets.assert_not_in_debug_of("SessionServiceBuilder", &builder);
+    secrets.assert_not_in_debug_of("SignIn", &sessions.sign_in(1, &headers));
+    secrets.assert_not_in_debug_of("SignOut", &sessions.sign_out(&headers));
 
     let live = sessions.resolve(token).await.unwrap().unwrap();
-    secrets.not_told_by("LiveSession", &live);
-    secrets.not_told_by("CurrentUser", &CurrentUser(live.user.clone()));
+    secrets.assert_not_in_debug_of("LiveSession", &live);
+    secrets.assert_not_in_debug_of("CurrentUser", &CurrentUser(live.user.clone()));
     let LiveSession { user, session, .. } = live;
-    secrets.not_told_by("LookupAnswer", &LookupAnswer::live(digest, user, session));
-    secrets.not_told_by("LookupAnswer", &LookupAnswer::<User>::absent(digest));
+    secrets.assert_not_in_debug_of("LookupAnswer", &LookupAnswer::live(digest, user, session));
+    secrets.assert_not_in_debug_of("LookupAnswer", &LookupAnswer::<User>::absent(digest));
     let error = Error::new(ErrorKind::Store, "made up");
-    secrets.not_told_by("LookupAnswer", &LookupAnswer::<User>::failed(digest, error));
+    secrets.assert_not_in_debug_of("LookupAnswer", &LookupAnswer::<User>::failed(digest, error));
     let replaced = [digest];
     let mut new = NewSession::new(digest, &1, &(), Duration::from_secs(1));
     new.replaced = &replaced;
-    secrets.not_told_by("NewSession", &new);
+    secrets.assert_not_in_debug_of("NewSession", &new);
     let again = sessions.store().insert(new).await.unwrap();
-    secrets.not_told_by("Insertion", &again);
+    secrets.assert_not_in_debug_of("Insertion", &again);
     let ended = vec![session.id()];
     let done = Insertion::Done { session, ended };
-    secrets.not_told_by("Insertion", &done);
+    secrets.assert_not_in_debug_of("Insertion", &done);
 
-    secrets.not_told_by("Confirm", &sessions.confirm(1, &headers));
+    secrets.assert_not_in_debug_of("Confirm", &sessions.confirm(1, &headers));
     let replaced = sessions
         .store()
         .rotate(&1, &[digest], digest)
         .await
         .unwrap();
-    secrets.not_told_by("Rotation", &replaced);
-    secrets.not_told_by(
+    secrets.assert_not_in_debug_of("Rotation", &replaced);
+    secrets.assert_not_in_debug_of(
         "Rotation",
         &Rotation::Done {
             session,
             remembered: true,
         },
     );
-    secrets.not_told_by("Revocation", &Revocation::One(session.id()));
-    secrets.not_told_by("Device", &Device::new(&session));
-    secrets.not_told_by("SessionLimit", &SessionLimit::refuse_new(1).unwrap());
-    secrets.not_told_by("ReturnTo", &ReturnTo::parse("/account").unwrap());
+    secrets.assert_not_in_debug_of("Revocation", &Revocation::One(session.id()));
+    secrets.assert_not_in_debug_of("Device", &Device::new(&session));
+    secrets.assert_not_in_debug_of("SessionLimit", &SessionLimit::refuse_new(1).unwrap());
+    secrets.assert_not_in_debug_of("ReturnTo", &ReturnTo::parse("/account").unwrap());
 
-    secrets.not_told_by("EndedBecause", &EndedBecause::Expired);
-    secrets.not_told_by("Announcement", &Announcement::Sessions(vec![session.id()]));
+    secrets.assert_not_in_debug_of("EndedBecause", &EndedBecause::Expired);
+    secrets.assert_not_in_debug_of("Announcement", &Announcement::Sessions(vec![session.id()]));
     let ended = || sessions.ended(&current);
-    secrets.not_told_by("Ended", &ended());
-    secrets.not_told_by("BodyUntilEnded", &ended().close_body(String::new()));
+    secrets.assert_not_in_debug_of("Ended", &ended());
+    secrets.assert_not_in_debug_of("BodyUntilEnded", &ended().close_body(String::new()));
     let stream = empty_stream();
-    secrets.not_told_by("StreamUntilEnded", &ended().close_stream(stream));
+    secrets.assert_not_in_debug_of("StreamUntilEnded", &ended().close_stream(stream));
 
     let load = LoadUserLayer::new(sessions.clone());
-    secrets.not_told_by("LoadUserLayer", &load);
+    secrets.assert_not_in_debug_of("LoadUserLayer", &load);
     let mut service = load.layer(service_fn(who::<String>));
-    secrets.not_told_by("LoadUser", &service);
+    secrets.assert_not_in_debug_of("LoadUser", &service);
     let mut call = Box::pin(service.call(request(&headers)));
-    secrets.not_told_by("load_user::ResponseFuture", &*call);
+    secrets.assert_not_in_debug_of("load_user::ResponseFuture", &*call);
     let mut context = Context::from_waker(Waker::noop());
     let _ = call.as_mut().poll(&mut context);
-    secrets.not_told_by("load_user::ResponseFuture", &*call);
+    secrets.assert_not_in_debug_of("load_user::ResponseFuture", &*call);
     let require = RequireUserLayer::<User>::new();
-    secrets.not_told_by("RequireUserLayer", &require);
+    secrets.assert_not_in_debug_of("RequireUserLayer", &require);
     let mut service = require.layer(service_fn(who::<String>));
-    secrets.not_told_by("RequireUser", &service);
-    secrets.not_told_by(
+    secrets.assert_not_in_debug_of("RequireUser", &service);
+    secrets.assert_not_in_debug_of(
         "require_user::ResponseFuture",
         &service.call(request(&headers)),
     );
 
     sessions.store().set_failing(true);
     let signed_out = sessions.sign_out(&headers).await;
-    secrets.not_told_by("SignedOut", &signed_out);
+    secrets.assert_not_in_debug_of("SignedOut", &signed_out);
     let service = LoadUserLayer::new(sessions.clone()).layer(service_fn(who::<String>));
     let response = service.oneshot(request(&headers)).await.unwrap();
     let rejection = response.extensions().get::<Rejection>().unwrap();
-    secrets.not_told_by("Rejection", rejection);
-    secrets.not_told_by("RejectionKind", &rejection.kind());
-    secrets.not_told_by("Error", rejection.error().unwrap());
+    secrets.assert_not_in_debug_of("Rejection", rejection);
+    secrets.assert_not_in_debug_of("RejectionKind", &rejection.kind());
+    secrets.assert_not_in_debug_of("Error", rejection.error().unwrap());
     secrets.assert_not_in("Error", &rejection.error().unwrap().to_string());
 }
 
@@ -275,41 +275,41 @@ fn request(headers: &HeaderMap) -> Request<String> {
     request
 }
 
-/// I01: nor does PostgreSQL's half, before, during and after a failure of the server's.
+/// I01: the same for the PostgreSQL types, before, during and after a failure of the server.
 #[tokio::test]
-async fn debug_of_the_postgresql_half_tells_no_secret() {
+async fn debug_of_the_postgresql_types_prints_no_secret() {
     let database = database().await;
     let sessions = sessions(&database);
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let secrets = Secrets::of(signed_in.token());
     sessions.user(signed_in.token()).await.unwrap();
-    secrets.not_told_by("PgSessionStore", sessions.store());
-    secrets.not_told_by("SessionService", &sessions);
+    secrets.assert_not_in_debug_of("PgSessionStore", sessions.store());
+    secrets.assert_not_in_debug_of("SessionService", &sessions);
     let feed = sessions.store().feed(database.config(), NoTls);
-    secrets.not_told_by("PgSessionFeed", &feed);
+    secrets.assert_not_in_debug_of("PgSessionFeed", &feed);
     let mut config = database.config();
     config.password("correct horse");
     let connector = PgConnector::new(config, NoTls);
     assert!(!format!("{connector:#?}").contains("correct"));
-    secrets.not_told_by("Migrate", &sessions.store().migrate());
-    secrets.not_told_by("Check", &sessions.store().check().await.unwrap());
+    secrets.assert_not_in_debug_of("Migrate", &sessions.store().migrate());
+    secrets.assert_not_in_debug_of("Check", &sessions.store().check().await.unwrap());
     let store = PgSessionStore::<User>::new(pool(&database, 1)).with_table("no such table");
     let broken = SessionService::new(store);
     let error = broken.user(signed_in.token()).await.unwrap_err();
-    secrets.not_told_by("Error", &error);
+    secrets.assert_not_in_debug_of("Error", &error);
     secrets.assert_not_in("Error", &chain(&error));
     let headers = cookie_lines([format!("__Host-session={}", signed_in.token().expose())]);
     let signed_out = broken.sign_out(&headers).await;
-    secrets.not_told_by("SignedOut", &signed_out);
+    secrets.assert_not_in_debug_of("SignedOut", &signed_out);
     secrets.assert_not_in("Error", &chain(signed_out.ended().unwrap_err()));
-    // An insertion that is refused because its digest is taken.
+    // An insertion that fails because its digest is taken.
     let digest = signed_in.token().digest();
     let demands = Demands::default();
-    secrets.not_told_by("Demands", &demands);
+    secrets.assert_not_in_debug_of("Demands", &demands);
     let new = NewSession::new(digest, &1, &demands, Duration::from_secs(60));
     let taken = sessions.store().insert(new).await.unwrap();
     assert!(matches!(taken, Insertion::DigestTaken));
-    secrets.not_told_by("Insertion", &taken);
+    secrets.assert_not_in_debug_of("Insertion", &taken);
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -322,9 +322,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     all.join("\n")
 }
 
-/// I01, I03: PostgreSQL shows the row that a constraint refuses, and so the digest; the error does not.
+/// I01, I03: PostgreSQL reports the row that a constraint rejects, including the digest. The error
+/// does not.
 #[tokio::test]
-async fn a_row_that_the_table_refuses_is_not_shown() {
+async fn a_rejected_row_is_not_printed() {
     let database = database().await;
     let sessions = sessions(&database);
     for (change, name) in [
@@ -349,10 +350,10 @@ async fn a_row_that_the_table_refuses_is_not_shown() {
     }
 }
 
-/// I06: a panic, such as polling a future again that has ended, says nothing of the request; and the
-/// texts of all panics in the source are fixed.
+/// I06: a panic, such as polling a completed future again, contains nothing of the request. All
+/// panic texts in the source are constant.
 #[tokio::test]
-async fn panics_tell_no_secret() {
+async fn panics_print_no_secret() {
     let sessions = memory();
     let (_, secrets, headers) = signed_in(&sessions).await;
     let mut service = LoadUserLayer::new(sessions.clone()).layer(service_fn(who::<String>));
@@ -393,16 +394,16 @@ async fn panics_tell_no_secret() {
             ] {
                 assert!(!line.contains(word), "{path}: {line}");
             }
-            // `expect` takes a text; one that is formatted could tell anything.
+            // `expect` takes a text, and a formatted one could contain anything.
             assert!(!line.contains("expect(&format!"), "{path}: {line}");
         }
     }
 }
 
-/// I03, I12: at the most talkative level, a life of a session leaves no trace of its token or digest
-/// in the log.
+/// I03, I12: at the most verbose level, all operations on a session leave neither its token nor its
+/// digest in the log.
 #[tokio::test]
-async fn logs_tell_no_secret() {
+async fn logs_contain_no_secret() {
     let logs = Logs::capture();
     let sessions = memory();
     let (signed_in, secrets, headers) = signed_in(&sessions).await;
@@ -410,7 +411,7 @@ async fn logs_tell_no_secret() {
     let others = Secrets::of(again.token());
     let service = LoadUserLayer::new(sessions.clone()).layer(service_fn(who::<String>));
     let response = service.clone().oneshot(request(&headers)).await.unwrap();
-    assert_eq!(response.body(), "nobody");
+    assert_eq!(response.body(), "anonymous");
     let mut twice = headers.clone();
     let second = format!("__Host-session={}", again.token().expose());
     twice.append(COOKIE, second.parse().unwrap());
@@ -427,7 +428,7 @@ async fn logs_tell_no_secret() {
     for secrets in [&secrets, &others] {
         secrets.assert_not_in("the log", &text);
     }
-    // I10: the name in the log is the public one.
+    // I10: the log has the public id.
     assert!(
         text.contains(&signed_in.session().id().to_string()),
         "{text}"
@@ -435,7 +436,7 @@ async fn logs_tell_no_secret() {
 }
 
 /// I07, H23: a trace layer that prints headers prints `Sensitive` for both cookies: the response's
-/// by our doing, the request's where tower-http's layer stands outside.
+/// because this crate marks it, the request's if tower-http's layer is outside.
 #[tokio::test]
 async fn a_trace_layer_prints_sensitive() {
     let logs = Logs::capture();
@@ -464,13 +465,14 @@ async fn a_trace_layer_prints_sensitive() {
     assert!(text.contains(r#""cookie": Sensitive"#), "{text}");
     assert!(text.contains(r#""set-cookie": Sensitive"#), "{text}");
     secrets.assert_not_in("the trace", &text);
-    // Nothing forbids the same layer for responses.
+    // The same layer can mark responses too.
     let _ = SetSensitiveResponseHeadersLayer::new([SET_COOKIE]);
 }
 
-/// I02: what a store is asked to bind prints nothing either, since drivers log their parameters.
+/// I02: the arguments that a store binds print nothing either, because drivers log their
+/// parameters.
 #[tokio::test]
-async fn what_a_store_sees_prints_nothing() {
+async fn store_arguments_print_no_secret() {
     struct Prints(std::sync::Mutex<String>);
     impl SessionLookup for Prints {
         type User = User;
@@ -488,9 +490,9 @@ async fn what_a_store_sees_prints_nothing() {
     Secrets::of(&token).assert_not_in("a parameter", &text);
 }
 
-/// I09, I10: what a session shows to others, and to the log, is its id, which signs nobody in.
+/// I09, I10: a session shows its id to users and in the log, and the id signs no one in.
 #[tokio::test]
-async fn a_sessions_id_is_no_token() {
+async fn a_session_id_is_not_a_token() {
     let sessions = memory();
     let (signed_in, ..) = signed_in(&sessions).await;
     let id = signed_in.session().id().to_string();

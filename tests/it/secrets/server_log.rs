@@ -1,4 +1,4 @@
-//! What the server and the application write down, searched for tokens.
+//! The logs of the server and the application, searched for tokens.
 
 use std::fmt::Write as _;
 
@@ -32,7 +32,7 @@ impl<'a> MakeWriter<'a> for Written {
     }
 }
 
-/// Every way in which bytes could have been written down.
+/// Each spelling of some bytes.
 fn spellings(bytes: &[u8]) -> [String; 3] {
     let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
@@ -48,11 +48,11 @@ fn raw(token: &SessionToken) -> Vec<u8> {
         .unwrap()
 }
 
-/// B06, I03, I04: with every statement and parameter logged by the server, and everything by the
-/// application: no token in the server's log, in its tables, in what it knows of statements, nor in the
-/// write-ahead log; neither token nor digest in the application's.
+/// B06, I03, I04: with all statements, parameters and events logged, no token is in the server's
+/// log, tables, statement statistics or write-ahead log. Neither a token nor a digest is in the
+/// application's log.
 #[tokio::test]
-async fn no_token_is_written_down_anywhere() {
+async fn no_token_is_logged_or_stored() {
     let server = tokio::task::spawn_blocking(|| {
         Server::start_private(&[
             ("log_statement", "all"),
@@ -68,7 +68,7 @@ async fn no_token_is_written_down_anywhere() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(written.clone())
         .finish();
-    // What `tokio-postgres` logs comes this way too.
+    // `tokio-postgres` logs through this.
     let _ = tracing_log::LogTracer::init();
     let logging = tracing::subscriber::set_default(subscriber);
 
@@ -116,7 +116,7 @@ async fn no_token_is_written_down_anywhere() {
         .flat_map(|file| std::fs::read(file.path()).unwrap())
         .collect();
     let server_log = server.log();
-    // Later versions begin it with a capital.
+    // Later versions of PostgreSQL write a capital letter.
     assert!(
         server_log.contains("AS asked (asked_digest)") && server_log.contains("arameters: $1 =")
     );
@@ -127,7 +127,7 @@ async fn no_token_is_written_down_anywhere() {
     search(&tokens, &dump, &application, wal);
 }
 
-/// Searches all that was written down, and makes sure that the search finds what is there.
+/// Searches all logs and files, and checks that the search can find what it looks for.
 fn search(tokens: &[Vec<u8>], dump: &str, application: &str, (wal, server_log): (&[u8], &str)) {
     for token in tokens {
         use base64::Engine as _;
@@ -156,7 +156,7 @@ fn search(tokens: &[Vec<u8>], dump: &str, application: &str, (wal, server_log): 
             "a token is in the WAL"
         );
     }
-    // The search finds what is there: the digests, where they belong.
+    // The search works: it finds the digests where they are expected.
     let digest = SessionToken::parse(
         base64::Engine::encode(
             &base64::engine::general_purpose::URL_SAFE_NO_PAD,

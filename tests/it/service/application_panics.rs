@@ -1,4 +1,4 @@
-//! The application's own code, which may panic for one user: only the callers of that user fail.
+//! Application code that panics for one user: only the callers of that user fail.
 
 use tokio::task::JoinSet;
 use tower_user_session::{
@@ -8,7 +8,7 @@ use tower_user_session::{
 
 use crate::support::{USERS, pool, sql};
 
-/// A user whose e-mail address says which part of the application's code panics.
+/// A user whose e-mail address selects the part of the application's code that panics.
 #[derive(Debug)]
 struct Fragile {
     email: String,
@@ -34,10 +34,10 @@ impl Clone for Fragile {
     }
 }
 
-/// What a caller got: the user's e-mail address, an error, or a panic in its own task.
+/// The result of a caller: the user's e-mail address, an error, or a panic in its own task.
 type Outcome = Option<Result<Option<String>, Error>>;
 
-/// Looks up each token in several tasks at once, so that they share batches and answers.
+/// Looks up each token in several tasks at once, so that they share batches and results.
 async fn look_up<S: SessionStore<User = Fragile>>(
     sessions: &SessionService<S>,
     tokens: &[&SessionToken],
@@ -69,7 +69,7 @@ where
         for (number, outcome) in look_up(sessions, &[sound.token(), fragile.token()]).await {
             match (number, outcome) {
                 (0, Some(Ok(Some(email)))) => assert_eq!(email, "sound"),
-                // A caller that panics, and one that gets the last reference and need not clone.
+                // A caller that panics, and one that gets the last reference and does not clone.
                 (1, None) if name == "clone" => {}
                 (1, Some(Ok(Some(email)))) if name == "clone" => assert_eq!(email, "clone"),
                 (1, Some(Err(error))) if name == "from_row" => {
@@ -82,9 +82,9 @@ where
     sessions.close().await;
 }
 
-/// M11: one line a place where the application's code panics for one user.
+/// M11: one line per place where the application's code panics for one user.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn panic_of_application_code_fails_its_own_callers_only() {
+async fn a_panic_in_application_code_fails_only_its_own_callers() {
     for name in ["from_row", "clone"] {
         let database = ephemeral_postgres::TestDatabase::create(USERS).await;
         sql(&database, "UPDATE users SET email = 'sound' WHERE id = 1").await;

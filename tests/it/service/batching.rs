@@ -1,4 +1,4 @@
-//! Many lookups at once share statements, and every one of them gets its own answer.
+//! Concurrent lookups share statements, and each of them gets its own result.
 
 use std::{
     collections::HashMap,
@@ -14,8 +14,8 @@ use tower_user_session::{
 
 use crate::support::{User, database, sessions};
 
-/// A store that gives way a few times before it answers, so that questions overlap, and counts how
-/// often each digest was asked.
+/// A store that yields a few times before it answers, so that lookups overlap, and counts how often
+/// each digest was queried.
 struct Slow {
     memory: MemorySessionStore<u16, u16>,
     live: Mutex<HashMap<TokenDigest, u16>>,
@@ -28,7 +28,7 @@ impl SessionLookup for Slow {
 
     async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<u16>>, Error> {
         self.asked.lock().unwrap().push(digests.len());
-        // As in a database, the answer is that of the moment in which the statement starts.
+        // As in a database, the result is that of the moment in which the statement starts.
         let users: Vec<_> = {
             let live = self.live.lock().unwrap();
             digests
@@ -50,7 +50,7 @@ impl SessionLookup for Slow {
                 None => LookupAnswer::absent(*digest),
             })
             .collect();
-        // The order of the answers says nothing.
+        // The order of the results does not matter.
         answers.reverse();
         Ok(answers)
     }
@@ -62,11 +62,11 @@ impl SessionLookup for Slow {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Ask for a token, and give up after so many polls where there is a number.
+    /// Looks a token up, and drops the lookup after this many polls if there is a number.
     Ask(u8, Option<u8>),
-    /// End a session. Who asks from here on must not find it.
+    /// Ends a session. A later lookup must not find it.
     End(u8),
-    /// Let others run.
+    /// Lets other tasks run.
     Yield,
 }
 
@@ -83,7 +83,7 @@ async fn run(steps: Vec<Step>, yields: usize) {
     let tokens: Vec<_> = (0..24)
         .map(|_| Arc::new(SessionToken::generate().unwrap()))
         .collect();
-    // The first sixteen are of users, the others of nobody.
+    // The first sixteen belong to users, the others are unknown.
     let live = (0..16_u16)
         .map(|n| (tokens[usize::from(n)].digest(), n))
         .collect();
@@ -128,8 +128,11 @@ async fn run(steps: Vec<Step>, yields: usize) {
         if let Some(answer) = task.await.unwrap() {
             match answer.unwrap() {
                 Some(user) => assert!(user == u16::from(n) && !dead, "token {n} is of {user}"),
-                // It may have ended after it was asked for.
-                None => assert!(dead || ended[usize::from(n)], "token {n} is of nobody"),
+                // It may have ended after the lookup started.
+                None => assert!(
+                    dead || ended[usize::from(n)],
+                    "token {n} has no live session"
+                ),
             }
         }
     }
@@ -145,17 +148,17 @@ async fn run(steps: Vec<Step>, yields: usize) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
 
-    /// E05, E07, E08: whatever overlaps and whoever gives up, the answers are those of a service that
-    /// asks one at a time.
+    /// E05, E07, E08: for each interleaving and each dropped caller, the results are those of a
+    /// service that looks up one token at a time.
     #[test]
-    fn batched_answers_are_those_of_single_questions(steps in steps(), yields in 0..4_usize) {
+    fn batched_results_equal_single_lookups(steps in steps(), yields in 0..4_usize) {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(run(steps, yields));
     }
 }
 
-/// E11: the same token a thousand times at once is asked of the database once in a batch.
+/// E11: a thousand concurrent lookups of one token query it once in a batch.
 #[tokio::test]
-async fn a_hot_token_is_asked_once_in_a_batch() {
+async fn a_repeated_token_is_queried_once_in_a_batch() {
     let database = database().await;
     let sessions = sessions(&database);
     let signed_in = Arc::new(sessions.sign_in_without_request(1).await.unwrap());
@@ -170,13 +173,13 @@ async fn a_hot_token_is_asked_once_in_a_batch() {
     }
     let counts = sessions.counts();
     assert_eq!(counts.lookups, 1_000);
-    // Two go out at once, and the others together when one returns.
+    // Two batches go out at once, and the others together when one returns.
     assert!(counts.statements <= 4, "{counts:?}");
 }
 
-/// Sixty-four at once need less than one statement for five.
+/// Sixty-four concurrent lookups need less than one statement per five.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lookups_at_once_share_statements() {
+async fn concurrent_lookups_share_statements() {
     let database = database().await;
     let sessions = sessions(&database);
     let mut tokens = Vec::new();

@@ -1,4 +1,4 @@
-//! What both stores promise, and that they promise the same.
+//! The guarantees of both stores, and that they behave the same.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tower_user_session::{
 use crate::support::{User, conformance::conforms, cookie, database, pool, sql, two_limits};
 
 #[tokio::test]
-async fn both_stores_keep_the_contract() {
+async fn both_stores_conform() {
     let database = database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 2)).with_lifetime(two_limits());
     conforms(&SessionService::new(store)).await;
@@ -25,7 +25,7 @@ async fn both_stores_keep_the_contract() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Sign in, with the cookie of an earlier session where there is one.
+    /// Signs in, with the cookie of an earlier session if there is one.
     SignIn {
         user: i64,
         with: Option<usize>,
@@ -46,7 +46,7 @@ enum Step {
     RevokeAll(i64),
     Disable(i64, bool),
     RemoveUser(i64),
-    /// Let time pass, in minutes.
+    /// Advances the time, in minutes.
     Pass(u32),
     CleanUp,
 }
@@ -72,7 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
 type Pg = SessionService<PgSessionStore<User>>;
 type Memory = SessionService<MemorySessionStore<i64, User>>;
 
-/// Does one step in both, and compares what they say of it.
+/// Does one step in both stores, and compares the results.
 async fn both(
     database: &ephemeral_postgres::TestDatabase,
     (pg, memory): (&Pg, &Memory),
@@ -110,7 +110,8 @@ async fn both(
                 memory.devices(&user).await.unwrap(),
             );
             assert_eq!(a.len(), b.len());
-            // Which of them is not the same in both, but how many others there are is.
+            // Which session is listed differs between the stores, but the number of others does
+            // not.
             let Some((a, b)) = a.get(session).zip(b.get(session)) else {
                 return;
             };
@@ -124,7 +125,8 @@ async fn both(
                     .revoke(&user, Revocation::AllBut(a.id))
                     .await
                     .unwrap();
-                // The ones that stay may differ in age: end all in both, so that they agree again.
+                // The remaining sessions may differ in age: end all in both, so that the stores
+                // agree again.
                 let b = memory
                     .store()
                     .revoke(&user, Revocation::AllBut(b.id))
@@ -174,9 +176,9 @@ async fn both(
     }
 }
 
-/// Whatever is done to them in whatever order, both say the same of every token there ever was.
+/// After any sequence of operations, both stores return the same for each token that ever existed.
 #[test]
-fn the_store_in_memory_is_a_model_of_the_one_in_postgresql() {
+fn the_memory_store_is_a_model_of_the_postgresql_store() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -206,7 +208,7 @@ fn the_store_in_memory_is_a_model_of_the_one_in_postgresql() {
                 let mut tokens = Vec::new();
                 for (n, step) in steps.iter().enumerate() {
                     both(&database, (&pg, &memory), &mut tokens, step).await;
-                    // So that no two sessions are of the same age, in either.
+                    // No two sessions have the same age, in either store.
                     both(&database, (&pg, &memory), &mut tokens, &Step::Pass(1)).await;
                     for (a, b) in &tokens {
                         let a = pg.user(a).await.unwrap();
@@ -223,8 +225,8 @@ fn the_store_in_memory_is_a_model_of_the_one_in_postgresql() {
         .unwrap();
 }
 
-/// What a sign-in demands is the store's to know: there is nothing to say to the one in memory.
+/// The conditions of a sign-in are specific to the store. The memory store has none.
 #[test]
-fn demands_print_no_value() {
+fn conditions_print_no_value() {
     assert_eq!(format!("{:?}", Demands::default()), "[]");
 }

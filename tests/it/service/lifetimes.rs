@@ -1,4 +1,4 @@
-//! Both limits, use that is written down, and cleaning up.
+//! Both limits, last-seen updates, and clean-up.
 
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use crate::support::{
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// D10, D11, C05, C06: dead at the instant of either limit, whatever the other says, and without any
-/// cleaning up. Rows are moved to either side of the limit; the clock is the database's.
+/// D10, D11, C05, C06: a session is invalid from the instant of either limit on, whatever the other
+/// limit, and without clean-up. Rows are moved to either side of the limit; the clock is the
+/// database's.
 #[tokio::test]
 async fn both_limits_are_decided_in_the_lookup() {
     let database = database().await;
@@ -44,10 +45,10 @@ async fn both_limits_are_decided_in_the_lookup() {
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
 
-/// D12, D14, D15: a lookup writes nothing; its use is written once an interval, at the time of the
-/// request, and never onto a session that has ended meanwhile.
+/// D12, D14, D15: a lookup writes nothing. Its use is written once per interval, with the time of
+/// the request, and never on a session that has ended meanwhile.
 #[tokio::test]
-async fn use_is_written_in_the_background_once_an_interval() {
+async fn last_seen_is_updated_in_the_background_once_per_interval() {
     let database = database().await;
     let sessions = with(&database, two_limits());
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
@@ -92,9 +93,9 @@ async fn use_is_written_in_the_background_once_an_interval() {
     assert_eq!((before, number(&database, seen).await), (2, 1));
 }
 
-/// D14: within an interval of the last time, nothing is written, and no statement tries to.
+/// D14: within an interval of the last update, nothing is written and no statement is sent.
 #[tokio::test]
-async fn a_session_that_was_just_seen_is_not_written_again() {
+async fn a_recently_seen_session_is_not_updated_again() {
     let database = database().await;
     let proxy = Proxy::before(&database).await;
     let store = PgSessionStore::<User>::new(proxy.pool(4)).with_lifetime(two_limits());
@@ -117,9 +118,9 @@ async fn a_session_that_was_just_seen_is_not_written_again() {
     assert_eq!(number(&database, version).await, before);
 }
 
-/// D15: a locked row delays nobody, and is left alone.
+/// D15: a locked row delays no caller and is skipped.
 #[tokio::test]
-async fn a_locked_row_is_not_waited_for() {
+async fn clean_up_skips_locked_rows() {
     let database = database().await;
     let sessions = with(&database, two_limits());
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
@@ -143,7 +144,7 @@ async fn a_locked_row_is_not_waited_for() {
     assert_eq!(number(&database, unwritten).await, 1);
 }
 
-/// H03, C07: the cookie lives as long as the database says that the session does.
+/// H03, C07: the cookie lives as long as the session by the database's clock.
 #[tokio::test]
 async fn a_remembered_session_has_a_cookie_of_the_same_life() {
     let database = database().await;
@@ -185,9 +186,9 @@ async fn a_remembered_session_has_a_cookie_of_the_same_life() {
     );
 }
 
-/// D17: what is over goes, in batches; what is live, or locked, stays.
+/// D17: expired sessions are deleted in batches. Live or locked ones stay.
 #[tokio::test]
-async fn cleaning_up_deletes_what_is_over_and_nothing_else() {
+async fn clean_up_deletes_expired_sessions_only() {
     let database = database().await;
     let sessions = with(&database, two_limits());
     let live = sessions.sign_in_without_request(1).await.unwrap();
@@ -227,7 +228,7 @@ async fn cleaning_up_deletes_what_is_over_and_nothing_else() {
     );
 }
 
-/// One process at a time: the other leaves it alone.
+/// One process cleans up at a time. A second one does nothing.
 #[tokio::test]
 async fn one_process_cleans_up_at_a_time() {
     let database = database().await;
@@ -253,13 +254,16 @@ async fn the_first_clean_up_comes_soon_after_the_start() {
         .advance(Duration::from_secs(31 * 24 * 60 * 60));
     let day = Duration::from_secs(24 * 60 * 60);
     let cleaning = timeout(Duration::from_secs(60), sessions.clean_up_every(day));
-    assert!(cleaning.await.is_err(), "it never ends by itself");
+    assert!(
+        cleaning.await.is_err(),
+        "clean-up rounds end only if they are dropped"
+    );
     let events = logs.events();
     let rounds = events.iter().filter(|line| line.contains("were deleted"));
     assert_eq!(rounds.count(), 1, "{events:?}");
 }
 
-/// A session in constant use does not reach an idle limit of one second, the shortest that there is.
+/// A session in constant use does not reach an idle limit of one second, the shortest possible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn session_in_constant_use_outlives_a_short_idle_limit() {
     let database = database().await;
@@ -277,7 +281,8 @@ async fn session_in_constant_use_outlives_a_short_idle_limit() {
     assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
 }
 
-/// The limits of the service that looks up count, for sessions that began under other limits too: one line a change.
+/// The limits of the service that looks up apply, also to sessions that began under other limits:
+/// one line per change.
 #[tokio::test]
 async fn shorter_limits_count_for_existing_sessions() {
     let hour = Duration::from_secs(60 * 60);
@@ -296,7 +301,7 @@ async fn shorter_limits_count_for_existing_sessions() {
             absolute(24).with_idle(2 * hour).unwrap(),
             false,
         ),
-        // Longer than what was set when it began.
+        // Longer than the limit that was set when it began.
         (absolute(2), absolute(24), false),
         (
             absolute(24).with_idle(2 * hour).unwrap(),

@@ -1,11 +1,12 @@
-//! Proving again who one is, and the application's own writes beside it.
+//! Reauthentication, and the application's own writes in the same transaction.
 
 use http::HeaderMap;
 use tower_user_session::ErrorKind;
 
 use crate::support::{User, cookie, current, database, number, pool, sessions, sql, until_waiting};
 
-/// D05, I10: the old token is dead, the new one is the same session, and the proof is fresh.
+/// D05, I10: the old token is invalid, the new one belongs to the same session, and the
+/// authentication is recent.
 #[tokio::test]
 async fn confirming_gives_the_session_a_new_token() {
     let database = database().await;
@@ -45,9 +46,9 @@ async fn confirming_gives_the_session_a_new_token() {
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
 
-/// Only a live session of the user who proved it is confirmed.
+/// Only a live session of the user who reauthenticated is confirmed.
 #[tokio::test]
-async fn nothing_else_is_confirmed() {
+async fn invalid_sessions_are_not_confirmed() {
     let database = database().await;
     let sessions = sessions(&database);
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -71,9 +72,9 @@ async fn nothing_else_is_confirmed() {
     refused(1, &headers).await;
 }
 
-/// A password change and the end of the other sessions are one step.
+/// A password change and the revocation of the other sessions are one transaction.
 #[tokio::test]
-async fn revoking_takes_part_in_the_applications_transaction() {
+async fn revoking_joins_the_applications_transaction() {
     let database = database().await;
     let sessions = sessions(&database);
     let this = sessions.sign_in_without_request(1).await.unwrap();
@@ -100,9 +101,9 @@ async fn revoking_takes_part_in_the_applications_transaction() {
     }
 }
 
-/// A sign-in that checked the old password waits for the change, and is refused by what it demands.
+/// A sign-in that checked the old password waits for the change, and its condition rejects it.
 #[tokio::test]
-async fn a_sign_in_with_the_old_password_cannot_slip_in() {
+async fn a_sign_in_with_the_old_password_fails_after_a_password_change() {
     let database = database().await;
     let sessions = sessions(&database);
     let mut client = pool(&database, 1).get().await.unwrap();
@@ -138,9 +139,9 @@ async fn a_sign_in_with_the_old_password_cannot_slip_in() {
     );
 }
 
-/// An account and its first session begin together, or not at all.
+/// An account and its first session are created together, or not at all.
 #[tokio::test]
-async fn signing_in_takes_part_in_the_applications_transaction() {
+async fn signing_in_joins_the_applications_transaction() {
     let database = database().await;
     let sessions = sessions(&database);
     for (commit, users) in [(false, 2), (true, 3)] {
@@ -173,7 +174,7 @@ async fn signing_in_takes_part_in_the_applications_transaction() {
     }
 }
 
-/// A sign-in that is refused ends nothing, also where the application commits all the same.
+/// A rejected sign-in ends nothing, also if the application commits afterwards.
 #[tokio::test]
 async fn a_refused_sign_in_changes_nothing_in_the_applications_transaction() {
     let database = database().await;
@@ -193,9 +194,9 @@ async fn a_refused_sign_in_changes_nothing_in_the_applications_transaction() {
     assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
 }
 
-/// A transaction of any pool, or of none, will do.
+/// A transaction of any pool, or of none, is accepted.
 #[tokio::test]
-async fn a_transaction_of_a_plain_client_will_do() {
+async fn a_transaction_of_a_plain_client_is_accepted() {
     let database = database().await;
     let sessions = sessions(&database);
     let this = sessions.sign_in_without_request(1).await.unwrap();

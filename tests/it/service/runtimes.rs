@@ -1,4 +1,4 @@
-//! A service among runtimes that stand still, end, have no timers or are not there; and its closing.
+//! Runtimes that are blocked, shut down, have no timers or are missing; and closing the service.
 
 use std::{
     convert::Infallible,
@@ -23,14 +23,17 @@ use tower_user_session::{ErrorKind, LoadUserLayer, SessionCookie, SessionService
 
 use crate::support::{
     PATIENCE, User, cookie, cookie_lines, memory, patiently, poll_once, request,
-    scripted_store::{Hung, all_live, owner, scripted, status},
+    scripted_store::{PendingStore, all_live, owner, scripted, status},
     signed_in_cookie, watched, who,
 };
 
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "it never comes about");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "the condition did not hold in time"
+        );
         std::thread::yield_now();
     }
 }
@@ -43,13 +46,13 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// F06: a deadline holds although the runtime that carries the batches is not driven, also for a lookup that finds
-/// no batch in flight.
+/// F06: the deadline holds although the runtime that drives the batches is blocked, also for a
+/// lookup that finds no batch in flight.
 #[test]
-fn the_deadline_holds_while_another_runtime_stands_still() {
+fn the_deadline_holds_while_another_runtime_is_blocked() {
     let deadline = Duration::from_millis(300);
     let cookie = SessionCookie::insecure_for_local_development();
-    let sessions = SessionService::builder(Hung).deadline(deadline);
+    let sessions = SessionService::builder(PendingStore).deadline(deadline);
     let sessions = sessions.cookie(cookie).build().unwrap();
     let token = || SessionToken::generate().unwrap();
     let still = Builder::new_current_thread().enable_all().build().unwrap();
@@ -86,8 +89,8 @@ fn the_deadline_holds_while_another_runtime_stands_still() {
     drop(still);
 }
 
-/// A service may outlive a runtime: lookups that it takes down with it are errors for whoever waits
-/// elsewhere, and the next runtime finds the service working.
+/// A service may outlive a runtime: lookups that end with it are errors for waiters on other
+/// runtimes, and the service works on the next runtime.
 #[test]
 fn a_service_survives_a_runtime_that_is_shut_down() {
     let hang = Arc::new(AtomicBool::new(true));
@@ -110,7 +113,7 @@ fn a_service_survives_a_runtime_that_is_shut_down() {
             runtime.spawn(async move { sessions.user(&token).await })
         };
         let statements = sessions.counts().statements;
-        // Until two are in flight: what the last round left in flight may not have ended yet.
+        // Until two are in flight: batches of the last round may not have ended yet.
         wait_until(|| {
             ask(&first);
             sessions.counts().statements >= statements + 2
@@ -126,7 +129,7 @@ fn a_service_survives_a_runtime_that_is_shut_down() {
         hang.store(false, SeqCst);
         second.block_on(async {
             for waiting in waiting {
-                // Whether it was handed back or went out in time, it is answered.
+                // Whether the batch was handed back or sent in time, the lookup completes.
                 let _ = patiently(waiting).await.unwrap();
             }
             let token = SessionToken::generate().unwrap();
@@ -144,7 +147,8 @@ fn a_service_survives_a_runtime_that_is_shut_down() {
     runtime().block_on(async { patiently(sessions.close()).await });
 }
 
-/// A runtime that shut down while nothing was in flight costs no lookup: the next lookup's runtime takes over.
+/// A runtime that shut down while nothing was in flight costs no lookup: the next lookup's runtime
+/// takes over.
 #[test]
 fn a_service_that_was_idle_moves_to_another_runtime() {
     let sessions = scripted(|_, digests| Box::pin(ready(Ok(all_live(&digests)))));
@@ -155,9 +159,9 @@ fn a_service_that_was_idle_moves_to_another_runtime() {
     }
 }
 
-/// The same when a runtime goes before its task was polled once.
+/// The same if a runtime is dropped before its task was polled once.
 #[test]
-fn a_lookup_that_never_started_leaves_no_trace() {
+fn a_lookup_that_was_never_polled_changes_nothing() {
     let sessions = scripted(|_, digests| Box::pin(ready(Ok(all_live(&digests)))));
     let token = SessionToken::generate().unwrap();
     for _ in 0..5 {
@@ -171,7 +175,7 @@ fn a_lookup_that_never_started_leaves_no_trace() {
         drop(first);
         for call in &mut calls {
             let Poll::Ready(Err(error)) = poll_once(call.as_mut()) else {
-                panic!("nobody will ever answer")
+                panic!("made up")
             };
             assert_eq!(error.kind(), ErrorKind::Store);
         }
@@ -180,7 +184,7 @@ fn a_lookup_that_never_started_leaves_no_trace() {
     assert_eq!(user, Some(owner(token.digest())));
 }
 
-/// Outside any runtime nobody is signed in or out, and that is an error and no panic.
+/// Outside of a runtime, signing in and out is an error and no panic.
 #[test]
 fn signing_in_and_out_outside_a_runtime_is_an_error() {
     let sessions = memory();
@@ -199,7 +203,7 @@ fn signing_in_and_out_outside_a_runtime_is_an_error() {
     }
 }
 
-/// Outside any runtime a lookup is an error, through the layer a 503, and no panic.
+/// Outside of a runtime, a lookup is an error, through the layer a 503, and no panic.
 #[test]
 fn a_lookup_outside_a_runtime_is_an_error() {
     let sessions = memory();
@@ -241,8 +245,8 @@ fn a_lookup_without_timers_is_an_error() {
 
 // ---- Closing ----
 
-/// A service that was closed waits for what is under way, refuses what comes, gives up what the store
-/// holds, and signs out all the same. Closing it again is no mistake.
+/// A closed service waits for operations in flight, rejects lookups, and releases the store's
+/// resources. Signing out still works. Closing it twice is no error.
 #[tokio::test]
 async fn close_waits_and_then_refuses() {
     let sessions = watched();
@@ -269,11 +273,12 @@ async fn close_waits_and_then_refuses() {
     assert!(signed_out.ended().unwrap());
 }
 
-/// Closing waits for a lookup in flight no longer than the deadline, also if its runtime is not driven.
+/// Closing waits for a lookup in flight no longer than the deadline, also if its runtime is
+/// blocked.
 #[test]
 fn closing_is_bounded() {
     let deadline = Duration::from_millis(300);
-    let sessions = SessionService::builder(Hung).deadline(deadline);
+    let sessions = SessionService::builder(PendingStore).deadline(deadline);
     let sessions = sessions.build().unwrap();
     let still = Builder::new_current_thread().enable_all().build().unwrap();
     still.block_on(async {
@@ -289,7 +294,7 @@ fn closing_is_bounded() {
     assert!(took >= deadline && took < 3 * deadline, "{took:?}");
 }
 
-/// The store is told of the closing once all lookups are back, and once only.
+/// The store is closed after all lookups have returned, and once only.
 #[tokio::test]
 async fn the_store_is_closed_once() {
     let sessions = scripted(|_, digests| Box::pin(ready(Ok(all_live(&digests)))));

@@ -1,4 +1,4 @@
-//! What applications write as JSON, and read from it.
+//! The types that applications serialize as JSON.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,9 +18,9 @@ fn session() -> Session {
     Session::new(ID.parse().unwrap(), times)
 }
 
-/// Names and times are text, and read back as they were to the microsecond.
+/// Ids and times are text, and are read back to the microsecond.
 #[test]
-fn sessions_survive_being_json() {
+fn sessions_round_trip_through_json() {
     let text = serde_json::to_string(&session()).unwrap();
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["id"], ID);
@@ -36,7 +36,7 @@ fn sessions_survive_being_json() {
     assert_eq!(serde_json::from_str::<Device>(&text).unwrap(), device);
 }
 
-/// O08: a malformed id is an error of its own, whatever reads it.
+/// O08: a malformed id has its own error, for each way to read it.
 #[test]
 fn a_malformed_id_is_refused() {
     let upper = ID.to_uppercase();
@@ -64,7 +64,7 @@ fn a_malformed_id_is_refused() {
     }
 }
 
-/// O08: in a path it is the client's error.
+/// O08: in a path it is a client error.
 #[tokio::test]
 async fn a_malformed_id_in_a_path_is_not_found() {
     async fn by_parsing(Path(id): Path<String>) -> Result<String, ParseSessionIdError> {
@@ -83,7 +83,7 @@ async fn a_malformed_id_in_a_path_is_not_found() {
         .route("/parsed/{id}", get(by_parsing))
         .route("/sessions/{id}", get(or_not_found))
         .route("/users/{user}/sessions/{id}", get(two))
-        // The handler reads a parameter that the route does not have: the application's defect.
+        // The handler reads a parameter that the route does not have: a defect of the application.
         .route("/defect", get(or_not_found))
         .route("/extracted/{id}", get(by_extracting));
     for (path, status) in [
@@ -100,7 +100,7 @@ async fn a_malformed_id_in_a_path_is_not_found() {
         ("/users/7/sessions/nonsense".to_owned(), 404),
         (format!("/users/nonsense/sessions/{ID}"), 404),
         ("/defect".to_owned(), 500),
-        // axum's answer to a parameter that does not deserialize.
+        // axum's response to a parameter that does not deserialize.
         ("/extracted/nonsense".to_owned(), 400),
     ] {
         let request = Request::get(&path).body(Body::empty()).unwrap();
@@ -109,9 +109,9 @@ async fn a_malformed_id_in_a_path_is_not_found() {
     }
 }
 
-/// An unsafe place deserializes to none where an option is asked for, and fails otherwise.
+/// An unsafe return path deserializes to `None` if the field is an option, and fails otherwise.
 #[test]
-fn an_unsafe_place_is_none() {
+fn an_unsafe_return_path_deserializes_to_none() {
     #[derive(serde::Deserialize)]
     struct Query {
         #[serde(default, deserialize_with = "ReturnTo::deserialize_or_none")]

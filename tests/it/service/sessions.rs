@@ -1,13 +1,14 @@
-//! A person's list of sessions, and ending them.
+//! A user's list of sessions, and revoking them.
 
 use http::{HeaderMap, HeaderValue, header::USER_AGENT};
 use tower_user_session::{ErrorKind, PgSessionStore, SessionId, SessionLimit, SessionService};
 
 use crate::support::{User, cookie, current, database, number, pool, sessions, sql, until_waiting};
 
-/// I09: the list says what a person needs to know, of live sessions only, in one statement.
+/// I09: the list has what a user needs to recognize a session, of live sessions only, in one
+/// statement.
 #[tokio::test]
-async fn a_person_sees_their_live_sessions() {
+async fn a_user_can_list_their_live_sessions() {
     let database = database().await;
     let sessions = sessions(&database);
     let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static("Phone"))]);
@@ -33,9 +34,10 @@ async fn a_person_sees_their_live_sessions() {
     assert!(!printed.contains("Digest") && !printed.contains(&laptop.token().expose()));
 }
 
-/// A name of 1 MB, and one with control characters: bounded, and never a line of its own in a log.
+/// A user agent of 1 MB, and one with control characters: bounded, and never a line of its own in a
+/// log.
 #[tokio::test]
-async fn what_a_client_calls_itself_is_bounded() {
+async fn the_stored_user_agent_is_bounded() {
     let database = database().await;
     let sessions = sessions(&database);
     let long = vec![b'a'; 1 << 20];
@@ -52,9 +54,9 @@ async fn what_a_client_calls_itself_is_bounded() {
     }
 }
 
-/// A foreign session and one that does not exist are the same, and nothing happens to either.
+/// Another user's session and a missing one give the same result, and neither is changed.
 #[tokio::test]
-async fn a_session_is_revoked_by_its_own_user_only() {
+async fn only_the_user_of_a_session_can_revoke_it() {
     let database = database().await;
     let sessions = sessions(&database);
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -71,9 +73,9 @@ async fn a_session_is_revoked_by_its_own_user_only() {
     assert!(!sessions.revoke(&1, ada.session().id()).await.unwrap());
 }
 
-/// After the call returned, the sessions are dead in another process too.
+/// After the call returned, the sessions are invalid in other processes too.
 #[tokio::test]
-async fn all_others_all_and_everybodys_sessions_end() {
+async fn revoke_others_revoke_all_and_revoke_everyone_end_their_sessions() {
     let database = database().await;
     let (here, elsewhere) = (sessions(&database), sessions(&database));
     let this = here.sign_in_without_request(1).await.unwrap();
@@ -95,9 +97,9 @@ async fn all_others_all_and_everybodys_sessions_end() {
     assert!(elsewhere.user(eve.token()).await.unwrap().is_none());
 }
 
-/// D13, E05: what a revocation leaves, once it has returned, is the exception and what began after.
+/// D13, E05: when a revocation has returned, only the excepted session and later ones are live.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_also_ends_the_sessions_that_are_just_beginning() {
+async fn a_revocation_also_ends_sessions_of_concurrent_sign_ins() {
     let database = database().await;
     let sessions = sessions(&database);
     for _ in 0..20 {
@@ -110,7 +112,7 @@ async fn a_revocation_also_ends_the_sessions_that_are_just_beginning() {
             .collect();
         tokio::task::yield_now().await;
         sessions.revoke_others(&1, &current(&this)).await.unwrap();
-        // Whatever lives now must have been inserted after the revocation had its turn.
+        // A session that is live now must have been inserted after the revocation.
         let left = sessions.devices(&1).await.unwrap();
         assert!(left.iter().any(|device| device.is(&this.session())));
         for task in beginning {
@@ -119,7 +121,7 @@ async fn a_revocation_also_ends_the_sessions_that_are_just_beginning() {
             let listed = left.iter().any(|device| device.is(&signed_in.session()));
             assert!(
                 live || !listed,
-                "a session that survived was ended by nobody"
+                "a session that survived has no revocation that ended it"
             );
         }
         sessions.revoke_all(&1).await.unwrap();
@@ -127,9 +129,9 @@ async fn a_revocation_also_ends_the_sessions_that_are_just_beginning() {
     }
 }
 
-/// D13: a sign-in that is under way when a revocation begins has ended when it returns.
+/// D13: a sign-in that is in progress when a revocation begins has ended when it returns.
 #[tokio::test]
-async fn a_revocation_waits_for_a_sign_in_under_way() {
+async fn a_revocation_waits_for_a_concurrent_sign_in() {
     let database = database().await;
     let sessions = sessions(&database);
     let mut client = pool(&database, 1).get().await.unwrap();
@@ -149,7 +151,7 @@ async fn a_revocation_waits_for_a_sign_in_under_way() {
     assert_eq!(sessions.user(slow.token()).await.unwrap(), None);
 }
 
-/// D18, J02: exactly as many as the limit allows, whichever the policy.
+/// D18, J02: exactly as many sessions as the limit allows, under each policy.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_sessions_is_exact() {
     let database = database().await;
@@ -157,7 +159,7 @@ async fn the_limit_of_sessions_is_exact() {
         (SessionLimit::refuse_new(3).unwrap(), 47),
         (SessionLimit::end_oldest(3).unwrap(), 0),
     ] {
-        // Several processes, as it were: within one, the writes of a user take turns.
+        // As if in several processes: within one, the writes of a user are serialized.
         let processes = [(); 8].map(|()| {
             let store = PgSessionStore::<User>::new(pool(&database, 2));
             SessionService::new(store.with_session_limit(limit))
@@ -191,7 +193,7 @@ async fn the_limit_of_sessions_is_exact() {
         }
         assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
 
-        // Nor does one that is over.
+        // An expired session does not count.
         let _ = sessions.sign_in_without_request(1).await.unwrap();
         let _ = sessions.sign_in_without_request(1).await.unwrap();
         sql(&database, "UPDATE sessions SET expires_at = now()").await;
@@ -202,9 +204,9 @@ async fn the_limit_of_sessions_is_exact() {
     assert!(SessionLimit::refuse_new(0).is_err() && SessionLimit::end_oldest(0).is_err());
 }
 
-/// The oldest go, the newest stay.
+/// The oldest sessions are evicted, and the newest stay.
 #[tokio::test]
-async fn the_oldest_sessions_make_room() {
+async fn the_oldest_sessions_are_evicted_at_the_limit() {
     let database = database().await;
     let limit = SessionLimit::end_oldest(2).unwrap();
     let store = PgSessionStore::<User>::new(pool(&database, 2)).with_session_limit(limit);
@@ -221,9 +223,9 @@ async fn the_oldest_sessions_make_room() {
     }
 }
 
-/// D13: the same of everybody's sessions at once. Lookups go on meanwhile.
+/// D13: the same for the sessions of all users at once. Lookups continue meanwhile.
 #[tokio::test]
-async fn revoking_everyone_waits_for_a_sign_in_under_way() {
+async fn revoke_everyone_waits_for_a_concurrent_sign_in() {
     let database = database().await;
     let sessions = sessions(&database);
     let eve = sessions.sign_in_without_request(2).await.unwrap();

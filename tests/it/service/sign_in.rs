@@ -1,4 +1,4 @@
-//! Signing in and out, whatever happens meanwhile.
+//! Signing in: sessions that are replaced, refused and interrupted sign-ins, digests.
 
 use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken};
 
@@ -6,8 +6,8 @@ use crate::support::{
     ROWS, User, cookie, database, number, pool, recorded_logs, sessions, sql, until_waiting,
 };
 
-/// D01, D03: a sign-in ends the session that the request came with, whosever it was, and takes nothing
-/// over from the client, be it a token of the right form.
+/// D01, D03: a sign-in ends the session that the request presents, whichever user it belongs to,
+/// and adopts nothing from the client, not even a well-formed token.
 #[tokio::test]
 async fn a_sign_in_replaces_the_session_it_came_with() {
     let database = database().await;
@@ -30,7 +30,7 @@ async fn a_sign_in_replaces_the_session_it_came_with() {
     assert_eq!(sessions.user(&chosen).await.unwrap(), None);
 }
 
-/// A sign-in that is refused changes nothing: the old session lives.
+/// A rejected sign-in changes nothing: the old session stays live.
 #[tokio::test]
 async fn a_sign_in_that_is_refused_ends_nothing() {
     let database = database().await;
@@ -41,17 +41,17 @@ async fn a_sign_in_that_is_refused_ends_nothing() {
         "UPDATE users SET disabled_at = now() WHERE id = 2",
     )
     .await;
-    for nobody in [2, 99] {
+    for refused in [2, 99] {
         let error = sessions
-            .sign_in(nobody, &cookie(&sessions, old.token()))
+            .sign_in(refused, &cookie(&sessions, old.token()))
             .await;
         assert_eq!(error.unwrap_err().kind(), ErrorKind::UserRefused);
     }
     assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
 }
 
-/// D02: killed in the middle, either the old session lives and there is no new one, or the other way
-/// about; here it waits for a lock on the old one, and is killed.
+/// D02: if a sign-in is killed, either the old session is live and there is no new one, or the
+/// reverse. Here it waits for a lock on the old one, and is killed.
 #[tokio::test]
 async fn a_sign_in_that_is_killed_changes_nothing() {
     let database = database().await;
@@ -78,9 +78,9 @@ async fn a_sign_in_that_is_killed_changes_nothing() {
     assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
 }
 
-/// D07: signed out is signed out, in this process, in another, and after a restart of it.
+/// D07: a signed-out session is invalid in this process, in another one, and after a restart.
 #[tokio::test]
-async fn a_signed_out_session_is_dead_everywhere() {
+async fn a_signed_out_session_is_invalid_in_every_process() {
     let database = database().await;
     let (here, there) = (sessions(&database), sessions(&database));
     let signed_in = here.sign_in_without_request(1).await.unwrap();
@@ -97,10 +97,9 @@ async fn a_signed_out_session_is_dead_everywhere() {
     assert_eq!(number(&database, ROWS).await, 0);
 }
 
-/// B05: a digest that is taken is never touched: the insertion fails, and the session stays whose it
-/// is.
+/// B05: a taken digest is never changed: the insertion fails, and the session keeps its user.
 #[tokio::test]
-async fn a_digest_that_is_taken_stays_whose_it_is() {
+async fn a_taken_digest_keeps_its_session() {
     use std::time::Duration;
     use tower_user_session::{Insertion, NewSession, Rotation, SessionStore};
     let database = database().await;
@@ -121,9 +120,9 @@ async fn a_digest_that_is_taken_stays_whose_it_is() {
     assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
 }
 
-/// B08: a digest presented as a token is of nobody.
+/// B08: a digest presented as a token resolves to no user.
 #[tokio::test]
-async fn a_digest_is_no_token() {
+async fn a_digest_is_not_a_token() {
     use base64::Engine as _;
     let database = database().await;
     let sessions = sessions(&database);
@@ -135,7 +134,7 @@ async fn a_digest_is_no_token() {
     assert_eq!(sessions.user(&digest).await.unwrap(), None);
 }
 
-/// J01: whoever is anonymous makes no row.
+/// J01: anonymous requests insert no row.
 #[tokio::test]
 async fn anonymous_requests_write_nothing() {
     let database = database().await;
@@ -156,7 +155,7 @@ async fn anonymous_requests_write_nothing() {
     assert_eq!(number(&database, written).await, 0);
 }
 
-/// J09, F07: a sign-in that is dropped half-way leaves no connection behind that is still at work.
+/// J09, F07: a sign-in that is dropped midway leaves no busy connection in the pool.
 #[tokio::test]
 async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
     let database = database().await;
@@ -176,7 +175,7 @@ async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
     until_waiting(&database, 1).await;
     sign_in.abort();
     assert!(sign_in.await.unwrap_err().is_cancelled());
-    // The only connection of the pool can be had, and does not wait for the lock.
+    // The pool's only connection is available, and does not wait for the lock.
     assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
     lock.rollback().await.unwrap();
     assert!(pool.status().size <= 1);

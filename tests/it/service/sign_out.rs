@@ -1,4 +1,5 @@
-//! Signing out: which session ends, what the caller learns, and that sign-outs do not affect each other.
+//! Signing out: which session ends, what the caller learns, and that sign-outs do not affect each
+//! other.
 
 use std::{future::IntoFuture as _, time::Duration};
 
@@ -15,13 +16,13 @@ use tower_user_session::{
 
 use crate::support::{
     Logs, PgSessions, ROWS, User, cookie, cookie_lines, database,
-    manual_feed::{LONG_LEASE, Told},
+    manual_feed::{LONG_LEASE, ManualFeed},
     memory, number, patiently, pool, sessions, sign_out, signed_in_cookie, sql, until_waiting,
     watched,
 };
 
 /// D07, D08, D09: signing out clears the cookie whatever the store does, and the caller learns
-/// whether the session has ended. Only then is it dead.
+/// whether the session has ended. Only then is it invalid.
 #[tokio::test]
 async fn signing_out_clears_the_cookie_even_without_the_store() {
     let logs = Logs::capture();
@@ -63,9 +64,9 @@ async fn signing_out_clears_the_cookie_even_without_the_store() {
     assert!(!signed_out.ended().unwrap());
 }
 
-/// A16: where a request is ambiguous, signing out ends every session that it presents.
+/// A16: if a request is ambiguous, signing out ends each session that it presents.
 #[tokio::test]
-async fn signing_out_ends_every_session_that_is_presented() {
+async fn signing_out_ends_every_presented_session() {
     let sessions = memory();
     let ours = signed_in_cookie(&sessions, 1).await;
     let planted = signed_in_cookie(&sessions, 2).await;
@@ -78,8 +79,8 @@ async fn signing_out_ends_every_session_that_is_presented() {
     }
 }
 
-/// A16, A21: but no more of them than an honest client sends, so that a flood of tokens is no flood
-/// of deletions.
+/// A16, A21: but no more of them than an honest client sends, so that a flood of tokens causes no
+/// flood of deletions.
 #[tokio::test]
 async fn signing_out_is_bounded() {
     let sessions = memory();
@@ -98,10 +99,10 @@ async fn signing_out_is_bounded() {
     assert!((2..=16).contains(&ended), "{ended} sessions ended");
 }
 
-/// D08: again, without a session, with one that is over, with nonsense: the same removal each time,
-/// and no row.
+/// D08: repeated, without a session, with an expired one, or with a malformed cookie: the same
+/// removal each time, and no row.
 #[tokio::test]
-async fn signing_out_twice_is_no_different() {
+async fn signing_out_twice_succeeds() {
     let database = database().await;
     let sessions = sessions(&database);
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
@@ -131,9 +132,9 @@ async fn signing_out_twice_is_no_different() {
     assert_eq!(number(&database, ROWS).await, 0);
 }
 
-/// Two cookies that differ are nobody's session, but signing out ends both.
+/// Two different cookies resolve to no user, but signing out ends both sessions.
 #[tokio::test]
-async fn signing_out_ends_whatever_is_presented() {
+async fn signing_out_ends_every_presented_credential() {
     let database = database().await;
     let sessions = sessions(&database);
     let (one, two) = (
@@ -146,7 +147,8 @@ async fn signing_out_ends_whatever_is_presented() {
     assert_eq!(number(&database, ROWS).await, 0);
 }
 
-/// D09: the database cannot be reached: the removal is sent all the same, and the caller is told.
+/// D09: if the database cannot be reached, the removal is sent anyway, and the caller gets an
+/// error.
 #[tokio::test]
 async fn signing_out_without_a_database_still_clears_the_cookie() {
     let mut nowhere = tokio_postgres::Config::new();
@@ -181,7 +183,7 @@ async fn signed_in<S: SessionStore<UserId = i64>>(
     all
 }
 
-/// Signs out by each of these, in this order and all at once.
+/// Signs out by each of these, in this order and concurrently.
 fn sign_all_out<'a, S: SessionStore>(
     sessions: &SessionService<S>,
     tokens: impl IntoIterator<Item = &'a SessionToken>,
@@ -196,19 +198,19 @@ fn sign_all_out<'a, S: SessionStore>(
     tokens.into_iter().map(sign_out).collect()
 }
 
-/// An answer of the store about another session is not the end of this one.
+/// A result of the store for another session does not end this one.
 #[tokio::test]
-async fn an_answer_about_another_session_is_not_the_end_of_this_one() {
+async fn a_result_for_another_session_does_not_end_this_one() {
     let sessions = watched();
     let all = signed_in(&sessions, 2).await;
-    sessions.store().go_astray();
+    sessions.store().delete_another_session();
     assert!(!sign_out(&sessions, all[0].token()).await.unwrap());
     let mut both = cookie(&sessions, all[0].token());
     both.append(COOKIE, cookie(&sessions, all[1].token())[COOKIE].clone());
     assert!(!sessions.sign_out(&both).await.ended().unwrap());
 }
 
-/// Sessions in PostgreSQL, with a deadline that a slow machine does not meet.
+/// Sessions in PostgreSQL, with a deadline that a slow machine does not reach.
 fn patient(database: &TestDatabase) -> PgSessions {
     let store = PgSessionStore::new(pool(database, 8));
     let builder = SessionService::builder(store).deadline(Duration::from_secs(60));
@@ -217,7 +219,7 @@ fn patient(database: &TestDatabase) -> PgSessions {
 
 /// A locked session delays its own sign-out and no other.
 #[tokio::test]
-async fn a_locked_session_delays_its_own_sign_out_alone() {
+async fn a_locked_session_delays_only_its_own_sign_out() {
     let database = database().await;
     let sessions = patient(&database);
     let all = signed_in(&sessions, 8).await;
@@ -240,9 +242,10 @@ async fn a_locked_session_delays_its_own_sign_out_alone() {
     assert_eq!(sessions.user(token).await.unwrap(), None);
 }
 
-/// If a trigger of the application refuses to delete a session, its own sign-out fails and no other.
+/// If a trigger of the application prevents the deletion of a session, its own sign-out fails and
+/// no other.
 #[tokio::test]
-async fn a_session_that_the_database_keeps_fails_its_own_sign_out_alone() {
+async fn a_session_the_database_keeps_fails_only_its_own_sign_out() {
     let database = database().await;
     let sessions = patient(&database);
     let mut all = signed_in(&sessions, 7).await;
@@ -267,11 +270,12 @@ async fn a_session_that_the_database_keeps_fails_its_own_sign_out_alone() {
     assert_eq!(user.map(|user| user.id), Some(2));
 }
 
-/// E05: a session that was ended here is over here at once, without a word from the store. So are several.
+/// E05: a session that this process ended is invalid in this process at once, without waiting for
+/// the feed. The same holds for several sessions.
 #[tokio::test]
 async fn a_sign_out_does_not_wait_for_the_feed() {
     for count in [1, 2] {
-        let (sessions, feed) = Told::with_lease(LONG_LEASE).await;
+        let (sessions, feed) = ManualFeed::with_lease(LONG_LEASE).await;
         let all = signed_in(&sessions, count).await;
         sessions.store().advance(Duration::from_secs(60 * 60));
         let mut headers = HeaderMap::new();
@@ -283,13 +287,13 @@ async fn a_sign_out_does_not_wait_for_the_feed() {
             }
         }
         assert_eq!(sessions.counts().from_cache, count as u64);
-        feed.fall_silent();
+        feed.stop_heartbeats();
         let signed_out = patiently(sessions.sign_out(&headers).into_future()).await;
         assert!(signed_out.ended().unwrap());
         for signed_in in &all {
             assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
         }
-        // One that fails does not wait either.
+        // A failed sign-out does not wait either.
         sessions.store().set_failing(true);
         let failed = patiently(sessions.sign_out(&headers).into_future()).await;
         assert!(!failed.ended().unwrap_err().is_outcome_unknown());

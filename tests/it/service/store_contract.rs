@@ -1,4 +1,4 @@
-//! Stores that do not keep their promise: they answer wrongly, panic, answer late or never.
+//! Stores that violate their contract: wrong results, panics, late results or none.
 
 use std::{
     future::ready,
@@ -17,7 +17,7 @@ use tower_user_session::{
 
 use crate::support::{
     User, patiently, poll_once,
-    scripted_store::{Answers, Hung, all_live, live, owner, scripted, status},
+    scripted_store::{Answers, PendingStore, all_live, live, owner, scripted, status},
 };
 
 fn store_error(kind: ErrorKind) -> Error {
@@ -32,8 +32,8 @@ fn tokens(count: usize) -> Vec<SessionToken> {
 
 // ---- Wrong answers ----
 
-/// Asks for two tokens, which go out alone, and then for these, which gather in one batch; then lets
-/// all of them be answered. `script` gives the answers to that batch.
+/// Looks up two tokens, which are sent alone, and then these, which form one batch. Then all of
+/// them get results. `script` returns the results of that batch.
 async fn batch_of(
     tokens: &[SessionToken],
     script: impl Fn(&[TokenDigest]) -> Answers + Send + Sync + 'static,
@@ -78,10 +78,10 @@ fn right(tokens: &[SessionToken]) -> Vec<Result<Option<User>, ErrorKind>> {
     owners.map(|owner| Ok(Some(owner))).collect()
 }
 
-/// G08, E08: answers go to their callers by digest, in whatever order they come; a token that is
-/// asked for several times is asked once.
+/// G08, E08: results reach their callers by digest, in any order. A token that is looked up several
+/// times is queried once.
 #[tokio::test]
-async fn answers_in_any_order_reach_their_callers() {
+async fn results_in_any_order_reach_their_callers() {
     let mut tokens = tokens(20);
     tokens.extend(
         [3, 3, 7].map(|n: usize| SessionToken::parse(tokens[n].expose().as_bytes()).unwrap()),
@@ -91,7 +91,7 @@ async fn answers_in_any_order_reach_their_callers() {
             let mut seen: Vec<_> = digests.to_vec();
             seen.sort_unstable();
             seen.dedup();
-            assert_eq!(seen.len(), digests.len(), "one digest was asked twice");
+            assert_eq!(seen.len(), digests.len(), "one digest was queried twice");
             let mut answers = all_live(digests);
             match turn {
                 0 => answers.reverse(),
@@ -105,9 +105,9 @@ async fn answers_in_any_order_reach_their_callers() {
     }
 }
 
-/// G08, E08: one digest that is not answered, or answered twice, fails its callers alone.
+/// G08, E08: a digest with no result, or with two, fails its callers alone.
 #[tokio::test]
-async fn a_missing_or_second_answer_fails_its_callers_alone() {
+async fn a_missing_or_duplicate_result_fails_only_its_callers() {
     let tokens = tokens(10);
     let bad = tokens[4].digest();
     let mut right = right(&tokens);
@@ -144,9 +144,10 @@ async fn a_missing_or_second_answer_fails_its_callers_alone() {
     assert_eq!(failed.await, right);
 }
 
-/// G08: whoever answers what was not asked may be answering another question: nobody believes it.
+/// G08: a result for a digest that was not in the batch may belong to another query, so the whole
+/// batch fails.
 #[tokio::test]
-async fn an_answer_that_nobody_asked_for_fails_the_whole_batch() {
+async fn an_unrequested_result_fails_the_whole_batch() {
     let tokens = tokens(10);
     let stranger = SessionToken::generate().unwrap().digest();
     for instead in [true, false] {
@@ -164,10 +165,10 @@ async fn an_answer_that_nobody_asked_for_fails_the_whole_batch() {
     assert_eq!(nothing.await, vec![Err(ErrorKind::Protocol); 10]);
 }
 
-/// E09: a batch that one of its digests makes fail is asked again one by one; an error of another
-/// kind is everybody's and is not asked again.
+/// E09: a batch that fails because of one digest is retried one by one. An error of another kind
+/// fails the whole batch and is not retried.
 #[tokio::test]
-async fn one_bad_row_fails_its_callers_alone() {
+async fn one_invalid_row_fails_only_its_callers() {
     let tokens = tokens(10);
     let bad = tokens[4].digest();
     let outcomes = batch_of(&tokens, move |digests| {
@@ -202,8 +203,8 @@ impl Drop for PanicsOnDrop {
     }
 }
 
-/// G08: a store that panics, before or after its first await, or while its future is dropped at the
-/// deadline, is a 503 for its callers; the next lookup is as good as new.
+/// G08: a store that panics, before or after its first await, or when its future is dropped at the
+/// deadline, is a 503 for its callers. The next lookup works.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_panics_is_isolated() {
     let sessions = scripted(|asked, digests| match asked % 4 {
@@ -228,10 +229,10 @@ async fn a_store_that_panics_is_isolated() {
     patiently(sessions.close()).await;
 }
 
-/// G08: everyone who waits behind a panic is answered, and nobody is lost or answered wrongly. It fails
-/// those who were asked for in its question, and nobody else.
+/// G08: after a panic every waiter gets a result, and none gets a wrong one. Only the callers whose
+/// digests were in that query fail.
 #[tokio::test]
-async fn nobody_is_lost_behind_a_panic() {
+async fn every_waiter_gets_a_result_after_a_panic() {
     let panicked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&panicked);
     let sessions = scripted(move |asked, digests| {
@@ -274,8 +275,8 @@ async fn nobody_is_lost_behind_a_panic() {
 
 // ---- No answers ----
 
-/// F02, G08: a store that never answers, or answers after the deadline, is a 503 at the deadline and
-/// not later, also for those who waited in the queue; then lookups go on.
+/// F02, G08: a store that never returns, or returns after the deadline, is a 503 at the deadline
+/// and not later, also for queued lookups. Then lookups continue.
 #[tokio::test(start_paused = true)]
 async fn the_deadline_ends_a_lookup() {
     for late in [Some(DEFAULT_DEADLINE + Duration::from_millis(1)), None] {
@@ -306,7 +307,8 @@ async fn the_deadline_ends_a_lookup() {
             let ((status, kind), took) = patiently(call).await.unwrap();
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(kind, Some(ErrorKind::Deadline));
-            // A batch that has lost half of its time is not sent. The last caller joined it after a quarter.
+            // A batch that has used half of its time is not sent. The last caller joined it after a
+            // quarter.
             let grain = Duration::from_millis(10);
             assert!(took <= DEFAULT_DEADLINE + grain, "{took:?}");
             assert!(took + grain >= DEFAULT_DEADLINE / 4, "{took:?}");
@@ -316,10 +318,14 @@ async fn the_deadline_ends_a_lookup() {
     }
 }
 
-/// The deadline is the application's, within bounds.
+/// The deadline is configurable, within bounds.
 #[tokio::test(start_paused = true)]
-async fn the_deadline_is_a_setting() {
-    let build = |deadline| SessionService::builder(Hung).deadline(deadline).build();
+async fn the_deadline_is_configurable_within_bounds() {
+    let build = |deadline| {
+        SessionService::builder(PendingStore)
+            .deadline(deadline)
+            .build()
+    };
     let deadline = Duration::from_millis(50);
     let start = Instant::now();
     let outcome = patiently(status(&build(deadline).unwrap())).await;
@@ -337,10 +343,10 @@ async fn the_deadline_is_a_setting() {
     }
 }
 
-/// J05: beyond the queue's bound a lookup is refused at once.
+/// J05: beyond the queue's bound a lookup is rejected at once.
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses_at_once() {
-    let sessions = SessionService::new(Hung);
+    let sessions = SessionService::new(PendingStore);
     let token = SessionToken::generate().unwrap();
     let mut calls: Vec<_> = (0..16_385)
         .map(|_| Box::pin(sessions.user(&token)))

@@ -14,7 +14,7 @@ use super::{
 
 pub const LEASE: Duration = Duration::from_millis(400);
 
-/// A database whose sessions and users are announced.
+/// A database with the triggers for sessions and users.
 pub async fn announcing() -> TestDatabase {
     let database = database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 1));
@@ -22,7 +22,7 @@ pub async fn announcing() -> TestDatabase {
     database
 }
 
-/// One process.
+/// A service as in one process.
 pub fn process(database: &TestDatabase) -> PgSessions {
     process_with_lease(database, LEASE)
 }
@@ -32,7 +32,7 @@ pub fn process_with_lease(database: &TestDatabase, lease: Duration) -> PgSession
     SessionService::builder(store).lease(lease).build().unwrap()
 }
 
-/// One process with a cache.
+/// A service with a cache.
 pub async fn caching(database: &TestDatabase) -> PgSessions {
     let sessions = process(database);
     let feed = sessions.store().feed(database.config(), NoTls);
@@ -40,7 +40,7 @@ pub async fn caching(database: &TestDatabase) -> PgSessions {
     sessions
 }
 
-/// A session that is old enough to be kept.
+/// Signs in a session that is old enough to be cached.
 pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> SignedIn {
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let older = format!(
@@ -51,7 +51,7 @@ pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> Signed
     signed_in
 }
 
-/// Looks it up until it is answered from memory.
+/// Looks the token up until it is answered from the cache.
 pub async fn kept(sessions: &PgSessions, token: &SessionToken) {
     let patience = Instant::now() + Duration::from_secs(20);
     loop {
@@ -60,6 +60,6 @@ pub async fn kept(sessions: &PgSessions, token: &SessionToken) {
         if sessions.counts().from_cache > before {
             return;
         }
-        assert!(Instant::now() < patience, "it is never kept");
+        assert!(Instant::now() < patience, "the session is never cached");
     }
 }

@@ -2,7 +2,7 @@
 
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
-/// So many cases, the same in every run; `PROPTEST_RNG_SEED` tries others.
+/// A configuration for this many cases, the same in each run. `PROPTEST_RNG_SEED` tries others.
 pub fn cases(cases: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     ProptestConfig {

@@ -1,4 +1,4 @@
-//! What every store does, asserted of one.
+//! The behavior that every store has, asserted of one.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,7 +8,7 @@ use super::users::{User, two_limits};
 
 pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &SessionService<S>) {
     let store = sessions.store();
-    // Every digest is answered once, be it of nobody.
+    // Each digest gets one result, also an unknown one.
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let digests = [
         ada.token().digest(),
@@ -26,7 +26,7 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
     assert_eq!(live.session.id(), ada.session().id());
     assert!(found.values().all(Option::is_none));
 
-    // What was ended is named, and what is not there is no error.
+    // A deletion returns the sessions that it ended, and a missing session is no error.
     let eve = sessions.sign_in_without_request(2).await.unwrap();
     let ended = [EndedSession::new(digests[0], ada.session().id())];
     assert_eq!(store.delete(&digests).await.unwrap(), ended);
@@ -36,7 +36,7 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
     let ended = [EndedSession::new(digests[1], eve.session().id())];
     assert_eq!(store.delete(&digests).await.unwrap(), ended);
 
-    // The times are those of the policy, by one clock.
+    // The times follow the policy, by one clock.
     let ada = sessions
         .sign_in_without_request(1)
         .at_most(Duration::from_secs(60))
@@ -48,7 +48,7 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
     assert_eq!(ada.times().created_at, ada.times().now);
     assert_eq!(store.lifetime(), two_limits());
 
-    // Nobody who does not exist is signed in.
+    // A user who does not exist cannot sign in.
     assert_eq!(
         sessions
             .sign_in_without_request(99)

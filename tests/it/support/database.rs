@@ -12,7 +12,7 @@ use super::{
     waiting::PATIENCE,
 };
 
-/// Changes of the tables that nobody who looks up may notice. They end as they began.
+/// Schema changes that no lookup may notice. They end as they began.
 pub const COMPATIBLE_CHANGES: [&str; 6] = [
     "ALTER TABLE users ADD COLUMN nickname text",
     "ALTER TABLE users ALTER COLUMN email TYPE varchar(200)",
@@ -24,10 +24,10 @@ pub const COMPATIBLE_CHANGES: [&str; 6] = [
 
 pub const ROWS: &str = "SELECT count(*) FROM sessions";
 
-/// What a process that cleans up does first.
+/// The first statement of a process that cleans up.
 pub const TAKE_THE_TURN: &str = "SELECT pg_advisory_xact_lock(hashtextextended(concat('clean up ', 'sessions'::regclass::oid), 0))";
 
-/// A database of its own, with users and the sessions' table.
+/// Creates a database for one test, with the users table and the sessions table.
 pub async fn database() -> TestDatabase {
     let database = TestDatabase::create(USERS).await;
     let store = PgSessionStore::<User>::new(pool(&database, 2));
@@ -44,7 +44,7 @@ pub fn pool(database: &TestDatabase, size: usize) -> Pool {
         .unwrap()
 }
 
-/// Runs one statement with text in it, such as moving a row in time.
+/// Runs one statement with its values in the text, such as moving a row in time.
 pub async fn sql(database: &TestDatabase, statement: &str) -> u64 {
     database
         .client()
@@ -54,7 +54,7 @@ pub async fn sql(database: &TestDatabase, statement: &str) -> u64 {
         .unwrap()
 }
 
-/// What a query with a single number says.
+/// Returns the result of a query for a single number.
 pub async fn number(database: &TestDatabase, query: &str) -> i64 {
     database
         .client()
@@ -65,14 +65,14 @@ pub async fn number(database: &TestDatabase, query: &str) -> i64 {
         .get(0)
 }
 
-/// Kills the connections to this database that look sessions up, and says how many there were.
+/// Kills the connections to this database that run lookups, and returns their number.
 pub async fn kill_lookups(database: &TestDatabase) -> i64 {
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND query LIKE '%asked_digest%' AND pid <> pg_backend_pid()";
     number(database, kill).await
 }
 
-/// The server's own `psql`, or the one on the `PATH`, where there is one.
+/// Finds the server's own `psql`, or the one on the `PATH`.
 pub async fn psql() -> Option<PathBuf> {
     let server = tokio::task::spawn_blocking(Server::for_tests)
         .await
@@ -86,13 +86,17 @@ pub async fn psql() -> Option<PathBuf> {
     runs.then_some(psql)
 }
 
-/// Returns once so many connections to this database wait for a lock. Other tests' do not count.
+/// Returns when this many connections to this database wait for a lock. Other tests' connections do
+/// not count.
 pub async fn until_waiting(database: &TestDatabase, connections: i64) {
     let waiting = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let patience = Instant::now() + PATIENCE;
     while number(database, waiting).await < connections {
-        assert!(Instant::now() < patience, "nobody waits for a lock");
+        assert!(
+            Instant::now() < patience,
+            "too few connections wait for a lock"
+        );
         tokio::task::yield_now().await;
     }
 }

@@ -57,13 +57,15 @@ impl Decoder for Raw {
     }
 }
 
-/// `test.Who/One` answers with one message, `test.Who/Many` with three and then an error.
+/// `test.Who/One` responds with one message, `test.Who/Many` with three and then an error.
 #[derive(Clone)]
 pub struct Who;
 
 fn email<T>(request: &tonic::Request<T>) -> Vec<u8> {
     let user = request.extensions().get::<User>();
-    user.map_or(b"nobody".to_vec(), |user| user.email.clone().into_bytes())
+    user.map_or(b"anonymous".to_vec(), |user| {
+        user.email.clone().into_bytes()
+    })
 }
 
 impl tonic::server::UnaryService<Vec<u8>> for Who {

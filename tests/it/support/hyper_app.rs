@@ -1,4 +1,4 @@
-//! A small application without a framework.
+//! A small application on hyper, without a framework.
 
 use std::convert::Infallible;
 
@@ -19,7 +19,7 @@ pub fn load_user(sessions: &WatchedSessions) -> LoadUserLayer<WatchedStore> {
 
 pub type Page = Response<Full<Bytes>>;
 
-/// The same without a framework.
+/// The application of `layer/frameworks`, without a framework.
 pub fn plain_app(
     sessions: &WatchedSessions,
 ) -> impl Service<Request<Incoming>, Response = Page, Error = Infallible, Future: Send>
@@ -57,6 +57,6 @@ pub fn plain_app(
 
 async fn page(request: Request<Incoming>) -> Result<Page, Infallible> {
     let user = request.extensions().get::<User>();
-    let text = user.map_or("nobody".to_owned(), |user| user.email.clone());
+    let text = user.map_or("anonymous".to_owned(), |user| user.email.clone());
     Ok(Response::new(Full::from(text)))
 }

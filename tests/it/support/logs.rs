@@ -6,7 +6,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::recorded_logs;
 
-/// What is logged on this thread, at every level, while the value lives.
+/// Captures what is logged on this thread, at each level, while the value lives.
 pub struct Logs {
     text: Arc<Mutex<Vec<u8>>>,
     _guard: tracing::subscriber::DefaultGuard,
@@ -14,7 +14,8 @@ pub struct Logs {
 
 impl Logs {
     pub fn capture() -> Self {
-        // With only one dispatcher alive, a thread that has none would switch an event off for all.
+        // With only one dispatcher alive, a thread that has none would disable an event for all
+        // threads.
         static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
         SECOND.get_or_init(|| tracing::Dispatch::new(tracing_subscriber::registry()));
         recorded_logs::begin();
@@ -37,7 +38,7 @@ impl Logs {
         String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
     }
 
-    /// The events of this crate, a line each.
+    /// The events of this crate, one per line.
     pub fn events(&self) -> Vec<String> {
         self.text()
             .lines()

@@ -1,4 +1,4 @@
-//! Servers and clients with a real socket between them.
+//! Servers and clients connected by a real socket.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -37,7 +37,8 @@ where
             let service = TowerToHyperService::new(service.clone());
             let io = TokioIo::new(stream);
             tokio::spawn(async move {
-                // Clients of these tests break off; that is an error here and none of the test's.
+                // Clients of these tests disconnect. That is an error here and not the test's
+                // failure.
                 match http {
                     Http::One => {
                         let builder = hyper::server::conn::http1::Builder::new();

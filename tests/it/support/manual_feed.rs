@@ -1,4 +1,4 @@
-//! A feed that does what the test says, when the test says it.
+//! A feed that the test drives.
 
 use std::{
     future::pending,
@@ -14,18 +14,18 @@ use tower_user_session::{Announcement, Announces, Error, Hearing, SessionFeed};
 
 use super::watched_store::{WatchedSessions, watched_with_lease};
 
-/// So long that a feed which has once proved that it hears is not deaf before the test is over.
+/// Long enough that a feed which sent one heartbeat stays connected until the test ends.
 pub const LONG_LEASE: Duration = Duration::from_secs(60);
 
-/// Hears from the start, and proves it until it falls silent.
+/// Connects at once, and sends heartbeats until it is told to stop.
 #[derive(Clone, Default)]
-pub struct Told {
+pub struct ManualFeed {
     hearing: Arc<OnceLock<Hearing>>,
     silent: Arc<AtomicBool>,
 }
 
-impl Told {
-    /// A service that follows such a feed and keeps what it may.
+impl ManualFeed {
+    /// A service that follows such a feed and caches what it may.
     pub async fn with_lease(lease: Duration) -> (WatchedSessions, Self) {
         let (sessions, feed) = (watched_with_lease(lease), Self::default());
         sessions.cache(feed.clone(), 1_000).await.unwrap();
@@ -36,23 +36,23 @@ impl Told {
         self.hearing().announced(announcement);
     }
 
-    /// It was lost, and hears again.
-    pub fn come_back(&self) {
+    /// Disconnects and connects again.
+    pub fn reconnect(&self) {
         self.hearing().connected(Announces::SessionsAndUsers);
         self.hearing().proved(Instant::now());
     }
 
-    /// From now on no heartbeat comes back.
-    pub fn fall_silent(&self) {
+    /// From now on no heartbeat returns.
+    pub fn stop_heartbeats(&self) {
         self.silent.store(true, SeqCst);
     }
 
     fn hearing(&self) -> &Hearing {
-        self.hearing.get().expect("nobody follows it")
+        self.hearing.get().expect("no service follows it")
     }
 }
 
-impl SessionFeed for Told {
+impl SessionFeed for ManualFeed {
     async fn hear(&self, hearing: &Hearing) -> Error {
         self.hearing
             .get_or_init(|| hearing.clone())

@@ -18,16 +18,16 @@ use super::{
 pub struct Feed {
     client: Client,
     pub channel: String,
-    /// Of the users' table to which the sessions refer.
+    /// The channel of the users table that the sessions reference.
     pub users: String,
-    heard: mpsc::UnboundedReceiver<Notification>,
+    received: mpsc::UnboundedReceiver<Notification>,
     barrier: u32,
 }
 
 impl Feed {
     pub async fn of(database: &TestDatabase, table: &str) -> Self {
         let (client, mut connection) = database.config().connect(NoTls).await.unwrap();
-        let (send, heard) = mpsc::unbounded_channel();
+        let (send, received) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notification(notification) = message {
@@ -48,20 +48,20 @@ impl Feed {
             client,
             channel,
             users,
-            heard,
+            received,
             barrier: 0,
         }
     }
 
-    /// What was announced since the last call. Notifications come in the order of the commits, so
-    /// that one of our own is behind all of them.
-    pub async fn heard(&mut self) -> Vec<String> {
+    /// Returns the payloads since the last call. Notifications arrive in the order of the commits,
+    /// so a notification of this connection follows all of them.
+    pub async fn received(&mut self) -> Vec<String> {
         self.barrier += 1;
         let barrier = format!("NOTIFY barrier, '{}'", self.barrier);
         self.client.batch_execute(&barrier).await.unwrap();
         let mut payloads = Vec::new();
         loop {
-            let notification = self.heard.recv().await.unwrap();
+            let notification = self.received.recv().await.unwrap();
             if notification.channel() == "barrier" {
                 assert_eq!(notification.payload(), self.barrier.to_string());
                 return payloads;
@@ -74,16 +74,16 @@ impl Feed {
         }
     }
 
-    pub async fn silence(&mut self, what: &str) {
-        assert_eq!(self.heard().await, [""; 0], "{what}");
+    pub async fn expect_none(&mut self, what: &str) {
+        assert_eq!(self.received().await, [""; 0], "{what}");
     }
 
-    /// One notification of this kind, of these sessions in any order.
+    /// Expects one notification of this kind, for these sessions in any order.
     pub async fn one(&mut self, kind: &str, sessions: &[SessionId]) {
         self.names(kind, sessions.iter().map(name)).await;
     }
 
-    /// One notification of the users with these keys, in any order.
+    /// Expects one notification of the users with these keys, in any order.
     pub async fn users(&mut self, keys: &[&str]) {
         let mut hashes = Vec::new();
         for key in keys {
@@ -95,9 +95,9 @@ impl Feed {
     }
 
     async fn names(&mut self, kind: &str, names: impl Iterator<Item = String>) {
-        let heard = self.heard().await;
-        let [payload] = &heard[..] else {
-            panic!("{heard:?}");
+        let received = self.received().await;
+        let [payload] = &received[..] else {
+            panic!("{received:?}");
         };
         let mut words = payload.split(' ');
         assert_eq!(words.next(), Some(kind));
@@ -109,7 +109,7 @@ impl Feed {
     }
 }
 
-/// As a payload has it.
+/// The id as it stands in a payload.
 pub fn name(id: &SessionId) -> String {
     id.to_string().replace('-', "")
 }

@@ -1,4 +1,4 @@
-//! A PgBouncer of a test's own, before the test's database.
+//! A private PgBouncer in front of the test's database.
 
 use std::{
     fs::{self, DirBuilder},
@@ -17,7 +17,8 @@ use ephemeral_postgres::{TestDatabase, skip};
 use tokio_postgres::{Client, NoTls};
 use tower_user_session::tokio_postgres::{self, Config, config::Host};
 
-/// Runs the program until the pipe to it closes, however this process ends; then removes the folder.
+/// Runs the program until the pipe to it closes, however this process ends, and then removes the
+/// folder.
 const WATCH: &str = r#"
     trap '' HUP INT TERM
     "$1" "$2/pgbouncer.ini" >/dev/null 2>&1 &
@@ -26,19 +27,19 @@ const WATCH: &str = r#"
     wait
     rm -rf -- "$2"
 "#;
-/// As the account `nobody` has it nearly everywhere.
-const NOBODY: u32 = 65534;
+/// The usual id of the account `nobody`.
+const UNPRIVILEGED: u32 = 65534;
 
-pub struct Bouncer {
+pub struct PgBouncer {
     config: Config,
     folder: PathBuf,
     watch: Child,
     pipe: Option<ChildStdin>,
 }
 
-impl Bouncer {
-    /// One that pools transactions over two server connections, with these settings besides. `None`, and
-    /// the test is skipped aloud, where there cannot be any.
+impl PgBouncer {
+    /// Starts one that pools transactions over two server connections, with these additional
+    /// settings. Returns `None` and skips the test if PgBouncer is missing.
     pub async fn before(test: &str, database: &TestDatabase, settings: &str) -> Option<Self> {
         let Some(program) = program() else {
             skip(test, "there is no pgbouncer here");
@@ -48,7 +49,7 @@ impl Bouncer {
         let port = server.get_ports().first().copied().unwrap_or(5432);
         let (host, account) = match &server.get_hosts()[0] {
             Host::Unix(folder) => (folder.display().to_string(), owner(folder)),
-            Host::Tcp(name) => (name.clone(), (NOBODY, NOBODY)),
+            Host::Tcp(name) => (name.clone(), (UNPRIVILEGED, UNPRIVILEGED)),
         };
         if account.0 == 0 {
             skip(test, "pgbouncer does not run as root, and the server does");
@@ -80,7 +81,7 @@ impl Bouncer {
         command.args(["-c", WATCH, "sh"]).arg(program).arg(&folder);
         command.stdin(Stdio::piped()).process_group(0);
         if owner(&folder).0 == 0 {
-            // It refuses to run as root.
+            // PgBouncer does not run as root.
             for path in [&path, &folder] {
                 chown(path, Some(account.0), Some(account.1)).unwrap();
             }
@@ -147,7 +148,7 @@ impl Bouncer {
     }
 }
 
-impl Drop for Bouncer {
+impl Drop for PgBouncer {
     fn drop(&mut self) {
         self.pipe = None;
         let _ = self.watch.wait();
@@ -167,7 +168,7 @@ fn owner(path: &Path) -> (u32, u32) {
     (metadata.uid(), metadata.gid())
 }
 
-/// In `/tmp`, where everybody can enter, and with a path that is short enough for a socket.
+/// In `/tmp`, which all accounts can enter, and with a path that is short enough for a socket.
 fn new_folder() -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);

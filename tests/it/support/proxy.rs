@@ -1,4 +1,4 @@
-//! A proxy before PostgreSQL that counts what a client sends, and interferes with it.
+//! A proxy in front of PostgreSQL that counts a client's messages and injects faults.
 
 use std::{
     collections::BTreeMap,
@@ -16,20 +16,20 @@ use tokio::{
 };
 use tower_user_session::tokio_postgres::{Config, NoTls, config::Host};
 
-/// What happens to what the server says.
+/// What the proxy does with the server's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// It reaches the client.
+    /// Forwards them.
     Open,
-    /// It reaches the client byte by byte.
+    /// Forwards them byte by byte.
     Trickling,
-    /// It reaches the client so much later, all of it.
+    /// Forwards all of them after this delay.
     Delayed(Duration),
-    /// It stays on the way, and so does what the client says.
+    /// Holds them back, and the client's messages too.
     Silent,
-    /// It is lost, and the connection is cut: what the client said has reached the server all the same.
+    /// Drops them and closes the connection. The client's messages reached the server.
     Unanswered,
-    /// The connections are cut, and new ones too.
+    /// Closes all connections, including new ones.
     Cut,
 }
 
@@ -46,7 +46,7 @@ impl Proxy {
         Self::to(database.config()).await
     }
 
-    /// Before whatever is reached in this way.
+    /// Starts a proxy in front of the server that this configuration connects to.
     pub async fn to(config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
@@ -59,12 +59,12 @@ impl Proxy {
         proxy
     }
 
-    /// How to connect through here.
+    /// How to connect through the proxy.
     pub fn config(&self) -> Config {
         config_through(self.port, &self.config)
     }
 
-    /// A pool whose connections go through here.
+    /// A pool whose connections go through the proxy.
     pub fn pool(&self, size: usize) -> Pool {
         pool_through(self.port, &self.config, size)
     }
@@ -73,8 +73,9 @@ impl Proxy {
         self.line.send_replace(line);
     }
 
-    /// How many messages of each type clients have sent since this was last asked: `B` binds
-    /// parameters, `E` executes, `P` parses, `Q` is a simple query; `n` stands for a `P` under a name.
+    /// Returns how many messages of each type clients have sent since the last call: `B` binds
+    /// parameters, `E` executes, `P` parses, `Q` is a simple query; `n` stands for a `P` with a
+    /// name.
     pub fn sent(&self) -> BTreeMap<char, u64> {
         std::mem::take(&mut self.sent.lock().unwrap())
     }
@@ -84,7 +85,7 @@ impl Proxy {
             if *self.line.borrow() == Line::Cut {
                 continue;
             }
-            // While the server is away, so is its proxy.
+            // While the server is down, so is its proxy.
             if let Some(server) = dial(&self.config).await {
                 tokio::spawn(self.clone().relay(client, server));
             }
@@ -125,7 +126,7 @@ impl Proxy {
         };
         let delivering = async move {
             while let Some((due, part)) = arriving.recv().await {
-                // A timer takes a moment even where there is nothing to wait for.
+                // A timer takes a moment even without a delay.
                 if due > Instant::now() {
                     sleep_until(due).await;
                 }
@@ -147,7 +148,7 @@ impl Proxy {
         };
         tokio::select! {
             () = requests => {}
-            // Once the server has closed, until all of it is there.
+            // After the server has closed, until all of it is forwarded.
             ((), ()) = async { tokio::join!(receiving, delivering) } => {}
             _ = cut.wait_for(|line| *line == Line::Cut) => {}
         }
@@ -161,7 +162,7 @@ impl Proxy {
             .await;
     }
 
-    /// Takes whole messages off the front. The first one has no type.
+    /// Removes whole messages from the front. The first one has no type.
     fn count(&self, message: &mut Vec<u8>, started: &mut bool) {
         loop {
             let head = usize::from(*started);
@@ -189,7 +190,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A connection to the server, on which nothing has been said yet.
+/// A new connection to the server, on which nothing was sent yet.
 pub async fn dial(config: &Config) -> Option<Box<dyn Stream>> {
     let port = config.get_ports().first().copied().unwrap_or(5432);
     Some(match &config.get_hosts()[0] {
@@ -201,7 +202,7 @@ pub async fn dial(config: &Config) -> Option<Box<dyn Stream>> {
     })
 }
 
-/// A pool that reaches the server through something that listens on this port.
+/// A pool that connects to the server through a program on this port.
 pub fn pool_through(port: u16, server: &Config, size: usize) -> Pool {
     Pool::builder(Manager::new(config_through(port, server), NoTls))
         .max_size(size)

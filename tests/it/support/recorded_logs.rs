@@ -1,4 +1,4 @@
-//! Records everything that this process logs, for the search in `extended/all_logs`.
+//! Records all that this process logs, for the search in `extended/all_logs`.
 
 use std::{
     fs::{File, OpenOptions},
@@ -9,13 +9,13 @@ use std::{
 
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// The folder in which the servers and the processes leave what they log.
+/// Names the variable with the folder in which servers and processes leave their logs.
 pub const KEEP: &str = "EPHEMERAL_POSTGRES_KEEP";
 
 /// The file of digests that tests present as tokens.
 pub const PRESENTED: &str = "presented";
 
-/// The log of this process, where one is kept.
+/// The log file of this process, if logs are recorded.
 fn log() -> Option<&'static File> {
     static LOG: OnceLock<Option<File>> = OnceLock::new();
     let log = LOG.get_or_init(|| {
@@ -28,7 +28,7 @@ fn log() -> Option<&'static File> {
     log.as_ref()
 }
 
-/// From now on everything that is logged in this process is kept, if anything is.
+/// Records all that this process logs from now on, if logs are recorded.
 pub fn begin() {
     static BEGUN: OnceLock<()> = OnceLock::new();
     BEGUN.get_or_init(|| {
@@ -42,12 +42,12 @@ pub fn begin() {
             .with_writer(|| Line)
             .finish();
         tracing::subscriber::set_global_default(subscriber).unwrap();
-        // What `tokio-postgres` logs comes this way. Another test may have been first.
+        // `tokio-postgres` logs through this. Another test may have installed it first.
         let _ = tracing_log::LogTracer::init();
     });
 }
 
-/// Does what must not be disturbed by being logged, such as counting its own allocations.
+/// Runs code that logging must not disturb, such as one that counts its own allocations.
 pub fn aside<T>(what: impl FnOnce() -> T) -> T {
     if log().is_none() {
         return what();
@@ -55,10 +55,10 @@ pub fn aside<T>(what: impl FnOnce() -> T) -> T {
     tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), what)
 }
 
-/// Keeps an event that a subscriber of one thread has caught.
+/// Records an event that a subscriber of one thread has captured.
 pub fn note(event: &[u8]) {
     if let Some(mut log) = log() {
-        // One event, one line, so that nothing is searched for across lines.
+        // One event per line, so that no search has to cross lines.
         let end = event.strip_suffix(b"\n").unwrap_or(event);
         let mut line: Vec<_> = end
             .iter()
@@ -69,8 +69,8 @@ pub fn note(event: &[u8]) {
     }
 }
 
-/// Takes down that a test presents these bytes as a token on purpose, though they are a digest, so that
-/// the server's log may show them.
+/// Records that a test presents these bytes as a token on purpose although they are a digest, so
+/// that the server's log may contain them.
 pub fn presented_though_a_digest(bytes: &[u8]) {
     if let Some(folder) = std::env::var_os(KEEP) {
         let mut options = OpenOptions::new();

@@ -20,7 +20,7 @@ pub fn cookie<L: SessionLookup>(sessions: &SessionService<L>, token: &SessionTok
     HeaderMap::from_iter([(COOKIE, HeaderValue::try_from(cookie).unwrap())])
 }
 
-/// Signs out by the cookie, and says whether there was a session.
+/// Signs out by the cookie, and returns whether a session ended.
 pub async fn sign_out<S: SessionStore>(
     sessions: &SessionService<S>,
     token: &SessionToken,
@@ -60,14 +60,14 @@ pub async fn signed_in_cookie<S: SessionStore<UserId = i64>>(
     cookie.to_str().unwrap().to_owned()
 }
 
-/// Answers with the e-mail address of whoever is signed in, or `nobody`.
+/// Responds with the e-mail address of the signed-in user, or with `anonymous`.
 pub async fn who<B>(request: Request<B>) -> Result<Response<String>, Infallible> {
     let user = request.extensions().get::<User>();
-    let user = user.map_or("nobody", |user| &user.email);
+    let user = user.map_or("anonymous", |user| &user.email);
     Ok(Response::new(user.to_owned()))
 }
 
-/// Everything of a response that a client can see.
+/// All parts of a response that a client can see.
 pub fn visible(response: &Response<String>) -> String {
     let mut headers: Vec<_> = response
         .headers()
@@ -83,7 +83,7 @@ pub fn visible(response: &Response<String>) -> String {
     )
 }
 
-/// One cookie for each way of not being signed in, the store prepared for it.
+/// Prepares the store, and returns one cookie per way of not being signed in.
 pub async fn rejected_cookies(sessions: &MemorySessions) -> Vec<(&'static str, Vec<String>)> {
     let store = sessions.store();
     for (user, email) in [(3, "disabled"), (4, "deleted")] {

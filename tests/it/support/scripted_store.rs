@@ -1,4 +1,4 @@
-//! Lookups that do what the test says: scripted results, or none at all.
+//! Lookups that return scripted results, or none at all.
 
 use std::{
     fmt::Debug,
@@ -26,14 +26,14 @@ pub type Answering = Pin<Box<dyn Future<Output = Answers> + Send>>;
 
 type Script = dyn Fn(usize, Vec<TokenDigest>) -> Answering + Send + Sync;
 
-/// A lookup that does what the test says, knowing how often it was asked before.
-pub struct Scripted {
+/// A lookup that runs the test's script, which gets the number of earlier calls.
+pub struct ScriptedStore {
     script: Box<Script>,
     asked: AtomicUsize,
     pub closed: AtomicUsize,
 }
 
-impl SessionLookup for Scripted {
+impl SessionLookup for ScriptedStore {
     type User = User;
 
     fn find(&self, digests: &[TokenDigest]) -> impl Future<Output = Answers> + Send {
@@ -47,15 +47,15 @@ impl SessionLookup for Scripted {
 
 pub fn scripted(
     script: impl Fn(usize, Vec<TokenDigest>) -> Answering + Send + Sync + 'static,
-) -> SessionService<Scripted> {
-    SessionService::new(Scripted {
+) -> SessionService<ScriptedStore> {
+    SessionService::new(ScriptedStore {
         script: Box::new(script),
         asked: AtomicUsize::new(0),
         closed: AtomicUsize::new(0),
     })
 }
 
-/// A live session of the user whose e-mail address names the digest.
+/// A live session of the user whose e-mail address contains the digest.
 pub fn live(digest: TokenDigest) -> LookupAnswer<User> {
     let now = std::time::SystemTime::UNIX_EPOCH;
     let mut times = SessionTimes::at(now);
@@ -94,9 +94,9 @@ where
 }
 
 #[derive(Debug)]
-pub struct Hung;
+pub struct PendingStore;
 
-impl SessionLookup for Hung {
+impl SessionLookup for PendingStore {
     type User = User;
 
     async fn find(&self, _: &[TokenDigest]) -> Answers {

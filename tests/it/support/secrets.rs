@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use base64::{Engine as _, engine::general_purpose};
 use tower_user_session::SessionToken;
 
-/// Every way in which a secret could be written down.
+/// Each spelling of a token and its digest.
 pub struct Secrets(Vec<String>);
 
 impl Secrets {
@@ -22,7 +22,7 @@ impl Secrets {
             all.push(list.trim_matches(['[', ']']).to_owned());
             all.push(general_purpose::URL_SAFE_NO_PAD.encode(bytes));
             all.push(general_purpose::STANDARD.encode(bytes));
-            // As `{:#?}` would write a list.
+            // As `{:#?}` prints a list.
             all.push(pretty(bytes));
         }
         Self(all)
@@ -32,12 +32,12 @@ impl Secrets {
         for secret in &self.0 {
             assert!(
                 !text.contains(secret.as_str()),
-                "{what} tells {secret}: {text}"
+                "{what} contains {secret}: {text}"
             );
         }
     }
 
-    pub fn not_told_by(&self, what: &str, value: &impl Debug) {
+    pub fn assert_not_in_debug_of(&self, what: &str, value: &impl Debug) {
         self.assert_not_in(what, &format!("{value:?}"));
         self.assert_not_in(what, &format!("{value:#?}"));
     }

@@ -1,6 +1,6 @@
 //! The crate's source files.
 
-/// The crate's source files, by path.
+/// Returns the crate's source files, by path.
 pub fn sources() -> Vec<(String, String)> {
     fn collect(folder: &std::path::Path, into: &mut Vec<(String, String)>) {
         for entry in std::fs::read_dir(folder).unwrap() {

@@ -1,4 +1,4 @@
-//! A PostgreSQL with TLS, certificates for it, and a recorder of what clients say to it.
+//! A PostgreSQL with TLS, certificates for it, and a recorder of its clients' messages.
 
 use std::{
     net::IpAddr,
@@ -51,7 +51,7 @@ pub fn signed(
     (certificate.pem(), key.serialize_pem())
 }
 
-/// A private server that listens on the loopback interface too, and the database in it.
+/// A private server that listens on the loopback interface too, and a database on it.
 pub struct Listening {
     pub server: Server,
     pub port: u16,
@@ -59,12 +59,12 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// `None`, said aloud, where there is no PostgreSQL with TLS.
+    /// Returns `None` and skips the test if there is no PostgreSQL with TLS.
     pub async fn start(test: &str) -> Option<Self> {
         Self::start_on(test, &[]).await
     }
 
-    /// The same on these addresses of the machine too.
+    /// The same, on these addresses of the machine too.
     pub async fn start_on(test: &str, addresses: &[IpAddr]) -> Option<Self> {
         let loopback = std::iter::once("127.0.0.1".to_owned());
         let listen: Vec<_> = loopback
@@ -72,7 +72,7 @@ impl Listening {
             .collect();
         let listen = listen.join(",");
         let started = tokio::task::spawn_blocking(move || {
-            // Below the ports that the system hands out, so that no other test is given it meanwhile.
+            // Below the ports that the system assigns, so that no other test gets it meanwhile.
             static NEXT: AtomicU32 = AtomicU32::new(0);
             let port = loop {
                 let n = std::process::id().wrapping_mul(7) + NEXT.fetch_add(1, SeqCst);
@@ -100,7 +100,7 @@ impl Listening {
         })
     }
 
-    /// A file in the server's folder of data that it, and nobody else, can read.
+    /// Writes a file in the server's data directory that only the server can read.
     pub fn write(&self, name: &str, text: &str) {
         let data: PathBuf = self.server.directory().unwrap().join("data");
         let owner = std::fs::metadata(&data).unwrap();
@@ -110,7 +110,7 @@ impl Listening {
         chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
     }
 
-    /// From now on the server has this certificate.
+    /// Sets the server's certificate from now on.
     pub async fn present(&self, (chain, key): (String, String)) {
         self.write("server.crt", &chain);
         self.write("server.key", &key);
@@ -125,14 +125,14 @@ impl Listening {
         );
     }
 
-    /// From now on these are the lines of `pg_hba.conf`, besides the one for the Unix socket.
+    /// Sets the lines of `pg_hba.conf` from now on, besides the one for the Unix socket.
     pub async fn let_in(&self, lines: &str) {
         self.write("pg_hba.conf", &format!("local all all trust\n{lines}\n"));
         self.reload().await;
     }
 
-    /// Reads settings, certificates and `pg_hba.conf` again. Returns once new connections have them:
-    /// they see a setting that changes each time.
+    /// Reloads settings, certificates and `pg_hba.conf`. Returns when new connections see them,
+    /// which a setting that changes each time shows.
     pub async fn reload(&self) {
         const MARK: &str = "log_autovacuum_min_duration";
         let seen = format!("SELECT setting::int FROM pg_settings WHERE name = '{MARK}'");
@@ -153,14 +153,14 @@ impl Listening {
         client.batch_execute(statement).await.unwrap();
     }
 
-    /// A connection string that leads here as to another host, with further options.
+    /// A connection string that leads here as if to another host, with further options.
     pub fn elsewhere(&self, port: u16, options: &str) -> String {
         let name = self.database.name();
         format!("postgres://postgres@db.example:{port}/{name}?hostaddr=127.0.0.1{options}")
     }
 }
 
-/// Passes everything on to the port, and keeps what clients say.
+/// Forwards everything to the port, and records what clients send.
 pub async fn recorder(to: u16) -> (u16, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -7,20 +7,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longer than a slow machine takes for anything that ends at all, and far below half of a long lease:
-/// nothing comes about in time because a lease ran out.
+/// Longer than a slow machine takes for anything that ends, and far below half of a long lease, so
+/// that no condition holds in time because a lease ended.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub async fn patiently<F: Future>(future: F) -> F::Output {
     let patience = tokio::time::timeout(PATIENCE, future);
-    patience.await.expect("it never ends")
+    patience.await.expect("the future did not complete in time")
 }
 
-/// Returns once this holds.
+/// Returns when this holds.
 pub async fn until(mut holds: impl FnMut() -> bool) {
     let patience = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < patience, "it never comes about");
+        assert!(
+            Instant::now() < patience,
+            "the condition did not hold in time"
+        );
         tokio::task::yield_now().await;
     }
 }

@@ -15,7 +15,7 @@ use tower_user_session::{
 
 use super::{recorded_logs, users::User};
 
-/// A store in memory that counts what it is asked and can hold its answers back.
+/// A memory store that counts its calls and can hold its results back.
 pub struct WatchedStore {
     memory: MemorySessionStore<i64, User>,
     finds: AtomicUsize,
@@ -26,7 +26,7 @@ pub struct WatchedStore {
     astray: AtomicBool,
 }
 
-/// So long that a slow machine does not meet it.
+/// So long that a slow machine does not reach it.
 const WATCHED_DEADLINE: Duration = Duration::from_secs(60);
 
 pub type WatchedSessions = SessionService<WatchedStore>;
@@ -62,28 +62,28 @@ impl WatchedStore {
         self.finds.load(SeqCst)
     }
 
-    /// How often it was asked which sessions are still live.
+    /// How often the store was queried for live sessions.
     pub fn checks(&self) -> usize {
         self.checks.load(SeqCst)
     }
 
-    /// From now on, how often a lookup gives way to other tasks before it answers.
+    /// Sets how often a lookup yields to other tasks before it returns.
     pub fn take_steps(&self, steps: usize) {
         self.steps.store(steps, SeqCst);
     }
 
-    /// From now on, whether lookups are answered at once or wait.
+    /// Sets whether lookups return at once or wait.
     pub fn answer(&self, open: bool) {
         self.open.send_replace(open);
     }
 
-    /// From now on, it ends nothing and names another session than those it was to end.
-    pub fn go_astray(&self) {
+    /// From now on, a deletion ends nothing and returns another session.
+    pub fn delete_another_session(&self) {
         self.astray.store(true, SeqCst);
     }
 
-    /// From now on, a lookup of more than one token meets a row that cannot be read, and fails at once.
-    pub fn meet_a_bad_row(&self) {
+    /// From now on, a lookup of more than one token fails at once, as with an unreadable row.
+    pub fn fail_batches(&self) {
         self.bad_row.store(true, SeqCst);
     }
 }

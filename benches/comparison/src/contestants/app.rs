@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use tower::Service;
 
-/// A contestant's service.
+/// The bounds on a contestant's service: a clonable tower service that never fails.
 pub(crate) trait App:
     Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
     + Clone

@@ -1,5 +1,5 @@
-//! What a careful person writes by hand: a pool, prepared statements, and a middleware. The tables are
-//! this crate's, so that what differs is how PostgreSQL is asked.
+//! Hand-written code: a pool, prepared statements, and a middleware. The tables are this crate's,
+//! so that only the queries differ.
 
 use deadpool_postgres::{Manager, Pool};
 use tokio_postgres::{NoTls, Row};

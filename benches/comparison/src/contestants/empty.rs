@@ -1,4 +1,4 @@
-//! The inner service alone, which knows nobody and answers as if it did.
+//! The inner service alone, which responds as if user 1 were signed in.
 
 use std::{convert::Infallible, future::ready};
 

@@ -14,7 +14,7 @@ use crate::{
 /// Connections of each contestant's pool.
 pub(super) const POOL_SIZE: u32 = 10;
 
-/// What contestants run on.
+/// The servers and requests that a contestant is started on.
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) server: Server,
@@ -59,7 +59,7 @@ impl Ground {
             .ok_or_else(|| format!("no table was filled for {cookie:?}").into())
     }
 
-    /// The server whose processor time counts beside this process's.
+    /// The server whose processor time is counted in addition to this process's.
     pub(crate) fn server_of(&self, id: &str) -> Option<crate::cpu::Server> {
         let pid = match id {
             "redis" => self.redis.as_ref()?.pid(),

@@ -1,5 +1,5 @@
-//! A middleware as a careful person writes it by hand. It reads and hashes the cookie by this crate's
-//! functions, so that what differs is where the user is found.
+//! A hand-written middleware. It reads and hashes the cookie with this crate's functions, so that
+//! only the source of the user differs.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::BoxError;
 
-/// Where the user is found.
+/// The source of the user.
 pub(super) trait Find: Clone + Send + Sync + 'static {
     fn find(
         self,

@@ -26,7 +26,7 @@ use crate::{
     request::Requests,
 };
 
-/// A row of the table: what is known of a contestant without starting it.
+/// A row of the table: the facts about a contestant that is not started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct About {
     pub(crate) id: &'static str,
@@ -103,17 +103,17 @@ pub(crate) fn about_of(id: &str) -> &'static About {
 #[async_trait]
 pub(crate) trait Contestant: Send + Sync {
     fn requests(&self) -> &Arc<Requests>;
-    /// `tasks` at once, each with one request after the other, for so long. Of ten requests so many
-    /// carry tokens of no session.
+    /// A closed loop: `tasks` tasks, each with one request after the other, for this time. `load`
+    /// says how many of ten requests carry unknown tokens.
     async fn closed(
         &self,
         load: Load,
         time: Duration,
         server: Option<crate::cpu::Server>,
     ) -> Sample;
-    /// Requests at this rate.
+    /// An open loop: requests at this rate.
     async fn open(&self, rate: u32, time: Duration, server: Option<crate::cpu::Server>) -> Sample;
-    /// So many requests, and how many of them did not get the right user.
+    /// Sends this many requests, and returns how many of them did not get the right user.
     async fn exactly(&self, tasks: u32, requests: u32) -> u64;
     fn router(&self) -> Router;
 }

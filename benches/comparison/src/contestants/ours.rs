@@ -1,4 +1,4 @@
-//! This crate, with every default; and with its cache switched on.
+//! This crate with all defaults, and with its cache enabled.
 
 use std::{convert::Infallible, future::ready, sync::Arc};
 

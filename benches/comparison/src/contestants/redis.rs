@@ -1,4 +1,4 @@
-//! A limit: the user in Redis, under the token's digest, one `GET` a request.
+//! A lower bound: the user in Redis, under the token's digest, one `GET` per request.
 
 use std::sync::{
     Arc,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{BoxError, request::Cookie};
 
-/// Redis multiplexes; two connections, as many as this crate asks on.
+/// Redis multiplexes. Two connections, as many as this crate uses for lookups.
 const CONNECTIONS: usize = 2;
 
 pub(super) async fn start(ground: &Ground) -> Started {

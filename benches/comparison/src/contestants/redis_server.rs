@@ -16,7 +16,7 @@ use crate::{
     data::{self, Numbers},
 };
 
-/// A private `redis-server` on a Unix socket. It ends with this value.
+/// A private `redis-server` on a Unix socket. It stops when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct RedisServer {
     child: Child,
@@ -26,7 +26,7 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// # Errors
     ///
-    /// When there is none installed, above all.
+    /// If Redis is not installed, above all.
     pub(crate) async fn start(numbers: Numbers) -> Result<Self, BoxError> {
         let folder = std::env::temp_dir().join(format!("comparison-redis-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
@@ -97,7 +97,7 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        // Nothing in it is worth keeping, and there is nobody left to tell.
+        // Its data is not needed any more, and an error cannot be reported here.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);

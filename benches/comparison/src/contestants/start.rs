@@ -23,7 +23,7 @@ pub(crate) async fn start(id: &str, ground: &Ground) -> Started {
     }
 }
 
-/// This crate over a database of the caller's.
+/// Starts this crate over the caller's database.
 pub(crate) fn ours_over(config: tokio_postgres::Config, numbers: Numbers) -> Started {
     ours::over(config, Requests::new(Cookie::Ours, numbers))
 }

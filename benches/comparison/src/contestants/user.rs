@@ -1,4 +1,4 @@
-//! The application's user, the same for everybody, and the handler that says who it is.
+//! The application's user, the same for all contestants, and the handler that returns its id.
 
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -28,10 +28,10 @@ impl PgUser for User {
     }
 }
 
-/// In every answer, so that it can be checked.
+/// A header of each response, so that it can be checked.
 pub(crate) const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
-/// What the innermost service answers.
+/// The response of the innermost service.
 pub(super) fn answer(user: Option<i64>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     match user {
@@ -45,7 +45,7 @@ pub(super) fn answer(user: Option<i64>) -> Response<Body> {
     response
 }
 
-/// What it answers where the user is in the request's extensions.
+/// The response if the user is in the request's extensions.
 pub(super) fn who_is_it(request: &Request<Body>) -> Response<Body> {
     answer(request.extensions().get::<User>().map(|user| user.id))
 }

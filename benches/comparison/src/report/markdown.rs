@@ -1,4 +1,4 @@
-//! `BENCHMARKS.md`: the text stands here, the figures come from the results.
+//! `BENCHMARKS.md`: its text is in this file, its figures are in the results.
 
 use std::fmt::Write as _;
 

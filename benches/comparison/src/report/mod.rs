@@ -1,4 +1,4 @@
-//! What the reader gets: a table, JSON, CSV, plots, and `BENCHMARKS.md`.
+//! The report: a table, JSON, CSV, plots, and `BENCHMARKS.md`.
 
 mod markdown;
 mod plots;

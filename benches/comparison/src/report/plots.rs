@@ -1,4 +1,4 @@
-//! Which plots there are.
+//! The plots.
 
 use super::svg::{Bar, Chart, Group};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     results::{Cell, Results, Round},
 };
 
-/// Of each: its file's name and its text. What was not measured has none.
+/// Per plot: the file's name and its text. Contestants that were not measured are left out.
 pub(super) fn all(results: &Results) -> Vec<(&'static str, String)> {
     let mut plots = Vec::new();
     let mut add = |name, chart: Chart| {
@@ -48,7 +48,7 @@ fn group(id: &str, bars: Vec<Option<Bar>>) -> Option<Group> {
     })
 }
 
-/// The empty service is so much faster that beside it nothing else could be told apart.
+/// The empty service is so much faster that the others would be indistinguishable beside it.
 fn contestants() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|about| about.id).filter(|id| *id != "empty")
 }
@@ -67,7 +67,7 @@ fn throughput(results: &Results, part: Part, title: &str, at: &str) -> Chart {
     };
     let loads = [64, 256];
     let groups = contestants()
-        // In memory there is no limit but the processor; it has its own row in the table.
+        // In memory only the processor is the limit. That has its own row in the table.
         .filter(|id| *id != "usual-memory")
         .filter_map(|id| {
             if id == PGBENCH {
@@ -120,7 +120,7 @@ fn processor(results: &Results) -> Chart {
 fn latency(results: &Results) -> Chart {
     let rate = 5_000;
     let groups = contestants()
-        // Where a contestant cannot keep up, its latency says only for how long it was measured.
+        // If a contestant cannot keep up, its latency only depends on how long it was measured.
         .filter(|id| {
             let cell = results.find(Part::Open, id, rate);
             let median = cell.and_then(|cell| cell.median(|round| round.p50_us));

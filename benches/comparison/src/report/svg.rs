@@ -1,22 +1,22 @@
-//! Horizontal bars, drawn by hand: a few kilobytes, and no font but the reader's.
+//! Horizontal bars, drawn by hand: a few kilobytes, in the reader's font.
 
 use std::fmt::Write as _;
 
-/// A chart of groups, in each of them a bar a series.
+/// A chart of groups, with one bar per series in each.
 #[derive(Debug)]
 pub(super) struct Chart {
     pub(super) title: String,
     pub(super) unit: &'static str,
     pub(super) series: Vec<String>,
     pub(super) groups: Vec<Group>,
-    /// Whether a group's bars stand behind each other instead of below.
+    /// Whether a group's bars are drawn behind each other instead of below.
     pub(super) stacked: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) label: String,
-    /// `None` where a series has nothing to show.
+    /// `None` if a series has no value.
     pub(super) bars: Vec<Option<Bar>>,
     pub(super) highlighted: bool,
 }
@@ -24,7 +24,7 @@ pub(super) struct Group {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bar {
     pub(super) value: f64,
-    /// From the least to the most.
+    /// From the minimum to the maximum.
     pub(super) range: Option<(f64, f64)>,
 }
 

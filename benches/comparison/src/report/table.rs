@@ -1,4 +1,4 @@
-//! The table, for a terminal and for `BENCHMARKS.md` alike.
+//! The table, for a terminal and for `BENCHMARKS.md`.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::{
     results::{Cell, Results, Round},
 };
 
-/// Every part that was measured.
+/// Each part that was measured.
 pub(crate) fn table(results: &Results) -> String {
     let mut text = String::new();
     for (part, title) in [
@@ -153,7 +153,7 @@ pub(super) fn growth(results: &Results) -> Option<String> {
     (rows.len() > 1).then(|| lay_out(&rows))
 }
 
-/// A table that is Markdown and reads well without it.
+/// A table that is Markdown and readable as text.
 fn lay_out(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {

@@ -1,14 +1,13 @@
-//! What a run of all the tests has written down, searched for every token and every digest: the
-//! application's log at its most talkative level, with what the dependencies log, what the tests print,
-//! and the servers' logs with every statement and parameter, their write-ahead logs and tables.
+//! The logs of a run of all tests, searched for each token and each digest: the application's log at the
+//! most verbose level, with those of the dependencies; what the tests print; the servers' logs with all
+//! statements and parameters; their write-ahead logs and tables.
 //!
 //! ```sh
-//! cargo test --release --all-features --test it all_logs::nothing -- --ignored --nocapture
+//! cargo test --release --all-features --test it all_logs::contain_no_token -- --ignored --nocapture
 //! ```
 //!
-//! runs all other tests again and searches the gigabyte that they leave behind, in two minutes. With
-//! `EPHEMERAL_POSTGRES_KEEP` naming the folder in which an earlier run was told to leave it, that is searched
-//! instead.
+//! runs all other tests again and searches the gigabyte that they leave, in two minutes. If
+//! `EPHEMERAL_POSTGRES_KEEP` names the folder of an earlier run, that folder is searched instead.
 
 mod search;
 mod spellings;
@@ -24,7 +23,7 @@ use std::{
 use self::search::Searched;
 use crate::support::recorded_logs::KEEP;
 
-/// Removes what was kept, even where something was found in it.
+/// Removes the recorded files, even if the search found a token.
 struct Kept(PathBuf);
 
 impl Drop for Kept {
@@ -33,11 +32,11 @@ impl Drop for Kept {
     }
 }
 
-/// B06, I03, I04: no test makes the crate write a token down anywhere in any spelling; and of digests the
-/// application's log tells none, while the server's and its tables hold them, as documented.
+/// B06, I03, I04: no test makes the crate log or store a token, in any spelling. Digests are in the
+/// server's log and tables, as documented, but not in the application's log.
 #[test]
 #[ignore = "runs all other tests again"]
-fn nothing_that_all_tests_write_down_tells_a_token() {
+fn contain_no_token() {
     let mut kept = None;
     let folder = std::env::var_os(KEEP).map_or_else(
         || {
@@ -52,16 +51,13 @@ fn nothing_that_all_tests_write_down_tells_a_token() {
     );
     if std::env::var_os("TEST_DATABASE_URL").is_some() {
         let reason = "the log of a server from a variable is out of reach";
-        return ephemeral_postgres::skip(
-            "extended::all_logs::nothing_that_all_tests_write_down_tells_a_token",
-            reason,
-        );
+        return ephemeral_postgres::skip("extended::all_logs::contain_no_token", reason);
     }
     until_stopped(&folder);
     let searched = search::all(&folder);
     say(&searched);
     assert!(searched.found.is_empty(), "{:#?}", searched.found);
-    // What is looked for is there to be found.
+    // Proves that the search finds what is there.
     assert!(searched.digests > 1_000, "{searched:?}");
     assert!(searched.of_the_crate > 1_000, "{searched:?}");
     assert!(searched.of_the_driver > 1_000, "{searched:?}");
@@ -69,12 +65,12 @@ fn nothing_that_all_tests_write_down_tells_a_token() {
     assert!(searched.digests_in_data > 100, "{searched:?}");
 }
 
-#[expect(clippy::print_stdout, reason = "for whoever started it by hand")]
+#[expect(clippy::print_stdout, reason = "prints the result of a run by hand")]
 fn say(searched: &Searched) {
     println!("{searched:#?}");
 }
 
-/// Runs this binary again. What it prints is kept too.
+/// Runs this binary again and records its output.
 fn run_all(folder: &Path) {
     let output = |name: &str| Stdio::from(File::create(folder.join(name)).unwrap());
     let status = Command::new(std::env::current_exe().unwrap())
@@ -92,7 +88,7 @@ fn run_all(folder: &Path) {
     assert!(status.success(), "{failed:#?}");
 }
 
-/// Servers stop a moment after the process that used them.
+/// Servers stop shortly after the process that used them.
 fn until_stopped(folder: &Path) {
     let patience = Instant::now() + Duration::from_secs(60);
     let running = || {

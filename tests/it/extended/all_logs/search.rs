@@ -1,4 +1,4 @@
-//! Goes through everything that was kept.
+//! Searches all recorded files.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -17,45 +17,45 @@ use sha2::{Digest as _, Sha256};
 use super::spellings::{Bytes, Spelling, in_bytes, in_line, in_words};
 use crate::support::recorded_logs::PRESENTED;
 
-/// What was searched, and what was found in it.
+/// Counts of what was searched, and the findings.
 #[derive(Debug, Default)]
 pub struct Searched {
     pub files: usize,
     pub bytes: usize,
-    /// Digests that a server was asked about, and so of tokens that are known when they are met.
+    /// Digests that were sent to a server. A token is recognized by them.
     pub digests: usize,
-    /// Lines of the application's logs that come from this crate.
+    /// Lines of the application's logs that this crate wrote.
     pub of_the_crate: usize,
-    /// And from `tokio-postgres`.
+    /// Lines of the application's logs that `tokio-postgres` wrote.
     pub of_the_driver: usize,
-    /// Lines of the servers' logs.
+    /// Lines of the servers' logs that have parameters.
     pub with_parameters: usize,
-    /// In write-ahead logs and tables, where they belong.
+    /// In write-ahead logs and tables, where digests are expected.
     pub digests_in_data: usize,
     pub found: Vec<String>,
 }
 
-/// Who wrote a file, and so what may be in it.
+/// Which program wrote a file, and so what may be in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writer {
-    /// Neither tokens nor digests, of whichever store: nothing that looks like 32 random bytes.
+    /// Neither tokens nor digests of any store: nothing that looks like 32 random bytes.
     Application,
-    /// Digests, but no token that belongs to one of them.
+    /// Digests, but no token of one of them.
     Server,
-    /// The same, in binary.
+    /// The same as `Server`, in binary.
     Data,
 }
 
-/// So many findings are told.
+/// Reports at most this many findings.
 const TOLD: usize = 20;
 const CHUNK: usize = 1 << 20;
-/// What is searched for is shorter.
+/// Longer than anything that is searched for.
 const OVERLAP: usize = 256;
 
 pub fn all(folder: &Path) -> Searched {
     let mut files = Vec::new();
     collect(folder, &mut files);
-    // The longest first, so that all processors are busy to the end.
+    // The longest files first, so that all processors stay busy to the end.
     files.sort_by_key(|(_, path)| std::cmp::Reverse(path.metadata().unwrap().len()));
     let digests: Mutex<HashSet<Bytes>> = Mutex::default();
     share(&files, |(writer, path)| {
@@ -122,7 +122,7 @@ fn collect(folder: &Path, into: &mut Vec<(Writer, PathBuf)>) {
     }
 }
 
-/// Does something with each file, on all processors.
+/// Processes each file, on all processors.
 fn share(files: &[(Writer, PathBuf)], with: impl Fn(&(Writer, PathBuf)) + Sync) {
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -146,7 +146,7 @@ fn lines(path: &Path, mut with: impl FnMut(&[u8])) {
     }
 }
 
-/// What the server was asked about and what it stored: its log shows every parameter.
+/// Digests that the server received or stored: its log contains each parameter.
 fn digests_in(path: &Path) -> Vec<Bytes> {
     let mut all = Vec::new();
     lines(path, |line| {
@@ -161,7 +161,7 @@ fn digests_in(path: &Path) -> Vec<Bytes> {
     all
 }
 
-/// What tells a token from other bytes.
+/// The data that distinguishes a token from other bytes.
 struct Known {
     digests: HashSet<Bytes>,
     /// Digests that were presented as tokens.
@@ -199,12 +199,12 @@ fn search(writer: Writer, path: &Path, known: &Known) -> Searched {
                 }
             };
             in_bytes(&chunk, &mut met);
-            // A list is in the log of the statement that brought it.
+            // A list is in the log of the statement that sent it.
             in_words(&chunk, &mut met);
             chunk.drain(..chunk.len().saturating_sub(OVERLAP));
         }
     }
-    // The same word comes again and again.
+    // The same word occurs many times.
     let mut harmless = BTreeSet::new();
     lines(path, |line| {
         searched.bytes += line.len();
@@ -214,7 +214,7 @@ fn search(writer: Writer, path: &Path, known: &Known) -> Searched {
                 searched.of_the_crate += usize::from(says(b" tower_user_session::"));
                 searched.of_the_driver += usize::from(says(b" tokio_postgres::"));
             }
-            // Later versions begin it with a capital.
+            // Later versions of PostgreSQL write a capital letter.
             _ => searched.with_parameters += usize::from(says(b"arameters: $1 = ")),
         }
         let mut told = false;

@@ -1,11 +1,11 @@
-//! Finds whatever could be 32 random bytes in a text or in a file, however they are spelled.
+//! Finds all sequences that could be 32 random bytes in a text or a file, in every spelling.
 
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 
-/// How 32 bytes were written down.
+/// How 32 bytes are spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spelling {
     /// Base64 or base64url, with or without padding.
@@ -13,23 +13,23 @@ pub enum Spelling {
     Hex,
     /// `[1, 2, …]`, `[0a, 1b, …]`, `[0x0a, …]`.
     List,
-    /// As they are, or escaped.
+    /// Plain or escaped.
     Raw,
 }
 
 pub type Bytes = [u8; 32];
 
-/// Base64 characters of 32 bytes.
+/// The number of base64 characters of 32 bytes.
 const CHARACTERS: usize = 43;
-/// A run of characters that is longer is a flood that a test makes, of one character or of nonsense.
+/// A longer run of characters comes from a test that floods the log.
 const LONGEST: usize = 1 << 16;
 
-/// Calls back for everything in the line, as it stands and with its escapes undone.
+/// Reports each sequence in the line, as written and with its escapes decoded.
 pub fn in_line(line: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     in_words(line, found);
     lists(line, found);
     in_bytes(line, found);
-    // Each alone: text with one kind of escapes may hold what looks like the other.
+    // One kind of escape at a time: text with one kind may contain what looks like the other.
     for sign in [b'%', b'\\'] {
         if memchr::memchr(sign, line).is_some() {
             let unescaped = unescaped(line, sign);
@@ -39,9 +39,10 @@ pub fn in_line(line: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     }
 }
 
-/// Calls back for every 32 bytes in a row that look random.
+/// Reports each 32 consecutive bytes that look random.
 pub fn in_bytes(bytes: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
-    // Most of a log is text and most of a file is empty. Of 16 random bytes hardly ever all are ASCII.
+    // Most of a log is text and most of a file is empty. It is very rare that 16 random bytes are
+    // all ASCII.
     const BLOCK: usize = 16;
     let mut start = None;
     for at in (0..bytes.len() + BLOCK).step_by(BLOCK) {
@@ -55,7 +56,7 @@ pub fn in_bytes(bytes: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
 }
 
 fn random(bytes: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
-    // 16 are to be expected; fewer than 6 come once in ten thousand times.
+    // 16 are expected. Fewer than 6 occur once in ten thousand times.
     let (mut high, mut zeros) = (0_u32, 0_u32);
     for (at, byte) in bytes.iter().enumerate() {
         high += u32::from(*byte >= 0x80);
@@ -75,7 +76,7 @@ fn random(bytes: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     }
 }
 
-/// Calls back for words of base64 and of hexadecimal digits.
+/// Reports words of base64 and of hexadecimal digits.
 pub fn in_words(text: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     let is_base64 =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'+' | b'/');
@@ -120,8 +121,8 @@ fn base64(run: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     }
 }
 
-/// Whether the kind of character changes as often as in random text, 27 times, and not as in a name of
-/// several words. Fewer than 18 come once in a thousand times.
+/// Whether the kind of character changes as often as in random text (27 times), unlike in a name of
+/// several words. Fewer than 18 changes occur once in a thousand times.
 fn looks_random(word: &[u8]) -> bool {
     let kind = |byte: u8| match byte {
         b'A'..=b'Z' => 0,
@@ -152,13 +153,13 @@ fn hex(run: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     }
 }
 
-/// Of 32 random bytes about 30 are different.
+/// 32 random bytes have about 30 distinct values.
 fn is_various(bytes: &Bytes) -> bool {
     let different: std::collections::BTreeSet<_> = bytes.iter().collect();
     different.len() >= 16
 }
 
-/// Numbers, one after the other.
+/// Consecutive numbers.
 fn lists(text: &[u8], found: &mut impl FnMut(Spelling, Bytes)) {
     let (mut decimal, mut hexadecimal) = (Vec::new(), Vec::new());
     let mut at = 0;
@@ -213,7 +214,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u8> {
     u8::from_str_radix(str::from_utf8(digits).ok()?, radix).ok()
 }
 
-/// With `%41`, or `\x41`, `\101` and `\n`, undone once.
+/// Decodes `%41`, or `\x41`, `\101` and `\n`, once.
 fn unescaped(text: &[u8], sign: u8) -> Vec<u8> {
     let mut all = Vec::with_capacity(text.len());
     let mut at = 0;

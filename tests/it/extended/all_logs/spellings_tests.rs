@@ -1,4 +1,4 @@
-//! The search finds what is there, in every spelling, and nothing else.
+//! The search finds each token in each spelling, and nothing else.
 
 use std::fmt::Write as _;
 
@@ -58,10 +58,11 @@ fn spelled(bytes: &Bytes) -> Vec<(Spelling, Vec<u8>)> {
     texts.into_iter().chain([raw]).collect()
 }
 
-/// I03: whichever way a token could be written down, alone or inside something longer.
+/// I03: each spelling of a token, alone or inside a longer text.
 #[test]
 fn every_spelling_is_found() {
-    // The same tokens each time: one in some thousand does not look random, and is not among them.
+    // The same tokens in every run. One in some thousand does not look random, and none of these is
+    // such a token.
     for number in 0..200_u32 {
         let bytes: Bytes = Sha256::digest(number.to_be_bytes()).into();
         for (spelling, text) in spelled(&bytes) {
@@ -81,7 +82,7 @@ fn every_spelling_is_found() {
 
 /// Names, addresses and statements are no secrets.
 #[test]
-fn what_is_not_random_is_not_found() {
+fn text_that_is_not_random_is_not_found() {
     for line in [
         "it::every_log: a_name_of_several_words_that_is_as_long_as_a_token_or_even_longer",
         "/usr/lib/postgresql/15/bin/a_somewhat_longer_path_that_names/SeveralThings/InCamelCase",

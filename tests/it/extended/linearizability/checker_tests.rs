@@ -1,4 +1,5 @@
-//! Histories made by hand: the checker objects to each that cannot have happened, and to no other.
+//! Histories written by hand: the checker rejects each impossible one and accepts each possible
+//! one.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ fn at(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// The database's clock when the run's stands at zero.
+/// The database's clock at time zero of the run.
 fn clock(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
 }
@@ -27,7 +28,7 @@ fn record(operation: Operation, key: Key, from: u64, to: u64, result: Outcome) -
     }
 }
 
-/// Session 1 of user 7, from 100 ms on, good for an hour.
+/// Session 1 of user 7, from 100 ms on, valid for an hour.
 fn began() -> Record {
     let result = Outcome::Began {
         user: 7,
@@ -44,8 +45,8 @@ fn found(from: u64, to: u64) -> Record {
     lookup(from, to, Outcome::Found(7))
 }
 
-fn nobody(from: u64, to: u64) -> Record {
-    lookup(from, to, Outcome::Nobody)
+fn absent(from: u64, to: u64) -> Record {
+    lookup(from, to, Outcome::Absent)
 }
 
 fn revoke(from: u64, to: u64, result: Outcome) -> Record {
@@ -56,7 +57,7 @@ fn of_user(operation: Operation, from: u64, to: u64, result: Outcome) -> Record 
     record(operation, Key::User(7), from, to, result)
 }
 
-/// The database's clock, read at the very end, long before the session's hour is over.
+/// The database's clock, read at the very end, long before the session expires.
 fn late_reading() -> Record {
     let now = Outcome::Time(clock(60));
     record(Operation::Clock, Key::Nothing, 60_000, 60_001, now)
@@ -66,7 +67,7 @@ fn rules(records: &[Record]) -> Vec<Rule> {
     rules_within(0, records)
 }
 
-/// Where answers may be so old, in milliseconds.
+/// Checks records of processes whose cached results may be this old, in milliseconds.
 fn rules_within(bound: u64, records: &[Record]) -> Vec<Rule> {
     let mut history = History {
         bound: at(bound),
@@ -74,33 +75,33 @@ fn rules_within(bound: u64, records: &[Record]) -> Vec<Rule> {
     };
     history.records.extend([began(), late_reading()]);
     history.records.extend(records);
-    // Errors are not the subject.
+    // Errors are not the subject of these tests.
     history.faults.push(fault(0, 60_000));
     let violations = violations(&history);
     violations.iter().map(|violation| violation.rule).collect()
 }
 
 #[test]
-fn a_plain_life_is_possible() {
+fn a_plain_history_is_accepted() {
     assert_eq!(rules(&[]), []);
     assert_eq!(
         rules(&[
             found(120, 121),
             found(130, 220),
             revoke(200, 210, Outcome::Done),
-            nobody(205, 206),
-            nobody(211, 212),
+            absent(205, 206),
+            absent(211, 212),
             revoke(300, 310, Outcome::Done),
-            nobody(320, 330),
+            absent(320, 330),
         ]),
         []
     );
-    // Before the sign-in had returned, nobody could know the token.
-    assert_eq!(rules(&[nobody(105, 120)]), []);
+    // Before the sign-in returned, no client could know the token.
+    assert_eq!(rules(&[absent(105, 120)]), []);
 }
 
 #[test]
-fn another_user_is_impossible() {
+fn a_wrong_user_is_a_violation() {
     assert_eq!(
         rules(&[lookup(120, 121, Outcome::Found(8))]),
         [Rule::WrongUser]
@@ -108,7 +109,7 @@ fn another_user_is_impossible() {
 }
 
 #[test]
-fn a_success_after_a_revocation_is_impossible() {
+fn a_success_after_a_revocation_is_a_violation() {
     for end in [
         revoke(200, 210, Outcome::Done),
         of_user(Operation::RevokeAll, 200, 210, Outcome::Done),
@@ -117,68 +118,69 @@ fn a_success_after_a_revocation_is_impossible() {
         of_user(Operation::Suspend, 200, 210, Outcome::Done),
     ] {
         assert_eq!(rules(&[end, found(211, 212)]), [Rule::StaleSuccess]);
-        // While it runs, either is possible, also after the other process has been told.
+        // While the revocation runs, either result is possible, also after the other process was
+        // notified.
         assert_eq!(rules(&[end, found(201, 202), found(209, 250)]), []);
-        assert_eq!(rules(&[end, nobody(201, 202), nobody(209, 250)]), []);
+        assert_eq!(rules(&[end, absent(201, 202), absent(209, 250)]), []);
     }
-    // The order in which records were written down says nothing.
+    // The order of the records does not matter.
     let end = revoke(200, 210, Outcome::Done);
     assert_eq!(rules(&[found(211, 212), end]), [Rule::StaleSuccess]);
 }
 
 #[test]
-fn revoking_all_spares_what_begins_beside_or_after_it() {
+fn revoke_all_spares_concurrent_and_later_sign_ins() {
     let all = |from, to| of_user(Operation::RevokeAll, from, to, Outcome::Done);
     assert_eq!(rules(&[all(90, 105), found(120, 121)]), []);
-    assert_eq!(rules(&[all(90, 105), nobody(120, 121)]), []);
+    assert_eq!(rules(&[all(90, 105), absent(120, 121)]), []);
     assert_eq!(rules(&[all(50, 60), found(120, 121)]), []);
     assert_eq!(
-        rules(&[all(50, 60), nobody(120, 121)]),
+        rules(&[all(50, 60), absent(120, 121)]),
         [Rule::FalseRejection]
     );
-    // One that may still be on its way spares nothing.
+    // A revocation that may still be in flight protects no session.
     let lost = of_user(Operation::RevokeAll, 50, 60, Outcome::Unknown);
-    assert_eq!(rules(&[lost, nobody(120, 121)]), []);
+    assert_eq!(rules(&[lost, absent(120, 121)]), []);
 }
 
 #[test]
 fn a_disabled_user_does_not_sign_in() {
     let disable = |from, to| of_user(Operation::Disable, from, to, Outcome::Done);
     assert_eq!(rules(&[disable(50, 60)]), [Rule::DisabledSignIn]);
-    assert_eq!(rules(&[disable(90, 105), nobody(120, 121)]), []);
+    assert_eq!(rules(&[disable(90, 105), absent(120, 121)]), []);
 }
 
 #[test]
-fn a_rejection_without_a_cause_is_impossible() {
-    assert_eq!(rules(&[nobody(120, 121)]), [Rule::FalseRejection]);
+fn a_rejection_without_a_cause_is_a_violation() {
+    assert_eq!(rules(&[absent(120, 121)]), [Rule::FalseRejection]);
     let revocation = revoke(200, 210, Outcome::Done);
     assert_eq!(
-        rules(&[revocation, nobody(120, 199)]),
+        rules(&[revocation, absent(120, 199)]),
         [Rule::FalseRejection]
     );
-    // An error that says that nothing happened is no cause.
+    // An error that reports that nothing happened is no cause.
     let refused = revoke(200, 210, Outcome::Unavailable);
-    assert_eq!(rules(&[refused, nobody(220, 221)]), [Rule::FalseRejection]);
-    // Nor is what happened to somebody else.
+    assert_eq!(rules(&[refused, absent(220, 221)]), [Rule::FalseRejection]);
+    // Neither is a change of another user.
     let other = record(Operation::RevokeAll, Key::User(8), 200, 210, Outcome::Done);
-    assert_eq!(rules(&[other, nobody(220, 221)]), [Rule::FalseRejection]);
+    assert_eq!(rules(&[other, absent(220, 221)]), [Rule::FalseRejection]);
 }
 
 #[test]
-fn what_is_unknown_may_have_happened_or_not_until_it_is_seen() {
+fn an_unknown_outcome_may_be_either_until_it_is_observed() {
     for result in [Outcome::Unknown, Outcome::Abandoned] {
         let lost = revoke(200, 210, result);
         assert_eq!(rules(&[lost, found(220, 221)]), []);
-        assert_eq!(rules(&[lost, nobody(220, 221)]), []);
+        assert_eq!(rules(&[lost, absent(220, 221)]), []);
         // Late, but once.
-        assert_eq!(rules(&[lost, found(220, 221), nobody(900, 901)]), []);
+        assert_eq!(rules(&[lost, found(220, 221), absent(900, 901)]), []);
         assert_eq!(
-            rules(&[lost, nobody(220, 221), found(900, 901)]),
+            rules(&[lost, absent(220, 221), found(900, 901)]),
             [Rule::Resurrection]
         );
-        assert_eq!(rules(&[lost, nobody(190, 199)]), [Rule::FalseRejection]);
+        assert_eq!(rules(&[lost, absent(190, 199)]), [Rule::FalseRejection]);
     }
-    // An unavailable answer says nothing at all.
+    // An unavailable result proves nothing.
     let unavailable = lookup(220, 221, Outcome::Unavailable);
     let revocation = revoke(200, 210, Outcome::Done);
     let mut history = History::default();
@@ -188,17 +190,17 @@ fn what_is_unknown_may_have_happened_or_not_until_it_is_seen() {
 }
 
 #[test]
-fn the_dead_do_not_come_back() {
+fn an_ended_session_never_becomes_valid_again() {
     let revocation = revoke(200, 210, Outcome::Done);
     assert_eq!(
-        rules(&[revocation, nobody(211, 212), found(213, 214)]),
+        rules(&[revocation, absent(211, 212), found(213, 214)]),
         [Rule::StaleSuccess, Rule::Resurrection]
     );
-    // Two at once may see different things.
-    assert_eq!(rules(&[revocation, nobody(201, 204), found(203, 205)]), []);
+    // Two concurrent lookups may see different results.
+    assert_eq!(rules(&[revocation, absent(201, 204), found(203, 205)]), []);
 }
 
-/// The record, by this process.
+/// The record, made by this process.
 fn by(process: usize, record: Record) -> Record {
     Record {
         process: Some(process),
@@ -207,7 +209,7 @@ fn by(process: usize, record: Record) -> Record {
 }
 
 #[test]
-fn elsewhere_a_kept_answer_may_be_as_old_as_the_bound() {
+fn a_cached_result_of_another_process_may_be_as_old_as_the_bound() {
     for end in [
         revoke(200, 210, Outcome::Done),
         of_user(Operation::RevokeAll, 200, 210, Outcome::Done),
@@ -216,11 +218,11 @@ fn elsewhere_a_kept_answer_may_be_as_old_as_the_bound() {
         assert_eq!(rules(by(2, found(211, 212))), []);
         assert_eq!(rules(by(2, found(660, 900))), []);
         assert_eq!(rules(by(2, found(661, 662))), [Rule::StaleSuccess]);
-        // Where it was ended it is over at once.
+        // In the process that revoked it, the session is invalid at once.
         assert_eq!(rules(by(1, found(209, 212))), []);
         assert_eq!(rules(by(1, found(211, 212))), [Rule::StaleSuccess]);
     }
-    // What happens past the library happens elsewhere for everybody.
+    // A change outside the library counts as another process for all.
     let disable = of_user(Operation::Disable, 200, 210, Outcome::Done);
     let disable = Record {
         process: None,
@@ -239,7 +241,7 @@ fn elsewhere_a_kept_answer_may_be_as_old_as_the_bound() {
     }
 }
 
-/// What nothing announces has a bound of its own, which does not hold for what is announced.
+/// A change without a notification has its own bound, which does not apply to changes with one.
 #[test]
 fn an_unannounced_change_has_its_own_bound() {
     let rules = |operation, from| {
@@ -265,7 +267,7 @@ fn an_unannounced_change_has_its_own_bound() {
 }
 
 #[test]
-fn the_first_who_ended_it_sets_the_bound_and_each_who_did_has_none() {
+fn the_first_revocation_sets_the_bound_and_each_revoking_process_has_none() {
     let first = by(1, revoke(200, 210, Outcome::Done));
     let second = by(2, revoke(300, 310, Outcome::Done));
     let rules = |lookup| rules_within(450, &[second, first, lookup]);
@@ -273,7 +275,7 @@ fn the_first_who_ended_it_sets_the_bound_and_each_who_did_has_none() {
     assert_eq!(rules(by(2, found(311, 312))), [Rule::StaleSuccess]);
     assert_eq!(rules(by(3, found(659, 660))), []);
     assert_eq!(rules(by(3, found(661, 662))), [Rule::StaleSuccess]);
-    // A second end does not prolong anything where the first one happened.
+    // A second revocation does not extend the bound in the process of the first.
     assert_eq!(rules(by(1, found(250, 251))), [Rule::StaleSuccess]);
 
     let mut history = History::default();
@@ -290,10 +292,10 @@ fn the_first_who_ended_it_sets_the_bound_and_each_who_did_has_none() {
 }
 
 #[test]
-fn with_kept_answers_the_dead_stay_dead_after_the_bound() {
+fn with_a_cache_an_ended_session_stays_invalid_after_the_bound() {
     let revocation = by(1, revoke(200, 210, Outcome::Done));
     let lost = by(1, revoke(200, 210, Outcome::Unknown));
-    let rules = |end, lookup| rules_within(450, &[end, by(3, nobody(203, 205)), by(2, lookup)]);
+    let rules = |end, lookup| rules_within(450, &[end, by(3, absent(203, 205)), by(2, lookup)]);
     assert_eq!(rules(revocation, found(211, 212)), []);
     assert_eq!(rules(lost, found(655, 656)), []);
     assert_eq!(rules(lost, found(656, 657)), [Rule::Resurrection]);
@@ -301,21 +303,21 @@ fn with_kept_answers_the_dead_stay_dead_after_the_bound() {
         rules(revocation, found(661, 662)),
         [Rule::StaleSuccess, Rule::Resurrection]
     );
-    // No answer is kept longer than the limit, which nobody has to be told of.
+    // No result is cached beyond the session's limit, which needs no notification.
     let later = by(1, revoke(300, 310, Outcome::Done));
     assert_eq!(
         rules(later, found(211, 212)),
         [Rule::FalseRejection, Rule::Resurrection]
     );
-    // Nor is it ever kept that there is no session.
+    // A missing session is never cached.
     assert_eq!(
-        rules_within(450, &[nobody(120, 121)]),
+        rules_within(450, &[absent(120, 121)]),
         [Rule::FalseRejection]
     );
 }
 
 #[test]
-fn the_databases_clock_decides_about_the_limit() {
+fn the_database_clock_decides_expiry() {
     let reading = |from, to, seconds| {
         let time = Outcome::Time(clock(seconds));
         record(Operation::Clock, Key::Nothing, from, to, time)
@@ -335,15 +337,15 @@ fn the_databases_clock_decides_about_the_limit() {
             .map(|violation| violation.rule)
             .collect::<Vec<_>>()
     };
-    // It went through two seconds somewhere between 1500 and 2500.
+    // The clock passed two seconds somewhere between 1500 and 2500.
     let clock = [reading(1400, 1500, 1), reading(2490, 2500, 2)];
     let with = |lookup| [clock[0], clock[1], lookup];
     assert_eq!(rules(&with(found(1450, 1460))), []);
     assert_eq!(rules(&with(found(2495, 2600))), []);
     assert_eq!(rules(&with(found(2501, 2502))), [Rule::Expired]);
-    assert_eq!(rules(&with(nobody(1450, 1460))), []);
-    assert_eq!(rules(&with(nobody(1300, 1390))), [Rule::FalseRejection]);
-    assert_eq!(rules(&with(nobody(2501, 2502))), []);
+    assert_eq!(rules(&with(absent(1450, 1460))), []);
+    assert_eq!(rules(&with(absent(1300, 1390))), [Rule::FalseRejection]);
+    assert_eq!(rules(&with(absent(2501, 2502))), []);
 }
 
 fn fault(from: u64, to: u64) -> Fault {
@@ -376,14 +378,14 @@ fn errors_end_soon_after_the_fault() {
     assert_eq!(rules(&[error(500)], &[]), [Rule::SlowRecovery]);
     let abandoned = lookup(8000, 8001, Outcome::Abandoned);
     assert_eq!(rules(&[abandoned], &one), []);
-    // In the next fault, and while two overlap, errors are to be expected.
+    // Errors are expected during the next fault and while two faults overlap.
     let two = [fault(1000, 2000), fault(7000, 9000)];
     assert_eq!(rules(&[error(7500)], &two), []);
     let overlapping = [fault(1000, 9000), fault(1500, 2000)];
     assert_eq!(rules(&[error(8000)], &overlapping), []);
 
     let history = History {
-        // The next fault hits what was under way.
+        // The next fault hits the operations in flight.
         records: vec![
             error(1500),
             error(2300),

@@ -1,11 +1,11 @@
-//! The history checker: processes that share a database work at random while something breaks, and
-//! what they have seen is held against what the crate promises.
+//! Checks histories: processes that share a database work at random while faults strike, and their records
+//! must be possible under the documented guarantees.
 //!
-//! A short run is part of every test run, and another one in which they keep answers in memory. A long
-//! one, with a report and a picture in `target/history`, and answers kept with `HISTORY_CACHE=1`:
+//! Each test run has a short form, with and without a cache. The long form writes a report and a chart to
+//! `target/history`; `HISTORY_CACHE=1` adds the cache:
 //!
 //! ```sh
-//! HISTORY_MINUTES=30 cargo test --release --all-features --test it extended::linearizability::long -- --ignored --nocapture
+//! HISTORY_MINUTES=30 cargo test --release --all-features --test it linearizability::long -- --ignored --nocapture
 //! ```
 
 mod checker_tests;
@@ -26,7 +26,7 @@ use crate::support::history::{
 fn check(history: &History) {
     let violations = violations(history);
     assert!(violations.is_empty(), "{}", text(history));
-    // It has seen something.
+    // Proves that the run covered enough operations.
     let count = |operation| {
         let records = history.records.iter();
         records
@@ -43,7 +43,7 @@ fn check(history: &History) {
         assert!(count(change) > 0, "no {change:?}");
     }
 
-    // Some faults are not seen by anybody who looks a session up.
+    // Some faults cause no failed lookup.
     let unseen = |at| {
         let mut spared = history.faults.iter().filter(|fault| {
             let mut all = ALL_WITH_CACHE.iter();
@@ -58,8 +58,8 @@ fn check(history: &History) {
     assert_eq!(seen, None);
 }
 
-/// A good part of the lookups was answered from memory.
-#[expect(clippy::print_stdout, reason = "the report is for whoever runs it")]
+/// A sufficient share of the lookups was answered from the cache.
+#[expect(clippy::print_stdout, reason = "prints the report of a run")]
 fn check_cache(history: &History, processes: &[Process], world: &World) {
     let from_cache = |process: &Process| process.sessions.counts().from_cache;
     let from_cache: u64 = processes.iter().map(from_cache).sum();
@@ -77,30 +77,31 @@ fn check_cache(history: &History, processes: &[Process], world: &World) {
     assert!(replaced > 0);
 }
 
-/// E01, E05, D02, D07, F03, F04, F05, F06, F09, F10, F26: each fault alone, then some at once, under load.
+/// E01, E05, D02, D07, F03, F04, F05, F06, F09, F10, F26: each fault alone, then several at once,
+/// under load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short() {
     run_short(false).await;
 }
 
-/// N01, N02, E05, D07, F03, F04, F05, F26: the same where processes keep answers in memory, and with what breaks
-/// their feeds. A session is over at once where it was ended, and elsewhere within the lease.
+/// N01, N02, E05, D07, F03, F04, F05, F26: the same with a cache and with faults of the feeds. A
+/// session is invalid at once in the process that ended it, and within the lease elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_with_cache() {
     run_short(true).await;
 }
 
-/// What there is to break.
+/// The faults that can strike.
 fn nemeses(caches: bool) -> &'static [Nemesis] {
     if caches { ALL_WITH_CACHE } else { ALL }
 }
 
-#[expect(clippy::print_stdout, reason = "the report is for whoever runs it")]
+#[expect(clippy::print_stdout, reason = "prints the report of a run")]
 async fn run_short(caches: bool) {
     let (world, processes) = world(caches).await;
     let mut workload = Workload::start(&processes, 1).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    // What befalls the tables does not touch what is kept.
+    // Faults of the tables do not affect cached results.
     let alone = |nemesis: &&Nemesis| !caches || !nemesis.strikes_tables();
     for nemesis in nemeses(caches).iter().filter(alone) {
         let from = workload.now();
@@ -121,7 +122,7 @@ async fn run_short(caches: bool) {
 
 /// F26: the same for `HISTORY_MINUTES`, 10 by default, in random order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes as long as it is told to"]
+#[ignore = "takes HISTORY_MINUTES, 10 by default"]
 async fn long() {
     let number = |name, default| {
         let value = std::env::var(name);
@@ -170,14 +171,14 @@ async fn long() {
     check_leftovers(&world, processes).await;
 }
 
-/// Half of the others; see `other_process.rs`.
+/// The second process of the other tests; see `support/history/other_process.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a process that the other tests start"]
+#[ignore = "the second process of the other tests"]
 async fn other_process() {
     other_process::live().await;
 }
 
-/// How many files and sockets this process has open.
+/// The number of files and sockets that this process has open.
 fn open_files() -> usize {
     std::fs::read_dir("/dev/fd").unwrap().count()
 }

@@ -1,13 +1,13 @@
-//! The tests, tested: each mutation in `*.toml` changes one place of the crate or of its SQL, and a test
-//! that it names must object. The list goes through what decides who somebody is: every predicate of the
-//! statements, every guard of the code.
+//! Tests of the tests: each mutation in `*.toml` changes one place of the crate or of its SQL, and one of the
+//! tests that it names must fail. The list covers each predicate of the statements, and those guards of the
+//! code that `cargo mutants` does not change by itself.
 //!
 //! ```sh
-//! cargo test --all-features --test it mutations::each -- --ignored --nocapture
+//! cargo test --all-features --test it mutations::each_is_killed -- --ignored --nocapture
 //! ```
 //!
-//! tries all of them, in a copy of the sources; with `MUTATIONS=find.sql,catch_up` those that have one of these
-//! in their file or in the place that they change. Each takes some ten seconds.
+//! tries all of them in a copy of the sources. `MUTATIONS=find.sql,catch_up` selects those with one of these
+//! texts in their file name or in the changed place. Each takes about ten seconds.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 use crate::catalogue;
 
-/// Mutants may hang, which a test notices in its own way or not at all.
+/// A mutant may hang, which a test may or may not detect.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 #[derive(Deserialize)]
@@ -35,13 +35,13 @@ struct List {
 #[serde(deny_unknown_fields)]
 struct Mutation {
     file: String,
-    /// Stands there once.
+    /// Occurs once in the file.
     find: String,
     replace: String,
-    /// Parts of the names of tests, of which at least one fails.
+    /// Parts of the names of tests, at least one of which fails.
     #[serde(default)]
     tests: Vec<String>,
-    /// Why no test can tell.
+    /// Why no test can detect the change.
     survives: Option<String>,
 }
 
@@ -72,7 +72,7 @@ fn list() -> Vec<Mutation> {
     let lists = [
         include_str!("rust.toml"),
         include_str!("sql.toml"),
-        include_str!("surroundings.toml"),
+        include_str!("settings.toml"),
     ];
     let lists = lists.map(|list| toml::from_str::<List>(list).unwrap().mutation);
     lists.concat()
@@ -102,18 +102,18 @@ fn the_list_fits_the_sources() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What came of one.
+/// The result of one mutation.
 enum Outcome {
     Killed(Vec<String>),
     Hung,
     Survived,
     /// It proves nothing: it does not compile, or no test ran.
-    Vain(String),
+    Invalid(String),
 }
 
 #[test]
 #[ignore = "builds the crate once for each mutation"]
-fn each_is_noticed() {
+fn each_is_killed() {
     let only = std::env::var("MUTATIONS").unwrap_or_default();
     let all = list().into_iter();
     let (mutations, left): (Vec<_>, Vec<_>) = all
@@ -137,7 +137,7 @@ fn each_is_noticed() {
             Outcome::Killed(by) => format!("killed by {}", by.join(", ")),
             Outcome::Hung => "killed: a test does not end".to_owned(),
             Outcome::Survived => "SURVIVED".to_owned(),
-            Outcome::Vain(why) => format!("VAIN: {why}"),
+            Outcome::Invalid(why) => format!("INVALID: {why}"),
         };
         println!("{place}\n    {told} ({seconds} s)");
         if !told.starts_with("killed") {
@@ -153,13 +153,13 @@ fn each_is_noticed() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The sources, where they may be changed.
+/// A copy of the sources that may be changed.
 struct Copy {
     folder: PathBuf,
 }
 
 impl Copy {
-    /// Written anew only where it differs, so that what was built before counts.
+    /// Writes only the files that differ, so that earlier builds are reused.
     fn new() -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
         let files = Command::new("git")
@@ -197,7 +197,7 @@ impl Copy {
                 continue;
             }
             let source = std::fs::read_to_string(&file).unwrap();
-            // An attribute belongs to what follows it.
+            // An attribute belongs to the next line.
             let source = source.replace("]\nmod ", "]mod ");
             let needed = |line: &&str| {
                 let module = line
@@ -247,7 +247,7 @@ impl Copy {
         }
         let built = self.cargo(&targets).arg("--no-run").output().unwrap();
         if !built.status.success() {
-            return Outcome::Vain(String::from_utf8_lossy(&built.stderr).into_owned());
+            return Outcome::Invalid(String::from_utf8_lossy(&built.stderr).into_owned());
         }
         let told = self.folder.with_extension("log");
         let mut running = self
@@ -285,7 +285,7 @@ impl Copy {
         } else if status.success() && told.contains(" ... ok") {
             Outcome::Survived
         } else {
-            Outcome::Vain("no test ran, or not to its end".to_owned())
+            Outcome::Invalid("no test ran, or not to its end".to_owned())
         }
     }
 }

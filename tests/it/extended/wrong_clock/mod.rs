@@ -17,7 +17,7 @@ use crate::support::{caching::announcing, number, sql};
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// What the child is asked to do with a token.
+/// What the child process does with a token.
 const PLAIN: &str = "user";
 const CACHED: &str = "cached";
 
@@ -26,7 +26,8 @@ async fn set(database: &TestDatabase, id: &str, change: &str) {
     assert_eq!(sql(database, &update).await, 1);
 }
 
-/// Seconds by which this moment of the only session is before or after the database's now.
+/// The seconds by which this column of the only session is after the database's current time;
+/// negative if before.
 async fn ahead(database: &TestDatabase, id: &str, column: &str) -> i64 {
     let query = format!(
         "SELECT extract(epoch FROM {column} - now())::bigint FROM sessions WHERE id = '{id}'"
@@ -34,7 +35,7 @@ async fn ahead(database: &TestDatabase, id: &str, column: &str) -> i64 {
     number(database, &query).await
 }
 
-/// Asks until a condition on the database holds.
+/// Queries until a condition on the database holds.
 async fn until(database: &TestDatabase, condition: &str) {
     for _ in 0..400 {
         if number(database, &format!("SELECT ({condition})::int::bigint")).await == 1 {
@@ -45,13 +46,15 @@ async fn until(database: &TestDatabase, condition: &str) {
     panic!("it never holds: {condition}");
 }
 
-/// Both limits, the proof, what is written down and the cookie, in a process whose clock is wrong.
+/// Both limits, the authentication time, the last-seen time and the cookie, in a process whose
+/// clock is wrong.
 async fn nothing_changes(database: &TestDatabase, application: &OtherProcess, offset: i64) {
     let signed_in = application.ask("sign_in");
     let [token, id, max_age] = signed_in.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{signed_in}");
     };
-    // The whole life by the database's clock, and no date, which would be by the application's.
+    // The whole lifetime by the database's clock, and no date, which would use the application's
+    // clock.
     assert_eq!(max_age, "36000", "{offset}");
     let rest = ahead(database, id, "expires_at").await;
     assert!((35_900..=36_000).contains(&rest), "{offset}: {rest}");
@@ -73,9 +76,9 @@ async fn nothing_changes(database: &TestDatabase, application: &OtherProcess, of
         ("last_seen_at = now()", true),
     ] {
         set(database, id, change).await;
-        let answer = if live { "found" } else { "nobody" };
+        let answer = if live { "found" } else { "absent" };
         for how in [PLAIN, CACHED] {
-            // From memory, until the change has been announced.
+            // From the cache, until the notification of the change arrives.
             let mut said = application.ask(&format!("{how} {token}"));
             for _ in 0..400 {
                 if how == PLAIN || said == answer {
@@ -105,14 +108,14 @@ async fn nothing_changes(database: &TestDatabase, application: &OtherProcess, of
     )
     .await;
     assert!(ahead(database, id, "last_seen_at").await <= 0, "{offset}");
-    // What is live is not cleaned up, and what is over is.
+    // Clean-up deletes expired sessions only.
     assert_eq!(application.ask("clean_up"), "0", "{offset}");
     set(database, id, "expires_at = now()").await;
     assert_eq!(application.ask("clean_up"), "1", "{offset}");
 }
 
-/// What the cache holds outlives no limit and is held no shorter, and its feed stays alive, while the
-/// clock jumps a day in either direction.
+/// A cached result outlives no limit and is not evicted early, and the feed stays connected, while
+/// the clock jumps a day in either direction.
 async fn the_cache_does_not_notice(database: &TestDatabase, application: &OtherProcess) {
     let signed_in = application.ask("sign_in");
     let [token, id, _] = signed_in.split(' ').collect::<Vec<_>>()[..] else {
@@ -121,9 +124,9 @@ async fn the_cache_does_not_notice(database: &TestDatabase, application: &OtherP
     let old_enough = "created_at = created_at - interval '1 hour'";
     set(database, id, old_enough).await;
     for offset in [0, DAY, -DAY, 0, -DAY, DAY] {
-        // Kept under one clock ...
+        // Cached under one clock …
         assert_eq!(application.ask(&format!("kept {token}")), "kept");
-        // ... and told from memory under another.
+        // … and returned from the cache under another.
         application.turn(offset);
         assert_eq!(
             application.ask(&format!("from_memory {token}")),
@@ -143,14 +146,14 @@ async fn the_cache_does_not_notice(database: &TestDatabase, application: &OtherP
     assert_eq!(application.ask("clean_up"), "1");
 }
 
-/// C07: an application whose clock is wrong by a day in either direction, and one whose clock jumps while
-/// it works, changes nothing about what is valid, neither with the cache nor without: only `Max-Age`
-/// leaves the database's clock, as what remains by it.
+/// C07: an application whose clock is wrong by a day in either direction, or jumps while it works,
+/// changes no session's validity, with and without the cache. Only `Max-Age` is sent to clients,
+/// and it is the remaining time by the database's clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_clock_changes_nothing() {
+async fn a_wrong_application_clock_changes_nothing() {
     let Some(library) = libfaketime() else {
         return ephemeral_postgres::skip(
-            "extended::wrong_clock::a_wrong_clock_changes_nothing",
+            "extended::wrong_clock::a_wrong_application_clock_changes_nothing",
             "libfaketime is not installed (Debian: faketime)",
         );
     };
@@ -161,7 +164,7 @@ async fn a_wrong_clock_changes_nothing() {
         nothing_changes(&database, &application, offset).await;
     }
     the_cache_does_not_notice(&database, &application).await;
-    // While it jumps to and fro.
+    // While the clock jumps back and forth.
     let stop = AtomicBool::new(false);
     let jumping = || {
         while !stop.load(Relaxed) {
@@ -175,7 +178,7 @@ async fn a_wrong_clock_changes_nothing() {
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
             let _jumping = scope.spawn(jumping);
-            // However it ends.
+            // Also if a test panics.
             let _stop = Stop(&stop);
             runtime.block_on(nothing_changes(&database, &application, 0));
         });
@@ -190,7 +193,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// The application; does nothing where nobody has started it as such.
+/// The application process. Does nothing unless another test started it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "another test starts it in a process of its own"]
 async fn the_application() {

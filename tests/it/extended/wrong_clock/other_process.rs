@@ -1,4 +1,5 @@
-//! The application, and how it is talked to: a word with a token on a line, and an answer on a line.
+//! The application process and its protocol: a command with a token on one line, and an answer on
+//! one line.
 
 use std::{
     convert::Infallible,
@@ -21,16 +22,16 @@ use tower_user_session::{
 use super::{CACHED, PLAIN};
 use crate::support::{PgSessions, User, cookie, recorded_logs};
 
-/// Tells the application where the database is.
+/// Names the variable that has the database's address.
 const DATABASE: &str = "WRONG_CLOCK_DATABASE";
-/// What it says begins so; the test harness says other things beside it.
+/// Prefix of each answer; the test harness prints other lines.
 const MARK: &str = "CLOCK ";
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// The library that stands between a process and its clock.
+/// The library that intercepts the process's reads of its clock.
 pub fn libfaketime() -> Option<PathBuf> {
     let mut folders = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib64")];
-    // Debian has a folder for each architecture.
+    // Debian has a directory for each architecture.
     let own = std::fs::read_dir("/usr/lib").ok();
     folders.extend(
         own.into_iter()
@@ -48,7 +49,7 @@ pub fn libfaketime() -> Option<PathBuf> {
 pub struct OtherProcess {
     child: Child,
     pipes: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
-    /// Says by how much its clock is wrong.
+    /// Names the variable with the clock's offset.
     clock: PathBuf,
 }
 
@@ -71,9 +72,9 @@ impl OtherProcess {
             .env(DATABASE, database.url())
             .env("LD_PRELOAD", library)
             .env("FAKETIME_TIMESTAMP_FILE", &clock)
-            // It looks at the file whenever it is asked for the time.
+            // The library reads the file at each call.
             .env("FAKETIME_NO_CACHE", "1")
-            // Two names, an old one and a new one.
+            // An old name and a new one.
             .env("DONT_FAKE_MONOTONIC", "1")
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .env_remove("FAKETIME")
@@ -91,7 +92,7 @@ impl OtherProcess {
         }
     }
 
-    /// Its clock, so many seconds wrong from here on; and makes sure that it is.
+    /// Sets the offset of the process's clock in seconds, and checks that it took effect.
     pub(super) fn turn(&self, offset: i64) {
         self.turn_quietly(offset);
         let its: i64 = self.ask("clock").parse().unwrap();
@@ -125,7 +126,7 @@ fn now() -> i64 {
     i64::try_from(now.as_secs()).unwrap()
 }
 
-/// The life of the application.
+/// Runs the application.
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
 pub async fn live() -> Option<()> {
     let config: Config = std::env::var(DATABASE).ok()?.parse().unwrap();
@@ -166,7 +167,7 @@ fn service(config: &Config) -> PgSessions {
     SessionService::new(store)
 }
 
-/// The token, the session's id, and the life of the cookie.
+/// The token, the session's id, and the cookie's lifetime.
 async fn sign_in(sessions: &PgSessions) -> String {
     let signed_in = sessions
         .sign_in_without_request(1)
@@ -189,12 +190,12 @@ async fn sign_in(sessions: &PgSessions) -> String {
 async fn user(sessions: &PgSessions, token: &SessionToken) -> String {
     match sessions.user(token).await {
         Ok(Some(_)) => "found".to_owned(),
-        Ok(None) => "nobody".to_owned(),
+        Ok(None) => "absent".to_owned(),
         Err(error) => format!("{error:?}"),
     }
 }
 
-/// The status that a route answers with which wants a proof of the last five minutes.
+/// The status of a route that requires an authentication within the last five minutes.
 async fn proof(sessions: &PgSessions, token: &SessionToken) -> String {
     let guard = RequireUserLayer::<User>::new().proof_not_older_than(HOUR / 12);
     let service = ServiceBuilder::new()
@@ -207,7 +208,7 @@ async fn proof(sessions: &PgSessions, token: &SessionToken) -> String {
     response.status().as_u16().to_string()
 }
 
-/// Looks it up until it is answered from memory.
+/// Looks the token up until it is answered from the cache.
 async fn kept(sessions: &PgSessions, token: &SessionToken) -> String {
     for _ in 0..2_000 {
         let before = sessions.counts().from_cache;
@@ -223,7 +224,7 @@ async fn kept(sessions: &PgSessions, token: &SessionToken) -> String {
     "never kept".to_owned()
 }
 
-/// How many of a hundred answers came from memory, and how many statements were sent.
+/// How many of a hundred results came from the cache, and how many statements were sent.
 async fn from_memory(sessions: &PgSessions, token: &SessionToken) -> String {
     let before = sessions.counts();
     for _ in 0..100 {

@@ -1,4 +1,4 @@
-//! Whether what a run has recorded could have happened.
+//! Checks whether a recorded history is possible.
 
 use std::{
     collections::HashMap,
@@ -7,23 +7,23 @@ use std::{
 
 use super::record::{Fault, History, Key, Operation, Outcome, Record};
 
-/// So long after a fault has ended, nothing fails any more.
+/// This long after the end of a fault, no operation may fail.
 pub const RECOVERY: Duration = Duration::from_secs(5);
 
-/// What cannot have happened if the promises hold.
+/// Observations that the guarantees rule out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
-    /// 1: a lookup found a user whose session it is not.
+    /// 1: a lookup found a user to whom the session does not belong.
     WrongUser,
-    /// 2: a lookup that was invoked after a revocation had returned found the user. Where answers are
-    /// kept in memory, this holds at once in the process that revoked, and after the bound elsewhere.
+    /// 2: a lookup that was invoked after a revocation had returned found the user. With a cache,
+    /// this applies at once in the revoking process, and after the bound elsewhere.
     StaleSuccess,
     /// 2, for the user: a sign-in that was invoked after the user had been disabled succeeded.
     DisabledSignIn,
-    /// 3: a lookup found nobody although nothing could have ended the session yet.
+    /// 3: a lookup found no user although nothing could have ended the session yet.
     FalseRejection,
-    /// 4: a lookup found the user after another one had found nobody. Where answers are kept in memory,
-    /// this holds after the bound, but at once if only the limit can have been the reason.
+    /// 4: a lookup found the user after another one had found none. With a cache, this applies
+    /// after the bound, but at once if only the limit can be the reason.
     Resurrection,
     /// 5: a lookup that was invoked when the database's clock had passed the limit found the user.
     Expired,
@@ -37,8 +37,8 @@ pub struct Violation {
     pub record: Record,
 }
 
-/// Everything in this history that cannot have happened. Rule 6, that an operation whose outcome is
-/// unknown may have happened or not, at any time from its invocation on, runs through all of them.
+/// Returns everything in this history that is impossible. Rule 6 is part of all others: an
+/// operation with an unknown outcome may have happened or not, at any time from its invocation on.
 pub fn violations(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     let sessions = sessions(history, &mut found);
@@ -51,7 +51,7 @@ pub fn violations(history: &History) -> Vec<Violation> {
     found
 }
 
-/// For each fault, how long after its end an operation was invoked that failed.
+/// Returns for each fault how long after its end a failed operation was invoked.
 pub fn recoveries(history: &History) -> Vec<(&'static str, Duration)> {
     let calm = calm_times(&history.faults);
     let recovery = |&(name, from, to): &(_, Duration, Duration)| {
@@ -67,7 +67,7 @@ pub fn recoveries(history: &History) -> Vec<(&'static str, Duration)> {
     calm.iter().map(recovery).collect()
 }
 
-/// The lookups that found a session which had been ended, and how long ago that was.
+/// Returns the lookups that found an ended session, and how long ago it had ended.
 pub fn stale(history: &History) -> Vec<(Record, Duration)> {
     let mut stale = Vec::new();
     for session in sessions(history, &mut Vec::new()).values() {
@@ -89,15 +89,15 @@ struct Session {
     expires: SystemTime,
     /// When the first operation was invoked that may have ended it.
     may_end: Option<Duration>,
-    /// When operations returned that have surely ended it, which process had asked for them, and for how long after
-    /// that others may answer from the cache.
+    /// When the operations returned that certainly ended it, the process that invoked each, and how
+    /// long after that others may use a cached result.
     ended: Vec<(Duration, Option<usize>, Duration)>,
-    /// For how long after it may have ended others may answer from the cache.
+    /// How long after it may have ended others may use a cached result.
     bound: Duration,
     lookups: Vec<Record>,
 }
 
-/// Every session with what was done to it.
+/// Each session with the operations on it.
 fn sessions(history: &History, found: &mut Vec<Violation>) -> HashMap<u32, Session> {
     let mut sessions = HashMap::new();
     let mut of_user: HashMap<i64, Vec<u32>> = HashMap::new();
@@ -150,8 +150,9 @@ impl Session {
                 return;
             }
             Operation::Revoke => (record.result.may_have_happened(), done),
-            // One that had returned before the session began left it alone, unless it is still on
-            // its way. One that began before the session had begun may have missed it.
+            // A revocation that returned before the session began does not affect it, unless the
+            // revocation may still be in flight. One that was invoked before the session began may
+            // have missed it.
             Operation::RevokeAll => (
                 record.result.may_have_happened()
                     && (!done || record.returned > self.began.invoked),
@@ -180,7 +181,7 @@ impl Session {
         }
     }
 
-    /// From when on no lookup in this process finds the session.
+    /// The time from which no lookup in this process may find the session.
     fn over_in(&self, process: Option<usize>) -> Option<Duration> {
         let over = self.ended.iter().map(|&(returned, by, bound)| {
             let here = by.is_some() && by == process;
@@ -189,9 +190,9 @@ impl Session {
         over.min()
     }
 
-    /// From when on no lookup finds the session, because another one has not.
+    /// The time from which no lookup may find the session, because another one found none.
     fn rejected(&self) -> Option<Duration> {
-        let rejected = self.lookups.iter().filter(|l| l.result == Outcome::Nobody);
+        let rejected = self.lookups.iter().filter(|l| l.result == Outcome::Absent);
         let first = rejected.map(|lookup| lookup.returned).min()?;
         let may_be_ended = self.may_end.is_some_and(|at| at <= first);
         Some(
@@ -232,7 +233,7 @@ impl Session {
                         add(Rule::Expired, lookup);
                     }
                 }
-                Outcome::Nobody => {
+                Outcome::Absent => {
                     let ended = self.may_end.is_some_and(|time| time <= lookup.returned);
                     let wholly_after = lookup.invoked > self.began.returned;
                     let expired = clock.may_have_reached(self.expires, lookup.returned);
@@ -246,7 +247,7 @@ impl Session {
     }
 }
 
-/// The database's clock, as it was read from time to time.
+/// Readings of the database's clock.
 struct Clock {
     /// Each with the time before and the time after it, in order.
     readings: Vec<(Duration, Duration, SystemTime)>,
@@ -263,13 +264,13 @@ impl Clock {
         Self { readings }
     }
 
-    /// The first time at which the clock was seen there.
+    /// The first time at which the clock was seen to have passed this value.
     fn surely_reached(&self, time: SystemTime) -> Option<Duration> {
         let after = self.readings.iter().filter(|(.., read)| *read >= time);
         after.map(|(_, returned, _)| *returned).min()
     }
 
-    /// Whether the clock may have been there at `when`: not if it was seen short of it later.
+    /// Whether the clock may have passed this value at `when`: not if a later reading is below it.
     fn may_have_reached(&self, time: SystemTime, when: Duration) -> bool {
         let later = self
             .readings
@@ -278,7 +279,8 @@ impl Clock {
     }
 }
 
-/// From the end of each fault, or of the last of some that overlap, to the beginning of the next.
+/// From the end of each fault, or of the last of several that overlap, to the beginning of the
+/// next.
 fn calm_times(faults: &[Fault]) -> Vec<(&'static str, Duration, Duration)> {
     let mut faults: Vec<_> = faults.iter().collect();
     faults.sort_by_key(|fault| fault.from);

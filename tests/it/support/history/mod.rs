@@ -1,5 +1,6 @@
-//! The history checker's parts: processes that share a database work at random while faults strike, and their
-//! records are checked against what the crate guarantees. The tests are in `extended/linearizability`.
+//! The history checker: processes that share a database work at random while faults strike, and
+//! their records are checked against the documented guarantees. The tests are in
+//! `extended/linearizability`.
 
 pub mod checker;
 pub mod dice;

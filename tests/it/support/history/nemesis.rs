@@ -1,4 +1,4 @@
-//! What breaks the server, the connections and the tables, on purpose and for a while.
+//! Temporary faults of the server, the connections and the tables.
 
 use std::{
     process::{Command, Stdio},
@@ -20,51 +20,51 @@ use crate::support::{
     proxy::{Line, Proxy},
 };
 
-/// Longer than a lookup waits.
+/// Longer than a lookup's deadline.
 const TOO_LONG: Duration = DEADLINE.saturating_add(Duration::from_millis(400));
-/// Twice as long as a process that hears nothing may answer from memory.
+/// Twice as long as a process without heartbeats may use its cache.
 const LONGER_THAN_KEPT: Duration = BOUND.saturating_mul(2);
-/// A feed that is so late hears, if only just.
+/// A feed with this delay stays connected, but only just.
 const LATE: Duration = Duration::from_millis(300);
 const _: () = assert!(LATE.as_millis() < LEASE.as_millis());
-/// Announcements overtake answers that are so late.
+/// Notifications overtake results with this delay.
 const SLOW: Duration = Duration::from_millis(80);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nemesis {
-    /// Every backend of the database is terminated, again and again.
+    /// All backends of the database are terminated, repeatedly.
     KilledBackends,
-    /// All processes of the server are stopped, and continued.
+    /// All processes of the server are stopped and continued.
     StoppedServer,
     /// The server stops as in a crash, and starts again.
     Restart,
-    /// The connections of the processes behind a proxy are cut, and new ones too.
+    /// The connections of the processes behind a proxy are cut, including new ones.
     CutConnections,
-    /// What these connections carry stays on the way.
+    /// These connections transmit nothing.
     BlackHole,
-    /// Columns come, change and go.
+    /// Columns are added, changed and dropped.
     ChangedTables,
-    /// Somebody locks the users and the sessions.
+    /// Another transaction locks the users and the sessions.
     LockedTables,
-    /// The database's default isolation level changes, and every connection is replaced.
+    /// The database's default isolation level changes, and all connections are replaced.
     ChangedSettings,
     /// Other code leaves open transactions and temporary tables on the connections of the pools.
     UncleanPools,
-    /// A transaction holds the rows of one user and of that user's sessions.
+    /// A transaction locks the rows of one user and of that user's sessions.
     LockedUser,
-    /// What the connections of the processes behind a proxy carry comes late.
+    /// The connections of the processes behind a proxy are slow.
     SlowAnswers,
-    /// The feeds behind a proxy are cut, and new ones too.
+    /// The feeds behind a proxy are cut, including new ones.
     CutFeeds,
-    /// What these feeds carry stays on the way.
+    /// These feeds transmit nothing.
     SilentFeeds,
-    /// What these feeds carry comes late.
+    /// These feeds are slow.
     LateFeeds,
-    /// Each process replaces its feed, again and again.
+    /// Each process replaces its feed, repeatedly.
     ReplacedFeeds,
 }
 
-/// Where answers are kept in memory.
+/// For processes with a cache.
 pub const ALL_WITH_CACHE: &[Nemesis] = &[
     Nemesis::SlowAnswers,
     Nemesis::CutFeeds,
@@ -83,7 +83,7 @@ pub const ALL_WITH_CACHE: &[Nemesis] = &[
     Nemesis::LockedUser,
 ];
 
-/// Where none are: without the five that only matter to them.
+/// For processes without one: without the five faults that only affect a cache.
 pub const ALL: &[Nemesis] = ALL_WITH_CACHE.split_at(5).1;
 
 impl Nemesis {
@@ -111,7 +111,7 @@ impl Nemesis {
         matches!(self, Self::ChangedTables | Self::LockedTables)
     }
 
-    /// Whether a lookup waits for nothing that is broken.
+    /// Whether the fault delays no lookup.
     pub fn spares_lookups(self) -> bool {
         matches!(
             self,
@@ -126,7 +126,7 @@ impl Nemesis {
         )
     }
 
-    /// Breaks it and mends it again.
+    /// Applies the fault and removes it again.
     pub async fn strike(self, world: &World) {
         let (connections, feeds) = (&world.proxy, &world.feeds);
         let shortly = Duration::from_millis(500);
@@ -158,7 +158,7 @@ async fn interfere(proxy: &Proxy, line: Line, how_long: Duration) {
     proxy.set(Line::Open);
 }
 
-/// Some of them at once.
+/// Applies several at once.
 pub async fn strike_together(all: &[Nemesis], world: &World, dice: &mut Dice) -> Vec<&'static str> {
     let mut tasks = Vec::new();
     let mut names = Vec::new();
@@ -180,7 +180,7 @@ pub async fn strike_together(all: &[Nemesis], world: &World, dice: &mut Dice) ->
 
 impl World {
     async fn kill_backends(&self) {
-        // From another database, so that it does not meet itself.
+        // From another database, so that it does not affect itself.
         let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
             WHERE datname LIKE 'test%'";
         for _ in 0..8 {
@@ -197,7 +197,7 @@ impl World {
         let Some(postmaster) = self.server.pid() else {
             return;
         };
-        // It first, so that it starts no others meanwhile.
+        // The postmaster first, so that it starts no other processes meanwhile.
         signal("STOP", &[postmaster]);
         let children = children_of(postmaster);
         signal("STOP", &children);
@@ -291,7 +291,7 @@ impl World {
         for _ in 0..10 {
             for (sessions, feed) in &self.following {
                 let feed = sessions.store().feed(feed.clone(), NoTls);
-                // Another nemesis may be at work.
+                // Another fault may be active.
                 if sessions.replace_feed(feed).await.is_ok() {
                     self.replaced.fetch_add(1, Relaxed);
                 }
@@ -300,7 +300,7 @@ impl World {
         }
     }
 
-    /// Best effort: another nemesis may be at work.
+    /// Best effort: another fault may be active.
     async fn execute(&self, statement: &str) {
         let _ = timeout(2 * TOO_LONG, async {
             let client = connect(&self.database.config()).await?;
@@ -318,7 +318,7 @@ pub fn signal(name: &str, processes: &[u32]) {
     let _ = kill.stderr(Stdio::null()).status();
 }
 
-/// The processes that this one has started.
+/// The child processes of this process.
 fn children_of(process: u32) -> Vec<u32> {
     let children = format!("/proc/{process}/task/{process}/children");
     let listed = std::fs::read_to_string(children).unwrap_or_else(|_| {

@@ -1,5 +1,5 @@
-//! A process of the operating system of its own, beside the one that runs the test: this test binary
-//! again. It is told of sessions over a pipe, and at the end it says what it has seen.
+//! A second process of the operating system, beside the test's: this test binary again. It receives
+//! sessions over a pipe, and at the end it prints its records.
 
 use std::{
     io::{BufRead, BufReader, Lines, Write as _},
@@ -19,20 +19,21 @@ use super::{
 };
 use crate::support::recorded_logs;
 
-/// Tells the other process with which seed to begin, whether to keep answers, and where the database is.
+/// Names the variable with the other process's seed, whether it has a cache, and where the database
+/// is.
 const DATABASE: &str = "HISTORY_OTHER_PROCESS";
-/// What it says begins so; the test harness says other things beside it.
+/// Prefix of each line of the protocol; the test harness prints other lines.
 const MARK: &str = "HISTORY ";
 const WORKERS: u64 = 3;
-/// Its number, which is none of the others'.
+/// Its number, different from all others.
 const NUMBER: usize = usize::MAX;
 
 pub struct OtherProcess {
     child: Mutex<Option<Child>>,
-    /// Closed, it makes the other process stop.
+    /// When this closes, the other process stops.
     told: Mutex<Option<ChildStdin>>,
     said: Mutex<Option<Lines<BufReader<ChildStdout>>>>,
-    /// Its clock began to run between these two times of ours.
+    /// Its clock started between these two times of this process's clock.
     began: (Duration, Duration),
 }
 
@@ -83,8 +84,8 @@ impl OtherProcess {
         }
     }
 
-    /// What it has seen, by our clock: from the earliest time at which it can have begun to the latest at
-    /// which it can have ended.
+    /// Its records, by this process's clock: from the earliest time at which an operation can have
+    /// begun to the latest at which it can have ended.
     pub async fn stop(&self) -> Vec<Record> {
         drop(self.told.lock().unwrap().take());
         let child = self.child.lock().unwrap().take();
@@ -108,13 +109,13 @@ impl OtherProcess {
     }
 }
 
-/// What the process said next that is meant for us.
+/// The next line of the protocol.
 fn next(said: &mut Lines<BufReader<ChildStdout>>) -> Option<String> {
     said.map_while(Result::ok)
         .find_map(|line| line.split_once(MARK).map(|(_, said)| said.to_owned()))
 }
 
-/// The life of the other process; `None` in one that nobody has started as such.
+/// Runs the other process; `None` in a process that no test started as such.
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
 pub async fn live() -> Option<()> {
     let told = std::env::var(DATABASE).ok()?;
@@ -169,11 +170,11 @@ pub async fn live() -> Option<()> {
 /// A record of a lookup or a revocation on one line.
 fn written(record: &Record) -> String {
     let Key::Session(session) = record.key else {
-        unreachable!("it asks about sessions only");
+        unreachable!("the other process uses sessions only");
     };
     let (result, user) = match record.result {
         Outcome::Found(user) => ("found", user),
-        Outcome::Nobody => ("nobody", 0),
+        Outcome::Absent => ("absent", 0),
         Outcome::Done => ("done", 0),
         Outcome::Unavailable => ("unavailable", 0),
         Outcome::Unknown => ("unknown", 0),
@@ -205,7 +206,7 @@ fn read(line: &str) -> Record {
         returned: time(returned),
         result: match result {
             "found" => Outcome::Found(user.parse().unwrap()),
-            "nobody" => Outcome::Nobody,
+            "absent" => Outcome::Absent,
             "done" => Outcome::Done,
             "unavailable" => Outcome::Unavailable,
             "unknown" => Outcome::Unknown,

@@ -1,26 +1,26 @@
-//! What a run writes down.
+//! The records of a run.
 
 use std::time::{Duration, SystemTime};
 
-/// What a process asked for.
+/// The operation that a process invoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     SignIn,
-    /// One session, by signing out, by its public name, or by a sign-in that replaces it.
+    /// Ends one session, by signing out, by its public id, or by a sign-in that replaces it.
     Revoke,
     RevokeAll,
     /// A user's row changes, and the change is announced.
     Disable,
     /// The same in a transaction that stays open for a while.
     DisableSlowly,
-    /// A row changes that lookups join to the user's. Nothing announces it.
+    /// A row changes that lookups join to the user's. No notification announces it.
     Suspend,
     Lookup,
-    /// What the database's clock says.
+    /// A reading of the database's clock.
     Clock,
 }
 
-/// Whom or what it was about.
+/// The subject of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     User(i64),
@@ -29,7 +29,7 @@ pub enum Key {
     Nothing,
 }
 
-/// What came of it.
+/// The result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A sign-in of this user that succeeded, and when the session ends by the database's clock.
@@ -43,26 +43,26 @@ pub enum Outcome {
     Refused,
     /// A lookup that found this user.
     Found(i64),
-    /// A lookup that found nobody.
-    Nobody,
-    /// An error that says that nothing happened; for a lookup, any error.
+    /// A lookup that found no user.
+    Absent,
+    /// An error that reports that nothing happened. For a lookup, any error.
     Unavailable,
-    /// An error that leaves open whether it happened. It may still happen at any later time.
+    /// An error that leaves the outcome unknown. The operation may still happen at any later time.
     Unknown,
-    /// The client went away. The same, but no error.
+    /// The client disconnected. The outcome is unknown, but this is no error.
     Abandoned,
     Time(SystemTime),
 }
 
 impl Operation {
-    /// Whether it is done past the library.
+    /// Whether an operator does it, outside of the library.
     pub fn is_an_operators(self) -> bool {
         matches!(self, Self::Disable | Self::DisableSlowly | Self::Suspend)
     }
 }
 
 impl Outcome {
-    /// Whether a client that asked for it got an error.
+    /// Whether a client got an error.
     pub fn is_error(self) -> bool {
         matches!(self, Self::Unavailable | Self::Unknown)
     }
@@ -76,7 +76,7 @@ impl Outcome {
 /// One operation, by one monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Which process asked for it; `None` for what is done past the library.
+    /// The process that invoked it; `None` for an operation outside of the library.
     pub process: Option<usize>,
     pub operation: Operation,
     pub key: Key,
@@ -85,7 +85,7 @@ pub struct Record {
     pub result: Outcome,
 }
 
-/// A time in which something was broken on purpose.
+/// A period with a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub name: &'static str,
@@ -97,9 +97,9 @@ pub struct Fault {
 pub struct History {
     pub records: Vec<Record>,
     pub faults: Vec<Fault>,
-    /// So long after a session was ended, other processes may answer as if it had not been: zero unless
-    /// they keep answers in memory.
+    /// How long after the end of a session other processes may still return it: zero unless they
+    /// have a cache.
     pub bound: Duration,
-    /// The same for a change that nothing announces.
+    /// The same for a change without a notification.
     pub unannounced: Duration,
 }

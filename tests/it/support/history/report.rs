@@ -1,4 +1,4 @@
-//! What a run has shown, in words and as a picture.
+//! The results of a run, as text and as a chart.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -7,7 +7,7 @@ use super::{
     record::{History, Operation, Outcome},
 };
 
-/// What was asked, what failed, what was broken, what cannot have happened, how long it took to recover.
+/// Operations, failures, faults, violations and recovery times.
 pub fn text(history: &History) -> String {
     let mut counts: BTreeMap<Operation, [usize; 4]> = BTreeMap::new();
     for record in &history.records {
@@ -26,7 +26,7 @@ pub fn text(history: &History) -> String {
     };
     line(format!(
         "{:>12}{:>12}{:>12}{:>12}{:>12}",
-        "", "asked", "failed", "unknown", "abandoned"
+        "", "invoked", "failed", "unknown", "abandoned"
     ));
     for (operation, [all, errors, unknown, abandoned]) in counts {
         let name = format!("{operation:?}");
@@ -39,7 +39,7 @@ pub fn text(history: &History) -> String {
         by_name.entry(name).or_default().push(recovery);
     }
     line(format!(
-        "{} faults; the last error after the end of one was asked, at most:",
+        "{} faults; the last failed operation was invoked at most this long after the end of a fault:",
         history.faults.len()
     ));
     for (name, recoveries) in by_name {
@@ -78,8 +78,8 @@ pub fn text(history: &History) -> String {
     text
 }
 
-/// How many lookups found a session that had been ended, and how long it had been over at most, by what
-/// was broken then or had been until just before.
+/// How many lookups found an ended session, and how long ago at most it had ended, by the fault
+/// that was active or had just ended.
 pub fn latest_stale(history: &History) -> BTreeMap<&'static str, (usize, Duration)> {
     let mut by_name = BTreeMap::new();
     for (lookup, since) in stale(history) {

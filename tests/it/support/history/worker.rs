@@ -1,4 +1,4 @@
-//! One task of a process: random operations, one after the other, each written down.
+//! One task of a process: random operations, one after the other, each recorded.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -16,9 +16,9 @@ use super::{
 };
 use crate::support::cookie;
 
-/// Between two operations of a worker, on average.
+/// The average pause between two operations of a worker.
 const PAUSE: Duration = Duration::from_millis(4);
-/// Users who sign in at the same time. One who is disabled makes room for another.
+/// Users who sign in at the same time. A disabled user is replaced by another.
 const ACTIVE_USERS: i64 = 40;
 
 pub struct Worker {
@@ -31,7 +31,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Of the process with this number.
+    /// Creates a worker of the process with this number.
     pub fn new(shared: &Arc<Shared>, number: usize, process: &Process, dice: Dice) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -43,7 +43,7 @@ impl Worker {
         }
     }
 
-    /// Only asks about what others have begun, and ends some of it.
+    /// Only looks up sessions that others began, and ends some of them.
     pub async fn visit(mut self) -> Vec<Record> {
         while !self.shared.stop.load(Relaxed) {
             tokio::time::sleep(PAUSE).await;
@@ -82,7 +82,7 @@ impl Worker {
         let (invoked, answer) = self.run(sessions.user(&token)).await;
         let result = match answer {
             Some(Ok(Some(user))) => Outcome::Found(user.id),
-            Some(Ok(None)) => Outcome::Nobody,
+            Some(Ok(None)) => Outcome::Absent,
             Some(Err(_)) => Outcome::Unavailable,
             None => Outcome::Abandoned,
         };
@@ -96,10 +96,10 @@ impl Worker {
 
     async fn sign_in(&mut self) {
         let user = self.user();
-        // Some end of themselves while the run lasts.
+        // Some expire while the run lasts.
         let ends = self.dice.below(4) == 0;
         let limit = ends.then(|| Duration::from_secs(1 + self.dice.below(3)));
-        // Some come with a session, which ends in the same step or not at all.
+        // Some sign-ins present a session, which ends in the same step or not at all.
         let replaced = self.pick().filter(|_| self.dice.below(3) == 0);
         let headers = replaced.as_ref().map_or_else(HeaderMap::new, |replaced| {
             cookie(&self.sessions, &replaced.token())
@@ -139,7 +139,7 @@ impl Worker {
                     invoked,
                     Outcome::Began { user, expires },
                 );
-                // Only now, so that whoever learns of it asks after this has returned.
+                // After the operation returned, so that lookups of it are invoked later.
                 self.shared.tell(known, &mut self.dice);
                 return;
             }
@@ -185,7 +185,7 @@ impl Worker {
         );
     }
 
-    /// As an operator does it: past the library.
+    /// An operator's change, outside of the library.
     async fn disable(&mut self, operation: Operation) {
         let user = self.user();
         let invoked = self.shared.now();
@@ -197,7 +197,8 @@ impl Worker {
                     _ => "UPDATE users SET disabled_at = now() WHERE id = $1",
                 };
                 let slowly = operation == Operation::DisableSlowly;
-                // Lookups must not wait for too long behind a change of the tables that waits for this transaction.
+                // Lookups must not wait long behind a schema change that waits for this
+                // transaction.
                 let pause = Duration::from_millis(if slowly { 400 } else { 0 });
                 let change = async {
                     let mut client = client;
@@ -217,7 +218,7 @@ impl Worker {
         self.record(operation, Key::User(user), invoked, result);
     }
 
-    /// Sometimes the client goes away at a random moment: no answer then.
+    /// Sometimes the client disconnects at a random moment and gets no result.
     async fn run<F: IntoFuture>(&mut self, operation: F) -> (Duration, Option<F::Output>) {
         let patience = match self.dice.below(15) {
             0 => Duration::from_micros(self.dice.below(3000)),

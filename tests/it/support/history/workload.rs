@@ -1,4 +1,4 @@
-//! Processes that sign in, look up and revoke at random, and write down what they saw.
+//! Processes that sign in, look up and revoke at random, and record the results.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use crate::support::{PgSessions, USERS};
 
 pub type Sessions = PgSessions<Member>;
 
-/// Who may be signed in depends on the user's row and on another one.
+/// A user is valid depending on the user's row and on a joined one.
 #[derive(Clone)]
 pub struct Member {
     pub id: i64,
@@ -48,21 +48,21 @@ impl PgUser for Member {
 /// Longer than any statement takes on a slow machine.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 const WORKERS: usize = 4;
-/// Of the processes that keep answers in memory.
+/// The lease of processes with a cache.
 pub const LEASE: Duration = Duration::from_millis(400);
-/// What is heard in time lasts no longer than the lease, from before it was sent. The rest is for a
-/// process that is not given the processor.
+/// With a notification, a cached result is used for at most the lease after it was sent. The rest
+/// allows for a process that is not scheduled.
 pub const BOUND: Duration = LEASE.saturating_add(SLACK);
 const SLACK: Duration = Duration::from_millis(50);
 /// After this time these processes look a cached result up again.
 pub const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the workers do how often.
+/// How often the workers do each operation.
 #[derive(Clone, Copy)]
 pub struct Mix {
-    /// Of so many operations twelve are sign-ins, and most of the others lookups.
+    /// Twelve of this many operations are sign-ins, and most of the others lookups.
     pub operations: u64,
-    /// Sessions that are asked about; the ended ones among them.
+    /// How many sessions are looked up, including ended ones.
     remembered: usize,
 }
 
@@ -70,7 +70,7 @@ const MIX: Mix = Mix {
     operations: 100,
     remembered: 400,
 };
-/// So that a session is looked up more than once while it lives, and also soon after it has ended.
+/// A session is looked up more than once while it lives, and also soon after it has ended.
 const MIX_WITH_CACHE: Mix = Mix {
     operations: 300,
     remembered: 100,
@@ -87,11 +87,11 @@ pub fn users() -> String {
     )
 }
 
-/// What an instance of an application has: a pool and a service of its own.
+/// An instance of an application: a pool and a service of its own.
 pub struct Process {
     pub sessions: Sessions,
     pub pool: Pool,
-    /// How an operator reaches the same database.
+    /// How an operator connects to the same database.
     pub config: Config,
     caches: bool,
 }
@@ -112,7 +112,7 @@ impl Process {
         }
     }
 
-    /// From now on it keeps answers in memory. What has ended it hears of in this way.
+    /// Adds a cache, which follows a feed over this connection.
     pub async fn cache(&mut self, feed: Config) {
         let feed = self.sessions.store().feed(feed, NoTls);
         self.sessions.cache(feed, 1_000).await.unwrap();
@@ -120,12 +120,12 @@ impl Process {
     }
 }
 
-/// A session that the processes know of, whether it is live or not.
+/// A session that the processes know of, live or not.
 #[derive(Clone)]
 pub struct Known {
     pub number: u32,
     pub user: i64,
-    /// Not told to other processes of the operating system.
+    /// Not sent to other processes of the operating system.
     pub id: Option<SessionId>,
     pub token: String,
 }
@@ -143,9 +143,9 @@ pub struct Shared {
     pub known: Mutex<Vec<Known>>,
     pub numbers: AtomicU32,
     pub disabled: AtomicI64,
-    /// When the last operation was invoked that failed, in microseconds.
+    /// When the last failed operation was invoked, in microseconds.
     pub last_error: AtomicU64,
-    /// Who else is told of sessions.
+    /// The other process, which receives sessions too.
     other: Option<OtherProcess>,
 }
 
@@ -167,7 +167,7 @@ impl Shared {
         self.start.elapsed()
     }
 
-    /// Lets every worker know of a session; one that is known already makes room, at random.
+    /// Makes a session known to each worker. If there are too many, a random known one is replaced.
     pub fn tell(&self, known: Known, dice: &mut Dice) {
         if let Some(other) = &self.other {
             other.tell(&known);
@@ -190,8 +190,8 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Sets the processes to work, and beside them one of the operating system that looks up what they
-    /// have begun, and ends some of it. It keeps answers in memory if they do.
+    /// Starts the processes, and a second process of the operating system that looks up their
+    /// sessions and ends some of them. It has a cache if they do.
     pub async fn start(processes: &[Process], seed: u64) -> Self {
         let start = Instant::now();
         let config = processes[0].config.clone();
@@ -215,13 +215,13 @@ impl Workload {
         }
     }
 
-    /// By the clock of the records.
+    /// The current time by the clock of the records.
     pub fn now(&self) -> Duration {
         self.shared.now()
     }
 
-    /// Something was broken from then until now. Returns when nothing has failed for a while since, or
-    /// when that took too long.
+    /// Records a fault from then until now. Returns when no operation has failed for a while since,
+    /// or when that took too long.
     pub async fn broken(&mut self, name: &'static str, from: Duration) {
         let to = self.now();
         self.faults.push(Fault { name, from, to });
@@ -291,7 +291,7 @@ async fn watch_clock(shared: Arc<Shared>, config: Config) -> Vec<Record> {
     records
 }
 
-/// A connection, if there is one to be had.
+/// A connection, if one can be opened.
 pub async fn connect(config: &Config) -> Option<Client> {
     let (client, connection) = config.connect(NoTls).await.ok()?;
     tokio::spawn(connection);

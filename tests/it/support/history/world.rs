@@ -1,4 +1,5 @@
-//! A server, a database and the processes that share it, and whether they leave anything behind.
+//! A server, a database and the processes that share it. Also checks that they leave nothing
+//! behind.
 
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -13,17 +14,17 @@ use super::workload::{Process, Sessions, connect, users};
 use crate::support::{User, pool, proxy::Proxy, sql};
 
 const POOL: usize = 4;
-/// The own connections of one store: two for lookups, two for writes, one for cleaning up.
+/// The own connections of one store: two for lookups, two for writes, one for clean-up.
 const OWN: usize = 5;
 
-/// What there is to break.
+/// The parts that faults affect.
 #[derive(Clone)]
 pub struct World {
     pub server: Arc<Server>,
     pub database: Arc<TestDatabase>,
-    /// What is before the server for some processes.
+    /// The proxy between some processes and the server.
     pub proxy: Proxy,
-    /// The same for their feeds alone.
+    /// The proxy between their feeds and the server.
     pub feeds: Proxy,
     /// The pools of the processes.
     pub pools: Vec<Pool>,
@@ -34,7 +35,7 @@ pub struct World {
     caches: bool,
 }
 
-/// A server of its own, and three processes: two behind a proxy, one that reaches it directly.
+/// Starts a private server and three processes: two behind a proxy, one that connects directly.
 pub async fn world(caches: bool) -> (World, Vec<Process>) {
     let server = tokio::task::spawn_blocking(|| Server::start_private(&[]).unwrap());
     let server = server.await.unwrap();
@@ -53,7 +54,7 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
     let mut following = Vec::new();
     if caches {
         store.migrate().announce_changed_users().await.unwrap();
-        // Every session is old enough to be kept from its beginning on.
+        // Each session is old enough to be cached from its beginning on.
         let older = "ALTER TABLE sessions ALTER created_at SET DEFAULT now() - interval '1 hour'";
         sql(&database, older).await;
         let feeds = [feeds.config(), feeds.config(), config];
@@ -75,7 +76,7 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
     (world, processes)
 }
 
-/// So many connections to the database there are, besides the one that asks.
+/// The number of connections to the database, besides the one that counts.
 async fn connections(world: &World) -> usize {
     let query = "SELECT count(*) FROM pg_stat_activity
         WHERE datname LIKE 'test%' AND backend_type = 'client backend'";
@@ -84,11 +85,11 @@ async fn connections(world: &World) -> usize {
     usize::try_from(count).unwrap()
 }
 
-/// Nothing has been left behind: the pools lend what they have, and no connection is left over, neither
-/// while the processes live nor after them.
+/// Nothing is left behind: the pools can lend all their connections, and no other connection is
+/// open, neither while the processes live nor afterwards.
 pub async fn check_leftovers(world: &World, processes: Vec<Process>) {
     for Process { pool, .. } in &processes {
-        // What is written in the background borrows from it as well.
+        // The last-seen writer uses the pool too.
         let whole = || pool.status().available == pool.status().size;
         until(async || whole()).await;
         let status = pool.status();
@@ -102,7 +103,7 @@ pub async fn check_leftovers(world: &World, processes: Vec<Process>) {
     until_connections(world, 0).await;
 }
 
-/// A backend needs a moment to see that its client has gone.
+/// A backend needs a moment to detect that its client disconnected.
 async fn until_connections(world: &World, most: usize) {
     until(async || connections(world).await <= most).await;
 }

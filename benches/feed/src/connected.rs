@@ -1,4 +1,4 @@
-//! Part a: until an ended session is refused everywhere, where the feeds hear.
+//! Part a: the time until an ended session is rejected everywhere, with connected feeds.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -62,7 +62,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
     println!("{:<16}{:>8}{:>8}{:>8}{:>8}", "", "p50", "p99", "max", "n");
     let mut all: Vec<f64> = by_way.values().flatten().copied().collect();
     for (way, times) in &mut by_way {
-        // In every process at some time.
+        // In each process at some time.
         let name = format!("{:?}", Way::of(*way));
         line(name.trim_end_matches("(0)"), times);
     }
