@@ -1,5 +1,5 @@
 //! The instants of both limits, which can be met only inside a transaction, where the clock stands
-//! still. Elsewhere rows are moved; see `tests/it/lifetimes.rs`.
+//! still. Elsewhere rows are moved; see `tests/it/service/lifetimes.rs`.
 
 use std::time::Duration;
 

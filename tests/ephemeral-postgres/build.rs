@@ -1,6 +1,6 @@
-//! Unpacks the PostgreSQL that a `pglite-rs-lib-*` crate carries into `OUT_DIR/postgres`, and tells
-//! the library where it is. Downloads nothing and never fails the build: without it the library
-//! makes do with an installed PostgreSQL.
+//! Unpacks the PostgreSQL that a `pglite-rs-lib-*` crate contains into `OUT_DIR/postgres`, and
+//! passes the path to the library. Downloads nothing and never fails the build: without it the
+//! library uses an installed PostgreSQL.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -23,7 +23,7 @@ mod bundled {
     use std::process::Command;
     use std::{env, fs};
 
-    /// As in Cargo.toml.
+    /// The same versions as in Cargo.toml.
     const VERSION: &str = "0.2.7";
     const TARGETS: [&str; 4] = [
         "aarch64-apple-darwin",
@@ -49,8 +49,8 @@ mod bundled {
         Ok(Some(folder))
     }
 
-    /// The archive inside the sources of the crate that carries it, which is a dependency for
-    /// nothing but this file.
+    /// The archive inside the sources of the crate that contains it. Only this file uses that
+    /// dependency.
     fn find_archive(target: &str) -> Result<PathBuf, Box<dyn Error>> {
         let package = format!("pglite-rs-lib-{target}");
         let folder = match in_registry(&format!("{package}-{VERSION}")) {
@@ -60,7 +60,7 @@ mod bundled {
         Ok(folder.join("lib/pglite-runtime.tar.zst"))
     }
 
-    /// The usual place, which costs nothing to look at.
+    /// The usual place, which is cheap to check.
     fn in_registry(versioned: &str) -> Option<PathBuf> {
         let home = match env::var_os("CARGO_HOME") {
             Some(home) => PathBuf::from(home),
@@ -73,7 +73,7 @@ mod bundled {
             .find(|folder| folder.is_dir())
     }
 
-    /// Vendored sources, for example, lie elsewhere.
+    /// Vendored sources, for example, are elsewhere.
     fn where_cargo_says(package: &str, target: &str) -> Result<PathBuf, Box<dyn Error>> {
         let metadata = Command::new(env::var_os("CARGO").ok_or("CARGO is not set")?)
             .args([
@@ -85,7 +85,7 @@ mod bundled {
             ])
             .output()?;
         let metadata = String::from_utf8(metadata.stdout)?;
-        // Cheaper than a JSON parser: paths that contain `"` or `\` are not worth one.
+        // Cheaper than a JSON parser. Paths that contain `"` or `\` are not supported.
         let manifests = metadata
             .split("\"manifest_path\":\"")
             .skip(1)

@@ -2,27 +2,24 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-fn read(folder: &Path, sources: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() && !path.ends_with("target") {
-            read(&path, sources);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            *sources += &std::fs::read_to_string(&path).unwrap();
-        }
+/// The Rust source text of a file, or of all files in a folder.
+pub fn source(path: &Path) -> String {
+    if path.is_dir() && !path.ends_with("target") {
+        let entries = std::fs::read_dir(path).unwrap();
+        return entries
+            .map(|entry| source(&entry.unwrap().path()))
+            .collect();
     }
+    let is_source = path.extension().is_some_and(|extension| extension == "rs");
+    let text = is_source.then(|| std::fs::read_to_string(path).unwrap());
+    text.unwrap_or_default()
 }
 
 /// The source text of the library, of its tests and of the examples.
-pub fn sources() -> String {
-    let mut sources = String::new();
-    for folder in ["src", "tests/it", "examples"] {
-        read(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
-            &mut sources,
-        );
-    }
-    sources
+fn sources() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "tests/it", "examples"];
+    folders.map(|folder| source(&root.join(folder))).concat()
 }
 
 /// The case ids in a text: a letter from A to P and two digits.

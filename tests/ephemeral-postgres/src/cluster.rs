@@ -13,13 +13,13 @@ use crate::settings::Settings;
 /// Generous, because a machine can be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How a server is told to stop.
+/// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopMode {
     /// It ends the sessions, writes a checkpoint and stops.
     Fast,
-    /// It stops as in a crash; the next start recovers.
+    /// It stops as in a crash, and the next start recovers.
     Immediate,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Creates and starts one.
+    /// Creates and starts a server.
     pub(crate) fn start(bin: &Path, folder: Folder, settings: Settings) -> Result<Self, Error> {
         let cluster = Self::stopped(bin, folder, settings);
         cluster.init()?;
@@ -42,7 +42,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Copies a running one, and starts the copy as its replica.
+    /// Copies a running server, and starts the copy as its replica.
     pub(crate) fn start_replica(&self, folder: Folder, settings: Settings) -> Result<Self, Error> {
         let replica = Self::stopped(&self.bin, folder, settings);
         let (socket, port) = (self.folder.path.display(), self.settings.port());
@@ -68,7 +68,7 @@ impl Cluster {
         }
     }
 
-    /// Makes a replica a primary, and waits until it is one.
+    /// Promotes a replica, and waits until it is a primary.
     pub(crate) fn promote(&self) -> Result<(), Error> {
         self.run("pg_ctl", &["promote", "--wait", "--silent"])
     }
@@ -90,7 +90,8 @@ impl Cluster {
     pub(crate) fn restart(&self) -> Result<(), Error> {
         let mut postmaster = self.postmaster();
         let ended = self.stop_locked(&mut postmaster, StopMode::Fast)?;
-        // A killed one leaves its children behind for a moment, and none starts beside them.
+        // A killed server leaves its children running for a moment, and a new one does not start
+        // beside them.
         let killed = ended.is_some_and(|status| status.signal().is_some());
         let deadline = Instant::now() + Duration::from_secs(10);
         *postmaster = Some(loop {
@@ -144,7 +145,7 @@ impl Cluster {
         .into())
     }
 
-    /// Starts the server and waits until it takes connections.
+    /// Starts the server and waits until it accepts connections.
     fn spawn(&self) -> Result<Child, Error> {
         let log = self.folder.log();
         let mut postmaster = program::command(&self.bin.join("postgres"), &self.folder, &log)?
@@ -167,7 +168,8 @@ impl Cluster {
         let pid = postmaster.id().to_string();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Its first line is the process (after a crash still another), its eighth the state.
+            // Its first line is the process id (after a crash still the old one), its eighth the
+            // state.
             let file = fs::read_to_string(self.folder.data().join("postmaster.pid"));
             let file = file.unwrap_or_default();
             let mut lines = file.lines().map(str::trim);
@@ -193,7 +195,7 @@ impl Cluster {
         }
     }
 
-    /// How it ended; `None` if it was stopped already.
+    /// The exit status; `None` if the server was already stopped.
     fn stop_locked(
         &self,
         postmaster: &mut Option<Child>,
@@ -206,7 +208,7 @@ impl Cluster {
             StopMode::Fast => "INT",
             StopMode::Immediate => "QUIT",
         };
-        // Even if it has ended, nothing else has its id as long as we have not waited for it.
+        // Even if it has ended, no other process has its id until this process has waited for it.
         Command::new("/bin/sh")
             .args([
                 "-c",

@@ -8,21 +8,22 @@ use tokio_postgres::{Client, Config, NoTls};
 use crate::name::new_name;
 use crate::{Error, Server, Source, url};
 
-/// A database of its own for one test.
+/// A separate database for one test.
 ///
-/// On a private server it is a copy of a template that the setup ran in once, and goes when the
-/// server goes. On a server from a variable, the setup runs in each, so that no template stays
-/// behind, and the database is dropped with this value.
+/// On a private server it is a copy of a template in which the setup ran once, and it is removed
+/// with the server. On a server from a variable, the setup runs in each database, so that no
+/// template remains, and the database is dropped with this value.
 pub struct TestDatabase {
     name: String,
     config: Config,
     url: String,
-    /// How to reach the server in order to drop the database, where that is needed.
+    /// How to connect in order to drop the database, if that is needed.
     drop_through: Option<Config>,
 }
 
 impl TestDatabase {
-    /// A database on [`Server::for_tests`] in which `setup_sql`, any number of statements, has run.
+    /// Creates a database on [`Server::for_tests`] and runs `setup_sql`, any number of statements,
+    /// in it.
     ///
     /// # Panics
     ///
@@ -36,7 +37,7 @@ impl TestDatabase {
         database.unwrap_or_else(|error| panic!("{error:?}\n(on {})", server.source()))
     }
 
-    /// The same on any server.
+    /// Creates a database on any server.
     ///
     /// # Errors
     ///
@@ -45,7 +46,7 @@ impl TestDatabase {
         let admin = connect(&server.config()).await?;
         let mut database = Self::named(new_name("test_"), server);
         if *server.source() == Source::Url {
-            // Before it exists, in case the caller gives up half-way.
+            // Before the database exists, in case the caller is dropped midway.
             database.drop_through = Some(server.config());
             create(&admin, &database.name, "template1").await?;
             set_up(&database.config, setup_sql).await?;
@@ -73,7 +74,7 @@ impl TestDatabase {
         self.config.clone()
     }
 
-    /// A new connection, driven by a task of the current runtime.
+    /// Opens a new connection, driven by a task of the current runtime.
     ///
     /// # Panics
     ///
@@ -84,18 +85,18 @@ impl TestDatabase {
             .unwrap_or_else(|error| panic!("{error:?}"))
     }
 
-    /// Its name, which needs no quotes.
+    /// Returns its name, which needs no quotes.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A connection string, for `psql` and other programs.
+    /// Returns a connection string, for `psql` and other programs.
     pub fn url(&self) -> String {
         self.url.clone()
     }
 }
 
-/// Without the connection string, which may hold a password.
+/// Without the connection string, which may contain a password.
 impl fmt::Debug for TestDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TestDatabase")
@@ -110,8 +111,8 @@ impl Drop for TestDatabase {
             return;
         };
         let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        // A thread and a runtime of its own: the test's may be shutting down. Best effort, since
-        // there is nobody to tell.
+        // A separate thread and runtime, because the test's may be shutting down. Best effort,
+        // since an error cannot be reported.
         let dropping = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -127,9 +128,10 @@ impl Drop for TestDatabase {
     }
 }
 
-/// The name of the template in which the setup has run.
+/// Returns the name of the template in which the setup has run.
 async fn template(server: &Server, admin: &Client, setup_sql: &str) -> Result<String, Error> {
-    // Held while one is made, so that the others wait for it instead of making their own.
+    // Held while a template is created, so that other callers wait for it instead of creating their
+    // own.
     let mut templates = server.templates.lock().await;
     if let Some(name) = templates.get(setup_sql) {
         return Ok(name.clone());

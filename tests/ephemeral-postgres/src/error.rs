@@ -3,24 +3,24 @@ use std::{error, fmt, io};
 
 use crate::Source;
 
-/// Why there is no server, or why it could not be used. Its text says what was tried and, where
-/// that helps, what to install.
+/// Why there is no server, or why it could not be used. Its text says what was tried and, if that
+/// helps, what to install.
 pub struct Error(Box<Kind>);
 
 pub(crate) enum Kind {
-    /// None of the sources led to a server; empty where there was nothing to try.
+    /// None of the sources led to a server. Empty if there was nothing to try.
     NoServer {
         forced: Option<String>,
         attempts: Vec<(Source, Error)>,
     },
-    /// The variable does not hold a connection string.
+    /// The variable does not contain a connection string.
     BadUrl {
         variable: &'static str,
         source: tokio_postgres::Error,
     },
-    /// The server is not one that this value started for itself.
+    /// The server is not a private one of this value.
     NotPrivate,
-    /// The operating system refused something.
+    /// The operating system refused an operation.
     System { doing: String, source: io::Error },
     /// One of PostgreSQL's programs failed.
     Program {
@@ -28,9 +28,9 @@ pub(crate) enum Kind {
         status: ExitStatus,
         log: String,
     },
-    /// The server did not do in time what it was told to.
+    /// The server did not reach the requested state in time.
     TooSlow { doing: &'static str, log: String },
-    /// As root, with nobody to run as.
+    /// As root, without an account to run the server as.
     NobodyToRunAs,
     /// A statement or a connection failed.
     Sql {
@@ -111,7 +111,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The lines that say why.
+/// The lines that give the reason.
 fn end_of(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
@@ -127,8 +127,7 @@ impl error::Error for Error {
     }
 }
 
-/// The text and its causes, because this is what `fn main() -> Result<…>` and `unwrap` show to a
-/// newcomer.
+/// The text and its causes, because `fn main() -> Result<…>` and `unwrap` print this.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")?;

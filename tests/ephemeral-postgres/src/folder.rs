@@ -10,11 +10,11 @@ use crate::watchdog::Watchdog;
 const LONGEST_SOCKET: usize = 103;
 
 /// A private server's folder. Only the account that the server runs as can enter it. Dropping it
-/// stops what runs there and removes it.
+/// stops the processes there and removes it.
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    /// `None`: this process's own.
+    /// `None`: the account of this process.
     pub(crate) account: Option<Account>,
     pub(crate) watchdog: Watchdog,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Account {
 }
 
 impl Folder {
-    /// Creates one. The bundled server runs as root, an installed one does not.
+    /// Creates a folder. The bundled server can run as root, an installed one cannot.
     pub(crate) fn create(runs_as_root: bool) -> Result<Self, Error> {
         let path = new_path();
         let watchdog = Watchdog::over_new(&path)?;
@@ -35,7 +35,7 @@ impl Folder {
             account: None,
             watchdog,
         };
-        // Who owns what we create is who we are.
+        // The owner of a new file is this process's account.
         let metadata = fs::metadata(&folder.path).map_err(Error::system("look at its folder"))?;
         if metadata.uid() == 0 && !runs_as_root {
             let account = unprivileged()?;
@@ -55,8 +55,8 @@ impl Folder {
     }
 }
 
-/// In the folder for temporary files, or in `/tmp` where that is too long a path for a socket or
-/// another account could not pass through it.
+/// In the folder for temporary files, or in `/tmp` if that path is too long for a socket or another
+/// account could not traverse it.
 fn new_path() -> PathBuf {
     let name = new_name("ephemeral-postgres-");
     let usual = env::temp_dir().join(&name);
@@ -73,7 +73,7 @@ fn anyone_can_enter(folder: &Path) -> bool {
     fs::metadata(folder).is_ok_and(|metadata| metadata.mode() & 0o001 != 0)
 }
 
-/// Whom a server runs as when we are root.
+/// The account that a server runs as if this process is root.
 fn unprivileged() -> Result<Account, Error> {
     let passwd = fs::read_to_string("/etc/passwd").map_err(Error::system("read /etc/passwd"))?;
     let find = |name: &str| passwd.lines().find_map(|line| account(line, name));
@@ -82,7 +82,7 @@ fn unprivileged() -> Result<Account, Error> {
         .ok_or_else(|| Kind::NobodyToRunAs.into())
 }
 
-/// The account in a line of `/etc/passwd`, if it is the one of that name.
+/// The account in a line of `/etc/passwd`, if it has that name.
 fn account(line: &str, name: &str) -> Option<Account> {
     let mut fields = line.split(':');
     if fields.next() != Some(name) {

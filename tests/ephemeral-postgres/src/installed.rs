@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// Folders with one folder for each version in them: the parent, what stands before the version,
-/// what comes below it.
+/// Folders with one folder per version in them: the parent, the text before the version, and the
+/// path below it.
 const VERSIONED: [(&str, &str, &str); 8] = [
     ("/usr/lib/postgresql", "", "bin"),          // Debian, Ubuntu
     ("/usr", "pgsql-", "bin"), // the PostgreSQL project's packages for Fedora and its kin
@@ -15,7 +15,8 @@ const VERSIONED: [(&str, &str, &str); 8] = [
     ("/usr/local", "pgsql", "bin"), // built from source
 ];
 
-/// The folder with the programs of an installed PostgreSQL: the one on `PATH`, else the newest.
+/// Returns the folder with the programs of an installed PostgreSQL: the one on `PATH`, otherwise
+/// the newest.
 pub(crate) fn find() -> Option<PathBuf> {
     on_path().or_else(from_pg_config).or_else(newest)
 }
@@ -27,7 +28,7 @@ fn is_server(bin: &Path) -> bool {
 fn on_path() -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let bin = env::split_paths(&path).find(|folder| is_server(folder))?;
-    // `PATH` often holds links only; the other programs lie beside what they lead to.
+    // `PATH` often contains links only. The other programs are beside the link's target.
     let program = fs::canonicalize(bin.join("postgres")).ok()?;
     program
         .parent()

@@ -1,17 +1,16 @@
-//! A throw-away PostgreSQL for the examples and the tests of this workspace: nobody has to install,
-//! configure or clean up anything.
+//! A temporary PostgreSQL for the examples and the tests of this workspace, without installation,
+//! configuration or clean-up.
 //!
-//! # Where the server comes from
+//! # The source of the server
 //!
-//! The first of these that there is:
+//! The first of these that exists:
 //!
 //! 1. the server that `DATABASE_URL` names, for examples; tests look at `TEST_DATABASE_URL` only,
 //!    so that they never touch a development database. The role there needs `CREATEDB`, and every
 //!    test drops its database again;
 //! 2. an installed PostgreSQL, found on `PATH`, through `pg_config --bindir` or in the usual
-//!    folders. It is not the server that the system may be running: its programs start a private
-//!    one;
-//! 3. the PostgreSQL 17.5 that comes with the crates, unless the feature `bundled` is switched off.
+//!    folders. A server that the system runs is not used: the programs start a private one;
+//! 3. the PostgreSQL 17.5 that comes with the crates, unless the feature `bundled` is disabled.
 //!    It has no contrib modules, no ICU, no TLS, and its timers never fire: `statement_timeout`,
 //!    `lock_timeout`, `idle_in_transaction_session_timeout` and deadlock detection do nothing. See
 //!    [`Server::is_bundled`].
@@ -21,9 +20,9 @@
 //!
 //! # A private server
 //!
-//! It lives in a folder of its own that only its user can enter, on a Unix socket, and trades
-//! durability for speed: it survives a crash of its processes, not one of the machine. Since
-//! PostgreSQL refuses to run as root, it then runs as `postgres` or `nobody`.
+//! It has its own folder, which only its user can enter, and listens on a Unix socket. It trades
+//! durability for speed: it survives a crash of its processes, not one of the machine. PostgreSQL
+//! does not run as root, so a process of root runs it as `postgres` or `nobody`.
 //!
 //! It leaves nothing behind, whether the process returns, panics, exits, is interrupted or killed:
 //! a shell waits at the other end of a pipe, and when the pipe closes, stops the server and removes
@@ -32,10 +31,9 @@
 //! All tests of a process share one; a runner that starts a process for each test, like nextest,
 //! starts a server for each.
 //!
-//! Unless `EPHEMERAL_POSTGRES_KEEP` names a folder. Then every private server logs every statement
-//! with its parameters, and when it has stopped, its log, its write-ahead log and the files of its
-//! tables are moved there. An entry that ends in `.running` stands there as long as a server is to
-//! come.
+//! If `EPHEMERAL_POSTGRES_KEEP` names a folder, each private server logs each statement with its
+//! parameters. After it has stopped, its log, its write-ahead log and the files of its tables are
+//! moved there. The folder has an entry that ends in `.running` for each server that runs.
 //!
 //! # A database for each test
 //!

@@ -2,8 +2,8 @@ use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A name that no other process uses, be it in another container that shares the temporary files,
-/// or on another machine that shares a server. It needs no quotes in SQL.
+/// Returns a name that no other process uses, not even in another container that shares the
+/// temporary files, or on another machine that shares a server. It needs no quotes in SQL.
 pub(crate) fn new_name(prefix: &str) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);

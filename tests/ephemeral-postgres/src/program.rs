@@ -7,11 +7,11 @@ use crate::Error;
 use crate::folder::Folder;
 
 /// Writes its own id into the watchdog's pipe, and then becomes the program. So the watchdog knows
-/// of the program before it starts, even if this process ends in between.
+/// the program before it starts, even if this process ends in between.
 const REPORT_AND_RUN: &str = r#"echo $$; log=$1; shift; exec "$@" >>"$log" 2>&1"#;
 
-/// One of PostgreSQL's programs, to run in the folder as its account, undisturbed by the
-/// environment of whoever started this process.
+/// Returns a command for one of PostgreSQL's programs, which runs in the folder as its account and
+/// without this process's environment.
 pub(crate) fn command(program: &Path, folder: &Folder, log: &Path) -> Result<Command, Error> {
     let mut command = Command::new("/bin/sh");
     command

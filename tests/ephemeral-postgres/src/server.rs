@@ -14,42 +14,42 @@ use crate::skip::say_aloud;
 use crate::source::{self, Source};
 use crate::url;
 
-/// A PostgreSQL to run against.
+/// A PostgreSQL server.
 ///
-/// A private one stops, and its folder goes, when this is dropped and whatever else happens to the
-/// process.
+/// A private one stops, and its folder is removed, when this value is dropped and also if the
+/// process ends in another way.
 pub struct Server {
     config: Config,
-    /// Names the same as `config`.
+    /// The same as `config`.
     url: String,
     source: Source,
     cluster: Option<Cluster>,
     /// Used by all tests of this process.
     shared: bool,
-    /// The database that a text of SQL was run in, for [`crate::TestDatabase`].
+    /// The template databases by the SQL that ran in them, for [`crate::TestDatabase`].
     pub(crate) templates: Mutex<HashMap<String, String>>,
 }
 
 impl Server {
-    /// The server for examples: the one that `DATABASE_URL` names, else a private one. Blocks until
-    /// it takes connections, half a second or a little more for a private one.
+    /// Returns the server for examples: the one that `DATABASE_URL` names, otherwise a private one.
+    /// Blocks until it accepts connections, which takes half a second or a little more for a
+    /// private one.
     ///
     /// # Errors
     ///
     /// If `DATABASE_URL` is not a connection string, or if no PostgreSQL was found that starts.
-    /// Whether the server that `DATABASE_URL` names can be reached is for the first connection to
-    /// find out.
+    /// Whether the server that `DATABASE_URL` names can be reached is not checked here.
     pub fn for_examples() -> Result<Self, Error> {
         Self::find("DATABASE_URL")
     }
 
-    /// The server that all tests of this process share, started at first use: the one that
-    /// `TEST_DATABASE_URL` names, else a private one. Blocks; in asynchronous code use
+    /// Returns the server that all tests of this process share, started at first use: the one that
+    /// `TEST_DATABASE_URL` names, otherwise a private one. Blocks; in asynchronous code use
     /// [`TestDatabase`](crate::TestDatabase) or `spawn_blocking`.
     ///
     /// # Panics
     ///
-    /// Where [`Server::for_examples`] would fail.
+    /// If [`Server::for_examples`] would fail.
     pub fn for_tests() -> &'static Self {
         static SERVER: OnceLock<Result<Server, Error>> = OnceLock::new();
         let server = SERVER.get_or_init(|| {
@@ -61,8 +61,8 @@ impl Server {
         server.as_ref().unwrap_or_else(|error| panic!("{error:?}"))
     }
 
-    /// A private server with additional settings, as `("log_statement", "all")`. No variable names
-    /// it, and nobody else uses it. Blocks until it takes connections.
+    /// Starts a private server with additional settings, as `("log_statement", "all")`. No variable
+    /// replaces it, and no other code uses it. Blocks until it accepts connections.
     ///
     /// # Errors
     ///
@@ -98,14 +98,14 @@ impl Server {
         }
     }
 
-    /// A private server that follows a private one as its streaming replica, over a Unix socket, with
-    /// settings of its own, as `("recovery_min_apply_delay", "5s")`. Blocks until it takes
-    /// connections, for reading.
+    /// Starts a private server as the streaming replica of a private one, over a Unix socket, with
+    /// its own settings, as `("recovery_min_apply_delay", "5s")`. Blocks until it accepts read-only
+    /// connections.
     ///
     /// # Errors
     ///
-    /// If the primary is not private or does not run, or if its programs lack `pg_basebackup`, as the
-    /// bundled one's do.
+    /// If the primary is not private or does not run, or if its programs lack `pg_basebackup`, like
+    /// those of the bundled one.
     pub fn replica_of(primary: &Self, settings: &[(&str, &str)]) -> Result<Self, Error> {
         let source = &primary.source;
         let bin = source.bin_dir().ok_or(Kind::NotPrivate)?;
@@ -144,65 +144,65 @@ impl Server {
         }
     }
 
-    /// How to connect: as a superuser to the database `postgres`, or as the variable says.
+    /// Returns how to connect: as a superuser to the database `postgres`, or as the variable says.
     pub fn config(&self) -> Config {
         self.config.clone()
     }
 
-    /// The same as a connection string, for `psql` and other programs.
+    /// Returns the same as a connection string, for `psql` and other programs.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where the server came from.
+    /// Returns the source of the server.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
     /// Whether it is the bundled one, which lacks contrib modules, ICU, TLS and everything that a
-    /// timer drives: statement, lock and idle timeouts and the detection of deadlocks, which then
-    /// last for ever.
+    /// timer drives: statement, lock and idle timeouts and deadlock detection. Such waits last
+    /// forever.
     pub fn is_bundled(&self) -> bool {
         matches!(self.source, Source::Bundled(_))
     }
 
-    /// The folder with `postgres` and, if installed, `psql`, `pg_basebackup` and so on; `None` for
-    /// a server from a variable. The bundled one has `postgres` and `initdb` only.
+    /// Returns the folder with `postgres` and, if installed, `psql`, `pg_basebackup` and so on;
+    /// `None` for a server from a variable. The bundled one has `postgres` and `initdb` only.
     pub fn bin_dir(&self) -> Option<&Path> {
         self.source.bin_dir()
     }
 
-    /// A private server's folder: its socket, `data` and `log`.
+    /// Returns a private server's folder: its socket, `data` and `log`.
     pub fn directory(&self) -> Option<&Path> {
         self.cluster
             .as_ref()
             .map(|cluster| cluster.folder.path.as_path())
     }
 
-    /// What a private server has written to its log so far; empty for another.
+    /// Returns what a private server has logged so far; empty for another.
     pub fn log(&self) -> String {
         self.cluster.as_ref().map(Cluster::log).unwrap_or_default()
     }
 
-    /// The process of a private server, its postmaster, while it runs.
+    /// Returns the process of a private server, its postmaster, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.cluster.as_ref()?.pid()
     }
 
     /// Stops a private server and keeps its data for [`Server::restart`]. Does nothing if it is
-    /// stopped already. Blocks.
+    /// already stopped. Blocks.
     ///
     /// # Errors
     ///
-    /// If this is not a server of the caller's own ([`Server::start_private`],
-    /// [`Server::for_examples`]), or if it does not stop within a minute.
+    /// If the caller does not own the server ([`Server::start_private`], [`Server::for_examples`]),
+    /// or if it does not stop within a minute.
     pub fn stop(&self, mode: StopMode) -> Result<(), Error> {
         self.own()?.stop(mode)
     }
 
-    /// Starts a private server again, on the same data and the same socket, with the same settings;
-    /// a running one is stopped first ([`StopMode::Fast`]). Also after its process was killed.
-    /// Blocks until it takes connections.
+    /// Starts a private server again, on the same data and the same socket, with the same settings.
+    /// A running one is stopped first ([`StopMode::Fast`]). Works also after its process was
+    /// killed. Blocks until it accepts connections.
     ///
     /// # Errors
     ///
@@ -211,11 +211,11 @@ impl Server {
         self.own()?.restart()
     }
 
-    /// Makes a private server that is a replica a primary. Blocks until it takes writes.
+    /// Promotes a private server that is a replica. Blocks until it accepts writes.
     ///
     /// # Errors
     ///
-    /// As for [`Server::stop`], or if it is no replica.
+    /// As for [`Server::stop`], or if it is not a replica.
     pub fn promote(&self) -> Result<(), Error> {
         self.own()?.promote()
     }
@@ -228,7 +228,7 @@ impl Server {
     }
 }
 
-/// Without the connection string, which may hold a password.
+/// Without the connection string, which may contain a password.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")

@@ -8,8 +8,7 @@ const DEFAULTS: [(&str, &str); 10] = [
     ("wal_level", "replica"),
     ("max_wal_senders", "10"),
     ("max_wal_size", "256MB"),
-    // What was committed survives a crash of the server all the same, as long as the machine stays
-    // up.
+    // Committed data still survives a crash of the server, as long as the machine stays up.
     ("fsync", "off"),
     ("full_page_writes", "off"),
     // The bundled server makes a full fsync of each of these hints, even with fsync off.
@@ -18,7 +17,7 @@ const DEFAULTS: [(&str, &str); 10] = [
     ("checkpoint_flush_after", "0"),
 ];
 
-/// Where what is written down is kept: everything is.
+/// If the server's files are kept, everything is logged.
 const EVERYTHING_LOGGED: [(&str, &str); 4] = [
     ("log_statement", "all"),
     ("log_min_duration_statement", "0"),
@@ -26,8 +25,8 @@ const EVERYTHING_LOGGED: [(&str, &str); 4] = [
     ("log_parameter_max_length_on_error", "-1"),
 ];
 
-/// Where the modules lie, seen from the programs: Debian and the PostgreSQL project; Homebrew;
-/// Fedora.
+/// The folders of the modules, relative to the programs: Debian and the PostgreSQL project;
+/// Homebrew; Fedora.
 const MODULES: [&str; 3] = ["../lib", "../lib/postgresql", "../lib64/pgsql"];
 
 /// A private server's settings.
@@ -52,7 +51,7 @@ impl Settings {
         port.and_then(|(_, port)| port.parse().ok()).unwrap_or(5432)
     }
 
-    /// For the command line of `postgres`, where the last value of a setting counts.
+    /// For the command line of `postgres`, where the last value of a setting applies.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = String> {
         self.0
             .iter()

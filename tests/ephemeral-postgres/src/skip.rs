@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
-/// Says aloud that a test is skipped: the line `SKIPPED <test>: <reason>` on the standard error of
-/// the process, once for each test and reason. It returns, so that the caller can.
+/// Reports that a test is skipped: prints the line `SKIPPED <test>: <reason>` on the standard error of
+/// the process, once per test and reason. The caller must then return.
 ///
 /// It does not use `eprintln!`, which the test harness captures and shows for failed tests only.
 ///
@@ -27,7 +27,7 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
-/// One whole line, at once. Nowhere to say it is no reason to fail.
+/// Writes one whole line at once. A failure to write is ignored.
 pub(crate) fn say_aloud(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -3,11 +3,11 @@ use std::{env, fmt};
 
 use crate::installed;
 
-/// Where a server came from.
+/// The source of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
-    /// It was running already: a variable names it.
+    /// A variable names a running server.
     Url,
     /// The programs in this folder, installed on the machine.
     Installed(PathBuf),
@@ -26,13 +26,13 @@ impl fmt::Display for Source {
 }
 
 impl Source {
-    /// What a private server can be started from on this machine, best first. `EPHEMERAL_POSTGRES`
-    /// has its say.
+    /// Returns the possible sources of a private server on this machine, best first, as
+    /// `EPHEMERAL_POSTGRES` allows.
     pub fn available() -> Vec<Self> {
         candidates(forced().as_deref())
     }
 
-    /// Where the programs are.
+    /// Returns the folder with the programs.
     pub(crate) fn bin_dir(&self) -> Option<&Path> {
         match self {
             Self::Url => None,
@@ -41,17 +41,17 @@ impl Source {
     }
 }
 
-/// What `EPHEMERAL_POSTGRES` asks for.
+/// The value of `EPHEMERAL_POSTGRES`.
 pub(crate) fn forced() -> Option<String> {
     read("EPHEMERAL_POSTGRES")
 }
 
-/// An environment variable; an empty one counts as absent.
+/// Returns an environment variable. An empty one counts as absent.
 pub(crate) fn read(variable: &str) -> Option<String> {
     env::var(variable).ok().filter(|value| !value.is_empty())
 }
 
-/// What a private server can be started from, best first.
+/// Returns the possible sources of a private server, best first.
 pub(crate) fn candidates(forced: Option<&str>) -> Vec<Source> {
     match forced {
         Some("installed") => installed::find()
@@ -68,7 +68,7 @@ pub(crate) fn candidates(forced: Option<&str>) -> Vec<Source> {
     }
 }
 
-/// Where build.rs put it.
+/// Where build.rs unpacked it.
 fn bundled() -> Option<Source> {
     let folder = option_env!("EPHEMERAL_POSTGRES_BUNDLED")?;
     Some(Source::Bundled(Path::new(folder).join("bin")))

@@ -2,7 +2,8 @@ use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The server that listens in the folder. `psql` and tokio-postgres both read this form.
+/// Returns the connection string of the server that listens in the folder. `psql` and
+/// tokio-postgres both accept this form.
 pub(crate) fn of_socket(folder: &Path, port: u16) -> String {
     let mut url = String::from("postgresql:///postgres?host=");
     for &byte in folder.as_os_str().as_bytes() {
@@ -16,8 +17,8 @@ pub(crate) fn of_socket(folder: &Path, port: u16) -> String {
     url
 }
 
-/// The same connection string for another database: of two values for one parameter, the later
-/// counts.
+/// Returns the same connection string for another database. Of two values for one parameter, the
+/// later applies.
 pub(crate) fn with_database(url: &str, database: &str) -> String {
     let is_url = url.starts_with("postgres://") || url.starts_with("postgresql://");
     let separator = match url.contains('?') {

@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use crate::{Error, keep};
 
-/// A shell that outlives this process, if only by a moment: when the pipe to it closes, however
-/// that comes about, it stops what runs in the folder and removes the folder.
+/// A shell that outlives this process by a moment. When the pipe to it closes, for any reason, it
+/// stops the processes in the folder and removes the folder.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     shell: Child,
@@ -16,7 +16,7 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Creates the folder, so that there is no moment at which nobody watches over it.
+    /// Creates the folder, so that the folder is never without its watchdog.
     pub(crate) fn over_new(folder: &Path) -> Result<Self, Error> {
         let mut shell = Command::new("/bin/sh")
             .args([
@@ -49,7 +49,7 @@ impl Watchdog {
         Ok(watchdog)
     }
 
-    /// Where it reads the ids of the processes that run in the folder, one a line.
+    /// The pipe for the ids of the processes that run in the folder, one per line.
     pub(crate) fn pipe(&self) -> Result<OwnedFd, Error> {
         let pipe = self
             .pipe
@@ -60,7 +60,7 @@ impl Watchdog {
             .map_err(Error::system("reach the watchdog"))
     }
 
-    /// Lets it do its work now, and waits for it.
+    /// Stops the processes and removes the folder now, and waits for it.
     pub(crate) fn finish(&mut self) {
         self.pipe = None;
         let _ = self.shell.wait();

@@ -15,7 +15,9 @@ use tower_user_session::{
 
 use crate::support::{
     PgSessions, User,
-    caching::{LEASE, announcing, caching, kept, process, process_with_lease, signed_in},
+    caching::{
+        LEASE, announced_database, caching, process, process_with_lease, signed_in, until_cached,
+    },
     cookie, current, database, pool,
     proxy::{Line, Proxy},
     sessions, sign_out, sql, until_waiting,
@@ -42,10 +44,10 @@ async fn refused_within_the_lease(sessions: &PgSessions, token: &SessionToken) {
 
 #[tokio::test]
 async fn a_cached_session_needs_no_statement() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
-    kept(&sessions, signed_in.token()).await;
+    until_cached(&sessions, signed_in.token()).await;
 
     let before = sessions.counts();
     for _ in 0..100 {
@@ -78,7 +80,7 @@ async fn a_cached_session_needs_no_statement() {
 /// already ended it.
 #[tokio::test]
 async fn a_session_ended_by_this_process_is_rejected_at_once() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = process_with_lease(&database, 10 * LEASE);
     let mut all = Vec::new();
@@ -92,7 +94,7 @@ async fn a_session_ended_by_this_process_is_rejected_at_once() {
     proxy.set(Line::Delayed(Duration::from_millis(100)));
     for (way, signed_in) in all.iter().enumerate() {
         let token = signed_in.token();
-        kept(&sessions, token).await;
+        until_cached(&sessions, token).await;
         let headers = cookie(&sessions, token);
         match way {
             0 => assert!(sessions.sign_out(&headers).await.ended().unwrap()),
@@ -112,7 +114,7 @@ async fn a_session_ended_by_this_process_is_rejected_at_once() {
 /// E05, D07: the same holds if several concurrent lookups cached it.
 #[tokio::test]
 async fn a_session_cached_twice_is_rejected_at_once() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let (here, elsewhere) = (caching(&database).await, caching(&database).await);
     for _ in 0..10 {
         let signed_in = signed_in(&database, &here).await;
@@ -120,7 +122,7 @@ async fn a_session_cached_twice_is_rejected_at_once() {
         for sessions in [&here, &elsewhere] {
             let (one, other) = tokio::join!(sessions.user(token), sessions.user(token));
             assert!(one.unwrap().is_some() && other.unwrap().is_some());
-            kept(sessions, token).await;
+            until_cached(sessions, token).await;
         }
         assert!(here.revoke(&1, signed_in.session().id()).await.unwrap());
         assert_eq!(here.user(token).await.unwrap(), None);
@@ -133,7 +135,7 @@ async fn a_session_cached_twice_is_rejected_at_once() {
 /// whatever ended it.
 #[tokio::test]
 async fn a_session_ended_by_another_process_is_rejected_soon() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let (here, elsewhere) = (caching(&database).await, sessions(&database));
     for way in 0..5 {
         sql(
@@ -143,7 +145,7 @@ async fn a_session_ended_by_another_process_is_rejected_soon() {
         .await;
         let signed_in = signed_in(&database, &here).await;
         let token = signed_in.token();
-        kept(&here, token).await;
+        until_cached(&here, token).await;
         match way {
             0 => assert!(sign_out(&elsewhere, token).await.unwrap()),
             1 => assert_eq!(elsewhere.revoke_all(&1).await.unwrap(), 1),
@@ -172,10 +174,10 @@ async fn a_session_ended_by_another_process_is_rejected_soon() {
 /// C10: after a change of the user's row, the next request sees the new row.
 #[tokio::test]
 async fn a_changed_user_is_looked_up_again() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
-    kept(&sessions, signed_in.token()).await;
+    until_cached(&sessions, signed_in.token()).await;
     sql(&database, "UPDATE users SET role = 'operator' WHERE id = 1").await;
     let patience = Instant::now() + LEASE / 2;
     loop {
@@ -193,10 +195,10 @@ async fn a_changed_user_is_looked_up_again() {
 /// flight continue.
 #[tokio::test]
 async fn a_closing_service_returns_nothing_from_the_cache() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let here = caching(&database).await;
     let ada = signed_in(&database, &here).await;
-    kept(&here, ada.token()).await;
+    until_cached(&here, ada.token()).await;
 
     let mut client = database.client().await;
     let lock = client.transaction().await.unwrap();
@@ -220,7 +222,7 @@ async fn a_closing_service_returns_nothing_from_the_cache() {
 /// D10, D11: a cached session expires on time without a query.
 #[tokio::test]
 async fn cached_sessions_expire_at_their_limits() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = caching(&database).await;
     for limit in [
         "expires_at = now() + interval '700 ms'",
@@ -230,7 +232,7 @@ async fn cached_sessions_expire_at_their_limits() {
         let shorter = format!("UPDATE sessions SET {limit}");
         sql(&database, &shorter).await;
         let start = Instant::now();
-        kept(&sessions, signed_in.token()).await;
+        until_cached(&sessions, signed_in.token()).await;
         let took = start.elapsed() + refused(&sessions, signed_in.token()).await;
         assert!(took < Duration::from_millis(800), "{took:?}");
     }
@@ -239,10 +241,10 @@ async fn cached_sessions_expire_at_their_limits() {
 /// A guard that requires a recent authentication must not see a session younger than it is.
 #[tokio::test]
 async fn a_cached_session_ages() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
-    kept(&sessions, signed_in.token()).await;
+    until_cached(&sessions, signed_in.token()).await;
     let resolve = async || {
         sessions
             .resolve(signed_in.token())
@@ -262,7 +264,7 @@ async fn a_cached_session_ages() {
 /// D14: a cached result counts as use, once per interval.
 #[tokio::test]
 async fn a_hit_counts_as_use() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
     let interval = sessions.store().touch_interval().unwrap();
@@ -275,7 +277,7 @@ async fn a_hit_counts_as_use() {
         ),
     )
     .await;
-    kept(&sessions, signed_in.token()).await;
+    until_cached(&sessions, signed_in.token()).await;
     tokio::time::sleep(Duration::from_millis(700)).await;
     let before = sessions.counts();
     for _ in 0..100 {
@@ -291,11 +293,11 @@ async fn a_hit_counts_as_use() {
 /// A disconnected feed bypasses the cache until it reconnects.
 #[tokio::test]
 async fn a_closed_feed_connection_is_detected_and_reconnected() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let (here, elsewhere) = (caching(&database).await, sessions(&database));
     for _ in 0..3 {
         let signed_in = signed_in(&database, &here).await;
-        kept(&here, signed_in.token()).await;
+        until_cached(&here, signed_in.token()).await;
         let listeners = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
             WHERE datname = current_database() AND query ~ 'pg_notify|announce' AND pid <> pg_backend_pid()";
         assert!(crate::support::number(&database, listeners).await > 0);
@@ -307,13 +309,13 @@ async fn a_closed_feed_connection_is_detected_and_reconnected() {
 /// The same if nothing reports that the connection is lost.
 #[tokio::test]
 async fn a_feed_without_heartbeats_disconnects_when_its_lease_ends() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let proxy = Proxy::before(&database).await;
     let (here, elsewhere) = (process(&database), sessions(&database));
     let feed = here.store().feed(proxy.config(), NoTls);
     here.cache(feed, 1_000).await.unwrap();
     let signed_in = signed_in(&database, &here).await;
-    kept(&here, signed_in.token()).await;
+    until_cached(&here, signed_in.token()).await;
     proxy.set(Line::Silent);
     assert!(sign_out(&elsewhere, signed_in.token()).await.unwrap());
     refused_within_the_lease(&here, signed_in.token()).await;
@@ -325,7 +327,7 @@ async fn a_feed_without_heartbeats_disconnects_when_its_lease_ends() {
     assert!(start.elapsed() < 2 * LEASE);
     proxy.set(Line::Open);
     let third = self::signed_in(&database, &here).await;
-    kept(&here, third.token()).await;
+    until_cached(&here, third.token()).await;
 }
 
 /// Enabling the cache without the triggers is an error that says so. If they are dropped later, the
@@ -346,7 +348,7 @@ async fn a_feed_without_its_triggers_is_rejected_and_disconnects() {
     assert_eq!(error.kind(), ErrorKind::Configuration);
 
     let signed_in = signed_in(&bare, &sessions).await;
-    kept(&sessions, signed_in.token()).await;
+    until_cached(&sessions, signed_in.token()).await;
     let drop_triggers = "DROP FUNCTION tower_user_session_announce() CASCADE";
     bare.client()
         .await
@@ -360,12 +362,12 @@ async fn a_feed_without_its_triggers_is_rejected_and_disconnects() {
 /// The same if the feed's table was replaced. No notification reports that.
 #[tokio::test]
 async fn a_feed_resubscribes_when_its_table_is_replaced() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = process_with_lease(&database, 10 * LEASE);
     let feed = sessions.store().feed(database.config(), NoTls);
     sessions.cache(feed, 1_000).await.unwrap();
     let before = signed_in(&database, &sessions).await;
-    kept(&sessions, before.token()).await;
+    until_cached(&sessions, before.token()).await;
 
     let mut client = database.client().await;
     let replace = client.transaction().await.unwrap();
@@ -380,7 +382,7 @@ async fn a_feed_resubscribes_when_its_table_is_replaced() {
     refused(&sessions, before.token()).await;
 
     let after = signed_in(&database, &sessions).await;
-    kept(&sessions, after.token()).await;
+    until_cached(&sessions, after.token()).await;
     sql(&database, "DELETE FROM sessions").await;
     refused(&sessions, after.token()).await;
 }
@@ -388,7 +390,7 @@ async fn a_feed_resubscribes_when_its_table_is_replaced() {
 /// A forged or malformed notification causes lookups and nothing else.
 #[tokio::test]
 async fn notifications_of_other_roles_do_no_harm() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
     let client = database.client().await;
@@ -408,7 +410,7 @@ async fn notifications_of_other_roles_do_no_harm() {
         &format!("ended {id}"),
         &"x".repeat(7_999),
     ] {
-        kept(&sessions, signed_in.token()).await;
+        until_cached(&sessions, signed_in.token()).await;
         let notify = format!("NOTIFY tower_user_session_{oid}, '{payload}'");
         client.batch_execute(&notify).await.unwrap();
     }
@@ -416,7 +418,7 @@ async fn notifications_of_other_roles_do_no_harm() {
         "SELECT pg_notify('tower_user_session_{oid}', 'ended ' || n) FROM generate_series(1, 100000) n"
     );
     client.execute(&flood, &[]).await.unwrap();
-    kept(&sessions, signed_in.token()).await;
+    until_cached(&sessions, signed_in.token()).await;
     let still = tokio::time::timeout(Duration::from_millis(100), ended).await;
     assert!(still.is_err(), "a session was ended by a rumour");
 }
@@ -424,7 +426,7 @@ async fn notifications_of_other_roles_do_no_harm() {
 /// The cache is bounded. An evicted session is looked up again.
 #[tokio::test]
 async fn the_cache_is_bounded() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = process(&database);
     let feed = sessions.store().feed(database.config(), NoTls);
     sessions.cache(feed, 10).await.unwrap();

@@ -22,7 +22,7 @@ use tower_user_session::{
 
 use crate::support::{
     Logs, PATIENCE, PgSessions, WatchedSessions,
-    caching::{LEASE, announcing, caching, kept, process, signed_in},
+    caching::{LEASE, announced_database, caching, process, signed_in, until_cached},
     cookie, current, database,
     manual_feed::{LONG_LEASE, ManualFeed},
     memory, number, patiently, poll_once, pool,
@@ -33,7 +33,7 @@ use crate::support::{
 /// N04: a feed on another database is rejected when the service subscribes.
 #[tokio::test]
 async fn a_feed_on_another_database_is_rejected() {
-    let (ours, other) = (announcing().await, announcing().await);
+    let (ours, other) = (announced_database().await, announced_database().await);
     let sessions = process(&ours);
     let feed = || sessions.store().feed(other.config(), NoTls);
     for error in [
@@ -70,7 +70,7 @@ impl Connect for Switch {
 /// minute. The feed disconnects, and nothing is cached any more.
 #[tokio::test]
 async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
-    let (old, new) = (announcing().await, announcing().await);
+    let (old, new) = (announced_database().await, announced_database().await);
     let switch = Switch(Arc::new(Mutex::new(old.config())));
     let manager = Manager::from_connect(old.config(), switch.clone(), ManagerConfig::default());
     let pool = Pool::builder(manager).max_size(2).build().unwrap();
@@ -79,7 +79,7 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
     let feed = sessions.store().feed(old.config(), NoTls);
     sessions.cache(feed, 1_000).await.unwrap();
     let ada = signed_in(&old, &sessions).await;
-    kept(&sessions, ada.token()).await;
+    until_cached(&sessions, ada.token()).await;
     // The session exists there too, so that a feed which misses the change caches it again after a
     // late heartbeat.
     let digest = "SELECT encode(token_digest, 'hex') FROM sessions";
@@ -152,7 +152,7 @@ async fn a_session_evicted_by_the_limit_is_rejected_without_a_notification() {
     sessions.cache(ManualFeed::default(), 10).await.unwrap();
     for replaces in [false, true] {
         let old = sessions.sign_in_without_request(1).await.unwrap();
-        kept(&sessions, old.token()).await;
+        until_cached(&sessions, old.token()).await;
         let user = if replaces { 2 } else { 1 };
         let headers = cookie(&sessions, old.token());
         let sign_in = if replaces {
@@ -218,7 +218,7 @@ async fn a_query_on_a_listening_connection_is_a_barrier() {
 /// verified by one.
 #[tokio::test]
 async fn heartbeats_send_no_notification() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = process(&database);
     let feed = sessions.store().feed(proxy.config(), NoTls);
@@ -442,7 +442,7 @@ async fn a_caller_without_a_runtime_ends_only_its_own_stream() {
 /// A payload that only a later version knows invalidates all sessions.
 #[tokio::test]
 async fn an_unknown_payload_invalidates_everything() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = caching(&database).await;
     let ada = signed_in(&database, &sessions).await;
     for payload in ["v3 ended 1", "users x", "everything else"] {
@@ -450,7 +450,7 @@ async fn an_unknown_payload_invalidates_everything() {
             "'tower_user_session_' || 'sessions'",
             "'tower_user_session_users_' || 'users'",
         ] {
-            kept(&sessions, ada.token()).await;
+            until_cached(&sessions, ada.token()).await;
             let notify = format!("SELECT pg_notify({channel}::regclass::oid, '{payload}')");
             sql(&database, &notify).await;
             let patience = Instant::now() + LEASE / 2;
@@ -488,7 +488,7 @@ async fn a_feed_without_announced_users_is_reported() {
 /// The connection is cut repeatedly while the feed connects. The feed connects as soon as it can.
 #[tokio::test]
 async fn a_feed_reconnects_after_its_connection_was_cut() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let proxy = Proxy::before(&database).await;
     let sessions = process(&database);
     let feed = sessions.store().feed(proxy.config(), NoTls);
@@ -498,6 +498,6 @@ async fn a_feed_reconnects_after_its_connection_was_cut() {
         proxy.set(Line::Cut);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         proxy.set(Line::Open);
-        kept(&sessions, ada.token()).await;
+        until_cached(&sessions, ada.token()).await;
     }
 }

@@ -27,7 +27,7 @@ async fn signed_in(sessions: &WatchedSessions, count: usize) -> Vec<SignedIn> {
 }
 
 /// A session that was looked up once and is then answered from the cache.
-async fn kept(sessions: &WatchedSessions) -> SignedIn {
+async fn cached_session(sessions: &WatchedSessions) -> SignedIn {
     let signed_in = signed_in(sessions, 1).await.remove(0);
     for _ in 0..2 {
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
@@ -52,7 +52,7 @@ fn ask(
 async fn the_cache_is_bypassed_one_lease_after_the_last_heartbeat() {
     let lease = Duration::from_secs(2);
     let (sessions, feed) = ManualFeed::with_lease(lease).await;
-    let signed_in = kept(&sessions).await;
+    let signed_in = cached_session(&sessions).await;
     feed.stop_heartbeats();
     let silent = Instant::now();
     while sessions.store().finds() == 1 {
@@ -89,7 +89,7 @@ fn the_lease_is_configurable_within_bounds() {
 async fn the_cache_is_cleared_when_invalidations_may_be_lost() {
     for away in [false, true] {
         let (sessions, feed) = ManualFeed::with_lease(LONG_LEASE).await;
-        let signed_in = kept(&sessions).await;
+        let signed_in = cached_session(&sessions).await;
         if away {
             feed.reconnect();
         } else {

@@ -17,7 +17,7 @@ use tower_user_session::{
 
 use crate::support::{
     PATIENCE, User, WatchedSessions,
-    caching::{LEASE, announcing, caching, process},
+    caching::{LEASE, announced_database, caching, process},
     cookie, current, database,
     manual_feed::{LONG_LEASE, ManualFeed},
     memory, pool, sessions, sign_out, sql, until, watched_with_lease,
@@ -31,7 +31,7 @@ async fn within(limit: Duration, ended: impl Future<Output = EndedBecause>) -> E
 /// session.
 #[tokio::test]
 async fn a_stream_closes_when_its_session_ends() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let elsewhere = sessions(&database);
     let (with_feed, without) = (caching(&database).await, process(&database));
     for way in 0..4 {
@@ -83,7 +83,7 @@ async fn a_stream_closes_when_its_session_ends() {
 /// Neither a new token nor use ends a stream.
 #[tokio::test]
 async fn a_stream_survives_token_rotation() {
-    let database = announcing().await;
+    let database = announced_database().await;
     let sessions = caching(&database).await;
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = sessions.ended(&current(&signed_in));

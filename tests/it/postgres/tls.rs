@@ -21,7 +21,7 @@ use tower_user_session::{
 
 use crate::support::{
     Logs, PATIENCE, PgSessions, User,
-    caching::kept,
+    caching::until_cached,
     cookie, database, number, pool,
     tls_server::{Listening, authority, recorder, signed},
     who,
@@ -409,7 +409,7 @@ async fn a_feed_connects_as_the_pool_does_after_the_password_was_rotated() {
     let feed = sessions.store().feed_with(&connector);
     sessions.cache(feed, 10).await.unwrap();
     let ada = sessions.sign_in_without_request(1).await.unwrap();
-    kept(&sessions, ada.token()).await;
+    until_cached(&sessions, ada.token()).await;
 
     listening.run("ALTER ROLE app PASSWORD 'second'").await;
     "second".clone_into(&mut password.lock().unwrap());
@@ -420,7 +420,7 @@ async fn a_feed_connects_as_the_pool_does_after_the_password_was_rotated() {
     while !matches!(sessions.user(ada.token()).await, Ok(Some(_))) {
         assert!(Instant::now() < patience, "the pool is not connected again");
     }
-    kept(&sessions, ada.token()).await;
+    until_cached(&sessions, ada.token()).await;
     // Both are encrypted.
     let clear = "SELECT count(*) FROM pg_stat_ssl AS s JOIN pg_stat_activity AS a USING (pid)
         WHERE a.usename = 'app' AND NOT s.ssl";

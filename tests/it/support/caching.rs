@@ -15,7 +15,7 @@ use super::{
 pub const LEASE: Duration = Duration::from_millis(400);
 
 /// A database with the triggers for sessions and users.
-pub async fn announcing() -> TestDatabase {
+pub async fn announced_database() -> TestDatabase {
     let database = database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 1));
     store.migrate().announce_changed_users().await.unwrap();
@@ -52,7 +52,7 @@ pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> Signed
 }
 
 /// Looks the token up until it is answered from the cache.
-pub async fn kept(sessions: &PgSessions, token: &SessionToken) {
+pub async fn until_cached(sessions: &PgSessions, token: &SessionToken) {
     let patience = Instant::now() + Duration::from_secs(20);
     loop {
         let before = sessions.counts().from_cache;

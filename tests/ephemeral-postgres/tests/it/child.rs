@@ -1,5 +1,5 @@
-//! This test binary, run again: a source is chosen by variables, which a process should not change
-//! for itself, and what is left behind can be seen only after an end.
+//! Runs this test binary again, because variables select a source, which a process should not
+//! change for itself, and leftovers are visible only after its end.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,10 +7,10 @@ use std::{env, ffi};
 
 use ephemeral_postgres::Source;
 
-/// Set in a child; without it a test that is one half of another does nothing.
+/// Set in a child process. Without it, a test that is half of another one does nothing.
 const CHILD: &str = "EPHEMERAL_POSTGRES_TEST_CHILD";
 
-/// Runs one test, or with a name that ends in `::` a module, in a process of its own.
+/// Runs one test in a child process, or a module if the name ends in `::`.
 pub(crate) fn running(test: &str, role: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.arg(test).env(CHILD, role).stdin(Stdio::null());
@@ -23,12 +23,12 @@ pub(crate) fn running(test: &str, role: &str) -> Command {
     command
 }
 
-/// What the parent wants of a child; `None` in a process that is not one.
+/// The parent's instruction for a child process; `None` in a process that is not one.
 pub(crate) fn role() -> Option<String> {
     env::var(CHILD).ok()
 }
 
-/// The value of `EPHEMERAL_POSTGRES` that leads to the source.
+/// The value of `EPHEMERAL_POSTGRES` that selects the source.
 pub(crate) fn forcing(source: &Source) -> &ffi::OsStr {
     match source {
         Source::Installed(bin) => bin.as_os_str(),
@@ -36,7 +36,7 @@ pub(crate) fn forcing(source: &Source) -> &ffi::OsStr {
     }
 }
 
-/// The command lines of all processes that name the path.
+/// The command lines of all processes that contain the path.
 pub(crate) fn processes_naming(path: &Path) -> Vec<String> {
     let commands = match std::fs::read_dir("/proc/self") {
         Ok(_) => "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'",
@@ -55,7 +55,7 @@ pub(crate) fn processes_naming(path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Sends a signal to a process, or to a group where the id is negative.
+/// Sends a signal to a process, or to a group if the id is negative.
 pub(crate) fn signal(name: &str, id: i64) {
     let status = Command::new("/bin/sh")
         .args(["-c", &format!("kill -s {name} -- {id}")])

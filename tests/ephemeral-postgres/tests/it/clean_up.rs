@@ -123,7 +123,7 @@ fn holds() {
     if role.contains("restart") {
         server.restart().unwrap();
     }
-    // The other ends with the test, this one is never dropped.
+    // The other ends with the test, and this one is never dropped.
     let shared = matches!(role.as_str(), "return" | "panic").then(Server::for_tests);
     println!("holds a server: {server:?} {shared:?}");
     match role.as_str() {
@@ -135,8 +135,8 @@ fn holds() {
     }
 }
 
-/// A folder for the temporary files of a child. Its path is short, and a server's account can enter
-/// it.
+/// A folder for the temporary files of a child process. Its path is short, and a server's account
+/// can enter it.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -159,7 +159,7 @@ impl Scratch {
             let (files, processes) = left();
             files.is_empty() && processes.is_empty()
         });
-        // Something that was still writing would have created it again.
+        // A process that was still writing would have created it again.
         thread::sleep(Duration::from_millis(100));
         assert_eq!(fs::read_dir(&self.0).unwrap().count(), 0);
     }

@@ -1,11 +1,11 @@
-//! What the crate promises, with every source that this machine has.
+//! The documented behavior, with each source that this machine has.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a test says what went wrong by panicking"
 )]
 
-mod behaviour;
+mod behavior;
 mod child;
 mod clean_up;
 mod sources;

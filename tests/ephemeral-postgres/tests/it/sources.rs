@@ -1,4 +1,4 @@
-//! Where the server comes from, and what is said when it comes from nowhere.
+//! The source of the server, and the error if there is none.
 
 use ephemeral_postgres::{Server, Source, TestDatabase, skip};
 use tokio_postgres::NoTls;
@@ -31,7 +31,7 @@ fn every_source_behaves() {
     }
     // The first is the one that this process uses.
     for source in sources.iter().skip(1) {
-        let output = child::running("behaviour::", "")
+        let output = child::running("behavior::", "")
             .env("EPHEMERAL_POSTGRES", forcing(source))
             .output()
             .unwrap();
@@ -45,7 +45,7 @@ fn every_source_behaves() {
     }
 }
 
-/// What a child says when it looks for a server, with the variables that it is given.
+/// The output of a child process that starts a server, with these variables.
 fn looking(role: &str, variables: &[(&str, &str)]) -> String {
     let mut child = child::running("sources::looks", role);
     let output = child
@@ -204,7 +204,7 @@ async fn creates_databases() {
 
 #[test]
 fn a_skipped_test_says_so_once() {
-    // The harness captures what the child prints, and shows nothing of it, since the child
+    // The harness captures what the child prints, and shows nothing of it, because the child
     // succeeds.
     let output = child::running("sources::skips", "").output().unwrap();
     assert!(output.status.success());

@@ -53,15 +53,13 @@ impl fmt::Display for Mutation {
     }
 }
 
-/// Whether a test is in `tests/it`, where each folder has its modules. Any other is the library's.
-fn is_integrated(test: &str) -> bool {
+/// The file or folder of a test's module in `tests/it`; `None` for a test of the library.
+fn integrated(test: &str) -> Option<PathBuf> {
     let mut path = test.split("::");
-    let (folder, module) = (
-        path.next().unwrap_or_default(),
-        path.next().unwrap_or_default(),
-    );
-    let folder = root().join("tests/it").join(folder);
-    folder.join(module).is_dir() || folder.join(format!("{module}.rs")).is_file()
+    let folder = root().join("tests/it").join(path.next()?);
+    let module = folder.join(path.next()?);
+    let file = module.with_extension("rs");
+    [module, file].into_iter().find(|path| path.exists())
 }
 
 fn root() -> &'static Path {
@@ -82,7 +80,6 @@ fn list() -> Vec<Mutation> {
 #[test]
 #[ignore = "part of the extended tests"]
 fn the_list_fits_the_sources() {
-    let sources = catalogue::sources();
     let mut wrong = Vec::new();
     for mutation in list() {
         let source = std::fs::read_to_string(root().join(&mutation.file)).unwrap_or_default();
@@ -94,7 +91,8 @@ fn the_list_fits_the_sources() {
         }
         for test in &mutation.tests {
             let function = test.rsplit("::").next().unwrap_or_default();
-            if !sources.contains(&format!("fn {function}")) {
+            let place = integrated(test).unwrap_or_else(|| root().join("src"));
+            if !catalogue::source(&place).contains(&format!("fn {function}")) {
                 wrong.push(format!("{mutation}: no test {test}"));
             }
         }
@@ -239,10 +237,10 @@ impl Copy {
     fn test(&self, tests: &[String], patience: Duration) -> Outcome {
         self.keep(tests);
         let mut targets = Vec::new();
-        if tests.iter().any(|test| is_integrated(test)) {
+        if tests.iter().any(|test| integrated(test).is_some()) {
             targets.extend(["--test", "it"]);
         }
-        if !tests.iter().all(|test| is_integrated(test)) {
+        if !tests.iter().all(|test| integrated(test).is_some()) {
             targets.push("--lib");
         }
         let built = self.cargo(&targets).arg("--no-run").output().unwrap();

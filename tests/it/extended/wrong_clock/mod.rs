@@ -13,7 +13,7 @@ use std::{
 use ephemeral_postgres::TestDatabase;
 
 use self::other_process::{OtherProcess, libfaketime};
-use crate::support::{caching::announcing, number, sql};
+use crate::support::{caching::announced_database, number, sql};
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -157,7 +157,7 @@ async fn a_wrong_application_clock_changes_nothing() {
             "libfaketime is not installed (Debian: faketime)",
         );
     };
-    let database = announcing().await;
+    let database = announced_database().await;
     let application = OtherProcess::start(&library, &database);
     for offset in [0, DAY, -DAY] {
         application.turn(offset);

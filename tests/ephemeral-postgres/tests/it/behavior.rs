@@ -1,4 +1,4 @@
-//! With whichever server is found; `sources` runs this module again with each of the others.
+//! The default server; `sources` runs this module again with each of the others.
 
 use std::future::poll_fn;
 use std::net::TcpListener;
@@ -76,7 +76,7 @@ async fn restart_keeps_the_data() {
     let client = connect(&server.config()).await;
     assert_eq!(number(&client, "SELECT n FROM kept").await, 7);
 
-    // What was committed a moment before a crash is kept, too.
+    // Data that was committed just before a crash is kept, too.
     client.batch_execute("UPDATE kept SET n = 8").await.unwrap();
     server.stop(StopMode::Immediate).unwrap();
     assert_eq!(server.pid(), None);
@@ -183,7 +183,7 @@ async fn notifications_arrive_and_stay_inside_their_database() {
     assert_eq!(heard.recv().await.unwrap(), "from here");
 }
 
-/// What the documentation says about the bundled server.
+/// The documented limits of the bundled server.
 #[tokio::test]
 async fn timers_and_contrib_modules_are_missing_from_the_bundled_server_only() {
     let database = TestDatabase::create("").await;
