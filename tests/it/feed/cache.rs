@@ -185,7 +185,7 @@ async fn a_changed_user_is_looked_up_again() {
         if user.role == "operator" {
             break;
         }
-        assert!(Instant::now() < patience, "it is as it was");
+        assert!(Instant::now() < patience, "the session is unchanged");
         // A cached result does not wait, and this runtime has one thread.
         tokio::task::yield_now().await;
     }
@@ -420,7 +420,7 @@ async fn notifications_of_other_roles_do_no_harm() {
     client.execute(&flood, &[]).await.unwrap();
     until_cached(&sessions, signed_in.token()).await;
     let still = tokio::time::timeout(Duration::from_millis(100), ended).await;
-    assert!(still.is_err(), "a session was ended by a rumour");
+    assert!(still.is_err(), "a forged notification ended a session");
 }
 
 /// The cache is bounded. An evicted session is looked up again.

@@ -106,7 +106,7 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
         uncached = if cached { 0 } else { uncached + 1 };
         assert!(
             !cached || moved.elapsed() < Duration::from_secs(32),
-            "it is not noticed"
+            "the change is not detected"
         );
         tokio::time::sleep(LEASE / 8).await;
     }
@@ -297,7 +297,7 @@ async fn calls_do_not_wait_for_a_feed_that_is_disconnected() {
     let mut waiting = Box::pin(sessions.sign_in(2, &headers).into_future());
     assert!(
         poll_once(waiting.as_mut()).is_pending(),
-        "it does not wait for the feed"
+        "the call does not wait for the feed"
     );
     cut.send(()).unwrap();
     let eve = patiently(waiting).await.unwrap();
@@ -362,7 +362,7 @@ async fn a_feed_is_replaced_at_run_time() {
     let ada = cached(&sessions).await;
     let failing = Lost(Mutex::new(None));
     let error = tokio::time::timeout(Duration::from_millis(200), sessions.replace_feed(failing));
-    assert!(error.await.is_err(), "it has not proved anything");
+    assert!(error.await.is_err(), "the feed has sent no heartbeat");
     let before = asked(&sessions);
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before, "the old feed is still there");
@@ -430,7 +430,7 @@ async fn a_caller_without_a_runtime_ends_only_its_own_stream() {
         .await
         .unwrap();
     let Poll::Ready(because) = poll_once(outside.as_mut()) else {
-        panic!("it waits without a runtime");
+        panic!("the call waits without a runtime");
     };
     assert_eq!(because, EndedBecause::ServiceClosed);
     drop(outside);

@@ -77,7 +77,7 @@ async fn cached(sessions: &Members, token: &SessionToken) {
         if sessions.counts().from_cache > before {
             return;
         }
-        assert!(Instant::now() < patience, "it is never cached");
+        assert!(Instant::now() < patience, "the session is never cached");
     }
 }
 
@@ -85,7 +85,10 @@ async fn cached(sessions: &Members, token: &SessionToken) {
 async fn rejected(sessions: &Members, token: &SessionToken, changed: Instant) -> Duration {
     // A condition that fails with an error rejects the request too.
     while matches!(sessions.user(token).await, Ok(Some(_))) {
-        assert!(changed.elapsed() < PATIENCE, "it is answered for too long");
+        assert!(
+            changed.elapsed() < PATIENCE,
+            "the session is accepted for too long"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     changed.elapsed()

@@ -24,7 +24,9 @@ use crate::support::{
 };
 
 async fn within(limit: Duration, ended: impl Future<Output = EndedBecause>) -> EndedBecause {
-    timeout(limit, ended).await.expect("it does not end")
+    timeout(limit, ended)
+        .await
+        .expect("the stream does not end")
 }
 
 /// H17: with a feed a stream closes at once, without one within the lease, whatever ended the

@@ -53,7 +53,7 @@ where
         assert!(service.poll_ready(&mut context).is_ready());
         let call = pin!(service.call(request.take().unwrap()));
         let Poll::Ready(response) = call.poll(&mut context) else {
-            panic!("it has nothing to wait for")
+            panic!("the future was not ready at the first poll")
         };
         let _ = black_box(response);
     };

@@ -344,7 +344,7 @@ async fn a_panic_of_the_inner_service_propagates_and_changes_nothing() {
     }
 }
 
-// ---- Bounds ----
+// ---- Trait bounds ----
 
 type Store = MemorySessionStore<i64, User>;
 

@@ -29,7 +29,7 @@ use crate::support::{
     signed_in_cookie, watched,
 };
 
-// ---- The application, on axum and by hand ----
+// ---- The application on axum ----
 
 fn axum_app(sessions: &WatchedSessions) -> Router {
     async fn who(user: Option<CurrentUser<User>>) -> String {
@@ -64,9 +64,9 @@ fn axum_app(sessions: &WatchedSessions) -> Router {
         .with_state(sessions.clone())
 }
 
-// ---- The promises ----
+// ---- The guarantees ----
 
-async fn promises_hold(sessions: &WatchedSessions, client: &Client) {
+async fn guarantees_hold(sessions: &WatchedSessions, client: &Client) {
     let ada = signed_in_cookie(sessions, 1).await;
     let eve = signed_in_cookie(sessions, 2).await;
     let unknown = format!(
@@ -169,7 +169,7 @@ async fn hyper_over_http_1_and_2() {
     for http in [Http::One, Http::Two] {
         let sessions = watched();
         let address = serve(http, plain_app(&sessions)).await;
-        promises_hold(&sessions, &Client::connect(http, address).await).await;
+        guarantees_hold(&sessions, &Client::connect(http, address).await).await;
     }
 }
 
@@ -181,11 +181,11 @@ async fn axum_over_http_1_and_2() {
     let address = listener.local_addr().unwrap();
     let app = axum_app(&sessions);
     tokio::spawn(async move { axum::serve(listener, app).await });
-    promises_hold(&sessions, &Client::connect(Http::One, address).await).await;
+    guarantees_hold(&sessions, &Client::connect(Http::One, address).await).await;
 
     let sessions = watched();
     let address = serve(Http::Two, axum_app(&sessions)).await;
-    promises_hold(&sessions, &Client::connect(Http::Two, address).await).await;
+    guarantees_hold(&sessions, &Client::connect(Http::Two, address).await).await;
 }
 
 /// axum's extractors yield the session's public id, reject like the layer, or accept an anonymous

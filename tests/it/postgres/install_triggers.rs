@@ -48,7 +48,9 @@ async fn triggers_are_installed_once_and_checked() {
     let before_again = number(&database, before).await;
     let again = store.migrate().announce_changed_users().into_future();
     let again = tokio::time::timeout(Duration::from_secs(60), again).await;
-    again.expect("it waits for the writer").unwrap();
+    again
+        .expect("the installation waited for the writer")
+        .unwrap();
     store.migrate().await.unwrap();
     assert_eq!(number(&database, before).await, before_again);
     writing.rollback().await.unwrap();

@@ -122,7 +122,7 @@ async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
     while number(database, seen).await == 0 {
         assert!(
             start.elapsed() < Duration::from_secs(20),
-            "it is not touched"
+            "last_seen_at was not updated"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

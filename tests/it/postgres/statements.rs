@@ -124,7 +124,10 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     set(&database, id, long_ago).await;
     let sessions = limited(&database, lifetime, SessionLimit::end_oldest(1).unwrap());
     let _ = sessions.sign_in_without_request(1).await.unwrap();
-    assert!(!finds(&sessions, &new).await, "it makes room");
+    assert!(
+        !finds(&sessions, &new).await,
+        "the sign-in evicted no session"
+    );
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
 

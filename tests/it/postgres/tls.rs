@@ -418,7 +418,7 @@ async fn a_feed_connects_as_the_pool_does_after_the_password_was_rotated() {
     listening.run(end).await;
     let patience = Instant::now() + PATIENCE;
     while !matches!(sessions.user(ada.token()).await, Ok(Some(_))) {
-        assert!(Instant::now() < patience, "the pool is not connected again");
+        assert!(Instant::now() < patience, "the pool does not reconnect");
     }
     until_cached(&sessions, ada.token()).await;
     // Both are encrypted.

@@ -41,7 +41,7 @@ async fn confirming_gives_the_session_a_new_token() {
             .to_str()
             .unwrap()
             .contains("Max-Age="),
-        "it is still remembered"
+        "the session is still remembered"
     );
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }

@@ -190,12 +190,12 @@ fn signing_in_and_out_outside_a_runtime_is_an_error() {
     let sessions = memory();
     let headers = cookie(&sessions, &SessionToken::generate().unwrap());
     let Poll::Ready(signed_out) = poll_once(pin!(sessions.sign_out(&headers).into_future())) else {
-        panic!("it has nothing to wait for")
+        panic!("the future was not ready at the first poll")
     };
     let Poll::Ready(Err(signed_in)) =
         poll_once(pin!(sessions.sign_in_without_request(1).into_future()))
     else {
-        panic!("it has nothing to wait for")
+        panic!("the future was not ready at the first poll")
     };
     for error in [signed_out.ended().unwrap_err(), &signed_in] {
         assert_eq!(error.kind(), ErrorKind::Configuration);
@@ -209,12 +209,12 @@ fn a_lookup_outside_a_runtime_is_an_error() {
     let sessions = memory();
     let token = SessionToken::generate().unwrap();
     let Poll::Ready(Err(error)) = poll_once(pin!(sessions.user(&token))) else {
-        panic!("it has nothing to wait for")
+        panic!("the future was not ready at the first poll")
     };
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("runtime"), "{error}");
     let Poll::Ready(outcome) = poll_once(pin!(status(&sessions))) else {
-        panic!("it has nothing to wait for")
+        panic!("the future was not ready at the first poll")
     };
     assert_eq!(
         outcome,

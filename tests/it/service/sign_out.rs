@@ -170,7 +170,7 @@ async fn signing_out_without_a_database_still_clears_the_cookie() {
     );
 }
 
-// ---- Sign-outs at the same time ----
+// ---- Concurrent sign-outs ----
 
 async fn signed_in<S: SessionStore<UserId = i64>>(
     sessions: &SessionService<S>,

@@ -30,7 +30,7 @@ fn tokens(count: usize) -> Vec<SessionToken> {
         .collect()
 }
 
-// ---- Wrong answers ----
+// ---- Wrong results ----
 
 /// Looks up two tokens, which are sent alone, and then these, which form one batch. Then all of
 /// them get results. `script` returns the results of that batch.
@@ -241,7 +241,7 @@ async fn every_waiter_gets_a_result_after_a_panic() {
             yield_now().await;
             if asked % 3 == 0 {
                 counted.fetch_add(digests.len(), SeqCst);
-                panic!("made up: every third question panics");
+                panic!("made up: every third lookup panics");
             }
             Ok(all_live(&digests))
         })
@@ -273,7 +273,7 @@ async fn every_waiter_gets_a_result_after_a_panic() {
     patiently(sessions.close()).await;
 }
 
-// ---- No answers ----
+// ---- No results ----
 
 /// F02, G08: a store that never returns, or returns after the deadline, is a 503 at the deadline
 /// and not later, also for queued lookups. Then lookups continue.

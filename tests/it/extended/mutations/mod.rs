@@ -124,7 +124,10 @@ fn each_is_killed() {
     let tests: BTreeSet<_> = mutations.iter().flat_map(|each| &each.tests).collect();
     let tests: Vec<_> = tests.into_iter().cloned().collect();
     let sound = copy.test(&tests, 10 * PATIENCE);
-    assert!(matches!(sound, Outcome::Survived), "not without mutations");
+    assert!(
+        matches!(sound, Outcome::Survived),
+        "the tests fail without a mutation"
+    );
     let mut wrong = Vec::new();
     for (number, mutation) in mutations.iter().enumerate() {
         let start = Instant::now();

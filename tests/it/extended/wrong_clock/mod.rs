@@ -43,7 +43,7 @@ async fn until(database: &TestDatabase, condition: &str) {
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("it never holds: {condition}");
+    panic!("the condition did not hold in time: {condition}");
 }
 
 /// Both limits, the authentication time, the last-seen time and the cookie, in a process whose

@@ -114,5 +114,5 @@ async fn until(condition: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    waiting.await.expect("something was left behind");
+    waiting.await.expect("connections were left behind");
 }
