@@ -41,7 +41,7 @@ async fn a_stream_closes_when_its_session_ends() {
         let signed_in = elsewhere.sign_in_without_request(1).await.unwrap();
         let other = elsewhere.sign_in_without_request(2).await.unwrap();
         let session = current(&signed_in);
-        let told = [with_feed.ended(&session), with_feed.ended(&session)];
+        let waits = [with_feed.ended(&session), with_feed.ended(&session)];
         let asking = without.ended(&session);
         let mut others = [
             with_feed.ended(&current(&other)),
@@ -63,7 +63,7 @@ async fn a_stream_closes_when_its_session_ends() {
                 .await,
             ),
         }
-        for ended in told {
+        for ended in waits {
             assert_eq!(
                 within(LEASE / 2, ended).await,
                 EndedBecause::Revoked,

@@ -12,7 +12,7 @@ use tower_user_session::{
 use crate::support::{USERS, User, database, pool, sql};
 
 /// The texts of an error and its sources.
-fn told(error: &Error) -> String {
+fn message(error: &Error) -> String {
     let source = error.source().map(ToString::to_string).unwrap_or_default();
     let cause = error.source().and_then(std::error::Error::source);
     let cause = cause.map(ToString::to_string).unwrap_or_default();
@@ -24,11 +24,11 @@ async fn refused<U: PgUser>(store: PgSessionStore<U>, name: &str, says: &[&str])
         Ok(check) => panic!("{name}: {check:?}"),
         Err(error) => error,
     };
-    let told = told(&error);
+    let message = message(&error);
     for part in says {
         assert!(
-            told.contains(part),
-            "{name}: {told} does not contain {part}"
+            message.contains(part),
+            "{name}: {message} does not contain {part}"
         );
     }
 }
@@ -369,9 +369,9 @@ async fn same_column_name_twice_is_an_error() {
         let error = sessions.user(ada.token()).await.map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Row);
         assert!(
-            told(&error).contains("more than one column"),
+            message(&error).contains("more than one column"),
             "{}",
-            told(&error)
+            message(&error)
         );
     }
 }

@@ -12,7 +12,7 @@ use tower_user_session::{
 
 use crate::support::{Logs, PgSessions, cookie, database, number, pool, sessions, sql};
 
-fn told(error: &Error) -> String {
+fn message(error: &Error) -> String {
     let source = error.source().map(ToString::to_string).unwrap_or_default();
     let cause = error.source().and_then(std::error::Error::source);
     let cause = cause.map(ToString::to_string).unwrap_or_default();
@@ -120,7 +120,11 @@ async fn constraints_and_triggers_of_the_application_are_named() {
         let database = database().await;
         let error = fails(&sessions(&database), *call, change, &database).await;
         assert_eq!(error.kind(), *kind, "{change}: {error:?}");
-        assert!(told(&error).contains(says), "{change}: {}", told(&error));
+        assert!(
+            message(&error).contains(says),
+            "{change}: {}",
+            message(&error)
+        );
         assert!(!error.is_outcome_unknown(), "{change}: {error:?}");
     }
 }
@@ -196,7 +200,7 @@ async fn values_of_rows_are_in_no_error() {
         .await;
         let raise = trigger("DELETE", &format!("{body}; RETURN OLD"));
         let error = fails(&sessions(&database), Call::SignOut, &raise, &database).await;
-        let text = format!("{} {error:?}", told(&error));
+        let text = format!("{} {error:?}", message(&error));
         assert!(!text.contains("secret"), "{text}");
         assert!(text.contains(state), "{text}");
     }
@@ -230,7 +234,11 @@ async fn conversion_error_is_not_a_lost_connection() {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Schema, "{error:?}");
             assert!(!error.is_outcome_unknown(), "{error:?}");
-            assert!(told(&error).contains("PgUser::Id"), "{}", told(&error));
+            assert!(
+                message(&error).contains("PgUser::Id"),
+                "{}",
+                message(&error)
+            );
         }
     }
 }

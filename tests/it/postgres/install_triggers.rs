@@ -105,8 +105,8 @@ async fn triggers_are_installed_once_and_checked() {
         client.batch_execute(loss).await.unwrap();
         assert_eq!(announced().await, left, "{loss}");
         if loss.contains("earlier version") {
-            let told = format!("{:?}", store.check().await.unwrap_err());
-            assert!(told.contains("needs schema version 2"), "{told}");
+            let message = format!("{:?}", store.check().await.unwrap_err());
+            assert!(message.contains("needs schema version 2"), "{message}");
         } else {
             store.check().await.unwrap();
         }
@@ -203,8 +203,8 @@ async fn a_function_owned_by_another_role_is_rejected() {
     }
     let migrate = sessions(&database).store().migrate();
     let error = migrate.announce_ended_sessions().await.unwrap_err();
-    let told = format!("{error:?}");
-    assert!(told.contains("belongs to another role"), "{told}");
+    let message = format!("{error:?}");
+    assert!(message.contains("belongs to another role"), "{message}");
     sql(&database, &format!("DROP OWNED BY {role}")).await;
     sql(&database, &format!("DROP ROLE {role}")).await;
     let migrate = sessions(&database).store().migrate();

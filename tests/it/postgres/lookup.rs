@@ -158,7 +158,7 @@ impl PgUser for Lookalike {
             "now",
         ] {
             // The name decides, because the type could fit another column.
-            let error = told(&row.user().get::<&str>(ours).unwrap_err());
+            let error = message(&row.user().get::<&str>(ours).unwrap_err());
             assert!(error.contains("has no column"), "{error}");
         }
         Ok(Self {
@@ -243,7 +243,7 @@ fn of<U: PgUser>(database: &ephemeral_postgres::TestDatabase) -> SessionService<
     SessionService::new(PgSessionStore::new(pool(database, 2)))
 }
 
-fn told(error: &(dyn std::error::Error + 'static)) -> String {
+fn message(error: &(dyn std::error::Error + 'static)) -> String {
     let chain: Vec<_> = std::iter::successors(Some(error), |error| error.source())
         .map(ToString::to_string)
         .collect();
@@ -260,10 +260,10 @@ async fn a_user_that_does_not_fit_the_table_is_an_error_that_names_the_column() 
     ) {
         let error = sessions.store().check().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Schema);
-        assert!(told(&error).contains(name), "{}", told(&error));
+        assert!(message(&error).contains(name), "{}", message(&error));
         let token = SessionToken::generate().unwrap();
         let error = sessions.user(&token).await.unwrap_err();
-        assert!(told(&error).contains(name), "{}", told(&error));
+        assert!(message(&error).contains(name), "{}", message(&error));
 
         let mut request = Request::new(());
         *request.headers_mut() = cookie(sessions, &token);
@@ -316,7 +316,7 @@ async fn one_invalid_row_fails_one_caller() {
             matches!(error.kind(), ErrorKind::Row | ErrorKind::Protocol),
             "{error:?}"
         );
-        told(&error)
+        message(&error)
     }
     let database = database().await;
     sql(
@@ -331,18 +331,18 @@ async fn one_invalid_row_fails_one_caller() {
     }
     let token = |id: i64| tokens[&id].token();
 
-    let told = outcome(
+    let message = outcome(
         of::<NotNull>(&database),
         token(4),
         Some((token(1), NotNull("member".into()))),
     );
-    assert!(told.await.contains("\"role\""));
-    let told = outcome(
+    assert!(message.await.contains("\"role\""));
+    let message = outcome(
         of::<Dividing>(&database),
         token(3),
         Some((token(1), Dividing(16))),
     );
-    assert!(told.await.contains("SQLSTATE 22012"));
+    assert!(message.await.contains("SQLSTATE 22012"));
     assert!(
         outcome(of::<WrongType>(&database), token(1), None)
             .await
@@ -383,7 +383,11 @@ async fn an_unreadable_session_fails_one_caller() {
     );
     let error = failed.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Row);
-    assert!(told(&error).contains("out of range"), "{}", told(&error));
+    assert!(
+        message(&error).contains("out of range"),
+        "{}",
+        message(&error)
+    );
     assert_eq!(fine.unwrap(), Some(User::eve()));
     assert_eq!(sessions.counts().statements, 2);
 }
@@ -422,9 +426,9 @@ async fn a_missing_right_is_an_error_that_names_it() {
     let error = limited.store().check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
     assert!(
-        told(&error).contains("permission denied for table users"),
+        message(&error).contains("permission denied for table users"),
         "{}",
-        told(&error)
+        message(&error)
     );
     let error = limited
         .user(&SessionToken::generate().unwrap())

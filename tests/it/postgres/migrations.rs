@@ -17,7 +17,7 @@ fn store(database: &TestDatabase) -> PgSessionStore<User> {
     PgSessionStore::new(pool(database, 2))
 }
 
-fn told(error: &Error) -> String {
+fn message(error: &Error) -> String {
     std::error::Error::source(error)
         .and_then(std::error::Error::source)
         .map(ToString::to_string)
@@ -76,25 +76,25 @@ async fn an_unsuitable_schema_is_an_error_with_the_reason() {
         .await
         .unwrap_err();
     assert!(
-        told(&error).contains("relation \"people\" does not exist"),
+        message(&error).contains("relation \"people\" does not exist"),
         "{}",
-        told(&error)
+        message(&error)
     );
     let error = store(&database)
         .migrate()
         .users_key("uid")
         .await
         .unwrap_err();
-    assert!(told(&error).contains("column uid of the users' table public.users does not exist"));
+    assert!(message(&error).contains("column uid of the users' table public.users does not exist"));
     let error = store(&database)
         .migrate()
         .users_key("role")
         .await
         .unwrap_err();
     assert!(
-        told(&error).contains("no unique constraint"),
+        message(&error).contains("no unique constraint"),
         "{}",
-        told(&error)
+        message(&error)
     );
     let odd = store(&database).with_table("");
     assert!(odd.migrate().await.is_err());
@@ -103,9 +103,9 @@ async fn an_unsuitable_schema_is_an_error_with_the_reason() {
     sql(&database, "CREATE TABLE sessions (id int)").await;
     let error = store(&database).migrate().await.unwrap_err();
     assert!(
-        told(&error).contains("exists and is not a table of sessions"),
+        message(&error).contains("exists and is not a table of sessions"),
         "{}",
-        told(&error)
+        message(&error)
     );
     let columns =
         "SELECT count(*) FROM pg_attribute WHERE attrelid = 'sessions'::regclass AND attnum > 0";
@@ -115,9 +115,9 @@ async fn an_unsuitable_schema_is_an_error_with_the_reason() {
     other.migrate().await.unwrap();
     let error = store(&database).migrate().await.unwrap_err();
     assert!(
-        told(&error).contains("exists and is not a table of sessions"),
+        message(&error).contains("exists and is not a table of sessions"),
         "{}",
-        told(&error)
+        message(&error)
     );
 }
 

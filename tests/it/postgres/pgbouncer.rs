@@ -341,11 +341,11 @@ async fn errors_without_the_setting_name_it() {
     for task in tasks {
         errors.extend(task.await.unwrap());
     }
-    let told = errors.iter().filter(|error| {
+    let naming = errors.iter().filter(|error| {
         error.kind() == ErrorKind::Configuration
             && error.to_string().contains("with_transaction_pooling")
     });
-    assert!(told.count() > 0, "{errors:?}");
+    assert!(naming.count() > 0, "{errors:?}");
 }
 
 /// F13: with a pooler that tracks prepared statements, lookups and writes work without the setting.

@@ -341,11 +341,11 @@ async fn a_rejected_row_is_not_printed() {
         sql(&database, change).await;
         let error = sessions.sign_in_without_request(1).await.unwrap_err();
         let source = std::error::Error::source(&error).unwrap();
-        let told = format!("{error} {error:?} {source} {source:?}");
-        assert!(told.contains(name), "{told}");
+        let message = format!("{error} {error:?} {source} {source:?}");
+        assert!(message.contains(name), "{message}");
         assert!(
-            !told.contains("\\x") && !told.contains("Failing row"),
-            "{told}"
+            !message.contains("\\x") && !message.contains("Failing row"),
+            "{message}"
         );
     }
 }
