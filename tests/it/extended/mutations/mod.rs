@@ -101,6 +101,7 @@ fn the_list_fits_the_sources() {
 }
 
 /// The result of one mutation.
+#[derive(Debug)]
 enum Outcome {
     Killed(Vec<String>),
     Hung,
@@ -126,7 +127,7 @@ fn each_is_killed() {
     let sound = copy.test(&tests, 10 * PATIENCE);
     assert!(
         matches!(sound, Outcome::Survived),
-        "the tests fail without a mutation"
+        "the tests fail without a mutation: {sound:?}"
     );
     let mut wrong = Vec::new();
     for (number, mutation) in mutations.iter().enumerate() {
@@ -160,7 +161,7 @@ struct Copy {
 }
 
 impl Copy {
-    /// Writes only the files that differ, so that earlier builds are reused.
+    /// Writes all sources, and any other file only if it differs, so that earlier builds are reused.
     fn new() -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
         let files = Command::new("git")
@@ -175,6 +176,10 @@ impl Copy {
             .output()
             .unwrap();
         assert!(files.status.success(), "the sources are listed by git");
+        // A file that was moved since the last run would be in the copy twice.
+        for sources in ["src", "tests/it"] {
+            let _ = std::fs::remove_dir_all(folder.join(sources));
+        }
         for file in String::from_utf8(files.stdout)
             .unwrap()
             .split_terminator('\0')
