@@ -1,14 +1,17 @@
--- One row a session. The token itself is never here: a leaked table signs nobody in.
+-- Creates the sessions table, with one row per session. A row contains the digest of the token and
+-- never the token, so that a leaked table contains no usable token.
 --
--- Where the tables are is said by settings, set before this runs (SET tower_user_session.users_table = '...'):
---   tower_user_session.sessions_table  by default sessions
---   tower_user_session.users_table     by default users; it must exist
---   tower_user_session.users_key       by default id; its type becomes the type of sessions.user_id
--- Tables are named as in SQL: with a schema, and quoted, where need be. Does nothing where the table exists.
--- Processes that run it at the same time take turns by an advisory lock.
+-- These settings name the tables. Set them before this runs (SET tower_user_session.users_table =
+-- '...'):
+--   tower_user_session.sessions_table  default: sessions
+--   tower_user_session.users_table     default: users; the table must exist
+--   tower_user_session.users_key       default: id; its type becomes the type of sessions.user_id
+-- A table is named as in SQL, with a schema and quotes if necessary. If the sessions table exists,
+-- nothing changes. Concurrent runs take turns by an advisory lock.
 --
--- Until the names are resolved, every function, operator and type is qualified. After that the search_path is
--- pg_catalog, so that nothing in another schema of the path can run with the rights of the migrating role.
+-- Until the names are resolved, every function, operator and type is qualified. After that the
+-- search_path is pg_catalog. Therefore no object of another schema can run with the privileges of
+-- the migrating role.
 DO $migration$
 DECLARE
     caller_path CONSTANT pg_catalog.text := pg_catalog.current_setting('search_path');
@@ -26,14 +29,14 @@ DECLARE
     existing pg_catalog.oid;
     users_key_type pg_catalog.text;
 BEGIN
-    -- The lock that PgSessionStore::migrate takes too ("sessions" in ASCII).
+    -- PgSessionStore::migrate acquires the same lock ("sessions" in ASCII).
     PERFORM pg_catalog.pg_advisory_xact_lock(8315179226536832627);
     existing := pg_catalog.to_regclass(sessions);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
     IF existing IS NOT NULL THEN
-        -- The answer comes from the catalog as it is now. The snapshot of a transaction above READ COMMITTED may
-        -- be older than the table.
+        -- has_column_privilege reads the current catalog. A transaction above READ COMMITTED can
+        -- have a snapshot that is older than the table.
         BEGIN
             PERFORM has_column_privilege(existing, 'token_digest', 'SELECT');
         EXCEPTION WHEN undefined_column THEN
@@ -45,7 +48,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- With the key's collation, so that two spellings which are one key there are one key here.
+    -- Copies the collation of the key, so that two spellings of one key are equal in both tables.
     SELECT concat(
         format_type(atttypid, atttypmod),
         (SELECT concat(' COLLATE ', quote_ident(nspname), '.', quote_ident(collname))
@@ -60,7 +63,8 @@ BEGIN
             HINT = 'Set tower_user_session.users_key to the key of the users'' table.';
     END IF;
 
-    -- parse_ident refuses what is not a name, so that only identifiers reach the statements below.
+    -- parse_ident rejects a string that is not a name, so that only identifiers reach the
+    -- statements below.
     name_parts := parse_ident(sessions);
     IF cardinality(name_parts) = 1 THEN
         IF target_schema IS NULL THEN
@@ -73,23 +77,23 @@ BEGIN
     SELECT string_agg(quote_ident(part), '.' ORDER BY place) INTO sessions
     FROM unnest(name_parts) WITH ORDINALITY AS parts (part, place);
 
-    -- A key that is renamed takes its sessions along.
+    -- The foreign key: if a user's key is renamed, the sessions stay.
     EXECUTE format($table$
         CREATE TABLE %1$s (
-            -- The public name: for lists of devices, revocation and logs.
+            -- The public id, for lists of sessions, revocation and logs.
             id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
             -- SHA-256 of the token's 32 bytes.
             token_digest bytea NOT NULL UNIQUE CHECK (octet_length(token_digest) = 32),
             user_id %2$s NOT NULL REFERENCES %3$s (%4$I) ON DELETE CASCADE ON UPDATE CASCADE,
             created_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(created_at)),
-            -- When the person last proved who they are.
+            -- The time of the last authentication or re-authentication.
             authenticated_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(authenticated_at)),
-            -- Written now and then while the session is used. No index may stand on it: then an
-            -- update of it stays within its page (HOT).
+            -- The approximate time of the last use. The column must have no index, so that an
+            -- update stays within its page (HOT).
             last_seen_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(last_seen_at)),
-            -- The absolute limit, set once.
+            -- The absolute limit. It is set once.
             expires_at timestamptz NOT NULL CHECK (isfinite(expires_at)),
-            -- Whether the person asked to be remembered when the browser is closed.
+            -- Whether the cookie outlives the browser session.
             remembered boolean NOT NULL DEFAULT false,
             user_agent text CHECK (octet_length(user_agent) <= 1024),
             ip inet

@@ -1,36 +1,38 @@
--- Optional: announces, with NOTIFY, the sessions that end or change and the users whose rows change, so that a
--- process which keeps results in memory invalidates them. It does not matter which client made the change: a
--- DELETE typed into psql counts, and so does one that cascades.
+-- Optional. Installs triggers that announce changes with NOTIFY, so that a process can invalidate
+-- its cache. They announce sessions that end or change, and users whose rows change. The client
+-- that makes the change does not matter: it can be psql, and the change can be a cascading delete.
 --
--- Settings of 0001 say where the tables are, and there are two more. Set them before this runs:
---   tower_user_session.sessions_table        by default sessions; it must exist
---   tower_user_session.users_table           by default users
---   tower_user_session.users_key             by default id
---   tower_user_session.announce_users        by default off. on: also announces users whose rows change
---   tower_user_session.announce_users_columns  by default empty: a change of any column counts. Otherwise the
---                                            columns, separated by commas, of which one must change. The trigger
---                                            then runs for each row, and other updates cost nothing.
--- If everything is in place, the script does nothing and waits for nothing.
+-- The settings of 0001 name the tables, and two more settings are read. Set them before this runs:
+--   tower_user_session.sessions_table          default: sessions; the table must exist
+--   tower_user_session.users_table             default: users
+--   tower_user_session.users_key               default: id
+--   tower_user_session.announce_users          default: off. If it is on, users whose rows change are announced
+--   tower_user_session.announce_users_columns  default: empty, which means all columns. Otherwise a list of columns,
+--                                              separated by commas. A user is announced if one of them changes.
+--                                              The trigger then runs for each row, and other updates cost nothing.
+-- If all triggers are installed, the script changes nothing and waits for no lock.
 --
--- Sessions are announced on the channel tower_user_session_ and the oid of the sessions' table:
+-- Sessions are announced on the channel tower_user_session_<oid of the sessions table>:
 --   ended <id> <id> ...    these sessions were deleted
---   changed <id> <id> ...  these may still live, but a column other than last_seen_at has changed
+--   changed <id> <id> ...  a column other than last_seen_at has changed; these sessions may still be live
 --   everything             any session may have ended or changed
--- Users are announced on the channel tower_user_session_users_ and the oid of the users' table:
---   users <hash> <hash> ...  the rows of these users have changed; by the old key and by the new one
+-- Users are announced on the channel tower_user_session_users_<oid of the users table>:
+--   users <hash> <hash> ...  the rows of these users have changed; both the old key and the new key are hashed
 --   everything               any user may have changed
--- An id and a hash are hexadecimal digits, 32 and 16 of them. A reader must take any other payload for
--- "everything". The hash is the one in src/postgres/user_key.sql. It stands for the key because every role may
--- LISTEN, and a key can be an e-mail address. Keys of other types than integers, uuid, text and citext have no
--- hash, and are announced as everything.
+-- An id is 32 hexadecimal digits, and a hash is 16. A reader must treat any other payload as
+-- "everything". src/postgres/user_key.sql computes the hash. It replaces the key because every role
+-- may LISTEN, and a key can be an email address. Only keys of integer types, uuid, text, varchar
+-- and citext have a hash. A change of a user with a key of another type is announced as
+-- "everything".
 --
--- A statement announces at most once, when it is committed. The exception is announce_users_columns: then each
--- row is announced. Not announced: sessions that begin, that are used (last_seen_at moves on), and those deleted
--- after their absolute limit.
+-- A statement announces at most once, when it is committed. The exception is
+-- announce_users_columns, which announces each row. These sessions are not announced: new ones,
+-- ones that are only used (a later last_seen_at), and ones that are deleted after their absolute
+-- limit.
 --
--- This is schema version 2. Each trigger has the version as its first argument.
+-- This is schema version 2. The version is the first argument of each trigger.
 --
--- To remove it, with the schema of the sessions' table. The triggers go with their functions:
+-- To uninstall (qualify with the schema of the sessions table; CASCADE drops the triggers too):
 --   DROP FUNCTION IF EXISTS tower_user_session_announce(), tower_user_session_announce_user() CASCADE;
 DO $migration$
 DECLARE
@@ -44,13 +46,14 @@ DECLARE
     announce_users_columns text :=
         nullif(current_setting('tower_user_session.announce_users_columns', true), '');
 
-    -- After each statement on the sessions' table. Every name is qualified, because the writer brings its own
-    -- search_path, and setting another one here would slow down every touch and sign-in.
+    -- Runs after each statement on the sessions table. It runs with the search_path of the writer,
+    -- so that every name is qualified. Setting another search_path here would slow down every touch
+    -- and sign-in.
     of_sessions CONSTANT text := $function$
-#variable_conflict use_variable -- A column that the application adds may have the name of a variable.
+#variable_conflict use_variable -- A column that the application adds can have the name of a variable.
 DECLARE
     channel CONSTANT pg_catalog.text := pg_catalog.concat('tower_user_session_', TG_RELID);
-    -- A payload has at most 7999 bytes, which is room for this many ids.
+    -- The number of ids that fit into a payload of 7999 bytes, the longest.
     most CONSTANT pg_catalog.int8 := 242;
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
@@ -66,9 +69,10 @@ BEGIN
         ) AS ended (id)
         HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-        -- A full join names both ids of a row whose id has changed, and is never a nested loop, even if the plan
-        -- is old. Rows are compared byte by byte, so that no operator of a column's type is called. The new row
-        -- gets the old row's last_seen_at first, because use is not announced.
+        -- If the id of a row has changed, the full join yields both ids. A full join is never a
+        -- nested loop, even in an old plan. Rows are compared byte by byte, so that no operator of
+        -- a column's type is called. The new row first gets the old row's last_seen_at, because a
+        -- use is not announced.
         PERFORM pg_catalog.pg_notify(channel, CASE
             WHEN pg_catalog.count(*) OPERATOR(pg_catalog.>) most THEN 'everything'
             ELSE pg_catalog.concat('changed ', pg_catalog.string_agg(changed.id, ' '))
@@ -93,12 +97,13 @@ BEGIN
 END
 $function$;
 
-    -- After each UPDATE of the users' table, or after each row of it. The second argument names the key. Only the
-    -- key of the changed row is read: the function looks at no other table. Its search_path is pg_catalog.
+    -- Runs after each UPDATE of the users table, or after each updated row. The second argument
+    -- names the key. The function reads only the changed rows and the catalog, and no other table.
+    -- Its search_path is pg_catalog.
     of_users CONSTANT text := $function$
 DECLARE
     channel CONSTANT text := 'tower_user_session_users_' || TG_RELID;
-    -- As many hashes as a payload has room for.
+    -- The number of hashes that fit into a payload.
     most CONSTANT bigint := 470;
     has_hash boolean;
     changed CONSTANT text := $query$
@@ -127,7 +132,7 @@ BEGIN
     JOIN pg_type AS type ON type.oid = key.atttypid
     WHERE key.attrelid = TG_RELID AND key.attname = TG_ARGV[1] AND NOT key.attisdropped;
     IF has_hash IS NOT TRUE THEN
-        -- The key has no hash, or is not called so any more.
+        -- The type of the key has no hash, or the key was renamed.
         IF TG_LEVEL = 'ROW' THEN
             PERFORM pg_notify(channel, 'everything');
         ELSE
@@ -139,8 +144,9 @@ BEGIN
         EXECUTE format(changed, format('(VALUES (($1).%1$I), (($2).%1$I)) AS keys (key)', TG_ARGV[1]), most)
         INTO number, hashes USING OLD, NEW;
     ELSE
-        -- Joined by the key's text, because the operators of its type may be anywhere. Compared byte by byte, as
-        -- the sessions are, because some types, such as json, have no operator for it.
+        -- Joins by the text of the key, because the operators of its type can be in any schema.
+        -- Compares byte by byte, as for sessions, because some types, such as json, have no
+        -- equality operator.
         EXECUTE format(changed, format($rows$
             old_rows AS o
             FULL JOIN new_rows AS n ON n.%1$I::text COLLATE "C" = o.%1$I::text COLLATE "C"
@@ -160,7 +166,7 @@ $function$;
 
     place record;
     function text;
-    -- What must change of a user's row, for a trigger that runs for each row.
+    -- The WHEN condition of a trigger that runs for each row.
     condition text;
 BEGIN
     IF NOT EXISTS (
@@ -179,8 +185,8 @@ BEGIN
             HINT = 'Set tower_user_session.users_key to the key of the users'' table.';
     END IF;
     IF announce_users AND announce_users_columns IS NOT NULL THEN
-        -- parse_ident rejects what is not a name, so that only identifiers reach the statement below. Rows are
-        -- compared byte by byte, as above.
+        -- parse_ident rejects a string that is not a name, so that only identifiers reach the
+        -- statement below. Rows are compared byte by byte, as above.
         SELECT format('WHEN (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record)',
                       string_agg('OLD.' || quote_ident(name), ', '), string_agg('NEW.' || quote_ident(name), ', '))
         INTO condition
@@ -216,7 +222,8 @@ BEGIN
         FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
         WHERE pg_class.oid = sessions;
 
-        -- The function runs with the rights of the role that writes. Another role must not be able to change it.
+        -- The function runs with the privileges of the role that writes. No other role may be able
+        -- to change it.
         IF EXISTS (
             SELECT FROM pg_proc, pg_class
             WHERE pg_proc.oid = to_regprocedure(function || '()') AND pg_class.oid = sessions
@@ -234,7 +241,8 @@ BEGIN
                 'CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY INVOKER %s AS %L',
                 function, place.path, place.source);
         END IF;
-        -- The condition of an existing trigger is compared by the argument that repeats it.
+        -- The last argument of a trigger repeats its condition, so that the condition can be
+        -- compared.
         IF NOT EXISTS (
             SELECT FROM pg_trigger
             WHERE tgrelid = place.on_table AND tgname = place.trigger AND NOT tgisinternal AND tgenabled = 'A'
@@ -250,7 +258,7 @@ BEGIN
                 place.trigger, place.event, place.on_table, place.rows, function,
                 (SELECT string_agg(quote_literal(argument), ', ' ORDER BY number)
                  FROM unnest(place.arguments) WITH ORDINALITY AS arguments (argument, number)));
-            -- Also where session_replication_role is replica.
+            -- The trigger must fire also if session_replication_role is replica.
             EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', place.on_table, place.trigger);
         END IF;
     END LOOP;

@@ -1,4 +1,5 @@
--- Whether insert.sql should have begun a session for this user.
+-- Returns whether the user exists and may sign in, so that insert.sql should have inserted a
+-- session.
 SELECT EXISTS (
     SELECT
     FROM :from

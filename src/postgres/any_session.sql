@@ -1,2 +1,3 @@
--- Whether a session is still in the table that revoke_everyone.sql should have deleted.
+-- Returns whether the table still contains a session, which revoke_everyone.sql should have
+-- deleted.
 SELECT EXISTS (SELECT FROM :sessions AS s)

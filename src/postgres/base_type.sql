@@ -1,4 +1,4 @@
--- What is this type, or the one that this domain is made of?
+-- Returns a type, or the base type of a domain.
 WITH RECURSIVE made_of (oid) AS (
     SELECT :type_oid::pg_catalog.oid
     UNION ALL

@@ -1,4 +1,5 @@
--- What the sessions table is like, and what this role may do with it. One row. No such table is an error.
+-- Returns one row with the properties of the sessions table and the missing privileges of the
+-- current role. Fails if the table does not exist.
 WITH asked AS (
     SELECT :table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid AS sessions
 ), expected (name, type, writes) AS (
@@ -77,7 +78,7 @@ SELECT c.relkind::pg_catalog.text AS kind,
        pg_catalog.row_security_active(c.oid) AS rows_are_hidden,
        (SELECT reference.confrelid::pg_catalog.regclass::pg_catalog.text FROM reference) AS users,
        coalesce((SELECT pg_catalog.row_security_active(reference.confrelid) FROM reference), false) AS users_are_hidden,
-       -- Deterministic collations have one equality.
+       -- All deterministic collations have the same equality.
        EXISTS (
            SELECT
            FROM reference

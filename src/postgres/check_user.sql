@@ -1,5 +1,6 @@
--- One user as a lookup reads it: the columns of find.sql before the user's are null. The row is there if there is
--- no user, so that it names the columns in any case. A second row is one that a lookup would get too.
+-- Returns one user as a lookup reads it. The columns that precede the user's columns in find.sql
+-- are null. If there is no user, one row of nulls is returned, so that the result always names the
+-- columns. A second row means that a lookup would return two rows too.
 SELECT :before_user, live_user.*
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (

@@ -1,10 +1,12 @@
--- Delete the sessions that are over from some pages of the table. By place in the table, so that no index is
--- needed that would make other writes dearer. Rows that another transaction has locked stay until the next round.
+-- Deletes expired and idle sessions from a range of pages of the table. Addressing rows by page
+-- needs no index, which would slow down other writes. Rows that another transaction has locked stay
+-- until the next round.
 --
--- Sessions whose absolute limit lies ahead are announced when they are deleted. A statement deletes at most as many
--- of them as one announcement can name; otherwise every cache would be emptied. Then the same pages are due again.
+-- The deletion of an idle session, whose absolute limit has not passed, is announced. One statement
+-- deletes at most as many idle sessions as one announcement can name; a longer announcement would
+-- clear every cache. If the maximum is reached, the caller processes the same pages again.
 WITH mine AS MATERIALIZED (
-    -- One process at a time.
+    -- Only one process cleans up at a time.
     SELECT pg_catalog.pg_try_advisory_xact_lock(
         pg_catalog.hashtextextended(
             pg_catalog.concat(

@@ -1,5 +1,6 @@
--- How many live sessions the user has, but for those that the new one replaces. None where the user may not
--- be signed in: then that is what a sign-in fails with.
+-- Returns the number of the user's live sessions, without those that the new session replaces.
+-- Returns 0 if the user may not sign in, so that the sign-in fails for that reason and not because
+-- of the limit.
 SELECT pg_catalog.count(*)
 FROM :sessions AS s
 WHERE s.user_id :equals :user_id

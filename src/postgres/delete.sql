@@ -1,8 +1,8 @@
--- End the sessions that the snapshot sees under these digests. Returns each of them, whether its row was free, and
--- whether it has ended.
+-- Ends the sessions with these digests in the statement's snapshot. For each it returns whether its
+-- row was not locked, and whether it has been deleted.
 --
--- A row that another transaction has locked is left, so that no connection waits for it. The row that the snapshot
--- saw counts, whatever becomes of its digest: a concurrent rotation changes it.
+-- A row that another transaction has locked is skipped, so that no connection waits for it. Rows
+-- are deleted by id, because a concurrent rotation changes the digest.
 WITH seen AS MATERIALIZED (
     SELECT s.token_digest, s.id
     FROM :sessions AS s

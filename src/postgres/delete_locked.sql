@@ -1,5 +1,5 @@
--- End these sessions, whose rows were locked. Waits for the locks. Returns those that are still there, and whether each
--- has ended.
+-- Ends these sessions, whose rows were locked, and waits for the locks. Returns each session that
+-- still existed, and whether it has been deleted.
 WITH found AS MATERIALIZED (
     SELECT s.id
     FROM :sessions AS s

@@ -1,5 +1,5 @@
--- End the user's oldest sessions, so that with the new one, which is kept, there are no more than the
--- limit.
+-- Ends the user's oldest sessions, so that the number of live sessions with the new one does not
+-- exceed the limit. The new session is never deleted.
 DELETE FROM :sessions AS s
 WHERE s.id OPERATOR(pg_catalog.=) ANY (
     SELECT s.id

@@ -1,6 +1,6 @@
--- Begin a session, and end those that it replaces. Nothing happens unless the user exists and meets
--- the application's condition. A digest that is taken fails the whole statement: nothing is ever
--- updated here.
+-- Inserts a session and deletes those that it replaces. If the user does not exist or does not meet
+-- the application's condition, nothing changes. A duplicate digest fails the whole statement. The
+-- statement never updates a row.
 WITH allowed_user AS MATERIALIZED (
     SELECT DISTINCT :key AS allowed_user_id
     FROM :from
@@ -8,7 +8,7 @@ WITH allowed_user AS MATERIALIZED (
       AND (:condition)
       :demands
 ), replaced AS (
-    -- By id: a concurrent rotation changes the digests.
+    -- Deletes by id, because a concurrent rotation changes the digests.
     DELETE FROM :sessions AS s
     USING allowed_user
     WHERE s.id OPERATOR(pg_catalog.=) ANY (:replaced_ids::pg_catalog.uuid[])

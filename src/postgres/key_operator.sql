@@ -1,5 +1,6 @@
--- The operator with which the foreign key compares the users' key and sessions.user_id. No row if there is no
--- foreign key. A statement that names this operator does not depend on the search_path.
+-- Returns the operator with which the foreign key compares the users' key and sessions.user_id.
+-- Returns no row if there is no foreign key. A statement with this operator does not depend on the
+-- search_path.
 SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
 FROM pg_catalog.pg_constraint AS reference
 JOIN pg_catalog.pg_attribute AS user_id

@@ -1,7 +1,8 @@
--- The user's live sessions, for the person's eyes: no token, no digest.
+-- Returns the user's live sessions, for display to the user. The result contains neither tokens nor
+-- digests.
 --
--- The User-Agent comes as bytes. In a database of SQL_ASCII another program may have stored bytes that are no UTF-8:
--- the server would fail the whole list.
+-- The User-Agent is returned as bytes. In a database with the encoding SQL_ASCII, another program
+-- can have stored bytes that are not UTF-8. As text they would fail the whole statement.
 SELECT pg_catalog.now(), s.id, s.created_at, s.authenticated_at, s.last_seen_at, :ends_at,
        pg_catalog.convert_to(
            s.user_agent,

@@ -1,4 +1,5 @@
--- What makes a session live, but for its user: both limits, by this server's clock, strictly. It stands in
--- every statement that asks for live sessions, where they are called s.
+-- The condition for a live session s, apart from its user: neither limit has been reached, by the
+-- clock of this server. Every statement about live sessions includes it, except find.sql: its
+-- caller applies the store's absolute limit.
 (:ends_at) OPERATOR(pg_catalog.>) pg_catalog.now()
 AND :not_idle

@@ -1,12 +1,13 @@
--- Acquires the locks of a user's sign-ins and revocations. Returns whether the transaction's isolation level allows
--- it, the sessions that the snapshot sees under the replaced digests, whether a policy hides rows of the sessions
--- table, and the database's encoding.
+-- Acquires the locks of a user's sign-ins and revocations. Returns whether the transaction's
+-- isolation level allows it, the sessions that the snapshot sees under the replaced digests,
+-- whether a policy hides rows of the sessions table, and the database's encoding.
 --
--- A statement of its own, before the one whose snapshot must see what the other transaction did. Above READ
--- COMMITTED there is no such later snapshot: then no lock is acquired. The owners of the replaced sessions are
--- locked too. All locks are acquired in the order of their keys, before any row is locked, so that two sign-ins
--- cannot deadlock. The key of a lock is made of the table's oid, however the table is named. The statement needs
--- no right on the users' table.
+-- It is a separate statement, because the next statement needs a snapshot that includes the changes
+-- of the other transaction. Above READ COMMITTED there is no later snapshot, and no lock is
+-- acquired. The owners of the replaced sessions are locked too. All locks are acquired in the order
+-- of their keys and before any row lock, so that two sign-ins cannot deadlock. The key of a lock
+-- contains the oid of the table, so that the spelling of the table's name does not matter. The
+-- statement needs no privilege on the users table except SELECT.
 SELECT level.allowed,
        CASE
            WHEN level.allowed

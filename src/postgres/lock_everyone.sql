@@ -1,2 +1,2 @@
--- Wait for the sign-ins that are under way, and keep others waiting. Lookups go on.
+-- Waits for the sign-ins in progress and blocks new ones. Lookups continue.
 LOCK TABLE :sessions IN SHARE ROW EXCLUSIVE MODE

@@ -1,5 +1,5 @@
--- Whether triggers that announce sessions or users are of another schema version than this one's, which is their
--- first argument.
+-- Returns whether a trigger that announces sessions or users has another schema version. The
+-- version is its first argument.
 SELECT EXISTS (
     SELECT
     FROM pg_catalog.pg_trigger AS t

@@ -1,4 +1,4 @@
--- Whether a session is still in the table that revoke.sql should have deleted.
+-- Returns whether the table still contains a session that revoke.sql should have deleted.
 SELECT EXISTS (
     SELECT
     FROM :sessions AS s

@@ -1,2 +1,2 @@
--- End every session of everybody.
+-- Ends every session of every user.
 DELETE FROM :sessions AS s

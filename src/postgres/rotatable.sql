@@ -1,4 +1,4 @@
--- Whether there is a session that rotate.sql should have given a new digest.
+-- Returns whether the table contains a session whose digest rotate.sql should have replaced.
 SELECT EXISTS (
     SELECT
     FROM :sessions AS s

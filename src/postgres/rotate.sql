@@ -1,4 +1,5 @@
--- Give a live session of this user a new digest, in place of its own. The old one is dead in this statement.
+-- Replaces the digest of a live session of this user. The old token is invalid once the statement
+-- is committed.
 UPDATE :sessions AS s
 SET token_digest = :digest,
     authenticated_at = pg_catalog.now(),

@@ -1,5 +1,6 @@
--- For how many seconds a lookup would still find each of these sessions if it is not used, and the hash of its
--- user's key; null if no lookup would. Each id has a row, so that a server in recovery is noticed in any case.
+-- Returns the remaining lifetime of each session in seconds, if it is not used, and the hash of its
+-- user's key. Both are null if a lookup would not find the session. Each id yields a row, so that a
+-- server in recovery is always detected.
 SELECT asked.id, pg_catalog.pg_is_in_recovery(), live.seconds, live.user_key
 FROM pg_catalog.unnest(:ids::pg_catalog.uuid[]) AS asked (id)
 LEFT JOIN LATERAL (

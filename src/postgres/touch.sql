@@ -1,5 +1,5 @@
--- Write down that sessions were used. Once an interval, whichever process comes first; never on a
--- session that is over, and never waiting for a row that somebody else has locked.
+-- Records the last use of sessions, once per interval, no matter how many processes try. It never
+-- updates a session that is not live, and it skips rows that another transaction has locked.
 WITH used AS (
     SELECT s.id, u.used_at
     FROM ROWS FROM (

@@ -1,7 +1,8 @@
--- The hash that stands for a user's key, computed from the session's column. The users' trigger computes the same
--- expression from the key (migrations/0002_announce_sessions.sql). Two keys that are equal have the same hash:
--- text is hashed under its collation, and citext in lower case. The text of these types depends on no setting.
--- Null for keys of other types.
+-- The hash that represents a user's key in announcements, computed from sessions.user_id. The
+-- trigger on the users table computes the same expression from the key
+-- (migrations/0002_announce_sessions.sql). Equal keys have equal hashes: text is hashed under its
+-- collation, and citext in lower case. The text form of these types depends on no setting. The hash
+-- is null for keys of other types.
 CASE
     WHEN pg_catalog.pg_typeof(s.user_id)::pg_catalog.oid
          OPERATOR(pg_catalog.=) ANY ('{20,21,23,25,1043,2950}'::pg_catalog.oid[])

@@ -1,5 +1,5 @@
--- Of which types are these expressions over the user's tables? One row, and no user is read for it: a
--- record says of which types its fields are, though all of them are null.
+-- Returns the types of these expressions over the user's tables, in one row. It reads no user: the
+-- fields of the record are null, but the record contains their types.
 SELECT ROW(described.*)
 FROM (SELECT) AS one
 LEFT JOIN (
