@@ -1,4 +1,4 @@
-//! `BENCHMARKS.md`: its text is in this file, its figures are in the results.
+//! The text of `BENCHMARKS.md`. The figures come from the results.
 
 use std::fmt::Write as _;
 
@@ -14,11 +14,11 @@ pub(super) fn report(results: &Results) -> String {
     text += FAIRNESS;
     machine(&mut text, results);
     let parts = [
-        (Part::Closed, "In this process, as fast as it goes", CLOSED),
-        (Part::Open, "In this process, at a fixed rate", OPEN),
+        (Part::Closed, "In-process, closed loop", CLOSED),
+        (Part::Open, "In-process, open loop", OPEN),
         (Part::Http, "Over HTTP", HTTP),
-        (Part::Flood, "A flood of unknown tokens", FLOOD),
-        (Part::Memory, "From memory", MEMORY),
+        (Part::Flood, "Flood of unknown tokens", FLOOD),
+        (Part::Memory, "Lookups from memory", MEMORY),
     ];
     for (part, title, words) in parts {
         let _ = write!(text, "\n## {title}\n{words}\n");
@@ -31,7 +31,7 @@ pub(super) fn report(results: &Results) -> String {
     let rest = [
         ("Statements and allocations", COUNTS, table::counts(results)),
         ("Single steps", STEPS, table::steps(results)),
-        ("As the table grows", GROWTH, table::growth(results)),
+        ("Table size", GROWTH, table::growth(results)),
     ];
     for (title, words, figures) in rest {
         let _ = write!(
@@ -40,8 +40,7 @@ pub(super) fn report(results: &Results) -> String {
             figures.as_deref().unwrap_or(NOT_MEASURED)
         );
     }
-    text += "\n## Ratios\n\nMedians of the ratios of rounds with the same number. `ratio`, `ratio-http`: requests a second, more is \
-             better. `ratio-cpu`, `ratio-p50`, `ratio-p99`: less is better.\n\n```text\n";
+    text += RATIOS;
     for ratio in ratios::all(results) {
         let _ = writeln!(text, "{ratio}");
     }
@@ -53,8 +52,9 @@ fn machine(text: &mut String, results: &Results) {
     let (machine, run) = (&results.machine, &results.run);
     let _ = write!(
         text,
-        "\n## Measured on\n\n{} processors ({}), {} GiB, {}. {} sessions of {} users; {} rounds of {} s a cell. \
-         Load average before the run {}, after it {}. **Wrong answers: {}.**\n\n",
+        "\n## Environment\n\n{} processors ({}), {} GiB, {}.\n\
+         {} sessions of {} users; {} rounds of {} s per cell.\n\
+         Load average {} before the run and {} after it.\n**Wrong answers: {}.**\n\n",
         machine.processors,
         machine.processor,
         machine.memory_gib,
@@ -81,7 +81,7 @@ fn machine(text: &mut String, results: &Results) {
         .map(|(name, value)| format!("`{name} = {value}`"));
     let _ = writeln!(
         text,
-        "PostgreSQL listens on a Unix socket. Its settings, where they are not its defaults: {}.",
+        "PostgreSQL listens on a Unix socket.\nIt runs with these settings: {}.",
         settings.collect::<Vec<_>>().join(", ")
     );
     for skipped in &results.skipped {
@@ -94,47 +94,72 @@ const NOT_MEASURED: &str = "Not measured in this run.\n";
 const INTRODUCTION: &str = "\
 # Benchmarks
 
-How long it takes to get from a session cookie to a user, here and in other ways. One command starts a PostgreSQL of
-its own, fills it, checks every answer and measures; another writes this page from what was measured:
+These benchmarks measure the time from a session cookie to a user, with this crate and with
+alternatives.
+The first command starts a PostgreSQL of its own, fills it, checks every response and measures.
+The second one writes this page from the results:
 
 ```sh
 cargo run --release --manifest-path benches/comparison/Cargo.toml -- --growth-10m
 cargo run --release --manifest-path benches/comparison/Cargo.toml -- --report
 ```
 
-`--help` lists what can be chosen, such as `--quick`, `--parts` and `--contestants`. Debian's packages `postgresql`, `redis-server`
-and `wrk` are used where they are installed; without one of the latter two, its rows are skipped, and the run says so.
+`--help` lists the options, such as `--quick`, `--parts` and `--contestants`.
+The commands use Debian's packages `postgresql`, `redis-server` and `wrk` if they are installed.
+Without `redis-server` or `wrk` the run skips the rows that need it and reports that.
 
-**Read ratios, not figures.** Everything on a line shares the same processors: the load, the contestant and its server.
+**Compare ratios, not absolute figures.**
+The load generator, the contestant and its server share the same processors.
 
-## Who takes part
+## Contestants
 ";
 
 const FAIRNESS: &str = "
-They do not all do the same. `axum-login` over `tower-sessions` and `axum_session_auth` over `axum_session` are built on
-general session stores: an application can keep anything in a session, and switch the database by switching the store. This
-crate knows sessions and users only, in one PostgreSQL, and that is why one statement is enough. In `axum_session`'s defaults
-a session stays in the process's memory for an hour and a user for six, so that its row shows both hits and queries; it
-also writes a session back when it has been loaded. `joined` and `two` do nothing but look up: no deadline, no
-limits on waiting, no headers for caches. `ours-cached` answers from memory, and follows a feed that
-drops what ended elsewhere. Redis answers with a value that somebody must have put there, and must take away when
-a user changes.
+The contestants do not provide the same features.
+`axum-login` over `tower-sessions` and `axum_session_auth` over `axum_session` are built on general
+session stores.
+An application can store any data in a session, and can switch the database by switching the store.
+This crate supports only sessions and users in one PostgreSQL, and therefore needs only one
+statement.
 
-What is the same for all: 612 bytes of `Cookie` header with five cookies, of which one is the contestant's; the same users and as
-many sessions in its own tables, 100,000 of them asked for in random order; ten connections in the pool (both pools' default is
-not far from it), except that this crate looks up on two of its own; the same runtime; an inner service that
-answers with the user's number, which is checked every time. Each contestant is configured as its own documentation shows. This
-crate writes down every five minutes that a session is used; the sessions here count as just seen, so no such write falls into the
-measurement (`benches/upkeep` measures them). `pgbench` computes the digest in SQL, which costs it a microsecond or two.
+* By default, `axum_session` caches a session in the process for an hour, and `axum_session_auth` a
+  user for six hours.
+  The row shows both hits and queries.
+  `axum_session` also writes a session back after it has been loaded.
+* `joined` and `two` only look up: they have no deadline, no bounded queue and no cache headers.
+* `ours-cached` serves lookups from memory and subscribes to a feed that invalidates sessions which
+  ended elsewhere.
+* Redis returns a value that the application has to populate and to invalidate when the user
+  changes.
 
-Rounds are interleaved, and each begins with another contestant. A cell runs for a quarter of its time before it is measured.
-Processor time is this process's own, load included (the empty service shows how much that is), and that of the server with all
-its backends. Allocations are counted in the same program, at a cost of a few nanoseconds each.
+The conditions are the same for all contestants:
+
+* The `Cookie` header has 612 bytes and five cookies, one of which belongs to the contestant.
+* Each contestant has the same users and the same number of sessions in its own tables.
+  The requests use 100,000 of the sessions in random order.
+* The pool has ten connections, which is close to the default of both pools.
+  This crate uses two connections of its own for lookups.
+* The runtime is the same.
+  The inner service returns the user's number, and every response is checked.
+
+Each contestant is configured as its own documentation shows.
+This crate records the last use of a session every five minutes.
+The sessions here count as just used, so no such write occurs during the measurement;
+`benches/upkeep` measures these writes.
+`pgbench` computes the digest in SQL, which costs one or two microseconds.
+
+Rounds are interleaved, and each round starts with a different contestant.
+Each cell runs for a quarter of its time before the measurement starts.
+Client CPU is the processor time of this process, including the load generator; the empty service
+shows the generator's share.
+Server CPU is that of the database server with all its backends.
+Allocations are counted in the same program, at a cost of a few nanoseconds each.
 ";
 
 const CLOSED: &str = "
-So many tasks, each with one request after the other. With one task, the figure depends on whether the kernel keeps both sides on one processor:
-differences below a factor of 1.4 say nothing.
+Each task sends one request after another.
+With one task, the result depends on whether the kernel runs both sides on one processor.
+Differences below a factor of 1.4 are not significant there.
 
 ![Requests a second, in process](benches/comparison/plots/throughput.svg)
 
@@ -142,42 +167,62 @@ differences below a factor of 1.4 say nothing.
 ";
 
 const OPEN: &str = "
-Requests arrive at random at a fixed mean rate, whatever becomes of those before, and a latency is counted from the moment at which
-its request was meant to arrive.
+Requests arrive as a Poisson process at a fixed mean rate, independent of earlier responses.
+Latency is measured from the scheduled arrival time, which avoids coordinated omission.
 
 ![Latency at 5,000 requests a second](benches/comparison/plots/latency.svg)
 ";
 
 const HTTP: &str = "
-The same services under axum over loopback; `wrk` with one thread asks, and takes its share of the same processors.
+The same services run under axum over loopback.
+`wrk` sends the requests with one thread and uses a share of the same processors.
 
 ![Requests a second over HTTP](benches/comparison/plots/http.svg)
 ";
 
 const FLOOD: &str = "
-256 at once, as fast as it goes. In `ours-flooded` nine of ten requests carry tokens of no session; the rates and times are those of
-the others.
+256 tasks run as a closed loop.
+In `ours-flooded` nine of ten requests carry unknown tokens.
+The rates and times are those of the remaining requests.
 ";
 
 const MEMORY: &str = "
-64 at once, by how many sessions are in use. With a thousand, headers and entries are in the processor's caches, as they are where
-the same people make many requests. With a hundred thousand in random order, each request waits for main memory, for its
-header alone some ten cache lines, and that is what is compared then.
+64 tasks run as a closed loop, with different numbers of sessions in use.
+With a thousand sessions, headers and entries fit into the processor's caches, as if the same users
+make many requests.
+With a hundred thousand sessions in random order, each request waits for main memory, for about ten
+cache lines of its header alone.
+That cost dominates the comparison then.
 ";
 
 const COUNTS: &str = "
-64 at once. Statements as `pg_stat_statements` counts them; the ping that sqlx's pool sends before each use is not among them.
-Allocations are those over the empty service, the drivers' own tasks included.
+64 tasks run as a closed loop.
+`pg_stat_statements` counts the statements; it does not count the ping that sqlx's pool sends before
+each use.
+Allocations are those in addition to the empty service, including the drivers' own tasks.
 ";
 
 const STEPS: &str = "
-One thread, everything warm.
+One thread, with warm caches.
+";
+
+const RATIOS: &str = "
+## Ratios
+
+Each value is the median of the ratios between rounds with the same number.
+`ratio` and `ratio-http` compare requests per second: more is better.
+`ratio-memory` does so for lookups from memory.
+`ratio-cpu`, `ratio-p50`, `ratio-p99` and `ratio-p99-flood` compare times: less is better.
+
+```text
 ";
 
 const GROWTH: &str = "
-The server's processor time for one lookup of this crate, in tables of several sizes. Once the index on the digests outgrows
-`shared_buffers`, and then the memory of the machine, give the server more memory, or remove sessions that are over
-sooner: the index holds one entry of 32 bytes and overhead for each row, live or not.
+The table shows the server's processor time for one lookup of this crate, for tables of several
+sizes.
+The index on the digests has one entry of 32 bytes plus overhead for each row, live or not.
+If it outgrows `shared_buffers`, and then the machine's memory, give the server more memory or
+delete expired sessions sooner.
 
 ![The server's processor time as the table grows](benches/comparison/plots/growth.svg)
 
