@@ -8,7 +8,7 @@ use tower_user_session::{
 
 use crate::{Credentials, passwords::Passwords};
 
-/// Signing up, and making sure who somebody is.
+/// Creates accounts and checks passwords.
 #[derive(Clone)]
 pub struct Accounts {
     pool: Pool,
@@ -21,7 +21,7 @@ impl Accounts {
         Ok(Self { pool, passwords })
     }
 
-    /// Creates a user and says which.
+    /// Creates a user and returns the key.
     pub async fn sign_up(&self, credentials: &Credentials) -> Result<i64, AccountError> {
         let email = credentials.email().ok_or(AccountError::NotAnEmail)?;
         let password = credentials.password()?;
@@ -39,8 +39,8 @@ impl Accounts {
         row.map(|row| row.get("id")).ok_or(AccountError::EmailTaken)
     }
 
-    /// Whose e-mail and password these are. An unknown e-mail and a wrong password are one outcome,
-    /// and take the same time.
+    /// Returns the user with this email and password. An unknown email and a wrong password are the
+    /// same error and take the same time.
     pub(crate) async fn check_password(
         &self,
         credentials: &Credentials,
@@ -50,7 +50,7 @@ impl Accounts {
             None => None,
         };
         let hash = found.as_ref().map(|found| &*found.password_hash);
-        // A password that nobody can have is not worth hashing at its length.
+        // An invalid password belongs to no user, so its length need not be hashed.
         let password = credentials.password().unwrap_or_default();
         let right = self.passwords.verify(password, hash).await?;
         found
@@ -73,8 +73,7 @@ impl Accounts {
         }))
     }
 
-    /// Gives a user another password in place of the one that was checked, as a part of this
-    /// transaction.
+    /// Replaces the password that was checked, within this transaction.
     pub(crate) async fn replace_password(
         &self,
         transaction: &Transaction<'_>,
@@ -86,7 +85,7 @@ impl Accounts {
             .execute(update, &[&hash, &checked.user_id, &checked.password_hash])
             .await
             .map_err(AccountError::unavailable)?;
-        // Somebody else changed it meanwhile.
+        // Another request has changed the password since the check.
         if updated == 0 {
             Err(AccountError::WrongCredentials)
         } else {
@@ -94,7 +93,7 @@ impl Accounts {
         }
     }
 
-    /// Hashes a password that somebody has chosen, if it may be anybody's.
+    /// Hashes a new password if it is valid.
     pub(crate) async fn hash(&self, password: &str) -> Result<String, AccountError> {
         let credentials = Credentials {
             password: password.to_owned(),
@@ -104,7 +103,7 @@ impl Accounts {
     }
 }
 
-/// A user whose password was right, and the hash that it was right for.
+/// A user whose password was checked, and the hash that it was compared with.
 pub(crate) struct Checked {
     pub(crate) user_id: i64,
     pub(crate) password_hash: String,
@@ -116,22 +115,22 @@ impl fmt::Debug for Accounts {
     }
 }
 
-/// Why somebody was not signed up or in. `Display` is a sentence for that person.
+/// The reason why a sign-up or a sign-in failed. `Display` is a sentence for the user.
 #[derive(Debug)]
 pub enum AccountError {
-    /// The e-mail address cannot be one.
+    /// The text is not a valid email address.
     NotAnEmail,
     /// The password has fewer than eight characters.
     PasswordTooShort,
-    /// The password is longer than anybody types.
+    /// The password is longer than 256 bytes.
     PasswordTooLong,
-    /// There is a user with this address.
+    /// Another user has this address.
     EmailTaken,
-    /// No user, or not this password, or not a user who may sign in.
+    /// The user does not exist, has another password, or may not sign in.
     WrongCredentials,
-    /// Too many others are signing in.
+    /// Too many sign-ins are waiting.
     Busy,
-    /// The database, or something else that is needed, does not answer. The cause is for the log.
+    /// The database or another dependency is not available. The cause is for the log.
     Unavailable(BoxError),
 }
 
@@ -140,7 +139,7 @@ impl AccountError {
         Self::Unavailable(cause.into())
     }
 
-    /// How this is said in HTTP.
+    /// Returns the HTTP status for this error.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotAnEmail | Self::PasswordTooShort | Self::PasswordTooLong => {
@@ -154,7 +153,7 @@ impl AccountError {
 }
 
 impl From<Error> for AccountError {
-    /// What a sign-in that failed means for the person.
+    /// Converts the error of a sign-in into an error for the user.
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::UserRefused | ErrorKind::NoSession => Self::WrongCredentials,
@@ -166,13 +165,13 @@ impl From<Error> for AccountError {
 impl fmt::Display for AccountError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotAnEmail => "This is not an e-mail address.",
+            Self::NotAnEmail => "This is not an email address.",
             Self::PasswordTooShort => "The password needs at least 8 characters.",
             Self::PasswordTooLong => "The password is too long.",
-            Self::EmailTaken => "There is an account with this e-mail already.",
-            Self::WrongCredentials => "The e-mail or the password is wrong.",
-            Self::Busy => "Many people are signing in. Please try again in a moment.",
-            Self::Unavailable(_) => "This does not work at the moment. Please try again later.",
+            Self::EmailTaken => "An account with this email exists already.",
+            Self::WrongCredentials => "The email or the password is wrong.",
+            Self::Busy => "The server is busy. Please try again in a moment.",
+            Self::Unavailable(_) => "The service is not available. Please try again later.",
         })
     }
 }

@@ -11,9 +11,9 @@ use tower_user_session::{
 
 use crate::{AccountError, Accounts, Credentials, PasswordChange, User};
 
-/// How long a request waits for a connection before it is told to come back.
+/// How long a request waits for a connection before it fails.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// So many live sessions are looked up without asking the database.
+/// The capacity of the cache.
 const SESSIONS_IN_MEMORY: usize = 100_000;
 
 /// The sessions of this application's users.
@@ -21,34 +21,34 @@ pub type Sessions = SessionService<PgSessionStore<User>>;
 
 type Settings = SessionServiceBuilder<PgSessionStore<User>>;
 
-/// All that a handler needs. Cheap to clone.
+/// The state of the handlers. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Application {
-    /// Who is signed in.
+    /// The sessions.
     pub sessions: Sessions,
-    /// Who could be.
+    /// The accounts.
     pub accounts: Accounts,
 }
 
-/// Where a request comes from.
+/// The client of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
-    /// What it presents, and what it calls itself.
+    /// The request's headers, with the session cookie and the `User-Agent`.
     pub headers: &'a HeaderMap,
-    /// Its address, where that is known.
+    /// The address of the client, if it is known.
     pub ip: Option<IpAddr>,
 }
 
 impl Application {
-    /// Connects to this database, and creates in it what is missing. Of sessions that end in another
-    /// process over the same database this one hears at once.
+    /// Connects to this database and creates the missing tables and triggers. If a session ends in
+    /// another process over the same database, this process is notified at once.
     ///
-    /// There is no TLS: a database on another host needs it.
+    /// The connection does not use TLS. A database on another host needs TLS.
     pub async fn open(config: Config) -> Result<Self, BoxError> {
         Self::open_with(config, |settings| settings).await
     }
 
-    /// Like [`open`](Self::open), with settings of the caller's own for the sessions.
+    /// Like [`open`](Self::open), with other settings for the sessions.
     pub async fn open_with(
         config: Config,
         settings: impl FnOnce(Settings) -> Settings,
@@ -63,10 +63,10 @@ impl Application {
         pool.get().await?.batch_execute(users).await?;
 
         let store = PgSessionStore::new(pool.clone());
-        // Changed users too, because they are kept in memory with their sessions.
+        // Changed users are announced too, because the cache contains users.
         store.migrate().announce_changed_users().await?;
         store.check().await?;
-        // Where there is TLS, leave the cookie as it is by default.
+        // With TLS, use the default cookie.
         let cookie = SessionCookie::insecure_for_local_development();
         let sessions = settings(Sessions::builder(store).cookie(cookie)).build()?;
         let feed = sessions.store().feed(config, NoTls);
@@ -75,7 +75,7 @@ impl Application {
         Ok(Self { sessions, accounts })
     }
 
-    /// Signs in whose e-mail and password these are.
+    /// Signs in the user with this email and password.
     pub async fn sign_in(
         &self,
         credentials: &Credentials,
@@ -88,12 +88,12 @@ impl Application {
             .sign_in(checked.user_id, client.headers)
             .remember(remember)
             .ip(client.ip)
-            // The password may have been changed while it was checked.
+            // Another request can change the password during the check.
             .only_if_still("u.password_hash", checked.password_hash);
         Ok(sign_in.await?)
     }
 
-    /// Takes down that this user has just proved again who they are. Their session gets a new token.
+    /// Re-authenticates the user. The session gets a new token.
     pub async fn confirm(
         &self,
         user: &User,
@@ -108,8 +108,9 @@ impl Application {
         Ok(self.sessions.confirm(checked.user_id, headers).await?)
     }
 
-    /// Changes a user's password, if they know the current one. In one step with it all their other
-    /// sessions end; then this one gets a new token, so that a stolen copy of it is worth nothing.
+    /// Changes a user's password if the current one is right. In the same transaction all other
+    /// sessions of the user end. Then this session gets a new token, so that a stolen copy of the
+    /// old one is useless.
     pub async fn change_password(
         &self,
         user: &User,

@@ -4,25 +4,25 @@ use serde::Deserialize;
 
 use crate::AccountError;
 
-/// The longest address that mail can be sent to (RFC 5321 §4.5.3.1.3, without the angle brackets).
+/// The longest address in SMTP (RFC 5321 §4.5.3.1.3, without the angle brackets).
 const LONGEST_EMAIL: usize = 254;
 /// OWASP ASVS 5.0, 6.2.1. It recommends 15.
 const SHORTEST_PASSWORD: usize = 8;
 /// In bytes, so that 64 characters of any script fit (OWASP ASVS 5.0, 6.2.9).
 const LONGEST_PASSWORD: usize = 256;
 
-/// What somebody typed into a form. What is missing is empty.
+/// The input of a form. A missing field is empty.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Credentials {
-    /// The address that the person signs in with.
+    /// The email address.
     pub email: String,
     /// The password.
     pub password: String,
 }
 
 impl Credentials {
-    /// The address in the form in which it is stored, if it can be one.
+    /// Returns the address in its stored form, if it is valid.
     pub(crate) fn email(&self) -> Option<String> {
         let email = self.email.trim();
         let (local, domain) = email.rsplit_once('@')?;
@@ -31,7 +31,7 @@ impl Credentials {
         (printable && fits).then(|| email.to_lowercase())
     }
 
-    /// The password, if it may be anybody's.
+    /// Returns the password if it is valid.
     pub(crate) fn password(&self) -> Result<&str, AccountError> {
         if self.password.chars().count() < SHORTEST_PASSWORD {
             Err(AccountError::PasswordTooShort)
@@ -43,13 +43,13 @@ impl Credentials {
     }
 }
 
-/// What somebody typed who wants another password. What is missing is empty.
+/// The input of the form for a new password. A missing field is empty.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct PasswordChange {
-    /// The password until now.
+    /// The current password.
     pub current: String,
-    /// The password from now on.
+    /// The new password.
     #[serde(rename = "password")]
     pub new: String,
 }

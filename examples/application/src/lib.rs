@@ -1,9 +1,9 @@
-//! What the examples share: the users' table, signing up, checking a password, and starting and
-//! stopping a server. None of it is the library's business, which begins where it is known who
-//! somebody is.
+//! The code that the examples share: the users table, sign-up, password checks, and the start and
+//! stop of a server. The library provides none of it: it begins after the user has been
+//! authenticated.
 //!
-//! An application on the internet needs what is left out here: a limit on attempts to sign in, a
-//! way to confirm an e-mail address and to reset a password, and TLS.
+//! An application on the internet also needs a limit on sign-in attempts, a check of the email
+//! address, a way to reset a password, and TLS.
 
 mod accounts;
 mod application;

@@ -5,16 +5,16 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use crate::AccountError;
 
-/// How long somebody waits for others' passwords before being told to come back.
+/// How long a request waits for its turn to hash a password before it fails.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// Argon2id, with the parameters that OWASP recommends. It takes tens of milliseconds and 19 MiB, on
-/// purpose: so it runs beside the asynchronous threads, and no more often at the same time than
-/// there are processors.
+/// Hashes passwords with Argon2id and the parameters that OWASP recommends. A hash takes tens of
+/// milliseconds and 19 MiB, on purpose. Therefore it runs outside the asynchronous threads, and at
+/// most one hash per processor runs at a time.
 #[derive(Clone, Debug)]
 pub(crate) struct Passwords {
     places: Arc<Semaphore>,
-    /// The hash of a password, checked where there is no user, so that it takes as long.
+    /// The hash that is checked if there is no user, so that the check takes the same time.
     nobodys: Arc<str>,
 }
 
@@ -32,8 +32,8 @@ impl Passwords {
         self.run(move || hash(&password)).await
     }
 
-    /// Whether this is the password that the hash was made of. It takes the same time where there is
-    /// no hash, and then it is not.
+    /// Returns whether the hash belongs to this password. Without a hash it returns `false` after
+    /// the same time.
     pub(crate) async fn verify(
         &self,
         password: &str,
@@ -55,7 +55,7 @@ impl Passwords {
             .map_err(|_| AccountError::Busy)?
             .map_err(AccountError::unavailable)?;
         let done = spawn_blocking(move || {
-            // Given back when the work is done, also if nobody waits for it any more.
+            // Released when the work is done, even if the caller was cancelled.
             let _place = place;
             work()
         });

@@ -1,4 +1,4 @@
-//! Starting and stopping.
+//! Start and stop of a server.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 const LONGEST_ENDING: Duration = Duration::from_secs(10);
 
-/// Writes events to the standard error: those that `RUST_LOG` asks for, by default `info`.
+/// Writes events to the standard error, filtered by `RUST_LOG` (default: `info`).
 pub fn trace() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -23,29 +23,29 @@ pub fn trace() {
         .init();
 }
 
-/// The PostgreSQL that `DATABASE_URL` names, or one of our own that goes when this is dropped.
+/// Returns the PostgreSQL that `DATABASE_URL` names, or starts a temporary one that stops on drop.
 pub async fn postgres() -> Result<Server, BoxError> {
     let server = spawn_blocking(Server::for_examples).await??;
     if *server.source() == Source::Url {
-        tracing::info!("the database is the one that DATABASE_URL names");
+        tracing::info!("using the database that DATABASE_URL names");
     } else {
         tracing::info!(
             source = %server.source(),
             DATABASE_URL = server.url(),
-            "the database is gone when this ends; to keep one, set DATABASE_URL"
+            "using a temporary database: set DATABASE_URL for a permanent one"
         );
     }
     Ok(server)
 }
 
-/// Listens on the address that the variable says.
+/// Listens on the address in this variable, or on the default.
 pub async fn listen(variable: &str, default: &str) -> Result<TcpListener, BoxError> {
     let address = env::var(variable).unwrap_or_else(|_| default.to_owned());
     let listener = TcpListener::bind(&address).await;
     listener.map_err(|error| format!("cannot listen on {address} ({variable}): {error}").into())
 }
 
-/// Waits until the process is asked to end: by Ctrl-C, or by SIGTERM.
+/// Waits for Ctrl-C or SIGTERM.
 pub async fn shutdown() {
     let terminated = async {
         match signal::unix::signal(signal::unix::SignalKind::terminate()) {
@@ -59,11 +59,11 @@ pub async fn shutdown() {
     }
 }
 
-/// Waits until the process should have ended: whoever sends half a request and then nothing does
-/// not keep it.
+/// Waits for the shutdown signal and then for the longest time that a shutdown may take. A client
+/// that sends half a request must not prevent the shutdown.
 pub async fn overdue() {
     shutdown().await;
-    tracing::info!("ending: the requests under way are answered");
+    tracing::info!("shutting down: waiting for the requests in flight");
     sleep(LONGEST_ENDING).await;
-    tracing::warn!("some requests did not end and are given up");
+    tracing::warn!("shutdown timed out: dropping the remaining requests");
 }

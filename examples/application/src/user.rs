@@ -1,15 +1,15 @@
 use serde::Serialize;
 use tower_user_session::{BoxError, LookupRow, PgUser};
 
-/// Who is making a request.
+/// The user who makes a request.
 ///
-/// It has what nearly every request needs, and no more: it is read anew on each of them. The
-/// password's hash is not part of it, so that no page can show it.
+/// It has only the fields that nearly every request needs, because every lookup reads them. The
+/// hash of the password is not one of them, so that no page can show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct User {
-    /// The key in the users' table.
+    /// The key in the users table.
     pub id: i64,
-    /// The address that the person signs in with.
+    /// The email address.
     pub email: String,
 }
 

@@ -1,4 +1,5 @@
-//! Signing up, in and out. A success answers 303, so that reloading the page sends no form again.
+//! Sign-up, sign-in and sign-out. A success responds with 303, so that a reload does not send the
+//! form again.
 
 use std::net::SocketAddr;
 
@@ -15,7 +16,7 @@ use tower_user_session::{ReturnTo, SignedIn, SignedOut};
 
 use crate::pages::{self, Page, SIGN_IN, SIGN_UP};
 
-/// Where somebody was going. What does not lead back into this site counts as nowhere.
+/// The page to return to. A value that does not lead to a page of this site is ignored.
 #[derive(Default, Deserialize)]
 pub(crate) struct Next {
     next: Option<String>,
@@ -52,7 +53,7 @@ pub(crate) async fn sign_up(
     }
 }
 
-/// What brings a person to a form.
+/// The reason why the browser shows the form.
 #[derive(Deserialize)]
 pub(crate) struct Occasion {
     welcome: Option<String>,
@@ -88,7 +89,7 @@ pub(crate) async fn sign_in(
     headers: HeaderMap,
     form: String,
 ) -> Result<(SignedIn, Redirect), Response> {
-    // One form, in three parts. What is missing or cannot be read is left out.
+    // One form, in three parts. A part that is missing or malformed has its default value.
     let credentials: Credentials = serde_urlencoded::from_str(&form).unwrap_or_default();
     let next: Next = serde_urlencoded::from_str(&form).unwrap_or_default();
     let remember =
@@ -107,7 +108,7 @@ pub(crate) async fn sign_in(
     }
 }
 
-/// Works without a session, and while the database does not: the cookie goes in any case.
+/// Clears the cookie in any case: without a session, and while the database is not available.
 pub(crate) async fn sign_out(
     State(application): State<Application>,
     headers: HeaderMap,

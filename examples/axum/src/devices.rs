@@ -1,4 +1,4 @@
-//! Where somebody is signed in, and ending it there.
+//! The list of the user's sessions, and revocation.
 
 use axum::{
     Form,
@@ -26,7 +26,7 @@ pub(crate) struct Which {
     session: String,
 }
 
-/// A session of somebody else's, one that does not exist and nonsense are the same: not found.
+/// Responds with 404 to a malformed id, an unknown session and a session of another user alike.
 pub(crate) async fn end(
     State(application): State<Application>,
     CurrentUser(user): CurrentUser<User>,

@@ -1,5 +1,5 @@
-// Says at once when the session is over, wherever it was ended, and keeps the list of devices up to
-// date. Without this script the pages work as well, and notice with the next click.
+// Shows at once that the session has ended, no matter where, and updates the list of sessions. The
+// pages work without this script and then show the end at the next request.
 "use strict";
 
 const PAUSE = 5000;
@@ -15,8 +15,8 @@ function listen() {
       showDevices();
     }
   });
-  // The browser connects again by itself, but gives up where the answer was no stream: 401 when nobody
-  // is signed in any more, 503 when the server cannot tell.
+  // The browser reconnects by itself unless the response is not a stream. The status is 401 if the
+  // session has ended, and 503 if the lookup failed.
   events.addEventListener("error", () => {
     if (events.readyState === EventSource.CLOSED) {
       askWhoIsSignedIn();
@@ -33,7 +33,7 @@ async function askWhoIsSignedIn() {
   }
 }
 
-// Nothing of the account stays on the screen.
+// Removes all data of the account from the page.
 function signedOut(text) {
   events.close();
   const notice = document.querySelector("#signed-out").content.cloneNode(true);
@@ -49,6 +49,6 @@ async function showDevices() {
   }
 }
 
-// Whoever signs out here knows it.
+// A user who signs out on this page needs no message.
 addEventListener("submit", () => events.close());
 listen();

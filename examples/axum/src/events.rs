@@ -1,12 +1,12 @@
-//! `GET /events`: what happens to somebody's sessions, as server-sent events, until theirs is over.
+//! `GET /events`: server-sent events about the user's sessions, until the current session ends.
 //!
 //! | event | data | when |
 //! |---|---|---|
-//! | `signed-out` | what to tell the person | last, when the session is over |
-//! | `devices` | the names of the person's sessions | at first and when they have changed, with `?devices=yes` |
+//! | `signed-out` | a message for the user | last, when the session has ended |
+//! | `devices` | the ids of the user's sessions | first, and after each change, with `?devices=yes` |
 //!
-//! Each open page holds a connection, and over HTTP/1 a browser has six for a host: on the internet
-//! serve this over HTTP/2.
+//! Each open page occupies a connection. Over HTTP/1 a browser opens at most six to a host. On the
+//! internet, use HTTP/2.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -54,14 +54,14 @@ fn last_word(because: EndedBecause) -> Option<Event> {
     let text = match because {
         EndedBecause::Revoked => "You were signed out on another device or in another window.",
         EndedBecause::Expired => "Your session has expired.",
-        // This process is ending. The browser connects again, to the next one.
+        // This process is shutting down. The browser reconnects to another one.
         _ => return None,
     };
     Some(Event::default().event("signed-out").data(text))
 }
 
-/// The feed tells of sessions that end, not of those that begin. So the list is asked for, again and
-/// again, for the pages that show it.
+/// Polls the list of sessions for the pages that show it. The feed announces sessions that end, and
+/// not those that begin.
 fn devices(sessions: Sessions, user_id: i64) -> impl Stream<Item = Event> {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -71,7 +71,7 @@ fn devices(sessions: Sessions, user_id: i64) -> impl Stream<Item = Event> {
         move |(sessions, mut looks, told)| async move {
             loop {
                 looks.tick().await;
-                // What cannot be found out now is found out at the next look.
+                // After a failure the next poll tries again.
                 let Ok(devices) = sessions.devices(&user_id).await else {
                     continue;
                 };

@@ -1,17 +1,17 @@
-//! For other services on the same network, not for browsers: who has the session of a digest? The
-//! package `example-remote` asks it.
+//! The resolver for other services on the same network: it returns the sessions of digests. It is
+//! not for browsers. The package `example-remote` sends its lookups here.
 //!
 //! ```text
 //! POST /resolve   ["<base64url of 32 bytes>", …]
 //! 200             {"<the same>": {"user": {…}, "session": {…}}, "<another>": null, …}
 //! ```
 //!
-//! `null` says that there is no such session. Answers go by name, so that none can be taken for
-//! another's.
+//! `null` means that there is no such session. Each result is named by its digest, so that the
+//! client cannot confuse two of them.
 //!
-//! Whoever can ask this learns who a digest's user is. It cannot sign in with one: a digest is no
-//! token. Still, keep it off the internet, and where the network is shared, ask for a proof of who
-//! is asking, such as a client certificate.
+//! A client of this resolver learns the user of a digest. It cannot sign in with a digest, because
+//! a digest is not a token. Do not expose the resolver to the internet. On a shared network,
+//! authenticate its clients, for example with certificates.
 
 use std::{
     collections::HashMap,
@@ -25,10 +25,10 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use tower_user_session::{LiveSession, TokenDigest};
 
-/// As many as the library asks about at once.
+/// The maximum number of digests in one batch of the library.
 const MOST_DIGESTS: usize = 128;
 
-/// The resolver for services that have no database.
+/// Returns the resolver for services without a database.
 pub fn internal(sessions: Sessions) -> Router {
     Router::new()
         .route("/resolve", post(resolve))
@@ -43,10 +43,10 @@ async fn resolve(
     let digests = digests.filter(|digests| digests.len() <= MOST_DIGESTS);
     let digests = digests.ok_or(StatusCode::BAD_REQUEST)?;
 
-    // All at once, so that they share statements.
+    // Concurrently, so that the lookups share statements.
     let found = try_join_all(digests.into_iter().map(|d| sessions.resolve_digest(d))).await;
     let found = found.map_err(|error| {
-        tracing::error!(%error, "sessions could not be looked up for another service");
+        tracing::error!(%error, "session lookup for another service failed");
         StatusCode::SERVICE_UNAVAILABLE
     })?;
     let answers = found.into_iter().map(|live| live.map(Answer::from));

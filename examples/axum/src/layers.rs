@@ -1,10 +1,10 @@
-//! What stands around the handlers. From the outside in:
+//! The layers around the handlers, from the outside in:
 //!
-//! 1. Secrets are marked as such, **before** anything could log them.
-//! 2. Tracing sees every request, also those that are refused below.
-//! 3. CSRF refuses what another site sent. That costs no lookup, because
-//! 4. the user is loaded **inside** of it.
-//! 5. Handlers, some of them behind a layer that demands a user.
+//! 1. The secret headers are marked as sensitive, **before** a layer can log them.
+//! 2. The tracing layer sees every request, including those that an inner layer rejects.
+//! 3. The CSRF layer rejects requests that another site caused. They cost no lookup.
+//! 4. `LoadUserLayer` is **inside** the CSRF layer.
+//! 5. The handlers are innermost. Some of them are behind a `RequireUserLayer`.
 
 use axum::{
     Router,
@@ -40,7 +40,8 @@ pub(crate) fn around(router: Router<Application>, sessions: Sessions) -> Router<
                 header::AUTHORIZATION,
             ]))
             .layer(trace)
-            // Inside of tracing, since a response comes from there.
+            // Inside the tracing layer, so that the response is marked before the tracing layer
+            // sees it.
             .layer(SetSensitiveResponseHeadersLayer::new([header::SET_COOKIE]))
             .layer(map_response(harden))
             .layer(csrf)
@@ -48,7 +49,7 @@ pub(crate) fn around(router: Router<Application>, sessions: Sessions) -> Router<
     )
 }
 
-/// These cost no lookup, and work while the database does not.
+/// Selects the requests that cost no lookup and work without the database.
 fn needs_no_user(method: &Method, uri: &Uri) -> bool {
     match uri.path() {
         "/style.css" | "/events.js" | "/favicon.ico" | "/healthz" => true,
@@ -57,7 +58,8 @@ fn needs_no_user(method: &Method, uri: &Uri) -> bool {
     }
 }
 
-/// The pages load one style sheet and one script, which asks this site only, send forms to this site, and stand in nobody's frame.
+/// The pages load one style sheet and one script of this site. The script connects to this site
+/// only, and forms are sent to this site only. No page may be framed.
 const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
      img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -70,8 +72,8 @@ async fn harden(mut response: Response) -> Response {
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
-    // Not `no-referrer`: browsers then send forms with `Origin: null`, which the CSRF check refuses
-    // where there is no `Sec-Fetch-Site`.
+    // With `no-referrer`, browsers send forms with `Origin: null`. The CSRF check rejects that if
+    // there is no `Sec-Fetch-Site`.
     headers.insert(
         header::REFERRER_POLICY,
         HeaderValue::from_static("same-origin"),

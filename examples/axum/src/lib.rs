@@ -1,5 +1,6 @@
-//! Sign up, sign in, who am I, your devices, change the password, sign out: on axum, with pages that
-//! work without JavaScript. With it they notice at once when the session is over.
+//! An axum application with pages for sign-up, sign-in, the account, the list of sessions, a change
+//! of the password and sign-out. The pages work without JavaScript. With JavaScript they show at
+//! once that the session has ended.
 
 mod accounts;
 mod devices;
@@ -24,10 +25,10 @@ use tower_user_session::{CurrentSession, CurrentUser, RequireUserLayer};
 pub use self::internal::internal;
 use self::pages::Page;
 
-/// How old a proof of who somebody is may be for what changes the way they sign in.
+/// The maximum age of the authentication for a change of the password.
 const PROOF: Duration = Duration::from_secs(5 * 60);
 
-/// The whole application. It asks for the client's address: serve it with
+/// Returns the whole application. It extracts the client's address: serve it with
 /// `into_make_service_with_connect_info::<SocketAddr>()`.
 pub fn router(application: Application) -> Router {
     let members_only = RequireUserLayer::<User>::new()
@@ -85,7 +86,7 @@ async fn account(CurrentUser(user): CurrentUser<User>, session: CurrentSession<U
     pages::account(&user, session)
 }
 
-/// Answers 401 where nobody is signed in.
+/// Responds with 401 to an anonymous request.
 async fn me(CurrentUser(user): CurrentUser<User>) -> Json<User> {
     Json(user)
 }

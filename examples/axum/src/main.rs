@@ -1,12 +1,17 @@
-//! Run with
+//! The server. Start it and open <http://127.0.0.1:3000>:
 //!
 //! ```sh
 //! cargo run -p example-axum
 //! ```
 //!
-//! and open <http://127.0.0.1:3000>. `ADDR` chooses another address, `INTERNAL_ADDR` one for the
-//! resolver of other services, `DATABASE_URL` a database that is still there afterwards, or that of
-//! another process: what ends a session in one of them is known at once in the other.
+//! | variable | value |
+//! |---|---|
+//! | `ADDR` | another address |
+//! | `INTERNAL_ADDR` | another address of the resolver for other services |
+//! | `DATABASE_URL` | a permanent database, or that of another process |
+//!
+//! If two processes share a database and a session ends in one of them, the other one learns it at
+//! once.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,10 +19,7 @@ use example_application::{Application, listen, overdue, postgres, shutdown, trac
 use tower_user_session::BoxError;
 
 #[tokio::main]
-#[expect(
-    clippy::print_stdout,
-    reason = "the address is for the person who starts this"
-)]
+#[expect(clippy::print_stdout, reason = "prints the address for the user")]
 async fn main() -> Result<(), BoxError> {
     trace();
     let postgres = postgres().await?;
@@ -33,7 +35,7 @@ async fn main() -> Result<(), BoxError> {
         async move { sessions.clean_up_every(Duration::from_secs(60 * 60)).await }
     });
 
-    // A stream would keep the server from stopping. Requests in flight are still answered.
+    // An open stream would keep the server from stopping. Requests in flight still get a response.
     let ending = tokio::spawn({
         let sessions = sessions.clone();
         async move {

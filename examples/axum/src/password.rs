@@ -1,4 +1,4 @@
-//! Changing the password, which wants a fresh proof of who is asking.
+//! The change of the password, which requires a recent authentication.
 
 use axum::{
     Form,
@@ -29,7 +29,7 @@ pub(crate) async fn confirm_page(
     pages::confirm(next.place().as_ref(), occasion.message())
 }
 
-/// The session goes on with a new token, and with a fresh proof.
+/// Re-authenticates: the session gets a new token and a new time of authentication.
 pub(crate) async fn confirm(
     State(application): State<Application>,
     CurrentUser(user): CurrentUser<User>,

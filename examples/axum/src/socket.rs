@@ -1,4 +1,5 @@
-//! `GET /socket`: a WebSocket that says who is there, echoes, and closes when the session is over.
+//! `GET /socket`: a WebSocket that names the user, echoes messages, and closes when the session
+//! ends.
 
 use std::time::Duration;
 
@@ -16,11 +17,11 @@ use tower_user_session::{CurrentSession, CurrentUser, EndedBecause, is_same_orig
 
 /// In bytes.
 const LONGEST_MESSAGE: usize = 16 * 1024;
-/// How long a client that reads nothing keeps its connection once the session is over.
+/// How long the server waits for a client that does not read the close frame.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(2);
 
-/// A browser sends the cookie with the handshake from any site, and the CSRF layer lets it through,
-/// because it is a `GET`: so it is asked here where the page is from.
+/// Checks the origin of the page. A browser sends the cookie with a handshake from any site, and
+/// the CSRF layer does not reject the handshake, because it is a `GET`.
 pub(crate) async fn socket(
     State(Application { sessions, .. }): State<Application>,
     CurrentUser(user): CurrentUser<User>,
@@ -41,14 +42,14 @@ pub(crate) async fn socket(
     }))
 }
 
-/// Until the client goes.
+/// Returns when the client disconnects.
 async fn talk(socket: &mut WebSocket, user: &User) {
     let mut answer = Message::text(format!("You are {}.", user.email));
     while socket.send(answer).await.is_ok() {
         answer = loop {
             match socket.recv().await {
                 Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => break message,
-                // Those are answered by themselves.
+                // axum answers control frames by itself.
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return,
             }
@@ -60,13 +61,13 @@ async fn close(mut socket: WebSocket, because: EndedBecause) {
     let (code, reason) = match because {
         EndedBecause::Revoked => (close_code::POLICY, "signed out"),
         EndedBecause::Expired => (close_code::POLICY, "the session has expired"),
-        // This process is ending.
+        // This process is shutting down.
         _ => (close_code::AWAY, ""),
     };
     let frame = CloseFrame {
         code,
         reason: reason.into(),
     };
-    // Whoever is gone or does not read need not know.
+    // The client has disconnected or does not read.
     let _ = timeout(LONGEST_FAREWELL, socket.send(Message::Close(Some(frame)))).await;
 }

@@ -1,5 +1,5 @@
-//! An unknown e-mail and a wrong password take the same time. In a binary of its own, so that no other
-//! test runs beside it.
+//! An unknown email and a wrong password take the same time. In a binary of its own, so that no
+//! other test runs beside it.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 
 use crate::support::{Answer, Browser, Site};
 
-/// The body too, but for the e-mail that was typed.
+/// The body too, but for the email that was typed.
 #[tokio::test]
 async fn an_unknown_email_and_a_wrong_password_look_the_same() {
     let site = Site::open().await;
@@ -34,7 +34,7 @@ async fn an_unknown_email_and_a_wrong_password_look_the_same() {
     // Without the work of a hash, an answer takes a tenth.
     assert!(
         unknown_took > wrong_took / 3 && wrong_took > unknown_took / 3,
-        "{unknown_took:?} for an unknown e-mail, {wrong_took:?} for a wrong password"
+        "{unknown_took:?} for an unknown email, {wrong_took:?} for a wrong password"
     );
 }
 

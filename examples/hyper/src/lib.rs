@@ -1,4 +1,4 @@
-//! The application without a framework: a function from a request to a response, the layers around
+//! An application without a framework: a function from a request to a response, the layers around
 //! it, and a loop that accepts connections.
 
 mod routes;
@@ -22,12 +22,15 @@ use tower_http::{
 };
 use tower_user_session::LoadUserLayer;
 
-/// Serves HTTP/1 and HTTP/2, whichever a client speaks, until `shutdown` and then until the requests
-/// under way are answered.
+/// Serves HTTP/1 and HTTP/2 until `shutdown`, and then until the requests in flight have their
+/// responses.
 ///
-/// The layers, from the outside in: secrets are marked before anything could log them; tracing sees
-/// every request; CSRF refuses what another site sent, which costs no lookup, because the user is
-/// loaded inside of it.
+/// The layers, from the outside in:
+///
+/// 1. The secret headers are marked as sensitive, before a layer can log them.
+/// 2. The tracing layer sees every request.
+/// 3. The CSRF layer rejects requests that another site caused. They cost no lookup.
+/// 4. `LoadUserLayer` looks up the user.
 pub async fn serve(
     listener: TcpListener,
     application: Application,
@@ -46,7 +49,7 @@ pub async fn serve(
         }));
 
     let mut server = auto::Builder::new(TokioExecutor::new());
-    // With a timer, whoever is slow to send the headers is cut off.
+    // With a timer, a client that sends its headers too slowly is disconnected.
     server.http1().timer(TokioTimer::new());
     let connections = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
@@ -58,8 +61,8 @@ pub async fn serve(
         let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Too many open files, say.
-                tracing::error!(%error, "a connection could not be accepted");
+                // For example, too many files are open.
+                tracing::error!(%error, "accepting a connection failed");
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -76,7 +79,7 @@ pub async fn serve(
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error, "a connection broke");
+                tracing::debug!(error, "a connection failed");
             }
         });
     }
@@ -84,7 +87,7 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
-/// Signing out costs no lookup, and works while the database does not.
+/// Selects the sign-out, which costs no lookup and works without the database.
 fn needs_no_user(method: &Method, uri: &Uri) -> bool {
     method == Method::POST && uri.path() == "/sign-out"
 }

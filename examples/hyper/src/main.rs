@@ -1,10 +1,10 @@
-//! Run with
+//! The server. Start it:
 //!
 //! ```sh
 //! cargo run -p example-hyper
 //! ```
 //!
-//! and, in another terminal,
+//! Then send requests from another terminal:
 //!
 //! ```sh
 //! curl -c cookies http://127.0.0.1:3000/sign-up -d email=ada@example.com -d password=correct-horse
@@ -18,10 +18,7 @@ use example_application::{Application, listen, overdue, postgres, shutdown, trac
 use tower_user_session::BoxError;
 
 #[tokio::main]
-#[expect(
-    clippy::print_stdout,
-    reason = "the address is for the person who starts this"
-)]
+#[expect(clippy::print_stdout, reason = "prints the address for the user")]
 async fn main() -> Result<(), BoxError> {
     trace();
     let postgres = postgres().await?;

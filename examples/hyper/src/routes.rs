@@ -1,4 +1,4 @@
-//! What is answered. A success that changes something answers 303.
+//! The handlers. A success that changes state responds with 303.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -27,7 +27,7 @@ pub(crate) async fn answer(
         ("POST", "/sign-up") => Ok(sign_up(&application, request).await),
         ("POST", "/sign-in") => Ok(sign_in(&application, request).await),
         ("POST", "/sign-out") => Ok(sign_out(&application, &request).await),
-        _ => Ok(text(StatusCode::NOT_FOUND, "There is nothing here.")),
+        _ => Ok(text(StatusCode::NOT_FOUND, "Not found.")),
     }
 }
 
@@ -35,7 +35,7 @@ async fn me(request: Request<Incoming>) -> Result<Answer, Infallible> {
     let user = request.extensions().get::<User>();
     let Ok(json) = serde_json::to_vec(&user) else {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        return Ok(text(status, "The user cannot be written down."));
+        return Ok(text(status, "Serializing the user failed."));
     };
     let mut answer = Response::new(json.into());
     let json = HeaderValue::from_static("application/json");
@@ -84,14 +84,14 @@ async fn sign_out(application: &Application, request: &Request<Incoming>) -> Ans
 
 async fn read(body: Incoming) -> Result<Credentials, Answer> {
     let body = Limited::new(body, LONGEST_FORM).collect().await;
-    let body = body.map_err(|_| text(StatusCode::BAD_REQUEST, "The form could not be read."))?;
+    let body = body.map_err(|_| text(StatusCode::BAD_REQUEST, "Reading the form failed."))?;
     serde_urlencoded::from_bytes(&body.to_bytes())
-        .map_err(|_| text(StatusCode::BAD_REQUEST, "This is not a form."))
+        .map_err(|_| text(StatusCode::BAD_REQUEST, "The body is not a form."))
 }
 
 fn refusal(error: &AccountError) -> Answer {
     if let AccountError::Unavailable(cause) = error {
-        tracing::error!(%cause, "nobody can sign up or in");
+        tracing::error!(%cause, "sign-up or sign-in failed");
     }
     let mut answer = text(error.status(), &error.to_string());
     if error.status() == StatusCode::UNAUTHORIZED {

@@ -1,16 +1,16 @@
-//! What comes back over the wire.
+//! The response of the resolver.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tower_user_session::{Error, ErrorKind, LookupAnswer, SessionTimes, TokenDigest};
 
-/// Who is making a request: as much of it as this service needs.
+/// The user who makes a request, with the fields that this service needs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct User {
-    /// The key in a users' table that this service never sees.
+    /// The key in the users table, which this service cannot access.
     pub id: i64,
-    /// The address that the person signs in with.
+    /// The email address.
     pub email: String,
 }
 

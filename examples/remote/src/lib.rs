@@ -1,14 +1,14 @@
-//! A service without a database of its own, which asks another one who somebody is.
+//! A service without a database. It sends its lookups to a service that has one.
 //!
-//! The layer, the cookie, the batching and the deadline are the library's; only the question is put
-//! in another way. Signing in and out stays with the service that has the database.
+//! The layer, the cookie, the batching and the deadline are the library's. Only the lookup is
+//! different. Sign-in and sign-out stay with the service that has the database.
 //!
 //! # Why digests and never tokens
 //!
-//! A token is what a person signs in with: whoever reads one on its way is that person. The digest
-//! is a hash of it that cannot be turned back, and no service accepts one in a cookie. So a log, a
-//! trace or a dump of what these two services say to each other signs nobody in. For the same reason
-//! [`SessionLookup`] is never shown a token.
+//! A client with a token is signed in, so a token must not be intercepted. A digest is a one-way
+//! hash of the token, and no service accepts a digest in a cookie. Therefore a log, a trace or a
+//! dump of the traffic between the two services contains no usable credential. For the same reason
+//! the library never passes a token to a [`SessionLookup`].
 
 mod answer;
 
@@ -34,10 +34,10 @@ use tower_user_session::{
 use self::answer::Answer;
 pub use self::answer::User;
 
-/// In bytes: room for the users of as many digests as the library asks about at once.
+/// In bytes: enough for the users of one batch of the library.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
-/// This service.
+/// Returns the service.
 pub fn router(sessions: SessionService<RemoteLookup>) -> Router {
     Router::new()
         .route("/api/me", get(me))
@@ -48,7 +48,7 @@ async fn me(CurrentUser(user): CurrentUser<User>) -> Json<User> {
     Json(user)
 }
 
-/// Asks the service that has the sessions.
+/// Looks sessions up with the resolver of another service.
 #[derive(Debug)]
 pub struct RemoteLookup {
     client: Client<HttpConnector, Full<Bytes>>,
@@ -56,7 +56,8 @@ pub struct RemoteLookup {
 }
 
 impl RemoteLookup {
-    /// Asks at this address. Over a network that others share it needs TLS, and a proof of who asks.
+    /// Uses the resolver at this address. On a shared network the connection needs TLS and client
+    /// authentication.
     pub fn new(resolver: Uri) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { client, resolver }
@@ -77,7 +78,7 @@ impl SessionLookup for RemoteLookup {
         let unreachable = |error| Error::new(ErrorKind::Connection, error);
         let response = self.client.request(request).await.map_err(unreachable)?;
         if response.status() != StatusCode::OK {
-            let cause = format!("the resolver answered {}", response.status());
+            let cause = format!("the resolver responded with {}", response.status());
             return Err(Error::new(ErrorKind::Store, cause));
         }
         let body = Limited::new(response.into_body(), LONGEST_ANSWER);
@@ -85,8 +86,8 @@ impl SessionLookup for RemoteLookup {
         let mut answers: HashMap<String, Option<Answer>> =
             serde_json::from_slice(&body).map_err(protocol)?;
 
-        // By name, never by position. Of a digest that was not answered, nothing is said here: the
-        // library then answers 503, and not "nobody".
+        // Matches by name, never by position. A digest without a result is left out: the library
+        // then responds with 503 and does not treat the request as anonymous.
         let mut found = Vec::with_capacity(digests.len());
         for (digest, name) in digests.iter().zip(&names) {
             match answers.remove(name) {

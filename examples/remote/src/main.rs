@@ -1,11 +1,11 @@
-//! Run with
+//! The server. Start it while `example-axum` runs:
 //!
 //! ```sh
 //! cargo run -p example-remote
 //! ```
 //!
-//! while `example-axum` runs. Sign in there, then open <http://127.0.0.1:3002/api/me>: a browser
-//! sends the same cookie, because cookies know hosts and no ports.
+//! Sign in at `example-axum`, then open <http://127.0.0.1:3002/api/me>. The browser sends the same
+//! cookie, because cookies do not depend on the port.
 
 use std::env;
 
@@ -14,10 +14,7 @@ use tokio::{net::TcpListener, signal};
 use tower_user_session::{BoxError, SessionCookie, SessionService};
 
 #[tokio::main]
-#[expect(
-    clippy::print_stdout,
-    reason = "the address is for the person who starts this"
-)]
+#[expect(clippy::print_stdout, reason = "prints the address for the user")]
 async fn main() -> Result<(), BoxError> {
     tracing_subscriber::fmt().init();
     let resolver = env::var("RESOLVER");

@@ -1,4 +1,4 @@
-//! Signing up, in and out.
+//! Sign-up, sign-in and sign-out.
 
 use example_application::{AccountError, Application, Client, Credentials};
 use http::HeaderMap;
@@ -36,7 +36,7 @@ impl proto::accounts_server::Accounts for Accounts {
             .sign_in(&credentials.into(), client, false)
             .await
             .map_err(status)?;
-        // For a browser the cookie, for a program the token.
+        // A browser uses the cookie, and a program uses the token.
         let token = signed_in.token().expose();
         Ok(answer(proto::SignedIn { token }, |headers| {
             signed_in.write_to(headers);
@@ -50,7 +50,7 @@ impl proto::accounts_server::Accounts for Accounts {
     }
 }
 
-/// An answer whose metadata are what is written to its headers.
+/// Returns a response whose metadata are the headers that `write` sets.
 fn answer<T>(message: T, write: impl FnOnce(&mut HeaderMap)) -> Response<T> {
     let mut headers = HeaderMap::new();
     write(&mut headers);
@@ -68,7 +68,7 @@ fn status(error: AccountError) -> Status {
         AccountError::WrongCredentials => Status::unauthenticated(message),
         AccountError::Busy => Status::unavailable(message),
         AccountError::Unavailable(cause) => {
-            tracing::error!(%cause, "nobody can sign up or in");
+            tracing::error!(%cause, "sign-up or sign-in failed");
             Status::unavailable(message)
         }
     }

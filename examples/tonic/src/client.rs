@@ -1,10 +1,9 @@
-//! Run with
+//! The client. It signs up, signs in and calls the methods that require a user. Start it while the
+//! server runs:
 //!
 //! ```sh
 //! cargo run -p example-tonic --bin client
 //! ```
-//!
-//! while the server runs. It signs up, signs in and calls what is only for members.
 
 use std::env;
 
@@ -15,7 +14,7 @@ use tonic::{Code, Request, metadata::MetadataValue, transport::Endpoint};
 use tower_user_session::BoxError;
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "this is what it is for")]
+#[expect(clippy::print_stdout, reason = "prints the responses")]
 async fn main() -> Result<(), BoxError> {
     let server = env::var("SERVER").unwrap_or_else(|_| "http://127.0.0.1:3000".to_owned());
     let channel = Endpoint::from_shared(server)?.connect().await?;

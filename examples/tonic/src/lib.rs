@@ -1,4 +1,4 @@
-//! The application over gRPC: a service for everybody, and one whose every method demands a user.
+//! A gRPC application: a public service, and a service whose methods all require a user.
 
 mod accounts;
 mod me;
@@ -12,7 +12,7 @@ mod me;
     reason = "generated"
 )]
 pub mod proto {
-    //! What `example.proto` says.
+    //! The code that is generated from `example.proto`.
     tonic::include_proto!("example");
 }
 
@@ -39,21 +39,25 @@ use self::{
     proto::{accounts_server::AccountsServer, me_server::MeServer},
 };
 
-/// In bytes: no message of ours is longer.
+/// In bytes: no message of this application is longer.
 const LONGEST_MESSAGE: usize = 16 * 1024;
 
-/// Serves until `shutdown`, and then until the calls under way are answered.
+/// Serves until `shutdown`, and then until the calls in flight have their responses.
 ///
-/// The layers, from the outside in: secrets are marked before anything could log them; tracing sees
-/// every call; CSRF refuses what another site sent, which costs no lookup, because the user is
-/// loaded inside of it; and one of the services demands a user.
+/// The layers, from the outside in:
+///
+/// 1. The secret headers are marked as sensitive, before a layer can log them.
+/// 2. The tracing layer sees every call.
+/// 3. The CSRF layer rejects calls that another site caused. They cost no lookup.
+/// 4. `LoadUserLayer` looks up the user.
+/// 5. `RequireUserLayer` protects one of the services.
 pub async fn serve(
     listener: TcpListener,
     application: Application,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let secrets = [header::COOKIE, header::AUTHORIZATION];
-    // That somebody is not signed in is no failure of ours.
+    // An unauthenticated call is not a failure of the server.
     let failures = GrpcErrorsAsFailures::new().with_success(GrpcCode::Unauthenticated);
     let load_user = LoadUserLayer::new(application.sessions.clone())
         .rejection_response(EmptyResponseForRejection)
@@ -79,7 +83,8 @@ pub async fn serve(
         .await
 }
 
-/// For clients: the cookie that an answer sets, as the next call sends it, without its attributes.
+/// Returns the cookie that a response sets, without its attributes, as a client sends it with the
+/// next call.
 pub fn cookie(answer: &MetadataMap) -> Option<&str> {
     let set_cookie = answer.get("set-cookie")?.to_str().ok()?;
     set_cookie.split(';').next()

@@ -1,10 +1,10 @@
-//! Run with
+//! The server. Start it:
 //!
 //! ```sh
 //! cargo run -p example-tonic
 //! ```
 //!
-//! and, in another terminal,
+//! Then start the client in another terminal:
 //!
 //! ```sh
 //! cargo run -p example-tonic --bin client
@@ -14,10 +14,7 @@ use example_application::{Application, listen, overdue, postgres, shutdown, trac
 use tower_user_session::{BoxError, SessionServiceBuilder};
 
 #[tokio::main]
-#[expect(
-    clippy::print_stdout,
-    reason = "the address is for the person who starts this"
-)]
+#[expect(clippy::print_stdout, reason = "prints the address for the user")]
 async fn main() -> Result<(), BoxError> {
     trace();
     let postgres = postgres().await?;
@@ -27,7 +24,7 @@ async fn main() -> Result<(), BoxError> {
 
     let listener = listen("ADDR", "127.0.0.1:3000").await?;
     println!("Listening on http://{}", listener.local_addr()?);
-    // A stream would keep the server from stopping. Calls in flight are still answered.
+    // An open stream would keep the server from stopping. Calls in flight still get a response.
     let ending = tokio::spawn({
         let sessions = sessions.clone();
         async move {

@@ -1,4 +1,4 @@
-//! What is only for whoever is signed in: `RequireUserLayer` stands around it.
+//! The service for signed-in users, behind `RequireUserLayer`.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,8 @@ impl proto::me_server::Me for Me {
                     seconds: remaining.as_secs(),
                 })
             });
-        // `RequireUserLayer` asked once, before the first message. This asks for as long as it lasts.
+        // `RequireUserLayer` checks once, before the first message. `ended` checks until the stream
+        // ends.
         let stream = self
             .0
             .ended(&session)
@@ -49,12 +50,13 @@ fn status(because: EndedBecause) -> Status {
     match because {
         EndedBecause::Revoked => Status::unauthenticated("signed out"),
         EndedBecause::Expired => Status::unauthenticated("the session has expired"),
-        // This process is ending: call again.
+        // This process is shutting down. The client should call again.
         _ => Status::unavailable("shutting down"),
     }
 }
 
-/// What `LoadUserLayer` attached to the request. `RequireUserLayer` lets none pass without it.
+/// Returns the value that `LoadUserLayer` attached. `RequireUserLayer` rejects a request without
+/// it.
 fn attached<T: Clone + Send + Sync + 'static, M>(request: &Request<M>) -> Result<T, Status> {
     let attached = request.extensions().get().cloned();
     attached.ok_or_else(|| Status::internal("a layer is missing"))

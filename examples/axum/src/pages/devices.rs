@@ -1,4 +1,4 @@
-//! Where somebody is signed in.
+//! The page with the user's sessions.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(crate) fn devices(devices: &[Device], current: CurrentSession<User>) -> Page
             ul.devices data-names=(names(devices)) {
                 @for device in devices {
                     li {
-                        // What a client calls itself is the client's to say: it is escaped like everything.
+                        // The client chooses this text. It is escaped like every other text.
                         p.answer { (device.user_agent.as_deref().unwrap_or("Unknown client")) }
                         p.hint {
                             "Used " (ago(device)) " ago"
@@ -49,7 +49,7 @@ pub(crate) fn devices(devices: &[Device], current: CurrentSession<User>) -> Page
     )
 }
 
-/// The sessions' public names: another text when one of them has begun or ended.
+/// The public ids of the sessions. The text changes when a session begins or ends.
 pub(crate) fn names(devices: &[Device]) -> String {
     let mut names: Vec<_> = devices.iter().map(|device| device.id.to_string()).collect();
     names.sort_unstable();

@@ -1,4 +1,4 @@
-//! Forms: what people type.
+//! The forms.
 
 use axum::{
     body::Body,
@@ -11,7 +11,7 @@ use tower_user_session::ReturnTo;
 
 use super::{Page, page};
 
-/// A form for an e-mail and a password.
+/// A form for an email address and a password.
 pub(crate) struct CredentialsForm {
     title: &'static str,
     action: &'static str,
@@ -33,7 +33,7 @@ pub(crate) const SIGN_IN: CredentialsForm = CredentialsForm {
     instead: ("No account yet?", "/sign-up", "Sign up"),
 };
 
-/// What was typed before, except for the password, and where the person was going.
+/// Shows the form with the earlier input, except for the password, and with the page to return to.
 pub(crate) fn sign_in_or_up(
     which: &CredentialsForm,
     email: &str,
@@ -48,7 +48,7 @@ pub(crate) fn sign_in_or_up(
             @if let Some(message) = message { (message) }
             form method="post" action=(which.action) {
                 (hidden(next))
-                label for="email" { "E-mail" }
+                label for="email" { "Email" }
                 input #email name="email" type="email" value=(email) autocomplete="username" required
                     autofocus[email.is_empty()];
                 (password_field("Password", which.new, !email.is_empty()))
@@ -71,7 +71,7 @@ pub(crate) fn confirm(next: Option<&ReturnTo>, message: Option<Markup>) -> Page 
         &html! {
             h1 { "Confirm your password" }
             @if let Some(message) = message { (message) }
-            p { "For this we need to be sure that it is still you." }
+            p { "Please enter your password again to continue." }
             form method="post" action="/confirm" {
                 (hidden(next))
                 (password_field("Password", false, true))
@@ -118,22 +118,22 @@ fn hidden(next: Option<&ReturnTo>) -> Markup {
     html! { @if let Some(next) = next { input type="hidden" name="next" value=(next.as_str()); } }
 }
 
-/// Tells a person that what they typed is lost.
+/// Tells the user that the input of an earlier form was lost.
 pub(crate) fn unsent() -> Markup {
     html! {
         p.problem role="alert" {
-            "Your form was not sent. You will come back to it: please fill it in again."
+            "Your form was not sent. You will return to it: please fill it in again."
         }
     }
 }
 
-/// The same form again, with what was wrong.
+/// Shows the same form again, with the error.
 pub(crate) fn refused(
     error: &AccountError,
     form: impl FnOnce(Option<Markup>) -> Page,
 ) -> Response<Body> {
     if let AccountError::Unavailable(cause) = error {
-        tracing::error!(%cause, "a form could not be dealt with");
+        tracing::error!(%cause, "processing a form failed");
     }
     let problem = html! { p.problem role="alert" { (error) } };
     let mut response = (error.status(), form(Some(problem))).into_response();

@@ -1,4 +1,4 @@
-//! The pages. `maud` escapes whatever is put into them.
+//! The pages. `maud` escapes every value in them.
 
 mod devices;
 mod forms;
@@ -20,7 +20,8 @@ use maud::{DOCTYPE, Markup, html};
 use tower_http::csrf::ProtectionError;
 use tower_user_session::{CurrentSession, Rejection, RejectionKind};
 
-/// No cache and no Back button shows a page to whoever comes after.
+/// A page with `Cache-Control: no-store`, so that neither a cache nor the Back button shows it to
+/// the next user of the browser.
 pub(crate) type Page = ([(HeaderName, &'static str); 1], Markup);
 
 pub(crate) fn home(user: Option<&User>) -> Page {
@@ -37,8 +38,8 @@ pub(crate) fn home(user: Option<&User>) -> Page {
                     (sign_out_button())
                 }
             } @else {
-                p.answer { "Nobody we know." }
-                p { "Where a request has no session cookie, the database is not asked." }
+                p.answer { "Not signed in." }
+                p { "A request without a session cookie does not query the database." }
                 div.actions {
                     a.button href="/sign-in" { "Sign in" }
                     a.button.quiet href="/sign-up" { "Sign up" }
@@ -54,7 +55,7 @@ pub(crate) fn account(user: &User, session: CurrentSession<User>) -> Page {
         &html! {
             h1 { "Your account" }
             dl {
-                dt { "E-mail" }      dd { (user.email) }
+                dt { "Email" }       dd { (user.email) }
                 dt { "Session" }     dd { code { (session.id()) } }
                 dt { "Signed in" }   dd { (in_words(session.since_authentication())) " ago" }
                 dt { "Ends" }        dd { "in " (in_words(session.remaining())) }
@@ -68,10 +69,11 @@ pub(crate) fn account(user: &User, session: CurrentSession<User>) -> Page {
     )
 }
 
-/// The answer of `RequireUserLayer`: its own, with a page for people.
+/// The response of `RequireUserLayer` to a rejected request: its own headers, with a page for a
+/// browser.
 pub(crate) fn sign_in_first(rejection: &Rejection) -> Response<Body> {
     let (title, text, href, button) = if rejection.kind() == RejectionKind::ProofTooOld {
-        let text = "For this we need to be sure that it is still you.";
+        let text = "Please enter your password again to continue.";
         (
             "Please confirm your password",
             text,
@@ -81,7 +83,7 @@ pub(crate) fn sign_in_first(rejection: &Rejection) -> Response<Body> {
     } else {
         (
             "Please sign in",
-            "This page is for people with an account.",
+            "This page requires an account.",
             "/sign-in",
             "Sign in",
         )
@@ -97,14 +99,14 @@ pub(crate) fn sign_in_first(rejection: &Rejection) -> Response<Body> {
     )
 }
 
-/// The answer of `LoadUserLayer` when it could not find out who is asking.
+/// The response of `LoadUserLayer` if the lookup fails.
 pub(crate) fn unavailable(rejection: &Rejection) -> Response<Body> {
     refusal(
         rejection,
         "Back in a moment",
         &html! {
             h1 { "Back in a moment" }
-            p { "We cannot find out who you are right now. Please try again." }
+            p { "The session lookup failed. Please try again." }
             div.actions { a.button href="/" { "Try again" } }
         },
     )
@@ -118,13 +120,13 @@ fn refusal(rejection: &Rejection, title: &str, content: &Markup) -> Response<Bod
     page
 }
 
-/// The answer of `CsrfLayer`.
+/// The response of `CsrfLayer` to a rejected request.
 pub(crate) fn cross_site(_: ProtectionError) -> Response<Body> {
     let page = page(
-        "Refused",
+        "Rejected",
         &html! {
-            h1 { "Refused" }
-            p { "Another site sent this form. Nothing was done." }
+            h1 { "Rejected" }
+            p { "Another site sent this form. It had no effect." }
         },
     );
     (StatusCode::FORBIDDEN, page).into_response()
@@ -142,7 +144,7 @@ pub(crate) async fn not_found() -> (StatusCode, Page) {
 }
 
 fn sign_out_button() -> Markup {
-    // A form, not a link: what changes something is a POST.
+    // A form and not a link, because only a POST may change state.
     html! { form method="post" action="/sign-out" { button.button.quiet { "Sign out" } } }
 }
 
@@ -150,7 +152,7 @@ fn page(title: &str, content: &Markup) -> Page {
     document(title, content, false)
 }
 
-/// A page that says so when the session is over.
+/// A page that shows when the session has ended.
 fn live_page(title: &str, content: &Markup) -> Page {
     document(title, content, true)
 }
@@ -171,7 +173,7 @@ fn document(title: &str, content: &Markup, live: bool) -> Page {
                 main { (content) }
                 footer { "tower-user-session on axum" }
                 @if live {
-                    // What stands in `main` then; the script fills in why.
+                    // The script puts this into `main` and adds the reason.
                     template #signed-out {
                         h1 { "Signed out" }
                         p.problem role="alert" {}
@@ -184,7 +186,7 @@ fn document(title: &str, content: &Markup, live: bool) -> Page {
     ([(header::CACHE_CONTROL, "no-store")], page)
 }
 
-/// In the largest unit that fits, rounded.
+/// Formats a duration in the largest unit that fits, rounded.
 fn in_words(time: Duration) -> String {
     let seconds = time.as_secs();
     let (length, unit) = match seconds {

@@ -187,8 +187,8 @@ impl Browser {
     }
 }
 
-/// H01, H10: sign up, sign in, a second device, end it from the first, change the password, sign out,
-/// and what the Back button shows then.
+/// H01, H10: sign up, sign in, a second device, end it from the first, change the password, sign
+/// out, and what the Back button shows then.
 #[tokio::test]
 async fn a_person_lives_with_their_sessions() {
     let Some(driver) = Driver::start().await else {
@@ -214,7 +214,7 @@ async fn a_person_lives_with_their_sessions() {
         laptop
             .text()
             .await
-            .contains("The e-mail or the password is wrong.")
+            .contains("The email or the password is wrong.")
     );
     assert_eq!(laptop.cookie().await, None);
     laptop.fill("password", "correct horse").await;
@@ -278,14 +278,14 @@ async fn a_person_lives_with_their_sessions() {
         phone
             .text()
             .await
-            .contains("The e-mail or the password is wrong.")
+            .contains("The email or the password is wrong.")
     );
 
     // Out. The Back button shows nothing of the account.
     laptop.press("Your account").await;
     assert!(laptop.text().await.contains("ada@example.com"));
     laptop.press("Sign out").await;
-    assert!(laptop.text().await.contains("Nobody we know."));
+    assert!(laptop.text().await.contains("Not signed in."));
     assert_eq!(laptop.cookie().await, None);
     laptop.0.back().await.unwrap();
     assert_eq!(laptop.heading().await, "Sign in");
@@ -335,8 +335,8 @@ async fn a_form_that_was_not_sent_is_explained() {
     window.0.close().await.unwrap();
 }
 
-/// O05: another application on the host has set a cookie of the same name for a path; a dead one does no harm, and
-/// a live one is ambiguous as long as it lives.
+/// O05: another application on the host has set a cookie of the same name for a path; a dead one
+/// does no harm, and a live one is ambiguous as long as it lives.
 #[tokio::test]
 async fn another_cookie_of_the_same_name_does_no_harm() {
     let name = "browser::another_cookie_of_the_same_name_does_no_harm";
@@ -368,8 +368,8 @@ async fn another_cookie_of_the_same_name_does_no_harm() {
     window.0.close().await.unwrap();
 }
 
-/// H17: a page says at once that its session is over, though another process ended it; a list of devices
-/// follows them; and nothing of it loads a page again.
+/// H17: a page says at once that its session is over, though another process ended it; a list of
+/// devices follows them; and nothing of it loads a page again.
 #[tokio::test]
 async fn a_window_notices_that_another_one_signed_it_out() {
     let name = "browser::a_window_notices_that_another_one_signed_it_out";
