@@ -1,5 +1,5 @@
-//! An unknown email and a wrong password take the same time. In a binary of its own, so that no
-//! other test runs beside it.
+//! An unknown email and a wrong password take the same time. The test has its own binary, so that
+//! no other test runs concurrently.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,13 +16,13 @@ use axum::http::StatusCode;
 
 use crate::support::{Answer, Browser, Site};
 
-/// The body too, but for the email that was typed.
+/// The body is compared too, except for the email.
 #[tokio::test]
 async fn an_unknown_email_and_a_wrong_password_look_the_same() {
     let site = Site::open().await;
     let mut browser = site.adas_browser().await;
     browser.cookie = None;
-    // By turns, and the shortest of many: what else the machine does only makes them longer.
+    // Measures alternately and compares the minimum: other load can only increase a measurement.
     let (mut wrong_took, mut unknown_took) = (Duration::MAX, Duration::MAX);
     for _ in 0..10 {
         let mut wrong = try_to_sign_in(&mut browser, "ada", &mut wrong_took).await;
@@ -31,7 +31,7 @@ async fn an_unknown_email_and_a_wrong_password_look_the_same() {
         wrong.body = wrong.body.replace("ada@", "eve@");
         assert_eq!(wrong, unknown);
     }
-    // Without the work of a hash, an answer takes a tenth.
+    // Without hashing, a response takes a tenth of the time.
     assert!(
         unknown_took > wrong_took / 3 && wrong_took > unknown_took / 3,
         "{unknown_took:?} for an unknown email, {wrong_took:?} for a wrong password"

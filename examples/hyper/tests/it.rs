@@ -1,5 +1,4 @@
-//! The application as programs meet it: over a socket, in both versions of HTTP, with a PostgreSQL
-//! behind it.
+//! The application over a socket, in both versions of HTTP, with a real PostgreSQL.
 
 use bytes::Bytes;
 use ephemeral_postgres::TestDatabase;

@@ -1,4 +1,4 @@
-//! Two services: one has the sessions, the other asks it.
+//! Two services: one stores the sessions, the other sends its lookups to the first.
 
 #![expect(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{net::TcpListener, task::JoinSet};
 use tower_user_session::{SessionService, SessionToken};
 
-/// Serves it, and says where.
+/// Serves the router and returns its address.
 async fn serve(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -28,7 +28,7 @@ async fn serve(router: Router) -> String {
     format!("http://{address}")
 }
 
-/// A service that asks at this address, and the address of its own.
+/// Starts a service that uses the resolver at this address, and returns its own address.
 async fn remote(resolver: &str) -> (SessionService<RemoteLookup>, String) {
     let resolver: Uri = format!("{resolver}/resolve").parse().unwrap();
     let sessions = SessionService::new(RemoteLookup::new(resolver));
@@ -77,7 +77,7 @@ async fn a_service_without_a_database_knows_who_is_signed_in() {
     let stranger = SessionToken::generate().unwrap().expose();
     assert_eq!(me(&address, &stranger).await.0, StatusCode::UNAUTHORIZED);
 
-    // The times are those of the database.
+    // The times come from the clock of the database.
     let token = SessionToken::parse(token.as_bytes()).unwrap();
     let here = sessions.resolve(&token).await.unwrap().unwrap().session;
     let there = application
@@ -93,7 +93,7 @@ async fn a_service_without_a_database_knows_who_is_signed_in() {
 
     let client = database.client().await;
     client.batch_execute("DELETE FROM sessions").await.unwrap();
-    // The service that has the database answers from its cache until the feed has announced the end.
+    // The service with the database uses its cache until the notification arrives.
     let start = Instant::now();
     while me(&address, &token.expose()).await.0 != StatusCode::UNAUTHORIZED {
         assert!(start.elapsed() < Duration::from_secs(2), "it does not end");
@@ -145,7 +145,7 @@ async fn where_nobody_answers_it_is_not_known_who_is_asking() {
         StatusCode::SERVICE_UNAVAILABLE
     );
 
-    // Somebody answers, but not the question.
+    // The server responds, but not with a result.
     for answer in ["{}", "[]", "nothing"] {
         let other = Router::new().fallback(move || async move { answer });
         let (_, address) = remote(&serve(other).await).await;

@@ -1,4 +1,4 @@
-//! The application as a gRPC client meets it: over a socket, with a PostgreSQL behind it.
+//! The application over a socket, with a gRPC client and a real PostgreSQL.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ use tonic::{
 };
 use tower_user_session::{DEFAULT_LEASE, SessionServiceBuilder};
 
-/// H19: whoever is not signed in is answered with status 16, by every method.
+/// H19: every method responds to an anonymous call with status 16.
 #[tokio::test]
 async fn a_client_signs_up_signs_in_calls_and_signs_out() {
     let database = TestDatabase::create("").await;
@@ -72,8 +72,8 @@ async fn a_client_signs_up_signs_in_calls_and_signs_out() {
     assert_eq!(refused.code(), Code::Unauthenticated);
 }
 
-/// H17, H19: a stream ends with status 16 when its session is ended in another process over the same
-/// database, and with 14 when the process ends.
+/// H17, H19: a stream ends with status 16 when its session ends in another process over the same
+/// database, and with 14 when the process shuts down.
 #[tokio::test]
 async fn a_stream_ends_with_its_session() {
     let database = TestDatabase::create("").await;
@@ -108,10 +108,10 @@ async fn a_stream_ends_with_its_session() {
     }
 }
 
-/// For a machine that is busy.
+/// A tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// A process over this database, and a connection to it.
+/// Starts a process over this database and connects to it.
 async fn process(database: &TestDatabase) -> (Application, Channel) {
     let application =
         Application::open_with(database.config(), SessionServiceBuilder::bearer_tokens)

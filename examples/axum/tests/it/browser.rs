@@ -1,4 +1,4 @@
-//! The pages in a real browser: headless Chromium, through its driver.
+//! The pages in a real browser: headless Chromium, controlled by chromedriver.
 
 use std::{
     net::TcpListener,
@@ -12,18 +12,18 @@ use serde_json::json;
 
 use crate::support::Site;
 
-/// What takes longer than so many moments does not happen.
+/// The number of polls before a wait fails.
 const PATIENCE: u32 = 400;
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// The driver, killed however the test ends, and with it its browsers.
+/// The driver. On drop it is killed with its browsers, no matter how the test ends.
 pub(crate) struct Driver {
     process: Child,
     url: String,
 }
 
 impl Driver {
-    /// `None` where there is no driver.
+    /// Returns `None` if chromedriver is not installed.
     pub(crate) async fn start() -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -53,12 +53,12 @@ impl Driver {
         panic!("chromedriver does not answer");
     }
 
-    /// A browser of its own, with no cookies.
+    /// Starts a new browser without cookies.
     async fn browser(&self) -> Browser {
         Browser(self.window(&[]).await)
     }
 
-    /// The same with more arguments.
+    /// Starts a new browser with more arguments.
     pub(crate) async fn window(&self, more: &[&str]) -> Client {
         let mut args = vec![
             "--headless",
@@ -111,7 +111,7 @@ impl Browser {
             .unwrap();
     }
 
-    /// Presses the button, or follows the link, with this text, and waits for the page to go.
+    /// Presses the button or the link with this text, and waits until the page is left.
     async fn press(&self, text: &str) {
         let path = format!("//*[(self::button or self::a) and normalize-space()='{text}']");
         let pressed = self.0.find(Locator::XPath(&path)).await.unwrap();
@@ -137,7 +137,7 @@ impl Browser {
         self.read("main").await
     }
 
-    /// What stands there, on a page that may just be coming.
+    /// Returns the text of the page, which can still be loading.
     async fn read(&self, css: &str) -> String {
         for _ in 0..PATIENCE {
             if let Ok(element) = self.0.find(Locator::Css(css)).await
@@ -150,7 +150,7 @@ impl Browser {
         panic!("there is no {css}");
     }
 
-    /// Waits until this stands on the page, which is not loaded again.
+    /// Waits until the page contains this text, without a reload.
     async fn wait_for(&self, text: &str) {
         for _ in 0..PATIENCE {
             if self.text().await.contains(text) {
@@ -161,7 +161,7 @@ impl Browser {
         panic!("{text} does not come: {}", self.text().await);
     }
 
-    /// Leaves a mark in the page that is gone when another one is loaded.
+    /// Marks the page. A reload removes the mark.
     async fn mark(&self) {
         self.0.execute("window.mark = 1", vec![]).await.unwrap();
     }
@@ -177,7 +177,7 @@ impl Browser {
         self.press("Sign in").await;
     }
 
-    /// The session cookie's expiry, where there is a cookie, and where it has one.
+    /// Returns the expiry of the session cookie, if there is a cookie and if it has an expiry.
     async fn cookie(&self) -> Option<bool> {
         let cookies = self.0.get_all_cookies().await.unwrap();
         cookies
@@ -187,8 +187,8 @@ impl Browser {
     }
 }
 
-/// H01, H10: sign up, sign in, a second device, end it from the first, change the password, sign
-/// out, and what the Back button shows then.
+/// H01, H10: sign-up, sign-in, a second device that the first one signs out, a change of the
+/// password, sign-out, and the Back button after it.
 #[tokio::test]
 async fn a_person_lives_with_their_sessions() {
     let Some(driver) = Driver::start().await else {
@@ -201,7 +201,7 @@ async fn a_person_lives_with_their_sessions() {
     let laptop = driver.browser().await;
     let phone = driver.browser().await;
 
-    // Sent to sign in, without an account yet.
+    // Redirected to the sign-in page, without an account.
     laptop.open(&site, "/account").await;
     assert_eq!(laptop.path().await, "/sign-in");
     laptop.press("Sign up").await;
@@ -226,7 +226,7 @@ async fn a_person_lives_with_their_sessions() {
         "it goes with the browser's session"
     );
 
-    // A second device, which is remembered, and which was going somewhere.
+    // A second device, with "remember me" and a page to return to.
     phone.open(&site, "/devices").await;
     assert_eq!(phone.heading().await, "Sign in");
     phone
@@ -245,7 +245,7 @@ async fn a_person_lives_with_their_sessions() {
         "it stays when the browser is closed"
     );
 
-    // Ended from the first.
+    // The first device ends the session.
     laptop.press("Your account").await;
     laptop.press("Your devices").await;
     assert!(laptop.text().await.contains("This device"));
@@ -257,7 +257,7 @@ async fn a_person_lives_with_their_sessions() {
     assert_eq!(phone.path().await, "/devices");
     laptop.wait_for("Sign out there").await;
 
-    // Another password, once it is sure who asks.
+    // A new password, after a re-authentication.
     let client = site.database.as_ref().unwrap().client().await;
     let age = "UPDATE sessions SET authenticated_at = now() - interval '6 minutes'";
     client.execute(age, &[]).await.unwrap();
@@ -281,7 +281,7 @@ async fn a_person_lives_with_their_sessions() {
             .contains("The email or the password is wrong.")
     );
 
-    // Out. The Back button shows nothing of the account.
+    // Sign-out. The Back button shows no data of the account.
     laptop.press("Your account").await;
     assert!(laptop.text().await.contains("ada@example.com"));
     laptop.press("Sign out").await;
@@ -296,7 +296,7 @@ async fn a_person_lives_with_their_sessions() {
     }
 }
 
-/// O04: a form that is sent after the session has ended leads to a page that says so, and back.
+/// O04: a form that is sent after the session has ended leads to a page that explains it, and back.
 #[tokio::test]
 async fn a_form_that_was_not_sent_is_explained() {
     let name = "browser::a_form_that_was_not_sent_is_explained";
@@ -315,12 +315,12 @@ async fn a_form_that_was_not_sent_is_explained() {
     window.press("Change password").await;
     assert_eq!(window.heading().await, "Sign in");
     assert!(window.text().await.contains("Your form was not sent."));
-    // Nothing was changed, and the person comes back to the form.
+    // Nothing has changed, and the user returns to the form.
     window.sign_in("correct horse").await;
     assert_eq!(window.path().await, "/password");
     assert_eq!(window.heading().await, "Change your password");
 
-    // The same where the authentication is too old.
+    // The same if the authentication is too old.
     let client = site.database.as_ref().unwrap().client().await;
     let age = "UPDATE sessions SET authenticated_at = now() - interval '6 minutes'";
     window.fill("current", "correct horse").await;
@@ -335,8 +335,8 @@ async fn a_form_that_was_not_sent_is_explained() {
     window.0.close().await.unwrap();
 }
 
-/// O05: another application on the host has set a cookie of the same name for a path; a dead one
-/// does no harm, and a live one is ambiguous as long as it lives.
+/// O05: another application on the host has set a cookie of the same name for a path. A dead token
+/// in it does no harm. A live one makes the request ambiguous.
 #[tokio::test]
 async fn another_cookie_of_the_same_name_does_no_harm() {
     let name = "browser::another_cookie_of_the_same_name_does_no_harm";
@@ -368,8 +368,8 @@ async fn another_cookie_of_the_same_name_does_no_harm() {
     window.0.close().await.unwrap();
 }
 
-/// H17: a page says at once that its session is over, though another process ended it; a list of
-/// devices follows them; and nothing of it loads a page again.
+/// H17: a page shows at once that another process has ended its session, and the list of devices is
+/// updated, without a reload.
 #[tokio::test]
 async fn a_window_notices_that_another_one_signed_it_out() {
     let name = "browser::a_window_notices_that_another_one_signed_it_out";
@@ -387,7 +387,7 @@ async fn a_window_notices_that_another_one_signed_it_out() {
         window.mark().await;
     }
 
-    // One of the three is not a window.
+    // One of the three sessions is not a window.
     let listed = "return document.querySelectorAll('.devices li').length";
     let mut count = json!(0);
     for _ in 0..PATIENCE {
@@ -412,7 +412,7 @@ async fn a_window_notices_that_another_one_signed_it_out() {
     there.sign_in("correct horse").await;
     assert!(there.text().await.contains("ada@example.com"));
 
-    // The stream breaks, and when it is opened again, nobody is signed in any more.
+    // The stream breaks. When the browser reconnects, the session has ended.
     there.0.execute("events.close()", vec![]).await.unwrap();
     site.sessions.revoke_all(&1).await.unwrap();
     here.wait_for("You were signed out on another device").await;

@@ -1,10 +1,10 @@
-//! What another site sends does nothing.
+//! Requests that another site causes have no effect.
 
 use axum::http::{Method, StatusCode};
 
 use crate::support::{ADA, Browser, Site};
 
-/// Signs out with these headers, and says how that was answered and whether Ada is still signed in.
+/// Signs out with these headers. Returns the status, and whether Ada is still signed in.
 async fn sign_out(browser: &mut Browser, headers: &[(&str, &str)]) -> (StatusCode, bool) {
     let cookie = browser.cookie.clone();
     let answer = browser.send(Method::POST, "/sign-out", headers, "").await;
@@ -16,7 +16,7 @@ async fn sign_out(browser: &mut Browser, headers: &[(&str, &str)]) -> (StatusCod
 const REFUSED: (StatusCode, bool) = (StatusCode::FORBIDDEN, true);
 const SIGNED_OUT: (StatusCode, bool) = (StatusCode::SEE_OTHER, false);
 
-/// K01: following a link from another site changes nothing, and works.
+/// K01: a link from another site works and changes nothing.
 #[tokio::test]
 async fn safe_methods_are_allowed() {
     let site = Site::open().await;
@@ -37,7 +37,7 @@ async fn safe_methods_are_allowed() {
     assert_eq!(browser.get("/api/me").await.status, StatusCode::OK);
 }
 
-/// K02, also where the origin contradicts it: the browser knows better than a proxy's `Host`.
+/// K02, even if `Origin` differs: `Sec-Fetch-Site` is more reliable than the `Host` of a proxy.
 #[tokio::test]
 async fn the_same_origin_is_allowed() {
     let site = Site::open().await;
@@ -49,7 +49,7 @@ async fn the_same_origin_is_allowed() {
     assert_eq!(sign_out(&mut browser, &headers).await, SIGNED_OUT);
 }
 
-/// K03: typed into the address bar, or opened from a bookmark.
+/// K03: a request from the address bar or a bookmark.
 #[tokio::test]
 async fn what_no_site_caused_is_allowed() {
     let site = Site::open().await;
@@ -58,7 +58,7 @@ async fn what_no_site_caused_is_allowed() {
     assert_eq!(sign_out(&mut browser, &headers).await, SIGNED_OUT);
 }
 
-/// K04, also where the origin looks right.
+/// K04, even if `Origin` matches.
 #[tokio::test]
 async fn any_other_site_is_refused() {
     let site = Site::open().await;
@@ -72,7 +72,7 @@ async fn any_other_site_is_refused() {
     }
 }
 
-/// K05: curl, and other programs that are no browsers.
+/// K05: curl and other programs that are not browsers.
 #[tokio::test]
 async fn what_is_no_browser_is_allowed() {
     let site = Site::open().await;
@@ -80,7 +80,7 @@ async fn what_is_no_browser_is_allowed() {
     assert_eq!(sign_out(&mut browser, &[]).await, SIGNED_OUT);
 }
 
-/// K06: an older browser, and one that talks plain http to something else than this machine.
+/// K06: an older browser, and a browser over plain http to another host.
 #[tokio::test]
 async fn an_origin_like_the_host_is_allowed() {
     let site = Site::open().await;
@@ -102,7 +102,7 @@ async fn any_other_origin_is_refused() {
     }
 }
 
-/// K08: nobody is signed in as somebody else by another site.
+/// K08: another site cannot sign a user in.
 #[tokio::test]
 async fn another_site_signs_nobody_in() {
     let site = Site::open().await;
@@ -114,7 +114,7 @@ async fn another_site_signs_nobody_in() {
     assert_eq!(browser.cookie, None);
 }
 
-/// K12: the check stands outside of the layer that loads the user.
+/// K12: the CSRF layer is outside `LoadUserLayer`.
 #[tokio::test]
 async fn what_is_refused_costs_no_lookup() {
     let site = Site::open().await;

@@ -1,4 +1,4 @@
-//! The process as it is stopped by a supervisor.
+//! A process that a supervisor stops.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -31,7 +31,7 @@ use crate::support::{ADA, Browser};
 const PATIENCE: Duration = Duration::from_secs(20);
 const CLIENTS: usize = 16;
 
-/// The example's own program, killed however the test ends.
+/// The example's own program. It is killed on drop, no matter how the test ends.
 struct Process {
     child: Child,
     address: SocketAddr,
@@ -55,7 +55,7 @@ impl Process {
         Self { child, address }
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     fn terminate(&self) {
         let pid = self.child.id().to_string();
         let killed = Command::new("kill").args(["-TERM", &pid]).status();
@@ -81,7 +81,8 @@ impl Drop for Process {
     }
 }
 
-/// O09: at SIGTERM an open stream ends, every request that the server accepted is answered, and none with 503.
+/// O09: at SIGTERM an open stream ends, and every accepted request gets its response, none of them
+/// 503.
 #[tokio::test]
 async fn a_stopping_process_ends_streams_and_answers_requests() {
     let database = TestDatabase::create("").await;
@@ -104,7 +105,8 @@ async fn a_stopping_process_ends_streams_and_answers_requests() {
                 loop {
                     let request = Request::get(format!("http://{address}/account"));
                     let request = request.header(header::COOKIE, &cookie);
-                    // Not accepted any more: the client asks the next process.
+                    // The server no longer accepts connections: a client would try the next
+                    // process.
                     let Ok(response) = client.request(request.body(Full::default()).unwrap()).await
                     else {
                         return;
@@ -122,7 +124,7 @@ async fn a_stopping_process_ends_streams_and_answers_requests() {
         while answered.load(SeqCst) < 20 * CLIENTS {
             sleep(Duration::from_millis(5)).await;
         }
-        // A request of which the server has read a part.
+        // A request that the server has partly read.
         let mut half = TcpStream::connect(process.address).await.unwrap();
         let head = format!("GET /account HTTP/1.1\r\nhost: localhost\r\ncookie: {cookie}\r\n");
         half.write_all(head.as_bytes()).await.unwrap();

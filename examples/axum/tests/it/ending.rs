@@ -1,4 +1,4 @@
-//! What lasts ends with its session, also where another process over the same database ended that.
+//! Streams end with their session, even if another process over the same database ended it.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ use tower_user_session::{DEFAULT_LEASE, ErrorKind, tokio_postgres::NoTls};
 
 use crate::support::{ADA, Browser, Site};
 
-/// The bound that is published, and something for a machine that is busy.
+/// The documented bound, and a tolerance for a busy machine.
 const SOON: Duration = DEFAULT_LEASE.saturating_add(Duration::from_secs(1));
-/// Until the list of devices has been looked at again for sure.
+/// Longer than the polling interval of the list of devices.
 const LOOKED: Duration = Duration::from_secs(5);
 
 const SIGNED_OUT: &str = "event: signed-out\n\
                           data: You were signed out on another device or in another window.\n\n";
 
-/// The next event as it is sent; `None` at the end.
+/// Returns the next event as text, or `None` at the end.
 async fn event(events: &mut Incoming, patience: Duration) -> Option<String> {
     let frame = timeout(patience, events.frame()).await.unwrap()?;
     let event = frame.unwrap().into_data().unwrap();
@@ -36,7 +36,7 @@ async fn nothing_comes(events: &mut Incoming) {
     assert!(timeout(DEFAULT_LEASE, events.frame()).await.is_err());
 }
 
-/// H14, H17: server-sent events end with the session, and the last one says so.
+/// H14, H17: server-sent events end with the session, and the last event names the reason.
 #[tokio::test]
 async fn a_stream_of_events_ends_with_its_session() {
     let site = Site::open().await;
@@ -67,13 +67,13 @@ async fn a_stream_of_events_ends_with_its_session() {
         }
         assert_eq!(event(&mut events, SOON).await.unwrap(), SIGNED_OUT, "{way}");
         assert_eq!(event(&mut events, SOON).await, None, "{way}");
-        // When the browser connects again.
+        // The browser reconnects.
         let again = browser.open("/events").await;
         assert_eq!(again.status(), StatusCode::UNAUTHORIZED, "{way}");
     }
 }
 
-/// Without a feed all of this would take longer, and no session would be kept in memory.
+/// The application has a feed and a cache. Without them these tests would take longer.
 #[tokio::test]
 async fn the_application_follows_the_feed() {
     let site = Site::open().await;
@@ -83,7 +83,7 @@ async fn the_application_follows_the_feed() {
     assert_eq!(again.kind(), ErrorKind::Configuration);
 }
 
-/// A process that ends signs nobody out: the browser connects to the next one.
+/// A process that shuts down ends no session: the browser reconnects to the next process.
 #[tokio::test]
 async fn a_process_that_ends_ends_its_streams_without_a_word() {
     let site = Site::open().await;
@@ -94,7 +94,7 @@ async fn a_process_that_ends_ends_its_streams_without_a_word() {
     assert_eq!(event(&mut events, SOON).await, None);
 }
 
-/// The names on the page and in the event are the same until a session begins or ends.
+/// The ids on the page and in the event are the same until a session begins or ends.
 #[tokio::test]
 async fn the_page_of_devices_is_told_when_they_change() {
     let site = Site::open().await;
@@ -116,13 +116,13 @@ async fn the_page_of_devices_is_told_when_they_change() {
     }
     assert_eq!(said[0], said[2]);
     assert!(said[1].len() > said[0].len());
-    // Being used is no change.
+    // A use is not a change.
     assert!(timeout(LOOKED, events.frame()).await.is_err());
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Shakes hands as a browser with this page open does.
+/// Performs the handshake like a browser with this page.
 async fn socket(
     site: &Site,
     browser: &Browser,
@@ -148,7 +148,8 @@ async fn socket(
     }
 }
 
-/// K10: the cookie alone opens no WebSocket for another site's page. H18: the right page's opens.
+/// K10: a page of another site cannot open a WebSocket with the cookie. H18: a page of this site
+/// can.
 #[tokio::test]
 async fn only_this_sites_pages_open_a_websocket() {
     let site = Site::open().await;
@@ -172,8 +173,8 @@ async fn only_this_sites_pages_open_a_websocket() {
     }
 }
 
-/// H17: a WebSocket closes with 1008 when its session ends elsewhere, and with 1001 when the process
-/// ends.
+/// H17: a WebSocket closes with 1008 when its session ends elsewhere, and with 1001 when the
+/// process shuts down.
 #[tokio::test]
 async fn a_websocket_closes_with_its_session() {
     let site = Site::open().await;

@@ -1,4 +1,4 @@
-//! The database is down.
+//! Requests while the database is down.
 
 use axum::http::{StatusCode, header};
 use ephemeral_postgres::{Server, StopMode};
@@ -32,7 +32,7 @@ async fn without_the_database_nobody_is_taken_for_somebody_else() {
     assert!(signed_out.headers.contains_key(header::SET_COOKIE));
     assert_eq!(browser.cookie, None);
 
-    // The server could not be told, so the session lives on: that is what the log says.
+    // The database could not delete the session, so it is still live, as the log reports.
     server.restart().unwrap();
     browser.cookie = cookie;
     assert_eq!(browser.get("/api/me").await.status, StatusCode::OK);

@@ -1,4 +1,4 @@
-//! Sign up, sign in, who am I, sign out.
+//! Sign-up, sign-in, the current user and sign-out.
 
 use axum::http::{Method, StatusCode, header};
 
@@ -45,7 +45,7 @@ async fn a_person_signs_up_signs_in_sees_who_they_are_and_signs_out() {
     );
 }
 
-/// D01, D07: signing out, and signing in again, end the session on the server.
+/// D01, D07: a sign-out and another sign-in each end the session on the server.
 #[tokio::test]
 async fn an_old_cookie_is_dead() {
     let site = Site::open().await;

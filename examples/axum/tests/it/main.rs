@@ -1,4 +1,4 @@
-//! The application as a browser meets it: over a socket, with a PostgreSQL behind it.
+//! The application over a socket, with a real PostgreSQL.
 
 #![expect(
     clippy::unwrap_used,

@@ -24,7 +24,7 @@ struct User(&'static str);
 
 type Sessions = SessionService<MemorySessionStore<i64, User>>;
 
-/// Serves on the loopback address, under any of its names.
+/// Serves on the loopback address, for every host name.
 async fn serve(router: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -32,7 +32,7 @@ async fn serve(router: Router) -> SocketAddr {
     address
 }
 
-/// The application that is embedded.
+/// The embedded application.
 async fn application(cookie: SessionCookie) -> SocketAddr {
     async fn home(user: Option<CurrentUser<User>>, headers: HeaderMap) -> Html<String> {
         let cookies = headers.get_all(COOKIE).iter().count();
@@ -65,8 +65,9 @@ async fn application(cookie: SessionCookie) -> SocketAddr {
     serve(router).await
 }
 
-/// What a page on `site` shows that embeds this path of the application at 127.0.0.1. The sites are on `localhost`,
-/// which the browser takes for another site than 127.0.0.1, and for a secure context.
+/// Returns the text of a page on `site` that embeds this path of the application at 127.0.0.1. The
+/// sites are on `localhost`, which is another site than 127.0.0.1 for the browser, and a secure
+/// context.
 async fn embedded(
     window: &Client,
     site: SocketAddr,
@@ -91,9 +92,9 @@ async fn shown(window: &Client) -> String {
     text.text().await.unwrap()
 }
 
-/// In a browser that blocks the cookies of embedded sites, an embedded application keeps a user signed in with a
-/// partitioned cookie, and without one it does not. The session stays on the site that embeds, and a
-/// sign-out removes its cookie.
+/// In a browser that blocks the cookies of embedded sites, an embedded application needs a
+/// partitioned cookie to keep a user signed in. The session exists only on the embedding site, and
+/// a sign-out removes its cookie.
 #[tokio::test]
 async fn an_embedded_application_keeps_a_user_signed_in() {
     let name = "partitioned::an_embedded_application_keeps_a_user_signed_in";
@@ -123,7 +124,7 @@ async fn an_embedded_application_keeps_a_user_signed_in() {
         (partitioned, "Ada, cookies: 1"),
     ] {
         let application = application(cookie).await;
-        // Browsers do not tell ports apart: each application has a window of its own.
+        // Cookies do not depend on the port, so each application has its own window.
         let window = driver.window(&["--test-third-party-cookie-phaseout"]).await;
         assert_eq!(
             embedded(&window, site, application, "").await,
@@ -134,7 +135,7 @@ async fn an_embedded_application_keeps_a_user_signed_in() {
             "signed in"
         );
         assert_eq!(embedded(&window, site, application, "").await, user);
-        // On its own the application is in another partition.
+        // Opened directly, the application is in another partition.
         window
             .goto(&format!("http://{application}/"))
             .await

@@ -1,4 +1,4 @@
-//! What a person does with their sessions.
+//! The list of sessions, revocation and re-authentication.
 
 use axum::http::{Method, StatusCode, header};
 
@@ -8,7 +8,7 @@ const EVE: &str = "email=eve%40example.com&password=correct+horse";
 const CHANGE: &str = "current=correct+horse&password=battery+staple";
 const NAVIGATION: [(&str, &str); 1] = [("sec-fetch-mode", "navigate")];
 
-/// The public names of sessions on a page, in its forms.
+/// Returns the public ids of the sessions in the forms of a page.
 fn listed(page: &Answer) -> Vec<String> {
     let fields = page.body.split(r#"name="session" value=""#).skip(1);
     fields
@@ -26,7 +26,8 @@ async fn age_the_proof(site: &Site) {
     client.execute(update, &[]).await.unwrap();
 }
 
-/// Where one is signed in: this device is marked, another one can be ended, and is dead at once.
+/// The list marks the current session. Another session can be ended, and its token is rejected at
+/// once.
 #[tokio::test]
 async fn a_person_ends_a_session_on_another_device() {
     let site = Site::open().await;
@@ -52,7 +53,7 @@ async fn a_person_ends_a_session_on_another_device() {
     assert_eq!(here.get("/api/me").await.status, StatusCode::OK);
 }
 
-/// I09: somebody else's session, one that does not exist and nonsense are answered alike.
+/// I09: a session of another user, an unknown one and a malformed id get the same response.
 #[tokio::test]
 async fn a_foreign_session_is_not_found() {
     let site = Site::open().await;
@@ -91,7 +92,7 @@ async fn a_person_signs_out_everywhere_else() {
     assert_eq!(here.get("/api/me").await.status, StatusCode::OK);
 }
 
-/// Whoever opens a page is sent to sign in, and comes back; never to another site.
+/// An anonymous visitor is redirected to the sign-in page and back, never to another site.
 #[tokio::test]
 async fn signing_in_leads_back_to_where_one_was_going() {
     let site = Site::open().await;
@@ -135,8 +136,8 @@ async fn a_session_is_remembered_only_where_it_was_asked_for() {
     }
 }
 
-/// A proof that is too old is asked for again; then the change ends the other sessions, and the old
-/// password with them.
+/// An authentication that is too old must be repeated. The change of the password then ends the
+/// other sessions, and the old password is invalid.
 #[tokio::test]
 async fn changing_the_password_wants_a_fresh_proof_and_ends_the_others() {
     let site = Site::open().await;
@@ -186,7 +187,7 @@ async fn changing_the_password_wants_a_fresh_proof_and_ends_the_others() {
     );
 }
 
-/// K04: none of it works from another site.
+/// K04: none of these requests works from another site.
 #[tokio::test]
 async fn another_site_cannot_touch_sessions_or_passwords() {
     let site = Site::open().await;

@@ -1,4 +1,4 @@
-//! A site that runs, and a browser that visits it.
+//! A running site and a simple HTTP client with cookies.
 
 use std::net::SocketAddr;
 
@@ -31,7 +31,7 @@ impl Site {
         site
     }
 
-    /// Another process over the same database.
+    /// Starts another process over the same database.
     pub(crate) async fn beside(&self) -> Self {
         let database = self.database.as_ref().unwrap();
         Self::serve(Application::open(database.config()).await.unwrap()).await
@@ -55,7 +55,7 @@ impl Site {
         Browser::at(self.address)
     }
 
-    /// A browser in which Ada is signed in.
+    /// Returns a browser in which Ada is signed in.
     pub(crate) async fn adas_browser(&self) -> Browser {
         let mut browser = self.browser();
         browser.post("/sign-up", ADA).await;
@@ -117,7 +117,7 @@ impl Browser {
         }
     }
 
-    /// An answer that may last.
+    /// A response that can be a stream.
     pub(crate) async fn open(&self, path: &str) -> Response<Incoming> {
         self.ask(Method::GET, path, &[], "").await
     }
