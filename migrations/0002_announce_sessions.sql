@@ -20,7 +20,7 @@
 --   users <hash> <hash> ...  the rows of these users have changed; both the old key and the new key are hashed
 --   everything               any user may have changed
 -- An id is 32 hexadecimal digits, and a hash is 16. A reader must treat any other payload as
--- "everything". src/postgres/user_key.sql computes the hash. It replaces the key because every role
+-- "everything". src/postgres/sql/user_key.sql computes the hash. It replaces the key because every role
 -- may LISTEN, and a key can be an email address. Only keys of integer types, uuid, text, varchar
 -- and citext have a hash. A change of a user with a key of another type is announced as
 -- "everything".

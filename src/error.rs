@@ -60,34 +60,34 @@ pub enum ErrorKind {
     /// The database refused or failed the statement for another reason.
     Statement,
     /// A row could not be read: a column's value or type is not what was expected.
-    Row,
+    Decode,
     /// The application's code panicked while it read a user. Only the callers that wait for this user fail.
     Panicked,
-    /// The store did not answer as [`SessionLookup`](crate::SessionLookup) demands.
+    /// The store did not answer as [`SessionLookup`](crate::store::SessionLookup) demands.
     Protocol,
     /// The operating system's random generator failed.
-    Random,
+    Rng,
     /// The user does not exist or does not meet the condition for signing in.
-    UserRefused,
+    UserNotAllowed,
     /// The user has as many sessions as the limit allows.
     TooManySessions,
     /// There is no live session of this user to confirm.
-    NoSession,
+    SessionNotFound,
     /// A failure of a store other than this crate's own.
     Store,
 }
 
 impl Error {
     /// An error of this kind, caused by `source`. For implementations of
-    /// [`SessionLookup`](crate::SessionLookup) and [`SessionStore`](crate::SessionStore).
+    /// [`SessionLookup`](crate::store::SessionLookup) and [`SessionStore`](crate::store::SessionStore).
     pub fn new(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
         Self {
             source: Some(Arc::from(source.into())),
-            ..Self::bare(kind)
+            ..Self::from_kind(kind)
         }
     }
 
-    pub(crate) const fn bare(kind: ErrorKind) -> Self {
+    pub(crate) const fn from_kind(kind: ErrorKind) -> Self {
         Self {
             kind,
             context: kind.as_str(),
@@ -97,13 +97,13 @@ impl Error {
     }
 
     /// Replaces the sentence that `Display` prints.
-    pub(crate) const fn saying(mut self, context: &'static str) -> Self {
+    pub(crate) const fn with_message(mut self, context: &'static str) -> Self {
         self.context = context;
         self
     }
 
     /// The same error, of something that may have happened all the same. For implementations of
-    /// [`SessionStore`](crate::SessionStore).
+    /// [`SessionStore`](crate::store::SessionStore).
     pub const fn with_outcome_unknown(mut self) -> Self {
         self.outcome_unknown = true;
         self
@@ -136,10 +136,10 @@ impl ErrorKind {
     /// if there is no session to confirm, 500 for what no client and no database can mend, and otherwise 503.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::UserRefused => StatusCode::FORBIDDEN,
+            Self::UserNotAllowed => StatusCode::FORBIDDEN,
             Self::TooManySessions => StatusCode::CONFLICT,
-            Self::NoSession => StatusCode::UNAUTHORIZED,
-            Self::Configuration | Self::Random => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::SessionNotFound => StatusCode::UNAUTHORIZED,
+            Self::Configuration | Self::Rng => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -149,10 +149,10 @@ impl ErrorKind {
     /// [`status`](Self::status).
     pub const fn grpc_code(self) -> i32 {
         match self {
-            Self::UserRefused => 7,
+            Self::UserNotAllowed => 7,
             Self::TooManySessions => 8,
-            Self::NoSession => 16,
-            Self::Configuration | Self::Random => 13,
+            Self::SessionNotFound => 16,
+            Self::Configuration | Self::Rng => 13,
             _ => 14,
         }
     }
@@ -171,13 +171,13 @@ impl ErrorKind {
             Self::ReadOnly => "the database accepts no writes",
             Self::Schema => "the statement does not fit the database's tables",
             Self::Statement => "the database refused the statement",
-            Self::Row => "a row could not be read",
+            Self::Decode => "a row could not be read",
             Self::Panicked => "the application's code panicked while it read the user",
             Self::Protocol => "the store did not answer as it must",
-            Self::Random => "the operating system's random generator failed",
-            Self::UserRefused => "the user cannot be signed in",
+            Self::Rng => "the operating system's random generator failed",
+            Self::UserNotAllowed => "the user cannot be signed in",
             Self::TooManySessions => "the user has as many sessions as the limit allows",
-            Self::NoSession => "there is no live session of this user",
+            Self::SessionNotFound => "there is no live session of this user",
             Self::Store => "the store failed",
         }
     }
@@ -242,7 +242,7 @@ mod tests {
             format!("{error:?}"),
             "the database cannot be reached: connection refused"
         );
-        let error = Error::bare(ErrorKind::Deadline).with_outcome_unknown();
+        let error = Error::from_kind(ErrorKind::Deadline).with_outcome_unknown();
         assert!(format!("{error:?}").ends_with("(it may have happened all the same)"));
         assert_eq!(
             ErrorKind::Closed.to_string(),
@@ -253,16 +253,16 @@ mod tests {
     #[test]
     fn each_kind_has_a_status_in_both_protocols() {
         for (kind, status, code) in [
-            (ErrorKind::UserRefused, 403, 7),
+            (ErrorKind::UserNotAllowed, 403, 7),
             (ErrorKind::TooManySessions, 409, 8),
-            (ErrorKind::NoSession, 401, 16),
+            (ErrorKind::SessionNotFound, 401, 16),
             (ErrorKind::Configuration, 500, 13),
-            (ErrorKind::Random, 500, 13),
+            (ErrorKind::Rng, 500, 13),
             (ErrorKind::Connection, 503, 14),
             (ErrorKind::Deadline, 503, 14),
-            (ErrorKind::Row, 503, 14),
+            (ErrorKind::Decode, 503, 14),
         ] {
-            let error = Error::bare(kind);
+            let error = Error::from_kind(kind);
             assert_eq!((error.status().as_u16(), error.grpc_code()), (status, code));
         }
     }

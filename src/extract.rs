@@ -9,19 +9,21 @@ use axum_core::{
 use http::{HeaderValue, StatusCode, header, request::Parts};
 
 use crate::{
-    CurrentSession, Error, ParseSessionIdError, Rejection, RejectionKind, SignedIn, SignedOut,
-    error::Chain, rejection::RETRY_AFTER,
+    error::{Chain, Error},
+    rejection::{RETRY_AFTER, Rejection, RejectionKind},
+    service::{SignedIn, SignedOut},
+    session::{CurrentSession, ParseSessionIdError},
 };
 
-/// Extractor of the user that [`LoadUserLayer`](crate::LoadUserLayer) attached.
+/// Extractor of the user that [`LoadUserLayer`](crate::load_user::LoadUserLayer) attached.
 ///
-/// Where nobody is signed in it answers like [`RequireUserLayer`](crate::RequireUserLayer), with 401
+/// Where nobody is signed in it answers like [`RequireUserLayer`](crate::require_user::RequireUserLayer), with 401
 /// (gRPC: 16). `Option<CurrentUser<U>>` takes anonymous requests as well. `CurrentSession<U>` can be
 /// extracted in the same two ways.
 ///
 /// ```
 /// use axum::{Router, routing::get};
-/// use tower_user_session::{CurrentUser, LoadUserLayer, MemorySessionStore, SessionService};
+/// use tower_user_session::{CurrentUser, LoadUserLayer, SessionService, store::MemorySessionStore};
 ///
 /// #[derive(Clone)]
 /// struct User {
@@ -112,7 +114,7 @@ fn extension<T: Clone + Send + Sync + 'static>(parts: &Parts) -> Option<T> {
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        crate::rejection::reject(&mut crate::DefaultResponseForRejection, self)
+        crate::rejection::reject(&mut crate::rejection::DefaultResponseForRejection, self)
     }
 }
 
@@ -148,7 +150,7 @@ impl IntoResponse for ParseSessionIdError {
 ///
 /// ```
 /// use axum::{Router, extract::Path, routing::delete};
-/// use tower_user_session::{OrNotFound, SessionId};
+/// use tower_user_session::{extract::OrNotFound, session::SessionId};
 ///
 /// async fn revoke(OrNotFound(Path(id)): OrNotFound<Path<SessionId>>) -> String {
 ///     format!("{id} is well-formed")
@@ -159,7 +161,7 @@ impl IntoResponse for ParseSessionIdError {
 ///
 /// Without it, take `Path<String>` and parse the text: a [`ParseSessionIdError`] is a 404 too.
 ///
-/// [`SessionId`]: crate::SessionId
+/// [`SessionId`]: crate::session::SessionId
 #[derive(Clone, Copy, Debug)]
 pub struct OrNotFound<E>(pub E);
 

@@ -8,8 +8,8 @@
 //! ```
 //! use axum::{Router, extract::State, http::HeaderMap, response::Redirect, routing::{get, post}};
 //! use tower_user_session::{
-//!     BoxError, CurrentUser, Error, LoadUserLayer, PgSessionStore, PgUser, RequireUserLayer,
-//!     SessionService, SignedIn, SignedOut, LookupRow,
+//!     BoxError, CurrentUser, Error, LoadUserLayer, LookupRow, PgSessionStore, PgUser,
+//!     RequireUserLayer, SessionService, SignedIn, SignedOut,
 //! };
 //!
 //! #[derive(Clone, Debug)]
@@ -90,62 +90,46 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `postgres` | yes | [`PgSessionStore`]: sessions in PostgreSQL |
-//! | `rustls` | | [`PgPoolBuilder`]: a pool from a connection URL, with TLS towards every other host |
+//! | `rustls` | | [`PgPoolBuilder`](crate::postgres::PgPoolBuilder): a pool from a connection URL, with TLS towards every other host |
 //! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`, on `axum-core` alone |
-//! | `serde` | | `Serialize` and `Deserialize` for [`SessionId`], [`Session`], [`SessionTimes`], [`Device`] and [`ReturnTo`] |
-//! | `chrono`, `serde_json`, `time`, `uuid` | | types that [`UserRow::get`] can read; see there |
-//! | `test-util` | | [`MemorySessionStore`], and a signed-in request for an application's tests |
+//! | `serde` | | `Serialize` and `Deserialize` for [`SessionId`](crate::session::SessionId), [`Session`](crate::session::Session), [`SessionTimestamps`](crate::session::SessionTimestamps), [`SessionInfo`](crate::session::SessionInfo) and [`ReturnTo`](crate::require_user::ReturnTo) |
+//! | `chrono`, `serde_json`, `time`, `uuid` | | types that [`UserRow::get`](crate::postgres::UserRow::get) can read; see there |
+//! | `test-util` | | [`MemorySessionStore`](crate::store::MemorySessionStore), and a signed-in request for an application's tests |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-pub mod load_user;
-pub mod require_user;
-
 mod backoff;
-mod cookie;
+pub mod cookie;
+mod deadline;
 mod error;
 #[cfg(feature = "axum")]
-mod extract;
-#[cfg(feature = "test-util")]
-mod memory;
-mod origin;
+pub mod extract;
+pub mod feed;
+pub mod load_user;
+mod log_limit;
+mod lookup;
+mod metrics;
 #[cfg(feature = "postgres")]
-mod postgres;
-mod rejection;
+pub mod postgres;
+pub mod rejection;
+pub mod require_user;
 #[cfg(feature = "serde")]
 mod rfc3339;
-mod session;
+pub mod service;
+pub mod session;
+pub mod store;
+pub mod websocket;
 
 #[cfg(feature = "axum")]
-pub use self::extract::{CurrentUser, OrNotFound};
-#[cfg(feature = "test-util")]
-pub use self::memory::MemorySessionStore;
-#[cfg(feature = "rustls")]
-pub use self::postgres::PgPoolBuilder;
+pub use self::extract::CurrentUser;
 #[cfg(feature = "postgres")]
-pub use self::postgres::{
-    Check, Demands, LookupRow, Migrate, PgConnector, PgSessionFeed, PgSessionStore, PgUser, UserRow,
-};
+pub use self::postgres::{LookupRow, PgSessionStore, PgUser};
 pub use self::{
-    cookie::{Presented, SessionCookie},
     error::{BoxError, Error, ErrorKind},
-    load_user::{LoadUser, LoadUserLayer},
-    origin::{is_from_origin, is_same_origin},
-    rejection::{
-        DefaultResponseForRejection, EmptyResponseForRejection, Rejection, RejectionKind,
-        ResponseForRejection,
-    },
-    require_user::{RequireUser, RequireUserLayer, ReturnTo},
-    session::{
-        Announcement, Announces, BodyUntilEnded, CleanedUp, Confirm, Counts, CurrentSession,
-        DEFAULT_DEADLINE, DEFAULT_LEASE, DEFAULT_RECHECK_INTERVAL,
-        DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS, Device, Ended, EndedBecause, EndedSession, Hearing,
-        Insertion, Lifetime, LiveSession, LookupAnswer, NewSession, ParseSessionIdError,
-        Revocation, Rotation, Session, SessionFeed, SessionId, SessionLimit, SessionLookup,
-        SessionService, SessionServiceBuilder, SessionStore, SessionTimes, SessionToken,
-        SessionUse, SignIn, SignOut, SignedIn, SignedOut, StillLive, StreamUntilEnded, TokenDigest,
-        UserKey,
-    },
+    load_user::LoadUserLayer,
+    require_user::RequireUserLayer,
+    service::{SessionService, SignedIn, SignedOut},
+    session::CurrentSession,
 };
 #[cfg(feature = "postgres")]
 pub use {deadpool_postgres, tokio_postgres};

@@ -1,6 +1,6 @@
 //! The `Domain` of a cookie that subdomains share.
 
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// Labels under which the registries of most countries delegate names: `co.uk`, `com.au`.
 const SECOND_LEVELS: [&str; 9] = ["ac", "co", "com", "edu", "gob", "gov", "mil", "net", "org"];
@@ -63,10 +63,10 @@ const PUBLIC_SUFFIXES: [&str; 44] = [
 ///
 /// [`ErrorKind::Configuration`] if no browser would store a cookie with this `Domain`: for what is no host
 /// name, an IP address, a single label, and a public suffix that is recognized.
-pub(super) fn check(domain: &str) -> Result<(), Error> {
+pub(crate) fn check(domain: &str) -> Result<(), Error> {
     match fault(&domain.to_ascii_lowercase()) {
         None => Ok(()),
-        Some(context) => Err(Error::bare(ErrorKind::Configuration).saying(context)),
+        Some(context) => Err(Error::from_kind(ErrorKind::Configuration).with_message(context)),
     }
 }
 

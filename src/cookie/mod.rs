@@ -1,5 +1,6 @@
 //! The session cookie: its one owner reads it, sets it and clears it.
 
+pub(crate) mod credentials;
 mod domain;
 mod name;
 
@@ -12,8 +13,11 @@ use http::{
 };
 use smallvec::SmallVec;
 
-use self::name::{Name, trim};
-use crate::{Error, ErrorKind, SessionToken, session::Session};
+use crate::{
+    cookie::name::{Name, trim},
+    error::{Error, ErrorKind},
+    session::{Session, SessionToken},
+};
 
 /// The cookie's name, unless the application chooses another.
 const DEFAULT_NAME: &str = "__Host-session";
@@ -38,29 +42,29 @@ pub(crate) const MOST_PRESENTED: usize = 8;
 ///
 /// | the request has | it is |
 /// |---|---|
-/// | no cookie of this name | [`Presented::Nothing`] |
-/// | one value, or several equal ones, that is a token | [`Presented::Token`] |
-/// | a value that cannot be a token | [`Presented::Malformed`] |
-/// | several values that differ, under a name with `__Host-` | [`Presented::Ambiguous`] |
-/// | several values that differ, under another name, and more than one is a token | [`Presented::Several`] |
-/// | the same, and one is a token | [`Presented::Token`] |
-/// | more than eight different values | [`Presented::Ambiguous`] |
+/// | no cookie of this name | [`PresentedToken::Nothing`] |
+/// | one value, or several equal ones, that is a token | [`PresentedToken::Token`] |
+/// | a value that cannot be a token | [`PresentedToken::Malformed`] |
+/// | several values that differ, under a name with `__Host-` | [`PresentedToken::Ambiguous`] |
+/// | several values that differ, under another name, and more than one is a token | [`PresentedToken::Several`] |
+/// | the same, and one is a token | [`PresentedToken::Token`] |
+/// | more than eight different values | [`PresentedToken::Ambiguous`] |
 ///
 /// # Several cookies of one name
 ///
 /// A browser sends several cookies of one name if they differ in `Domain` or `Path`: after the `Domain`
 /// was changed, or if another application on the host uses the name. With `__Host-` neither can differ, so
-/// that a second value is an attack or a defect. Without it, [`LoadUserLayer`](crate::LoadUserLayer) looks
+/// that a second value is an attack or a defect. Without it, [`LoadUserLayer`](crate::load_user::LoadUserLayer) looks
 /// all the tokens up in one query and accepts the request if exactly one of their sessions is live.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::COOKIE};
-/// use tower_user_session::{Presented, SessionCookie};
+/// use tower_user_session::cookie::{PresentedToken, SessionCookie};
 ///
 /// let mut headers = HeaderMap::new();
 /// let text = "theme=dark; __Host-session=AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 /// headers.insert(COOKIE, HeaderValue::from_static(text));
-/// assert!(matches!(SessionCookie::default().read(&headers), Presented::Token(_)));
+/// assert!(matches!(SessionCookie::default().read(&headers), PresentedToken::Token(_)));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionCookie {
@@ -75,7 +79,7 @@ pub struct SessionCookie {
 /// What a request presents as its session.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Presented {
+pub enum PresentedToken {
     /// Nothing of ours.
     Nothing,
     /// A token, whose session may or may not exist.
@@ -156,7 +160,7 @@ impl SessionCookie {
             || present.is_some_and(|present| present.eq_ignore_ascii_case(domain))
         {
             let context = "the cookie's former domain is its present one, or its name excludes any";
-            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         self.former_domains.push(domain.to_owned());
         Ok(self)
@@ -212,7 +216,7 @@ impl SessionCookie {
     pub fn same_site_none(mut self) -> Result<Self, Error> {
         if !self.secure {
             let context = "a cookie with SameSite=None must have Secure";
-            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         self.same_site = SameSite::None;
         Ok(self)
@@ -233,7 +237,7 @@ impl SessionCookie {
     pub fn partitioned(mut self) -> Result<Self, Error> {
         if self.same_site != SameSite::None {
             let context = "a partitioned cookie must have SameSite=None";
-            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         self.partitioned = true;
         Ok(self)
@@ -245,7 +249,7 @@ impl SessionCookie {
     }
 
     /// What `headers` present under this cookie's name. See [How a request is read](#how-a-request-is-read).
-    pub fn read(&self, headers: &HeaderMap) -> Presented {
+    pub fn read(&self, headers: &HeaderMap) -> PresentedToken {
         let mut first: Option<&[u8]> = None;
         for line in headers.get_all(header::COOKIE) {
             for value in self.name.values(line.as_bytes()) {
@@ -257,16 +261,16 @@ impl SessionCookie {
             }
         }
         match first.map(SessionToken::parse) {
-            None => Presented::Nothing,
-            Some(None) => Presented::Malformed,
-            Some(Some(token)) => Presented::Token(token),
+            None => PresentedToken::Nothing,
+            Some(None) => PresentedToken::Malformed,
+            Some(Some(token)) => PresentedToken::Token(token),
         }
     }
 
     /// Reads a request that presents more than one value.
-    fn read_several(&self, headers: &HeaderMap) -> Presented {
+    fn read_several(&self, headers: &HeaderMap) -> PresentedToken {
         if !self.may_be_several() {
-            return Presented::Ambiguous;
+            return PresentedToken::Ambiguous;
         }
         let mut distinct = SmallVec::<[&[u8]; MOST_PRESENTED]>::new();
         for value in self.values(headers) {
@@ -274,7 +278,7 @@ impl SessionCookie {
                 continue;
             }
             if distinct.len() == MOST_PRESENTED {
-                return Presented::Ambiguous;
+                return PresentedToken::Ambiguous;
             }
             distinct.push(value);
         }
@@ -283,9 +287,11 @@ impl SessionCookie {
             .filter_map(SessionToken::parse)
             .collect();
         match tokens.len() {
-            0 => Presented::Malformed,
-            1 => tokens.pop().map_or(Presented::Malformed, Presented::Token),
-            _ => Presented::Several(tokens),
+            0 => PresentedToken::Malformed,
+            1 => tokens
+                .pop()
+                .map_or(PresentedToken::Malformed, PresentedToken::Token),
+            _ => PresentedToken::Several(tokens),
         }
     }
 

@@ -4,44 +4,44 @@ use std::{borrow::Cow, fmt};
 
 use memchr::{memchr, memmem::Finder};
 
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// A name with what looks for it. Made once, because looking is what every request does.
 #[derive(Clone)]
-pub(super) struct Name {
+pub(crate) struct Name {
     text: Cow<'static, str>,
     /// Looks for the name and `=`. No name holds a `=`, so that no two finds overlap.
     finder: Finder<'static>,
 }
 
 impl Name {
-    pub(super) fn new(text: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Self {
         let text = text.into();
         let finder = Finder::new(format!("{text}=").as_bytes()).into_owned();
         Self { text, finder }
     }
 
     /// With a prefix that browsers know (RFC 6265bis §4.1.3).
-    pub(super) fn prefixed(prefix: &str, name: &str) -> Result<Self, Error> {
+    pub(crate) fn prefixed(prefix: &str, name: &str) -> Result<Self, Error> {
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
             let context = "the cookie's name is not a token of RFC 9110 of at most 64 bytes";
-            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         if name.to_ascii_lowercase().starts_with("__") {
             let context = "the cookie's name is given without its prefix";
-            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         Ok(Self::new(format!("{prefix}{name}")))
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
     /// The values of this name in one `Cookie` header: pieces end at `;`, SP and HTAB around them do
     /// not count.
-    pub(super) fn values<'a>(&'a self, line: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
+    pub(crate) fn values<'a>(&'a self, line: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
         let mut start = 0;
         std::iter::from_fn(move || {
             loop {
@@ -74,7 +74,7 @@ impl fmt::Debug for Name {
     }
 }
 
-pub(super) fn trim(mut piece: &[u8]) -> &[u8] {
+pub(crate) fn trim(mut piece: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = piece {
         piece = rest;
     }

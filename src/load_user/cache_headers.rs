@@ -2,8 +2,10 @@
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use super::service::CacheHeaders;
-use crate::cookie::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by};
+use crate::{
+    cookie::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by},
+    load_user::service::CacheHeaders,
+};
 
 /// The marks of one response.
 #[derive(Clone, Copy, Debug)]

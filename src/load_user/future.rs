@@ -9,11 +9,14 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{cache_headers::Marks, service::CacheHeaders};
 use crate::{
-    CurrentSession, LiveSession, Rejection, ResponseForRejection, SessionLookup, SessionService,
-    rejection::reject,
-    session::{Answering, counters::Counter},
+    load_user::{cache_headers::Marks, service::CacheHeaders},
+    lookup::pending::PendingLookup,
+    metrics::Counter,
+    rejection::{Rejection, ResponseForRejection, reject},
+    service::SessionService,
+    session::CurrentSession,
+    store::{LiveSession, SessionLookup},
 };
 
 pin_project! {
@@ -44,7 +47,7 @@ pin_project! {
     /// All that is needed once the answer is there.
     pub(super) struct Lookup<S, L: SessionLookup, R, B> {
         #[pin]
-        pub(super) answer: Answering<L::User>,
+        pub(super) answer: PendingLookup<L::User>,
         pub(super) request: Option<Request<B>>,
         pub(super) inner: S,
         pub(super) sessions: SessionService<L>,

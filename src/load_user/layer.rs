@@ -3,8 +3,12 @@ use std::{fmt, sync::Arc};
 use http::{Method, Uri};
 use tower_layer::Layer;
 
-use super::service::{CacheHeaders, Exempt, LoadUser, Settings};
-use crate::{DefaultResponseForRejection, SessionLookup, SessionService};
+use crate::{
+    load_user::service::{CacheHeaders, Exempt, LoadUser, Settings},
+    rejection::DefaultResponseForRejection,
+    service::SessionService,
+    store::SessionLookup,
+};
 
 /// Layer that applies [`LoadUser`]. See the [module's documentation](crate::load_user).
 #[must_use]

@@ -1,9 +1,9 @@
 //! Finds out who is making a request, and attaches the user to it.
 //!
-//! [`LoadUserLayer`] reads the session cookie, asks the [`SessionService`](crate::SessionService)
-//! and puts the user and the [`CurrentSession`](crate::CurrentSession) into the request's
+//! [`LoadUserLayer`] reads the session cookie, asks the [`SessionService`](crate::service::SessionService)
+//! and puts the user and the [`CurrentSession`](crate::session::CurrentSession) into the request's
 //! extensions. It never turns an anonymous request away: that is
-//! [`RequireUserLayer`](crate::RequireUserLayer)'s part.
+//! [`RequireUserLayer`](crate::require_user::RequireUserLayer)'s part.
 //!
 //! | the request | what the inner service sees | cost |
 //! |---|---|---|
@@ -49,7 +49,7 @@
 //! An application can have one service for its staff and another one for its customers, with two
 //! cookies and two layers on one router, in either order. Each needs a user type of its own. A layer
 //! attaches, and removes, only the user of its type and that user's
-//! [`CurrentSession`](crate::CurrentSession); `RequireUserLayer::<Staff>` reads no other one's.
+//! [`CurrentSession`](crate::session::CurrentSession); `RequireUserLayer::<Staff>` reads no other one's.
 //!
 //! Two layers for one user type are a mistake unless they are layers of one service. The inner one
 //! decides what the handlers see. Where it finds another session than the outer one, or none, it logs
@@ -65,7 +65,7 @@
 //! ```
 //! use http::{Request, Response, header::COOKIE};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_user_session::{LoadUserLayer, MemorySessionStore, SessionService};
+//! use tower_user_session::{LoadUserLayer, SessionService, store::MemorySessionStore};
 //!
 //! #[derive(Clone)]
 //! struct User {

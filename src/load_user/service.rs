@@ -7,14 +7,16 @@ use std::{
 use http::{Method, Request, Response, Uri};
 use tower_service::Service;
 
-use super::{
-    OriginalPlace, ResponseFuture,
-    cache_headers::Marks,
-    future::{Lookup, attach},
-};
 use crate::{
-    CurrentSession, DefaultResponseForRejection, ResponseForRejection, SessionLookup,
-    SessionService,
+    load_user::{
+        OriginalPlace, ResponseFuture,
+        cache_headers::Marks,
+        future::{Lookup, attach},
+    },
+    rejection::{DefaultResponseForRejection, ResponseForRejection},
+    service::SessionService,
+    session::CurrentSession,
+    store::SessionLookup,
 };
 
 /// Service that finds out who is making a request before it calls the inner one. See the
@@ -102,7 +104,7 @@ where
         }
         let bearer = self.sessions.credentials().bearer;
         let marks = |signed_in| Marks::of(self.settings.cache_headers, signed_in, bearer);
-        let Some(mut answer) = self.sessions.ask_for(request.headers()) else {
+        let Some(mut answer) = self.sessions.look_up(request.headers()) else {
             if let Some(found) = outer {
                 self.sessions.report_disagreement(found, None);
             }

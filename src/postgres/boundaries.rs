@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use ephemeral_postgres::TestDatabase;
 
-use super::{
-    statements::{Statements, Table},
-    user::{LookupRow, PgUser},
+use crate::{
+    error::BoxError,
+    postgres::{
+        sql::{Statements, Table},
+        user::{LookupRow, PgUser},
+    },
+    session::{Lifetime, TokenDigest},
 };
-use crate::{BoxError, Lifetime, TokenDigest};
 
 #[derive(Clone)]
 struct User;

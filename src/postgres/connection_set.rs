@@ -21,12 +21,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{
-    execution::{self, Find},
-    failure,
-    reconnect::Reconnect,
+use crate::{
+    error::{Error, ErrorKind},
+    postgres::{
+        errors,
+        reconnect::Reconnect,
+        sql::execution::{self, Find},
+    },
+    service::DEFAULT_DEADLINE,
 };
-use crate::{DEFAULT_DEADLINE, Error, ErrorKind};
 
 /// The deadline of the service, as the server is told it.
 #[derive(Clone, Debug)]
@@ -237,7 +240,7 @@ impl Shared {
         let opening = Opening {
             since: now,
             shared: Arc::clone(self),
-            outcome: Err(Error::bare(ErrorKind::Connection)),
+            outcome: Err(Error::from_kind(ErrorKind::Connection)),
         };
         tokio::spawn(opening.run());
         Ok(())
@@ -275,7 +278,7 @@ impl Shared {
         }
         let status = self.pool.status();
         if status.available == 0 && status.size >= status.max_size {
-            return Err(Error::bare(ErrorKind::Pool));
+            return Err(Error::from_kind(ErrorKind::Pool));
         }
         opening.await
     }
@@ -292,7 +295,7 @@ impl Opening {
     async fn run(mut self) {
         let limit = self.shared.deadline.get();
         let opened = timeout(limit, self.shared.open()).await;
-        let opened = opened.unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)));
+        let opened = opened.unwrap_or_else(|_| Err(Error::from_kind(ErrorKind::Deadline)));
         self.outcome = opened.map(Some);
     }
 }
@@ -326,7 +329,7 @@ pub(super) async fn in_time<F: Future>(
     otherwise: &'static str,
 ) -> Result<F::Output, Error> {
     let waited = timeout(deadline.get() * 3 / 4, wait).await;
-    waited.map_err(|_| Error::bare(ErrorKind::Deadline).saying(otherwise))
+    waited.map_err(|_| Error::from_kind(ErrorKind::Deadline).with_message(otherwise))
 }
 
 /// Returns a connection that no other code has used, and takes it out of the pool.
@@ -334,7 +337,7 @@ pub(super) async fn in_time<F: Future>(
 /// The pool may have used connections to lend. Each of those is closed, and the pool is asked again.
 pub(super) async fn open_new(pool: &Pool) -> Result<ClientWrapper, Error> {
     for _ in 0..=pool.status().max_size {
-        let object = pool.get().await.map_err(failure::pool)?;
+        let object = pool.get().await.map_err(errors::pool)?;
         let is_new = Object::metrics(&object).recycle_count == 0;
         let client = Object::take(object);
         if is_new {
@@ -342,7 +345,7 @@ pub(super) async fn open_new(pool: &Pool) -> Result<ClientWrapper, Error> {
         }
     }
     let context = "the pool lent used connections only";
-    Err(Error::bare(ErrorKind::Pool).saying(context))
+    Err(Error::from_kind(ErrorKind::Pool).with_message(context))
 }
 
 impl Lent {

@@ -6,14 +6,19 @@ use deadpool_postgres::{ClientWrapper, Pool};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{Row, error::SqlState};
 
-use super::{
-    connection_set::{ConnectionSet, Deadline, Lent, in_time, open_new},
-    execution::{BRIEF_LOCK_WAIT, Bounds, Execution, On, lookup_settings, write_settings},
-    failure,
-    statement::{Statement, Values},
-    turns::{TakenTurn, Turns},
+use crate::{
+    error::{Error, ErrorKind},
+    lookup::batcher::BATCHES_IN_FLIGHT,
+    postgres::{
+        connection_set::{ConnectionSet, Deadline, Lent, in_time, open_new},
+        errors,
+        sql::{
+            execution::{BRIEF_LOCK_WAIT, Bounds, Execution, On, lookup_settings, write_settings},
+            statement::{Statement, Values},
+        },
+        user_queue::{TakenTurn, Turns},
+    },
 };
-use crate::{Error, ErrorKind, session::BATCHES_IN_FLIGHT};
 
 /// As many as there are lookups in flight at once.
 pub(super) const LOOKUP_CONNECTIONS: usize = BATCHES_IN_FLIGHT;
@@ -185,7 +190,7 @@ pub(super) async fn alone(
         None => execution
             .query(on, statement, values)
             .await
-            .map_err(failure::write),
+            .map_err(errors::write),
     };
     if outcome.as_ref().err().is_none_or(leaves_connection_usable) {
         connection.keep();
@@ -195,7 +200,7 @@ pub(super) async fn alone(
 
 /// Whether the server answered, and the next statement may succeed on the same connection.
 fn leaves_connection_usable(error: &Error) -> bool {
-    failure::code(error).is_some()
+    errors::code(error).is_some()
         && !matches!(
             error.kind(),
             ErrorKind::Connection | ErrorKind::Recovery | ErrorKind::ReadOnly
@@ -236,7 +241,7 @@ impl Attempts<'_> {
         if error.is_outcome_unknown() {
             return false;
         }
-        if failure::code(error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        if errors::code(error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
             let waited = self.waits_for_locks.is_some();
             if !waited {
                 self.wait_for_locks().await;
@@ -244,10 +249,10 @@ impl Attempts<'_> {
             return !waited;
         }
         // The other transaction, or the migration, has ended: one more attempt is enough.
-        if failure::is_transient(error) {
+        if errors::is_transient(error) {
             return !std::mem::replace(&mut self.rolled_back, true);
         }
-        if failure::is_outdated(error) {
+        if errors::is_outdated(error) {
             self.connections.writes.renew();
             return !std::mem::replace(&mut self.renewed, true);
         }
@@ -272,7 +277,7 @@ impl OwnTransaction {
     ) -> Result<T, Error> {
         if outcome.as_ref().is_ok_and(commit) {
             let committed = self.0.batch_execute("COMMIT").await;
-            committed.map_err(failure::commit)?;
+            committed.map_err(errors::commit)?;
             self.0.keep();
         } else if outcome.as_ref().err().is_none_or(leaves_connection_usable)
             && self.0.batch_execute("ROLLBACK").await.is_ok()

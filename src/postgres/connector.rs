@@ -15,7 +15,7 @@ use tokio_postgres::{
     tls::{MakeTlsConnect, TlsConnect, TlsStream},
 };
 
-use crate::{BoxError, error::Chain};
+use crate::error::{BoxError, Chain};
 
 type Opened = Result<(Client, Box<dyn Messages>), tokio_postgres::Error>;
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -26,14 +26,14 @@ type PasswordProvider = dyn Fn() -> BoxFuture<'static, Result<String, BoxError>>
 ///
 /// ```no_run
 /// use deadpool_postgres::{Pool, tokio_postgres::{Config, NoTls}};
-/// use tower_user_session::{Error, PgConnector, PgSessionStore, PgUser, SessionService};
+/// use tower_user_session::{Error, PgSessionStore, PgUser, SessionService, postgres::PgConnector};
 ///
 /// # async fn current_password() -> Result<String, std::io::Error> { Ok(String::new()) }
 /// # async fn run<U: PgUser>(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 /// let connector = PgConnector::new(config, NoTls).with_password(current_password);
 /// let pool = Pool::builder(connector.manager()).max_size(8).build()?;
 /// let sessions = SessionService::new(PgSessionStore::<U>::new(pool));
-/// sessions.cache(sessions.store().feed_with(&connector), 100_000).await?;
+/// sessions.enable_cache(sessions.store().feed_with(&connector), 100_000).await?;
 /// # Ok(())
 /// # }
 /// ```

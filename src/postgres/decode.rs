@@ -11,10 +11,11 @@ use tokio_postgres::{
     types::{FromSql, IsNull, ToSql, Type, to_sql_checked},
 };
 
-use super::user::{LookupRow, PgUser};
 use crate::{
-    BoxError, Error, ErrorKind, Lifetime, LookupAnswer, Session, SessionId, SessionTimes,
-    TokenDigest, UserKey,
+    error::{BoxError, Error, ErrorKind},
+    postgres::user::{LookupRow, PgUser},
+    session::{Lifetime, Session, SessionId, SessionTimestamps, TokenDigest, UserKey},
+    store::LookupResult,
 };
 
 /// The number of columns of `find.sql` before the user's.
@@ -22,10 +23,10 @@ pub(super) const FIRST_USER_COLUMN: usize = 8;
 
 /// What one row of `find.sql` says.
 pub(super) struct FoundRow<U> {
-    pub(super) answer: LookupAnswer<U>,
+    pub(super) answer: LookupResult<U>,
     pub(super) in_recovery: bool,
     /// The number of the question that it answers.
-    pub(super) question: i64,
+    pub(super) query_seq: i64,
 }
 
 /// Reads a row of `find.sql`, by position. A user that cannot be read fails this digest alone.
@@ -35,15 +36,15 @@ pub(super) fn found<U: PgUser>(
     lifetime: Lifetime,
 ) -> Result<FoundRow<U>, Error> {
     let digest = column(row, 0)?;
-    let question = column(row, 1)?;
+    let query_seq = column(row, 1)?;
     let in_recovery = column(row, 2)?;
     let answer = match live(row, with_user_key, lifetime) {
         Ok(Some((user, session, Some(key)))) => {
-            LookupAnswer::live(digest, user, session).with_user_key(key)
+            LookupResult::live(digest, user, session).with_user_key(key)
         }
-        Ok(Some((user, session, None))) => LookupAnswer::live(digest, user, session),
-        Ok(None) => LookupAnswer::absent(digest),
-        Err(error) => LookupAnswer::failed(digest, error),
+        Ok(Some((user, session, None))) => LookupResult::live(digest, user, session),
+        Ok(None) => LookupResult::absent(digest),
+        Err(error) => LookupResult::failed(digest, error),
     };
     Ok(FoundRow {
         // An announcement may have arrived before the replica had replayed what it announces.
@@ -53,7 +54,7 @@ pub(super) fn found<U: PgUser>(
             answer
         },
         in_recovery,
-        question,
+        query_seq,
     })
 }
 
@@ -65,11 +66,11 @@ fn live<U: PgUser>(row: &Row, with_user_key: bool, lifetime: Lifetime) -> Result
     };
     let after_user = row.len() - 1 - usize::from(with_user_key);
     let created_at = column::<Option<Timestamp>>(row, after_user)?.ok_or_else(|| {
-        Error::bare(ErrorKind::Protocol).saying(
+        Error::from_kind(ErrorKind::Protocol).with_message(
             "the database found the row of another session or user: its index may be corrupt",
         )
     })?;
-    let times = SessionTimes {
+    let times = SessionTimestamps {
         now: time(row, 3)?,
         created_at: created_at.0,
         authenticated_at: time(row, 5)?,
@@ -93,15 +94,15 @@ fn live<U: PgUser>(row: &Row, with_user_key: bool, lifetime: Lifetime) -> Result
 pub(super) fn user<U: PgUser>(row: &LookupRow<'_>) -> Result<U, Error> {
     let read = catch_unwind(AssertUnwindSafe(|| U::from_row(row)));
     match read {
-        Ok(read) => read.map_err(|error| Error::new(ErrorKind::Row, error)),
-        Err(_) => Err(Error::bare(ErrorKind::Panicked)),
+        Ok(read) => read.map_err(|error| Error::new(ErrorKind::Decode, error)),
+        Err(_) => Err(Error::from_kind(ErrorKind::Panicked)),
     }
 }
 
 /// Reads `now, id, created_at, authenticated_at, last_seen_at, expires_at` from `first` on.
 pub(super) fn current(row: &Row, first: usize) -> Result<Session, Error> {
     let time = |offset| time(row, first + offset);
-    let times = SessionTimes {
+    let times = SessionTimestamps {
         now: time(0)?,
         created_at: time(2)?,
         authenticated_at: time(3)?,
@@ -123,7 +124,7 @@ pub(super) fn user_key(row: &Row, place: usize) -> Result<Option<UserKey>, Error
 
 pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T, Error> {
     row.try_get(place)
-        .map_err(|error| Error::new(ErrorKind::Row, error))
+        .map_err(|error| Error::new(ErrorKind::Decode, error))
 }
 
 /// A `timestamptz`. Unlike the driver's own conversion it refuses `infinity` and whatever else this

@@ -18,18 +18,21 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::{
-    connection_set::ConnectionSet,
-    connector::{Messages, PgConnector},
-    decode::column,
-    failure, payload, same_database,
+use crate::{
+    error::{Error, ErrorKind},
+    feed::{FeedScope, FeedSink, SessionFeed},
+    postgres::{
+        connection_set::ConnectionSet,
+        connector::{Messages, PgConnector},
+        decode::column,
+        errors, payload, same_database,
+    },
 };
-use crate::{Announces, Error, ErrorKind, Hearing, SessionFeed};
 
 /// No query of the feed may take longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A notification of the store must arrive within this time. It is below the
-/// [default deadline](crate::DEFAULT_DEADLINE), so that subscribing fails with the reason.
+/// [default deadline](crate::service::DEFAULT_DEADLINE), so that subscribing fails with the reason.
 const ARRIVAL: Duration = Duration::from_millis(1_500);
 
 /// The version of `0002_announce_sessions.sql` whose triggers this feed understands.
@@ -95,19 +98,19 @@ impl PgSessionFeed {
         &self,
         client: &Client,
         listener: &Listener,
-        hearing: &Hearing,
+        hearing: &FeedSink,
     ) -> Result<(), Error> {
         warn_of_clear_text(client).await?;
         let table: (&(dyn ToSql + Sync), Type) = (&self.table, Type::TEXT);
         let rows = patiently(client.query_typed(&self.announced, &[table])).await?;
         let channels = Channels::read(&rows)?;
         let announces = if channels.users.is_some() {
-            Announces::SessionsAndUsers
+            FeedScope::SessionsAndUsers
         } else {
             tracing::info!(
                 "changes of users are not announced: the re-check interval bounds how long they go unnoticed"
             );
-            Announces::Sessions
+            FeedScope::Sessions
         };
         let listen = [
             Some(&channels.sessions),
@@ -128,11 +131,11 @@ impl PgSessionFeed {
         patiently(client.batch_execute(&subscribe))
             .await
             .map_err(|error| {
-                error.saying(
+                error.with_message(
                     "LISTEN failed: the feed needs a direct connection to a primary, not a transaction pooler",
                 )
             })?;
-        hearing.connected(announces);
+        hearing.subscribed(announces);
         self.prove_arrival(listener).await?;
         tokio::try_join!(
             self.beat(client, &channels, hearing),
@@ -146,7 +149,7 @@ impl PgSessionFeed {
         &self,
         client: &Client,
         channels: &Channels,
-        hearing: &Hearing,
+        hearing: &FeedSink,
     ) -> Result<(), Error> {
         // Prepared, because planning takes the server several times as long as running it.
         let heartbeat = client.prepare_typed(&self.announced, &[Type::TEXT]);
@@ -155,12 +158,12 @@ impl PgSessionFeed {
             let sent = Instant::now();
             let rows = patiently(client.query(&heartbeat, &[&self.table])).await?;
             if Channels::read(&rows)? != *channels {
-                return Err(Error::bare(ErrorKind::Schema).saying(
+                return Err(Error::from_kind(ErrorKind::Schema).with_message(
                     "the sessions table or its triggers were replaced: the feed subscribes again",
                 ));
             }
-            hearing.proved(sent);
-            hearing.heartbeat_due().await;
+            hearing.heartbeat_received(sent);
+            hearing.next_heartbeat().await;
         }
     }
 
@@ -179,11 +182,11 @@ impl PgSessionFeed {
 }
 
 impl SessionFeed for PgSessionFeed {
-    async fn hear(&self, hearing: &Hearing) -> Error {
+    async fn listen(&self, hearing: &FeedSink) -> Error {
         let (client, connection) = match timeout(PATIENCE, self.connector.open()).await {
             Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return failure::connecting(error),
-            Err(_) => return Error::bare(ErrorKind::Deadline),
+            Ok(Err(error)) => return errors::connecting(error),
+            Err(_) => return Error::from_kind(ErrorKind::Deadline),
         };
         let listener = match Listener::new() {
             Ok(listener) => listener,
@@ -199,7 +202,7 @@ impl SessionFeed for PgSessionFeed {
 
 impl Channels {
     fn read(rows: &[Row]) -> Result<Self, Error> {
-        let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+        let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
         if column(row, 1)? {
             return Ok(Self {
                 sessions: column(row, 0)?,
@@ -208,9 +211,9 @@ impl Channels {
         }
         let needs = format!(
             "schema version {SCHEMA_VERSION} of the triggers, each of them ENABLE ALWAYS: see \
-             Migrate::announce_ended_sessions"
+             Migrate::notify_on_revocation"
         );
-        Err(Error::new(ErrorKind::Schema, needs).saying(
+        Err(Error::new(ErrorKind::Schema, needs).with_message(
             "the triggers that announce ended sessions are missing, disabled or of another version",
         ))
     }
@@ -231,7 +234,7 @@ impl Listener {
         let random = || {
             SysRng
                 .try_next_u64()
-                .map_err(|error| Error::new(ErrorKind::Random, error))
+                .map_err(|error| Error::new(ErrorKind::Rng, error))
         };
         Ok(Self {
             channels: Mutex::default(),
@@ -241,20 +244,20 @@ impl Listener {
         })
     }
 
-    async fn listen(&self, mut connection: Box<dyn Messages>, hearing: &Hearing) -> Error {
+    async fn listen(&self, mut connection: Box<dyn Messages>, hearing: &FeedSink) -> Error {
         loop {
             match poll_fn(|cx| connection.poll_message(cx)).await {
                 Some(Ok(AsyncMessage::Notification(notification))) => {
                     self.receive(notification.channel(), notification.payload(), hearing);
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return failure::connecting(error),
-                None => return Error::bare(ErrorKind::Connection),
+                Some(Err(error)) => return errors::connecting(error),
+                None => return Error::from_kind(ErrorKind::Connection),
             }
         }
     }
 
-    fn receive(&self, channel: &str, payload: &str, hearing: &Hearing) {
+    fn receive(&self, channel: &str, payload: &str, hearing: &FeedSink) {
         if channel == self.proof {
             self.arrived.notify_one();
             return;
@@ -262,7 +265,7 @@ impl Listener {
         let channels = lock(&self.channels).clone();
         let Some(channels) = channels else { return };
         if channel == channels.sessions || Some(channel) == channels.users.as_deref() {
-            hearing.announced(payload::read(payload));
+            hearing.invalidate(payload::read(payload));
         }
     }
 }
@@ -289,13 +292,13 @@ impl StoreConnection {
         let query = async {
             let connection = self.0.acquire().await?;
             let row = connection.query_typed_one(sql, values).await;
-            let row = row.map_err(failure::statement)?;
+            let row = row.map_err(errors::statement)?;
             connection.keep();
             Ok(row)
         };
         timeout(PATIENCE, query)
             .await
-            .unwrap_or_else(|_| Err(Error::bare(ErrorKind::Deadline)))
+            .unwrap_or_else(|_| Err(Error::from_kind(ErrorKind::Deadline)))
     }
 }
 
@@ -303,8 +306,10 @@ async fn patiently<T>(
     query: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Error> {
     match timeout(PATIENCE, query).await {
-        Ok(result) => result.map_err(failure::statement),
-        Err(_) => Err(Error::bare(ErrorKind::Deadline).saying("the session feed timed out")),
+        Ok(result) => result.map_err(errors::statement),
+        Err(_) => {
+            Err(Error::from_kind(ErrorKind::Deadline).with_message("the session feed timed out"))
+        }
     }
 }
 

@@ -9,13 +9,17 @@ use std::{
 use deadpool_postgres::Pool;
 use tokio_postgres::{error::SqlState, types::Type};
 
-use super::{
-    connection_set::open_new,
-    execution::{Bounds, Execution},
-    failure,
-    statements::Table,
+use crate::{
+    error::{Error, ErrorKind},
+    postgres::{
+        connection_set::open_new,
+        errors,
+        sql::{
+            Table,
+            execution::{Bounds, Execution},
+        },
+    },
 };
-use crate::{Error, ErrorKind};
 
 // Each does nothing where it has been applied already.
 const CREATE_SESSIONS: &str = include_str!("../../migrations/0001_create_sessions.sql");
@@ -61,8 +65,8 @@ const LONGEST_LOCK_WAIT: Duration = Duration::from_secs(10);
 /// # Privileges
 ///
 /// To create a table in the schema, and `REFERENCES` on the users' table. What is announced needs more:
-/// see [`announce_ended_sessions`](Self::announce_ended_sessions) and
-/// [`announce_changed_users`](Self::announce_changed_users).
+/// see [`notify_on_revocation`](Self::notify_on_revocation) and
+/// [`notify_on_user_change`](Self::notify_on_user_change).
 ///
 /// # Cancellation
 ///
@@ -120,7 +124,7 @@ impl Migrate {
     /// default nothing is announced. Leaving this call out later removes nothing.
     ///
     /// This is `migrations/0002_announce_sessions.sql`, where the channels and the payloads are described. They name
-    /// sessions by their [`SessionId`](crate::SessionId), and contain neither tokens nor digests.
+    /// sessions by their [`SessionId`](crate::session::SessionId), and contain neither tokens nor digests.
     ///
     /// A statement announces at most once, when it is committed, and announces `everything` if it has more than 242
     /// sessions to name. A change of any column but `last_seen_at` is announced. Sessions that begin, that are merely
@@ -166,14 +170,14 @@ impl Migrate {
     /// ```sql
     /// DROP FUNCTION IF EXISTS tower_user_session_announce(), tower_user_session_announce_user() CASCADE;
     /// ```
-    pub fn announce_ended_sessions(mut self) -> Self {
+    pub fn notify_on_revocation(mut self) -> Self {
         if self.announce == Announce::Nothing {
             self.announce = Announce::Sessions;
         }
         self
     }
 
-    /// The same as [`announce_ended_sessions`](Self::announce_ended_sessions), and also announces every user whose row
+    /// The same as [`notify_on_revocation`](Self::notify_on_revocation), and also announces every user whose row
     /// in the users' table changes.
     ///
     /// A user is announced by a 64-bit hash of the key, because every role may `LISTEN` and a key may be an e-mail
@@ -183,7 +187,7 @@ impl Migrate {
     ///
     /// Only that table counts: what [`PgUser::FROM`](super::PgUser::FROM) joins to it is not watched, and neither are
     /// updates that name a partition of it. The re-check interval bounds how long such a change goes unnoticed: see
-    /// [`SessionService::cache`](crate::SessionService::cache).
+    /// [`SessionService::enable_cache`](crate::SessionService::enable_cache).
     ///
     /// # Privileges
     ///
@@ -194,12 +198,12 @@ impl Migrate {
     ///
     /// Some 0.3 ms for every statement that updates users, most of it planning. If a column of every user's row is
     /// updated on every request, use [`announce_changed_users_if`](Self::announce_changed_users_if).
-    pub fn announce_changed_users(mut self) -> Self {
+    pub fn notify_on_user_change(mut self) -> Self {
         self.announce = Announce::SessionsAndUsers(String::new());
         self
     }
 
-    /// The same as [`announce_changed_users`](Self::announce_changed_users) for users of whom one of these columns
+    /// The same as [`notify_on_user_change`](Self::notify_on_user_change) for users of whom one of these columns
     /// changes. Name the columns that [`PgUser`](super::PgUser) reads. Changes of others, such as the time of the last
     /// request, cost a comparison for each row. The key is always compared.
     ///
@@ -256,8 +260,8 @@ impl Migrate {
         }
         .await;
         migrated.map_err(|error| {
-            let error = failure::statement(error);
-            if failure::code(&error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            let error = errors::statement(error);
+            if errors::code(&error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
                 let tables = format!(
                     "no lock on {} or {} within {LONGEST_LOCK_WAIT:?}: another transaction holds one",
                     self.users_table,

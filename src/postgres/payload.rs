@@ -1,10 +1,13 @@
 //! The payloads of notifications, as `0002_announce_sessions.sql` describes them.
 
-use crate::{Announcement, SessionId, UserKey};
+use crate::{
+    feed::Invalidation,
+    session::{SessionId, UserKey},
+};
 
 /// Reads `ended <id> …`, `changed <id> …`, `users <hash> …` or `everything`, with 32 hexadecimal digits an id and 16 a
 /// hash. Any other payload, which a later version may send, means "everything".
-pub(super) fn read(payload: &str) -> Announcement {
+pub(super) fn read(payload: &str) -> Invalidation {
     let announcement = match payload.split_once(' ') {
         Some(("ended" | "changed", ids)) => {
             let ids = ids
@@ -12,18 +15,18 @@ pub(super) fn read(payload: &str) -> Announcement {
                 .map(|id| digits::<32>(id).map(u128::to_be_bytes));
             ids.map(|id| id.map(SessionId::from_bytes))
                 .collect::<Option<_>>()
-                .map(Announcement::Sessions)
+                .map(Invalidation::Sessions)
         }
         Some(("users", hashes)) => {
             let hashes = hashes.split(' ').map(digits::<16>);
             hashes
                 .map(|hash| u64::try_from(hash?).ok().map(UserKey::from_hash))
                 .collect::<Option<_>>()
-                .map(Announcement::Users)
+                .map(Invalidation::Users)
         }
         _ => None,
     };
-    announcement.unwrap_or(Announcement::Everything)
+    announcement.unwrap_or(Invalidation::All)
 }
 
 /// A number of exactly so many hexadecimal digits.
@@ -41,8 +44,8 @@ mod tests {
     fn an_unknown_payload_means_everything() {
         let one = "0123456789abcdef0123456789abcdef";
         let named = |text: &str| match read(text) {
-            Announcement::Sessions(ids) => (ids.len(), 0),
-            Announcement::Users(users) => (0, users.len()),
+            Invalidation::Sessions(ids) => (ids.len(), 0),
+            Invalidation::Users(users) => (0, users.len()),
             _ => (0, 0),
         };
         assert_eq!(named(&format!("ended {one}")), (1, 0));
@@ -51,7 +54,7 @@ mod tests {
         let user = UserKey::from_hash(0x0123_4567_89ab_cdef);
         assert_eq!(
             read("users 0123456789abcdef"),
-            Announcement::Users(vec![user])
+            Invalidation::Users(vec![user])
         );
         for strange in [
             "",
@@ -74,8 +77,8 @@ mod tests {
             "user 0123456789abcdef",
             "v3 ended 0123456789abcdef0123456789abcdef",
         ] {
-            assert_eq!(read(strange), Announcement::Everything, "{strange}");
+            assert_eq!(read(strange), Invalidation::All, "{strange}");
         }
-        assert_eq!(read(&"x".repeat(8_000)), Announcement::Everything);
+        assert_eq!(read(&"x".repeat(8_000)), Invalidation::All);
     }
 }

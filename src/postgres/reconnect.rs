@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Error, backoff::Backoff};
+use crate::{backoff::Backoff, error::Error};
 
 /// The pause after a first failure; it doubles up to the longest. So a server that is starting is not
 /// stormed, and one that is back is found within a tenth of a second.

@@ -4,7 +4,10 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-use crate::{Error, ErrorKind, backoff::jittered};
+use crate::{
+    backoff::jittered,
+    error::{Error, ErrorKind},
+};
 
 /// Between two proofs, on average. With the jitter it is 10 to 30 seconds.
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -39,7 +42,7 @@ pub(super) async fn prove_again_and_again<F: Future<Output = Result<bool, Error>
 }
 
 pub(super) fn elsewhere(context: &'static str) -> Error {
-    Error::bare(ErrorKind::Configuration).saying(context)
+    Error::from_kind(ErrorKind::Configuration).with_message(context)
 }
 
 #[cfg(test)]
@@ -86,7 +89,7 @@ mod tests {
                 ready(match answers[at.min(answers.len() - 1)] {
                     Locked => Ok(true),
                     Free => Ok(false),
-                    Unavailable => Err(Error::bare(ErrorKind::Connection)),
+                    Unavailable => Err(Error::from_kind(ErrorKind::Connection)),
                 })
             };
             let ended = timeout(HOUR, prove_again_and_again(is_locked)).await;

@@ -14,22 +14,25 @@ use tokio_postgres::{
     types::ToSql,
 };
 
-use super::{
-    check::{self, Check},
-    connection_set::Lent,
-    connections::{Access, Connections, WRITE_CONNECTIONS},
-    connector::PgConnector,
-    decode,
-    execution::{Execution, Find, On},
-    failure,
-    feed::{PgSessionFeed, SCHEMA_VERSION},
-    migrate::Migrate,
-    statement::{Statement, Values},
-    statements::{Statements, Table},
-    user::PgUser,
-};
 use crate::{
-    Error, ErrorKind, Lifetime, LookupAnswer, SessionLimit, SessionLookup, SessionUse, TokenDigest,
+    error::{Error, ErrorKind},
+    postgres::{
+        check::{self, CheckReport},
+        connection_set::Lent,
+        connections::{Access, Connections, WRITE_CONNECTIONS},
+        connector::PgConnector,
+        decode, errors,
+        feed::{PgSessionFeed, SCHEMA_VERSION},
+        migrate::Migrate,
+        sql::{
+            Statements, Table,
+            execution::{Execution, Find, On},
+            statement::{Statement, Values},
+        },
+        user::PgUser,
+    },
+    session::{Lifetime, SessionLimit, TokenDigest},
+    store::{LookupResult, SessionLookup, SessionUse},
 };
 
 /// Sessions in PostgreSQL 14 or newer, joined to the application's users.
@@ -63,7 +66,7 @@ use crate::{
 /// # Time limits on the server
 ///
 /// Closing a connection does not end its statement. The store therefore sets, on its own connections, `statement_timeout`
-/// to the service's [deadline](crate::SessionServiceBuilder::deadline); for writes also `lock_timeout` and
+/// to the service's [deadline](crate::service::SessionServiceBuilder::deadline); for writes also `lock_timeout` and
 /// `idle_in_transaction_session_timeout`, so that a client that vanishes does not hold a user's lock; and where the
 /// server accepts it, `client_connection_check_interval` to 500 ms. No time limit covers the wait of a `COMMIT` for a
 /// synchronous standby.
@@ -108,7 +111,7 @@ use crate::{
 ///
 /// ```no_run
 /// use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
-/// # use tower_user_session::{BoxError, PgUser, LookupRow};
+/// # use tower_user_session::{BoxError, LookupRow, PgUser};
 /// use tower_user_session::{PgSessionStore, SessionService};
 /// # #[derive(Clone)]
 /// # struct User { id: i64 }
@@ -138,7 +141,7 @@ pub struct PgSessionStore<U> {
     pub(super) statements: Statements,
     pub(super) execution: Execution,
     /// How many lookups have been sent.
-    questions: AtomicI64,
+    queries_sent: AtomicI64,
     /// Whether results may be cached, so that lookups return by which key changes of their users are announced.
     has_feed: AtomicBool,
     user: PhantomData<fn() -> U>,
@@ -159,7 +162,7 @@ impl<U: PgUser> PgSessionStore<U> {
             statements: Statements::new::<U>(&table, Lifetime::default().absolute_limit()),
             execution: Execution::Prepared,
             table,
-            questions: AtomicI64::new(0),
+            queries_sent: AtomicI64::new(0),
             has_feed: AtomicBool::new(false),
             user: PhantomData,
         }
@@ -208,7 +211,7 @@ impl<U: PgUser> PgSessionStore<U> {
     /// live here until the replica has replayed that**, however far it lags behind, and a session that
     /// has just begun is nobody's. Nothing bounds this but how far the application lets its replicas
     /// lag; ask the primary wherever it matters who has signed out.
-    pub fn with_stale_reads_from_a_replica(mut self) -> Self {
+    pub fn allow_stale_replica_reads(mut self) -> Self {
         self.recovery_allowed = true;
         self
     }
@@ -231,7 +234,7 @@ impl<U: PgUser> PgSessionStore<U> {
     /// # What the application does
     ///
     /// * The columns in [`PgUser::COLUMNS`] and in
-    ///   [`only_if_still`](crate::SignIn::only_if_still) must have types that are built into
+    ///   [`if_unchanged`](crate::service::SignIn::if_unchanged) must have types that are built into
     ///   PostgreSQL, or be domains over them; the driver would prepare a statement to learn about
     ///   others. Cast an enum: `u.role::text AS role`. Otherwise lookups, [`check`](Self::check) and
     ///   such sign-ins fail with [`ErrorKind::Configuration`].
@@ -280,19 +283,19 @@ impl<U: PgUser> PgSessionStore<U> {
     ///
     /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a right does not fit: the source names each finding and
     /// its remedy; also if triggers that announce sessions are of another schema version, with the version that is
-    /// needed. [`ErrorKind::Configuration`] if a connection of the pool differs. [`ErrorKind::Row`] or
+    /// needed. [`ErrorKind::Configuration`] if a connection of the pool differs. [`ErrorKind::Decode`] or
     /// [`ErrorKind::Panicked`] if `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in
     /// recovery and stale reads were not allowed. Otherwise as for a lookup.
-    pub async fn check(&self) -> Result<Check, Error> {
+    pub async fn check(&self) -> Result<CheckReport, Error> {
         let check = check::run(self).await?;
         let own = self.connections.writes.acquire().await?;
         let outdated = self.triggers_are_outdated(&own).await;
         own.keep();
         if outdated? {
             let needs = format!("this version of the crate needs schema version {SCHEMA_VERSION}");
-            return Err(Error::new(ErrorKind::Schema, needs).saying(
+            return Err(Error::new(ErrorKind::Schema, needs).with_message(
                 "the triggers that announce ended sessions are of another schema version: run \
-                 Migrate::announce_ended_sessions or Migrate::announce_changed_users",
+                 Migrate::notify_on_revocation or Migrate::notify_on_user_change",
             ));
         }
         Ok(check)
@@ -302,7 +305,7 @@ impl<U: PgUser> PgSessionStore<U> {
         let (on, table) = (On::connection(own), self.table.to_sql());
         let outdated = &self.statements.outdated;
         let rows = self.execution.query(on, outdated, &[&table]).await?;
-        decode::column(rows.first().ok_or(Error::bare(ErrorKind::Row))?, 0)
+        decode::column(rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?, 0)
     }
 
     /// The application's pool.
@@ -323,9 +326,9 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     /// Returns a feed of the sessions that end or change, on a connection of its own, for
-    /// [`SessionService::follow`](crate::SessionService::follow) and
-    /// [`SessionService::cache`](crate::SessionService::cache). It needs the triggers of
-    /// [`Migrate::announce_ended_sessions`](crate::Migrate::announce_ended_sessions).
+    /// [`SessionService::subscribe`](crate::SessionService::subscribe) and
+    /// [`SessionService::enable_cache`](crate::SessionService::enable_cache). It needs the triggers of
+    /// [`Migrate::notify_on_revocation`](crate::postgres::Migrate::notify_on_revocation).
     ///
     /// `config` must lead to the same database as the pool; see [`PgSessionFeed`] for how that is proved. Behind a
     /// pooler that lends connections for a transaction only, it must lead to the server itself, because `LISTEN` belongs
@@ -356,7 +359,7 @@ impl<U: PgUser> PgSessionStore<U> {
 
     pub(super) const fn refuse_recovery(&self, in_recovery: bool) -> Result<(), Error> {
         if in_recovery && !self.recovery_allowed {
-            return Err(Error::bare(ErrorKind::Recovery));
+            return Err(Error::from_kind(ErrorKind::Recovery));
         }
         Ok(())
     }
@@ -369,7 +372,7 @@ impl<U: PgUser> PgSessionStore<U> {
         &self,
         mut connection: Lent,
         digests: &[TokenDigest],
-    ) -> Result<Vec<LookupAnswer<U>>, Error> {
+    ) -> Result<Vec<LookupResult<U>>, Error> {
         if connection.find.is_none() {
             // The hash of the user's key costs the server time, and only a feed needs it.
             let with_user_key = self.has_feed.load(Relaxed);
@@ -382,14 +385,14 @@ impl<U: PgUser> PgSessionStore<U> {
             None => (&Find::Unnamed, false),
         };
         let statement = self.statements.find(with_user_key);
-        let question = self.questions.fetch_add(1, Relaxed);
-        let values: [&(dyn ToSql + Sync); 2] = [&digests, &question];
+        let query_seq = self.queries_sent.fetch_add(1, Relaxed);
+        let values: [&(dyn ToSql + Sync); 2] = [&digests, &query_seq];
         let asked = find.query(&connection, statement, &values);
         let rows = match asked.await {
             Ok(rows) => rows,
             Err(error) => {
                 // A value in a row was at fault, not the connection.
-                if error.kind() == ErrorKind::Row {
+                if error.kind() == ErrorKind::Decode {
                     connection.keep();
                 }
                 return Err(error);
@@ -399,9 +402,9 @@ impl<U: PgUser> PgSessionStore<U> {
         for row in &rows {
             let found = decode::found(row, with_user_key, self.lifetime)?;
             // The connection is out of step: what it says is true of an earlier moment.
-            if found.question != question {
-                let context = "the database answered another question";
-                return Err(Error::bare(ErrorKind::Protocol).saying(context));
+            if found.query_seq != query_seq {
+                let context = "the database answered another query_seq";
+                return Err(Error::from_kind(ErrorKind::Protocol).with_message(context));
             }
             self.refuse_recovery(found.in_recovery)?;
             answers.push(found.answer);
@@ -415,8 +418,8 @@ impl<U: PgUser> PgSessionStore<U> {
 }
 
 /// Whether each digest was answered exactly once, and no other was.
-fn is_complete<U>(answers: &[LookupAnswer<U>], digests: &[TokenDigest]) -> bool {
-    let answered = || answers.iter().map(LookupAnswer::digest);
+fn is_complete<U>(answers: &[LookupResult<U>], digests: &[TokenDigest]) -> bool {
+    let answered = || answers.iter().map(LookupResult::digest);
     // Rows come in the order of the digests, though that is not promised.
     answered().eq(digests.iter().copied()) || {
         let (mut answered, mut asked) = (answered().collect::<Vec<_>>(), digests.to_vec());
@@ -429,10 +432,10 @@ fn is_complete<U>(answers: &[LookupAnswer<U>], digests: &[TokenDigest]) -> bool 
 impl<U: PgUser> SessionLookup for PgSessionStore<U> {
     type User = U;
 
-    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<U>>, Error> {
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<U>>, Error> {
         let lookups = &self.connections.lookups;
         match self.find_on(lookups.acquire().await?, digests).await {
-            Err(error) if failure::is_stale(&error) => {
+            Err(error) if errors::is_retryable(&error) => {
                 tracing::debug!(%error, "a lookup is repeated on a new connection");
                 lookups.renew();
                 self.find_on(lookups.acquire().await?, digests).await

@@ -6,11 +6,18 @@
 
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{
-    connections::Access, decode::column, execution::On, statement::Statement,
-    store::PgSessionStore, user::PgUser,
+use crate::{
+    error::{Error, ErrorKind},
+    postgres::{
+        connections::Access,
+        decode::column,
+        sql::{execution::On, statement::Statement},
+        store::PgSessionStore,
+        user::PgUser,
+    },
+    session::TokenDigest,
+    store::NewSession,
 };
-use crate::{Error, ErrorKind, NewSession, TokenDigest};
 
 impl<U: PgUser> PgSessionStore<U> {
     /// After `insert.sql` has begun no session.
@@ -49,10 +56,10 @@ impl<U: PgUser> PgSessionStore<U> {
 }
 
 fn none(found: &[Row]) -> Result<(), Error> {
-    let row = found.first().ok_or(Error::bare(ErrorKind::Row))?;
+    let row = found.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
     if column(row, 0)? {
-        return Err(Error::bare(ErrorKind::Statement)
-            .saying("a trigger or a rule on the sessions table suppressed the change"));
+        return Err(Error::from_kind(ErrorKind::Statement)
+            .with_message("a trigger or a rule on the sessions table suppressed the change"));
     }
     Ok(())
 }

@@ -4,14 +4,19 @@ use std::fmt;
 
 use tokio_postgres::{Transaction, types::ToSql};
 
-use super::{execution::On, store::PgSessionStore, user::PgUser};
-use crate::{CurrentSession, Error, Revocation, SessionService, SessionToken, SignIn, SignedIn};
+use crate::{
+    error::Error,
+    postgres::{sql::execution::On, store::PgSessionStore, user::PgUser},
+    service::{SessionService, SignIn, SignedIn},
+    session::{CurrentSession, SessionToken},
+    store::RevokeScope,
+};
 
 /// What must still be true of the user's row when a sign-in happens.
 #[derive(Default)]
-pub struct Demands(Vec<(&'static str, Box<dyn ToSql + Send + Sync>)>);
+pub struct SignInConditions(Vec<(&'static str, Box<dyn ToSql + Send + Sync>)>);
 
-impl Demands {
+impl SignInConditions {
     pub(super) fn columns(&self) -> Vec<&'static str> {
         self.0.iter().map(|(column, _)| *column).collect()
     }
@@ -23,7 +28,7 @@ impl Demands {
     }
 }
 
-impl fmt::Debug for Demands {
+impl fmt::Debug for SignInConditions {
     /// The values may be password hashes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
@@ -34,7 +39,7 @@ impl fmt::Debug for Demands {
 
 impl<U: PgUser> SignIn<PgSessionStore<U>> {
     /// Signs in only if this column of the user's row still has this value, and otherwise fails with
-    /// [`ErrorKind::UserRefused`](crate::ErrorKind::UserRefused).
+    /// [`ErrorKind::UserNotAllowed`](crate::ErrorKind::UserNotAllowed).
     ///
     /// Checking a password takes time. Name the hash that was checked, and a sign-in with the old
     /// password cannot slip in after a change of the password that ends the other sessions.
@@ -48,11 +53,11 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     /// #     sessions: SessionService<PgSessionStore<U>>, headers: http::HeaderMap, checked_hash: String,
     /// # ) -> Result<(), Error> {
     /// let signed_in =
-    ///     sessions.sign_in(7, &headers).only_if_still("u.password_hash", checked_hash).await?;
+    ///     sessions.sign_in(7, &headers).if_unchanged("u.password_hash", checked_hash).await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn only_if_still(
+    pub fn if_unchanged(
         mut self,
         column: &'static str,
         value: impl ToSql + Send + Sync + 'static,
@@ -119,7 +124,7 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
             .revoke_in(
                 On::transaction(transaction),
                 user_id,
-                Revocation::AllBut(current.id()),
+                RevokeScope::AllExcept(current.id()),
             )
             .await
             .map(|ended| ended.len() as u64)
@@ -132,7 +137,7 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
         user_id: &U::Id,
     ) -> Result<u64, Error> {
         self.store()
-            .revoke_in(On::transaction(transaction), user_id, Revocation::All)
+            .revoke_in(On::transaction(transaction), user_id, RevokeScope::All)
             .await
             .map(|ended| ended.len() as u64)
     }

@@ -7,7 +7,7 @@ use tokio_postgres::{
     types::{FromSql, ToSql},
 };
 
-use crate::{BoxError, Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 
 /// The application's user, as it stands in the application's own tables.
 ///
@@ -182,10 +182,10 @@ impl<'a> UserRow<'a> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Row`] if there is no such column, if more than one column has this name, or if its value is
+    /// [`ErrorKind::Decode`] if there is no such column, if more than one column has this name, or if its value is
     /// not a `T`. The source names the column.
     pub fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T, Error> {
-        let fails = |text| Error::new(ErrorKind::Row, text);
+        let fails = |text| Error::new(ErrorKind::Decode, text);
         let mut places = self.columns().iter().enumerate();
         let mut next = || places.find(|(_, each)| each.name() == column);
         let Some((place, _)) = next() else {

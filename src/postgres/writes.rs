@@ -4,19 +4,23 @@ use std::time::Duration;
 
 use tokio_postgres::{Row, types::ToSql};
 
-use super::{
-    connections::{Access, alone},
-    decode::{self, column},
-    encoding::storable,
-    execution::{Bounds, Execution, On},
-    failure,
-    store::PgSessionStore,
-    transaction::Demands,
-    user::PgUser,
-};
 use crate::{
-    CleanedUp, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime, NewSession, Revocation,
-    Rotation, SessionId, SessionStore, StillLive, TokenDigest,
+    error::{Error, ErrorKind},
+    postgres::{
+        connections::{Access, alone},
+        decode::{self, column},
+        encoding::storable,
+        errors,
+        sql::execution::{Bounds, Execution, On},
+        store::PgSessionStore,
+        transaction::SignInConditions,
+        user::PgUser,
+    },
+    session::{Lifetime, SessionId, SessionInfo, TokenDigest},
+    store::{
+        EndedSession, ExpiredBatch, InsertOutcome, NewSession, RemainingLifetime, RevokeScope,
+        RotateOutcome, SessionStore,
+    },
 };
 
 /// Pages of the table that one batch of cleaning up goes through: some thousand sessions.
@@ -28,13 +32,13 @@ const SESSIONS_IN_AN_ANNOUNCEMENT: i64 = 242;
 
 impl<U: PgUser> SessionStore for PgSessionStore<U> {
     type UserId = U::Id;
-    type Condition = Demands;
+    type Condition = SignInConditions;
 
     fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
-    async fn insert(&self, new: NewSession<'_, Self>) -> Result<Insertion, Error> {
+    async fn insert(&self, new: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
         let _turn = self.connections.turn(new.user_id).await?;
         let mut attempts = self.connections.attempts();
         let mut replaced = Vec::new();
@@ -43,13 +47,14 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             let inserted = async {
                 let transaction = self.connections.begin(attempts.bounds()).await?;
                 let outcome = self.insert_in(transaction.on(), &new, &mut replaced).await;
-                let is_done = |outcome: &Insertion| matches!(outcome, Insertion::Done { .. });
+                let is_done =
+                    |outcome: &InsertOutcome| matches!(outcome, InsertOutcome::Inserted { .. });
                 transaction.end(outcome, is_done).await
             };
             match inserted.await {
                 // If the user was deleted at this moment, the second attempt finds no user. A foreign key of the
                 // application, and one that does not see an inherited row, fail again.
-                Err(error) if user_may_be_gone && failure::is_foreign_key(&error) => {
+                Err(error) if user_may_be_gone && errors::is_foreign_key(&error) => {
                     user_may_be_gone = false;
                 }
                 Err(error) if attempts.another(&error).await => {}
@@ -63,23 +68,23 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         user_id: &U::Id,
         old: &[TokenDigest],
         new: TokenDigest,
-    ) -> Result<Rotation, Error> {
+    ) -> Result<RotateOutcome, Error> {
         let _turn = self.connections.turn(user_id).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
         let rotated = self
             .run(Access::Unlocked, &self.statements.rotate, &values)
             .await;
         match rotated.map(|rows| rows.into_iter().next()) {
-            Ok(Some(row)) => Ok(Rotation::Done {
+            Ok(Some(row)) => Ok(RotateOutcome::Rotated {
                 session: decode::current(&row, 0)?,
                 remembered: column(&row, 6)?,
             }),
             Ok(None) => {
                 self.rotation_found_nothing(user_id, old).await?;
-                Ok(Rotation::NoSession)
+                Ok(RotateOutcome::NotFound)
             }
-            Err(error) if failure::is_taken_digest(&error, &self.table.name) => {
-                Ok(Rotation::DigestTaken)
+            Err(error) if errors::is_taken_digest(&error, &self.table.name) => {
+                Ok(RotateOutcome::DuplicateDigest)
             }
             Err(error) => Err(error),
         }
@@ -114,14 +119,14 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         Ok(seen)
     }
 
-    async fn list(&self, user_id: &U::Id) -> Result<Vec<Device>, Error> {
+    async fn list(&self, user_id: &U::Id) -> Result<Vec<SessionInfo>, Error> {
         let values: [&(dyn ToSql + Sync); 2] = [user_id, &self.idle_seconds()];
         let rows = self
             .run(Access::Unlocked, &self.statements.list, &values)
             .await?;
         rows.iter()
             .map(|row| {
-                let mut device = Device::new(&decode::current(row, 0)?);
+                let mut device = SessionInfo::new(&decode::current(row, 0)?);
                 device.user_agent = column::<Option<decode::AnyText>>(row, 6)?.map(|text| text.0);
                 device.ip = column(row, 7)?;
                 Ok(device)
@@ -129,7 +134,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             .collect()
     }
 
-    async fn revoke(&self, user_id: &U::Id, which: Revocation) -> Result<Vec<SessionId>, Error> {
+    async fn revoke(&self, user_id: &U::Id, which: RevokeScope) -> Result<Vec<SessionId>, Error> {
         let _turn = self.connections.turn(user_id).await?;
         let mut attempts = self.connections.attempts();
         loop {
@@ -150,17 +155,25 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         self.connections.explained(revoked).await
     }
 
-    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
+    async fn remaining_lifetimes(
+        &self,
+        ids: &[SessionId],
+    ) -> Result<Vec<RemainingLifetime>, Error> {
         let values: [&(dyn ToSql + Sync); 2] = [&ids, &self.idle_seconds()];
         let rows = self
-            .run(Access::Unlocked, &self.statements.still_live, &values)
+            .run(
+                Access::Unlocked,
+                &self.statements.remaining_lifetimes,
+                &values,
+            )
             .await?;
         let mut live = Vec::with_capacity(rows.len());
         for row in &rows {
             self.refuse_recovery(column(row, 1)?)?;
             if let Some(seconds) = column::<Option<f64>>(row, 2)? {
                 let remaining = Duration::try_from_secs_f64(seconds.max(0.0));
-                let one = StillLive::new(column(row, 0)?, remaining.unwrap_or(Duration::MAX));
+                let one =
+                    RemainingLifetime::new(column(row, 0)?, remaining.unwrap_or(Duration::MAX));
                 let key = decode::user_key(row, 3)?;
                 live.push(key.map_or(one, |key| one.with_user_key(key)));
             }
@@ -168,7 +181,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         Ok(live)
     }
 
-    async fn clean_up(&self, place: Option<u64>) -> Result<CleanedUp, Error> {
+    async fn delete_expired(&self, place: Option<u64>) -> Result<ExpiredBatch, Error> {
         let page = place.unwrap_or(0);
         let next = page + PAGES_IN_A_BATCH;
         let signed = |page: u64| i64::try_from(page).unwrap_or(i64::MAX);
@@ -180,9 +193,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             lock: LONGEST_BATCH,
         };
         let upkeep = &self.connections.upkeep;
-        let clean_up = &self.statements.clean_up;
+        let clean_up = &self.statements.delete_expired;
         let rows = alone(upkeep, &self.execution, Some(bounds), clean_up, &values).await?;
-        let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+        let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
         let deleted: i64 = column(row, 0)?;
         let my_turn: bool = column(row, 1)?;
         let pages: i64 = column(row, 2)?;
@@ -195,7 +208,10 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         if !more {
             upkeep.renew();
         }
-        Ok(CleanedUp::new(deleted.unsigned_abs(), more.then_some(next)))
+        Ok(ExpiredBatch::new(
+            deleted.unsigned_abs(),
+            more.then_some(next),
+        ))
     }
 }
 
@@ -226,14 +242,14 @@ impl<U: PgUser> PgSessionStore<U> {
         client
             .batch_execute(lock)
             .await
-            .map_err(failure::statement)?;
+            .map_err(errors::statement)?;
         let on = On::connection(&client);
         let revoke = &self.statements.revoke_everyone;
         let ended = self.execution.execute(on, revoke, &[]).await?;
         self.none_left(on, &self.statements.any_session, &[])
             .await?;
         let committed = client.batch_execute("COMMIT").await;
-        committed.map_err(failure::commit)?;
+        committed.map_err(errors::commit)?;
         Ok(ended)
     }
 
@@ -244,7 +260,7 @@ impl<U: PgUser> PgSessionStore<U> {
         on: On<'_>,
         new: &NewSession<'_, Self>,
         replaced: &mut Vec<SessionId>,
-    ) -> Result<Insertion, Error> {
+    ) -> Result<InsertOutcome, Error> {
         let locked = self.lock(on, new.user_id, new.replaced).await?;
         replaced.extend(locked.replaced);
         let user_agent = storable(&locked.encoding, new.user_agent);
@@ -254,9 +270,9 @@ impl<U: PgUser> PgSessionStore<U> {
             let values: [&(dyn ToSql + Sync); 3] = [new.user_id, replaced, &idle];
             let count = &self.statements.count;
             let rows = self.execution.query(on, count, &values).await?;
-            let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+            let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
             if column::<i64>(row, 0)? >= i64::from(limit.sessions) {
-                return Ok(Insertion::TooManySessions);
+                return Ok(InsertOutcome::TooManySessions);
             }
         }
         let lifetime = new.lifetime.as_secs_f64();
@@ -284,14 +300,14 @@ impl<U: PgUser> PgSessionStore<U> {
                     ended.extend(ids(&oldest)?);
                 }
                 let session = decode::current(&row, 0)?;
-                Ok(Insertion::Done { session, ended })
+                Ok(InsertOutcome::Inserted { session, ended })
             }
             Ok(None) => {
                 self.insert_was_refused(on, new).await?;
-                Ok(Insertion::UserRefused)
+                Ok(InsertOutcome::UserRefused)
             }
-            Err(error) if failure::is_taken_digest(&error, &self.table.name) => {
-                Ok(Insertion::DigestTaken)
+            Err(error) if errors::is_taken_digest(&error, &self.table.name) => {
+                Ok(InsertOutcome::DuplicateDigest)
             }
             Err(error) => Err(error),
         }
@@ -302,13 +318,13 @@ impl<U: PgUser> PgSessionStore<U> {
         &self,
         on: On<'_>,
         user_id: &U::Id,
-        which: Revocation,
+        which: RevokeScope,
     ) -> Result<Vec<SessionId>, Error> {
         self.lock(on, user_id, &[]).await?;
         let (only, except) = match which {
-            Revocation::One(id) => (Some(id), None),
-            Revocation::AllBut(id) => (None, Some(id)),
-            Revocation::All => (None, None),
+            RevokeScope::One(id) => (Some(id), None),
+            RevokeScope::AllExcept(id) => (None, Some(id)),
+            RevokeScope::All => (None, None),
         };
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &only, &except];
         let revoke = &self.statements.revoke;
@@ -335,9 +351,9 @@ impl<U: PgUser> PgSessionStore<U> {
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &table, &replaced];
         let lock = &self.statements.lock;
         let rows = self.execution.query(on, lock, &values).await?;
-        let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+        let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
         if column(row, 3)? {
-            return Err(Error::bare(ErrorKind::Schema).saying(
+            return Err(Error::from_kind(ErrorKind::Schema).with_message(
                 "row-level security hides sessions from the role, so that they could not be ended: check() names the \
                  remedy",
             ));
@@ -348,7 +364,7 @@ impl<U: PgUser> PgSessionStore<U> {
                 encoding: column(row, 4)?,
             });
         }
-        Err(Error::bare(ErrorKind::Configuration).saying(
+        Err(Error::from_kind(ErrorKind::Configuration).with_message(
             "the transaction's isolation level is above READ COMMITTED: begin it with ISOLATION LEVEL \
              READ COMMITTED",
         ))
@@ -364,8 +380,8 @@ struct Locked {
 }
 
 fn kept_by_trigger() -> Error {
-    Error::bare(ErrorKind::Statement)
-        .saying("a trigger on the sessions table kept the session from being deleted")
+    Error::from_kind(ErrorKind::Statement)
+        .with_message("a trigger on the sessions table kept the session from being deleted")
 }
 
 fn ids(rows: &[Row]) -> Result<Vec<SessionId>, Error> {

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::RejectionKind;
+use crate::rejection::RejectionKind;
 
 /// How a client reads why it was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Format {
             (Self::Html, RejectionKind::Unauthenticated) => {
                 "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Sign in</title><p>Please sign in.\n"
             }
-            (Self::Html, RejectionKind::ProofTooOld) => {
+            (Self::Html, RejectionKind::ReauthenticationRequired) => {
                 "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Sign in again</title><p>Please sign in again to continue.\n"
             }
             (Self::Html, RejectionKind::Forbidden) => {
@@ -48,7 +48,7 @@ impl Format {
             (Self::Json, RejectionKind::Unauthenticated) => {
                 r#"{"title":"Unauthorized","status":401,"detail":"Please sign in."}"#
             }
-            (Self::Json, RejectionKind::ProofTooOld) => {
+            (Self::Json, RejectionKind::ReauthenticationRequired) => {
                 r#"{"title":"Unauthorized","status":401,"detail":"Please sign in again to continue."}"#
             }
             (Self::Json, RejectionKind::Forbidden) => {
@@ -65,7 +65,7 @@ impl Format {
 pub(super) const fn line(kind: RejectionKind) -> &'static str {
     match kind {
         RejectionKind::Unauthenticated => "Please sign in.",
-        RejectionKind::ProofTooOld => "Please sign in again to continue.",
+        RejectionKind::ReauthenticationRequired => "Please sign in again to continue.",
         RejectionKind::Forbidden => "You are not allowed to do this.",
         RejectionKind::Unavailable => "The service is unavailable at the moment. Please try again.",
     }
@@ -179,7 +179,7 @@ mod tests {
         for kind in [
             RejectionKind::Unauthenticated,
             RejectionKind::Forbidden,
-            RejectionKind::ProofTooOld,
+            RejectionKind::ReauthenticationRequired,
             RejectionKind::Unavailable,
         ] {
             let line = line(kind);

@@ -6,9 +6,9 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use self::format::Format;
 pub(crate) use self::format::accepts_html;
-use crate::Error;
+use crate::error::Error;
+use crate::rejection::format::Format;
 
 /// When a client may try again, in seconds.
 pub(crate) const RETRY_AFTER: &str = "2";
@@ -35,7 +35,7 @@ pub enum RejectionKind {
     /// The user is not allowed to do this: 403, gRPC status 7.
     Forbidden,
     /// The person must prove again who they are: 401, gRPC status 16.
-    ProofTooOld,
+    ReauthenticationRequired,
 }
 
 impl Rejection {
@@ -109,7 +109,7 @@ impl Rejection {
     /// ```
     /// # use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
     /// # use hyper::body::Bytes;
-    /// # use tower_user_session::Rejection;
+    /// # use tower_user_session::rejection::Rejection;
     /// fn refused(rejection: &Rejection) -> http::Response<BoxBody<Bytes, std::convert::Infallible>> {
     ///     rejection.response::<Full<Bytes>>().map(|body| body.boxed())
     /// }
@@ -146,7 +146,7 @@ impl Rejection {
         }
         let (name, value) = match self.kind {
             RejectionKind::Unauthenticated => (header::WWW_AUTHENTICATE, "Cookie"),
-            RejectionKind::ProofTooOld => (
+            RejectionKind::ReauthenticationRequired => (
                 header::WWW_AUTHENTICATE,
                 r#"Cookie error="insufficient_user_authentication""#,
             ),
@@ -166,7 +166,7 @@ impl RejectionKind {
     /// The HTTP status: 401, 403 or 503.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::Unauthenticated | Self::ProofTooOld => StatusCode::UNAUTHORIZED,
+            Self::Unauthenticated | Self::ReauthenticationRequired => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -175,7 +175,7 @@ impl RejectionKind {
     /// The gRPC status: 16 (unauthenticated), 7 (permission denied) or 14 (unavailable).
     pub const fn grpc_code(self) -> i32 {
         match self {
-            Self::Unauthenticated | Self::ProofTooOld => 16,
+            Self::Unauthenticated | Self::ReauthenticationRequired => 16,
             Self::Forbidden => 7,
             Self::Unavailable => 14,
         }
@@ -185,7 +185,7 @@ impl RejectionKind {
         match self {
             Self::Unauthenticated => "nobody is signed in",
             Self::Forbidden => "the user is not allowed to do this",
-            Self::ProofTooOld => "the person must prove again who they are",
+            Self::ReauthenticationRequired => "the person must prove again who they are",
             Self::Unavailable => "it could not be found out who is signed in",
         }
     }

@@ -4,10 +4,12 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request::Parts};
 
-use super::ReturnTo;
 use crate::{
-    CurrentSession, Rejection, RejectionKind, load_user::OriginalPlace, origin::is_page_of_host,
-    rejection::accepts_html,
+    load_user::OriginalPlace,
+    rejection::{Rejection, RejectionKind, accepts_html},
+    require_user::ReturnTo,
+    session::CurrentSession,
+    websocket::is_page_of_host,
 };
 
 /// The demands of one layer.
@@ -15,7 +17,7 @@ pub(super) struct Guard<U> {
     pub(super) condition: Option<Arc<Condition<U>>>,
     pub(super) proof: Option<Duration>,
     pub(super) sign_in_page: Option<Page>,
-    pub(super) confirm_page: Option<Page>,
+    pub(super) reauthentication_page: Option<Page>,
     pub(super) forbidden_page: Option<Page>,
 }
 
@@ -28,7 +30,7 @@ impl<U> Guard<U> {
             condition: None,
             proof: None,
             sign_in_page: None,
-            confirm_page: None,
+            reauthentication_page: None,
             forbidden_page: None,
         }
     }
@@ -57,7 +59,10 @@ impl<U: Send + Sync + 'static> Guard<U> {
         let proven = self
             .proof
             .is_none_or(|age| session.is_some_and(|session| session.since_authentication() <= age));
-        (!proven).then_some((RejectionKind::ProofTooOld, self.confirm_page.as_ref()))
+        (!proven).then_some((
+            RejectionKind::ReauthenticationRequired,
+            self.reauthentication_page.as_ref(),
+        ))
     }
 }
 
@@ -67,7 +72,7 @@ impl<U> Clone for Guard<U> {
             condition: self.condition.clone(),
             proof: self.proof,
             sign_in_page: self.sign_in_page.clone(),
-            confirm_page: self.confirm_page.clone(),
+            reauthentication_page: self.reauthentication_page.clone(),
             forbidden_page: self.forbidden_page.clone(),
         }
     }

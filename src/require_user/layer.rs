@@ -3,13 +3,15 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::{RequireUser, guard::Guard};
-use crate::DefaultResponseForRejection;
+use crate::{
+    rejection::DefaultResponseForRejection,
+    require_user::{RequireUser, guard::Guard},
+};
 
 /// Layer that applies [`RequireUser`]. See the [module's documentation](crate::require_user).
 ///
 /// `U` is the application's user type, the same as that of the `LoadUserLayer` outside. The layer
-/// reads the [`CurrentSession`](crate::CurrentSession) of that type and of no other one.
+/// reads the [`CurrentSession`](crate::session::CurrentSession) of that type and of no other one.
 ///
 /// # Order of layers
 ///
@@ -20,7 +22,9 @@ use crate::DefaultResponseForRejection;
 /// ```
 /// use axum::{Router, routing::get};
 /// use tower::ServiceBuilder;
-/// use tower_user_session::{LoadUserLayer, MemorySessionStore, RequireUserLayer, SessionService};
+/// use tower_user_session::{
+///     LoadUserLayer, RequireUserLayer, SessionService, store::MemorySessionStore,
+/// };
 ///
 /// #[derive(Clone)]
 /// struct User;
@@ -87,9 +91,9 @@ impl<U, R> RequireUserLayer<U, R> {
 
     /// Demands that the person has proved who they are at most this long ago, by the store's clock:
     /// 401, gRPC status 16, where they have not. For routes that change what protects the account
-    /// (OWASP ASVS 5.0, 7.5.1). [`SessionService::confirm`](crate::SessionService::confirm) renews
+    /// (OWASP ASVS 5.0, 7.5.1). [`SessionService::reauthenticate`](crate::SessionService::reauthenticate) renews
     /// the proof.
-    pub const fn proof_not_older_than(mut self, age: Duration) -> Self {
+    pub const fn max_auth_age(mut self, age: Duration) -> Self {
         self.guard.proof = Some(age);
         self
     }
@@ -115,7 +119,7 @@ impl<U, R> RequireUserLayer<U, R> {
     /// [`LoadUserLayer::stripped_prefix`](crate::LoadUserLayer::stripped_prefix). `page` itself is written as the
     /// browser sees it.
     ///
-    /// [`ReturnTo::parse`]: crate::ReturnTo::parse
+    /// [`ReturnTo::parse`]: crate::require_user::ReturnTo::parse
     pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.sign_in_page = Some(page.into());
         self
@@ -123,8 +127,8 @@ impl<U, R> RequireUserLayer<U, R> {
 
     /// Like [`sign_in_page`](Self::sign_in_page), for a person whose proof is too old: the page that
     /// asks for the password again.
-    pub fn confirm_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
-        self.guard.confirm_page = Some(page.into());
+    pub fn reauthentication_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
+        self.guard.reauthentication_page = Some(page.into());
         self
     }
 

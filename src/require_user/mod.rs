@@ -1,6 +1,6 @@
 //! Turns requests away that nobody is signed in on.
 //!
-//! [`RequireUserLayer`] looks for the user that [`LoadUserLayer`](crate::LoadUserLayer), further
+//! [`RequireUserLayer`] looks for the user that [`LoadUserLayer`](crate::load_user::LoadUserLayer), further
 //! outside, attached to the request. Where there is none it answers itself: 401, or gRPC status 16
 //! to a gRPC request. It asks nobody and allocates nothing for a request that passes.
 //!
@@ -8,7 +8,7 @@
 //! run time reports a missing layer: [`RequireUserLayer`] shows the order of the layers.
 //!
 //! It can ask for more: a [condition](RequireUserLayer::allow_if) on the user (403, gRPC status 7),
-//! and a [proof of who they are](RequireUserLayer::proof_not_older_than) that is not too old (401,
+//! and a [proof of who they are](RequireUserLayer::max_auth_age) that is not too old (401,
 //! gRPC status 16). And it can [send a person to the sign-in page](RequireUserLayer::sign_in_page)
 //! where a script or another program gets the 401.
 //!
@@ -20,7 +20,9 @@
 //! ```
 //! use http::{Request, Response, StatusCode, header::COOKIE};
 //! use tower::{ServiceBuilder, ServiceExt};
-//! use tower_user_session::{LoadUserLayer, MemorySessionStore, RequireUserLayer, SessionService};
+//! use tower_user_session::{
+//!     LoadUserLayer, RequireUserLayer, SessionService, store::MemorySessionStore,
+//! };
 //!
 //! async fn account(_: Request<String>) -> Result<Response<String>, std::convert::Infallible> {
 //!     Ok(Response::new("Your balance".to_owned()))

@@ -18,7 +18,7 @@ const PARAMETER: &str = "next";
 /// everything that is not ASCII; a fragment; and more than 2,048 bytes.
 ///
 /// ```
-/// use tower_user_session::ReturnTo;
+/// use tower_user_session::require_user::ReturnTo;
 ///
 /// assert_eq!(ReturnTo::parse("/account?tab=2").unwrap().as_str(), "/account?tab=2");
 /// assert!(ReturnTo::parse("//elsewhere.example").is_none());
@@ -86,7 +86,7 @@ impl ReturnTo {
     /// Reads an optional parameter or field: what is missing, and what is unsafe, is `None`.
     ///
     /// ```
-    /// use tower_user_session::ReturnTo;
+    /// use tower_user_session::require_user::ReturnTo;
     ///
     /// #[derive(serde::Deserialize)]
     /// struct SignInQuery {

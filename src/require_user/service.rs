@@ -6,8 +6,10 @@ use std::{
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::{ResponseFuture, guard::Guard};
-use crate::{DefaultResponseForRejection, ResponseForRejection, rejection::reject};
+use crate::{
+    rejection::{DefaultResponseForRejection, ResponseForRejection, reject},
+    require_user::{ResponseFuture, guard::Guard},
+};
 
 /// Service that turns a request away that nobody is signed in on. See the
 /// [module's documentation](crate::require_user).

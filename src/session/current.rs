@@ -8,13 +8,13 @@ use std::{
 };
 
 #[cfg(feature = "postgres")]
-use super::Lifetime;
-use super::SessionId;
+use crate::session::Lifetime;
+use crate::session::SessionId;
 
 /// The session of a user of type `U` that a request came with, as the database saw it when it was
 /// looked up.
 ///
-/// [`LoadUserLayer`](crate::LoadUserLayer) puts it into the request's extensions beside the user.
+/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) puts it into the request's extensions beside the user.
 /// The type names the user, so that an application with several kinds of users keeps their sessions
 /// apart: an `Admin`'s session is never taken for a `Customer`'s. It dereferences to [`Session`],
 /// which has the session's name and times.
@@ -86,24 +86,24 @@ impl<U> fmt::Debug for CurrentSession<U> {
 pub struct Session {
     id: SessionId,
     #[cfg_attr(feature = "serde", serde(flatten))]
-    times: SessionTimes,
+    times: SessionTimestamps,
 }
 
 /// The times of a session, all by one clock: the store's.
 ///
-/// A store starts from [`SessionTimes::at`] and sets the times that differ:
+/// A store starts from [`SessionTimestamps::at`] and sets the times that differ:
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
-/// use tower_user_session::SessionTimes;
+/// use tower_user_session::session::SessionTimestamps;
 ///
-/// let mut times = SessionTimes::at(SystemTime::now());
+/// let mut times = SessionTimestamps::at(SystemTime::now());
 /// times.expires_at += Duration::from_secs(30 * 24 * 60 * 60);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
-pub struct SessionTimes {
+pub struct SessionTimestamps {
     /// When the session began.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub created_at: SystemTime,
@@ -121,7 +121,7 @@ pub struct SessionTimes {
     pub now: SystemTime,
 }
 
-impl SessionTimes {
+impl SessionTimestamps {
     /// The times of a session for which everything happens now: it begins, is authenticated, is used, and ends.
     pub const fn at(now: SystemTime) -> Self {
         Self {
@@ -136,8 +136,8 @@ impl SessionTimes {
 
 impl Session {
     /// A session as a store read it. For implementations of
-    /// [`SessionLookup`](crate::SessionLookup).
-    pub const fn new(id: SessionId, times: SessionTimes) -> Self {
+    /// [`SessionLookup`](crate::store::SessionLookup).
+    pub const fn new(id: SessionId, times: SessionTimestamps) -> Self {
         Self { id, times }
     }
 
@@ -147,7 +147,7 @@ impl Session {
     }
 
     /// The session's times, by the store's clock.
-    pub const fn times(&self) -> SessionTimes {
+    pub const fn times(&self) -> SessionTimestamps {
         self.times
     }
 

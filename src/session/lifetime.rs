@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -86,7 +86,7 @@ impl Lifetime {
     pub fn with_idle(self, idle: Duration) -> Result<Self, Error> {
         if bounded(idle)? >= self.absolute {
             let context = "the idle limit must be shorter than the absolute one";
-            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         Ok(Self {
             idle: Some(idle),
@@ -131,7 +131,7 @@ fn bounded(limit: Duration) -> Result<Duration, Error> {
         Ok(limit)
     } else {
         let context = "a session's limit must lie between one second and 400 days";
-        Err(Error::bare(ErrorKind::Configuration).saying(context))
+        Err(Error::from_kind(ErrorKind::Configuration).with_message(context))
     }
 }
 

@@ -1,6 +1,6 @@
 //! How many sessions a user may have at the same time.
 
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// How many live sessions a user may have at the same time, and what happens to the next one
 /// (OWASP ASVS 5.0, 7.1.2). It is exact, however many sign-ins run in parallel.
@@ -35,7 +35,7 @@ impl SessionLimit {
     fn new(sessions: u32, ends_oldest: bool) -> Result<Self, Error> {
         if sessions == 0 {
             let context = "the limit of sessions must be at least 1";
-            return Err(Error::bare(ErrorKind::Configuration).saying(context));
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         Ok(Self {
             sessions,

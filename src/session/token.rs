@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{TryRng, rngs::SysRng};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// The secret that a client holds: 32 bytes from the operating system's generator.
 ///
@@ -31,7 +31,7 @@ use crate::{Error, ErrorKind};
 /// | `ff` × 32 | `__________________________________________8` | `af9613760f72635fbdb44a5a0a63c39f12af30f950a6ee5c971be188e89c4051` |
 ///
 /// ```
-/// use tower_user_session::SessionToken;
+/// use tower_user_session::session::SessionToken;
 ///
 /// let token = SessionToken::parse(b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8").unwrap();
 /// assert_eq!(token.digest().as_bytes()[..4], [0x63, 0x0d, 0xcd, 0x29]);
@@ -48,7 +48,7 @@ impl SessionToken {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Random`] when the generator fails. There is no other source to fall back to.
+    /// [`ErrorKind::Rng`] when the generator fails. There is no other source to fall back to.
     pub fn generate() -> Result<Self, Error> {
         Self::generate_from(&mut SysRng)
     }
@@ -59,10 +59,10 @@ impl SessionToken {
     {
         let mut bytes = [0; Self::BYTES];
         rng.try_fill_bytes(&mut bytes)
-            .map_err(|error| Error::new(ErrorKind::Random, error))?;
+            .map_err(|error| Error::new(ErrorKind::Rng, error))?;
         // A generator that fills in nothing is broken in the one way that can be seen.
         if bytes == [0; Self::BYTES] {
-            return Err(Error::bare(ErrorKind::Random));
+            return Err(Error::from_kind(ErrorKind::Rng));
         }
         Ok(Self(bytes))
     }
@@ -283,7 +283,7 @@ mod tests {
         }
         for broken in [Ok(()), Err(fmt::Error)] {
             let error = SessionToken::generate_from(&mut Broken(broken)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Random);
+            assert_eq!(error.kind(), ErrorKind::Rng);
         }
     }
 

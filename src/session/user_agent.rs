@@ -30,7 +30,7 @@ const INVISIBLE: &[(char, char)] = &[
 ];
 
 /// Returns the beginning of the request's `User-Agent`, without control, format and separator characters.
-pub(super) fn of(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn of(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::USER_AGENT)?;
     let text = String::from_utf8_lossy(value.as_bytes());
     let mut bounded = String::new();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use http::{HeaderMap, HeaderValue, header::COOKIE};
-use tower_user_session::{Presented, SessionCookie};
+use tower_user_session::cookie::{PresentedToken, SessionCookie};
 
 use super::token;
 
@@ -23,10 +23,10 @@ pub enum Read {
 /// The crate's reader.
 pub fn read(headers: &HeaderMap) -> Read {
     match SessionCookie::default().read(headers) {
-        Presented::Nothing => Read::Nothing,
-        Presented::Token(token) => Read::Token(token.expose()),
-        Presented::Malformed => Read::Malformed,
-        Presented::Several(_) | Presented::Ambiguous => Read::Ambiguous,
+        PresentedToken::Nothing => Read::Nothing,
+        PresentedToken::Token(token) => Read::Token(token.expose()),
+        PresentedToken::Malformed => Read::Malformed,
+        PresentedToken::Several(_) | PresentedToken::Ambiguous => Read::Ambiguous,
         other => panic!("unknown outcome {other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 //! The allowed return paths, by the documented rule and by a browser's reading of them.
 
 use http::Uri;
-use tower_user_session::ReturnTo;
+use tower_user_session::require_user::ReturnTo;
 use url::Url;
 
 /// Whether this path is on this site for each reading of a browser, or why it is rejected.

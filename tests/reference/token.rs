@@ -1,7 +1,7 @@
 //! A token's text: base64url without padding (RFC 4648 §5), decoded by hand.
 
 use sha2::{Digest as _, Sha256};
-use tower_user_session::SessionToken;
+use tower_user_session::session::SessionToken;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 

@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::COOKIE};
 use tokio_postgres::NoTls;
 use tower::{Layer as _, Service, service_fn};
 use tower_user_session::{
-    EmptyResponseForRejection, LoadUserLayer, PgSessionStore, Presented, SessionCookie,
-    SessionService, SessionToken,
+    LoadUserLayer, PgSessionStore, SessionService, cookie::{PresentedToken, SessionCookie},
+    rejection::EmptyResponseForRejection, session::SessionToken,
 };
 
 use crate::{
@@ -37,13 +37,13 @@ pub(crate) fn run() -> Result<Vec<Step>, BoxError> {
     steps.push(step("cookie: scan 612 bytes in which it is not", || {
         black_box(matches!(
             cookie.read(black_box(&others)),
-            Presented::Nothing
+            PresentedToken::Nothing
         ));
     }));
     steps.push(step(
         "cookie: scan 612 bytes, find it and decode the token",
         || {
-            black_box(matches!(cookie.read(black_box(&ours)), Presented::Token(_)));
+            black_box(matches!(cookie.read(black_box(&ours)), PresentedToken::Token(_)));
         },
     ));
     steps.push(step("token: decode 43 characters", || {

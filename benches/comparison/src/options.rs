@@ -22,7 +22,7 @@ pub(crate) enum Part {
     /// Cached results, by how many sessions are in use.
     Memory,
     /// Statements and allocations per request.
-    Counts,
+    SessionMetrics,
     /// Single steps, in nanoseconds.
     Micro,
     /// Lookups in tables of several sizes.
@@ -35,7 +35,7 @@ const PARTS: [(&str, Part); 8] = [
     ("http", Part::Http),
     ("flood", Part::Flood),
     ("memory", Part::Memory),
-    ("counts", Part::Counts),
+    ("counts", Part::SessionMetrics),
     ("micro", Part::Micro),
     ("growth", Part::Growth),
 ];

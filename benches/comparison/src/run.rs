@@ -31,7 +31,7 @@ pub(crate) async fn run(options: &Options, mut results: Results) -> Result<Resul
         Part::Http,
         Part::Flood,
         Part::Memory,
-        Part::Counts,
+        Part::SessionMetrics,
         Part::Growth,
     ];
     if on_a_server.iter().any(|part| options.runs(*part)) {
@@ -52,7 +52,7 @@ pub(crate) async fn run(options: &Options, mut results: Results) -> Result<Resul
 fn forget(results: &mut Results, options: &Options) {
     results.skipped.clear();
     results.cells.retain(|cell| !options.runs(cell.part));
-    if options.runs(Part::Counts) {
+    if options.runs(Part::SessionMetrics) {
         results.counts.clear();
     }
     if options.runs(Part::Growth) {
@@ -121,7 +121,7 @@ async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), B
     }
     let in_process = session.in_process.clone();
     drop(session);
-    if options.runs(Part::Counts) {
+    if options.runs(Part::SessionMetrics) {
         eprintln!("counting");
         results.counts = counts::run(&in_process, &ground).await?;
     }

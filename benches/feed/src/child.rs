@@ -20,8 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tower_user_session::{
-    BoxError, CurrentSession, EndedBecause, Error,
-    tokio_postgres::{Config, NoTls},
+    BoxError, CurrentSession, Error, feed::EndReason, tokio_postgres::{Config, NoTls},
 };
 
 use crate::{
@@ -49,7 +48,7 @@ pub(crate) fn run() -> Result<(), BoxError> {
 async fn serve(database: &Config, feed: Config) -> Result<(), BoxError> {
     let sessions = sessions(database, 4)?;
     let feed = sessions.store().feed(feed, NoTls);
-    sessions.cache(feed, KEPT).await?;
+    sessions.enable_cache(feed, KEPT).await?;
     let watching = watching::start(sessions.clone(), Handle::current());
     println!("ready 0");
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
@@ -85,9 +84,9 @@ async fn obey(
 async fn keep(sessions: &Sessions, range: Range<u64>) -> Result<(), BoxError> {
     let start = Instant::now();
     loop {
-        let before = sessions.counts().from_cache;
+        let before = sessions.metrics().from_cache;
         look_up(sessions, range.clone()).await?;
-        if sessions.counts().from_cache - before == range.end - range.start {
+        if sessions.metrics().from_cache - before == range.end - range.start {
             println!("kept {}", range.start);
             return Ok(());
         }
@@ -176,7 +175,7 @@ async fn open(sessions: &Sessions, range: Range<u64>) -> Result<(), BoxError> {
             let (open, last) = (Arc::clone(&open), Arc::clone(&last));
             tokio::spawn(async move {
                 let mut stream = pin!(ended.close_stream_with(Silent, |because| {
-                    (because == EndedBecause::Revoked).then_some(())
+                    (because == EndReason::Revoked).then_some(())
                 }));
                 // Its final item, if it was closed for the right reason.
                 let next = poll_fn(|cx| stream.as_mut().poll_next(cx)).await;

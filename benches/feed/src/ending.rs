@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_user_session::{BoxError, DEFAULT_LEASE, tokio_postgres::Client};
+use tower_user_session::{BoxError, feed::DEFAULT_LEASE, tokio_postgres::Client};
 
 use crate::{
     clock,

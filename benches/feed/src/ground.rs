@@ -6,7 +6,7 @@ use ephemeral_postgres::{Server, TestDatabase};
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use sha2::{Digest as _, Sha256};
 use tower_user_session::{
-    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, SessionToken,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, session::SessionToken,
     tokio_postgres::{Client, Config, NoTls},
 };
 
@@ -72,7 +72,7 @@ impl Ground {
     pub(crate) async fn database(&self, sessions: u64) -> Result<TestDatabase, BoxError> {
         let database = self.quiet_database(sessions).await?;
         let store = PgSessionStore::<User>::new(pool(&database.config(), 1)?);
-        store.migrate().announce_changed_users().await?;
+        store.migrate().notify_on_user_change().await?;
         Ok(database)
     }
 

@@ -28,7 +28,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
         for _ in 0..feeds {
             let sessions = sessions(&database.config(), 1)?;
             let feed = sessions.store().feed(database.config(), NoTls);
-            sessions.follow(feed).await?;
+            sessions.subscribe(feed).await?;
             following.push(sessions);
         }
         let start = Instant::now();

@@ -12,7 +12,8 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use tower::{Layer as _, Service, service_fn};
 use tower_user_session::{
-    BoxError, CurrentSession, EmptyResponseForRejection, LoadUserLayer, tokio_postgres::NoTls,
+    BoxError, CurrentSession, LoadUserLayer, rejection::EmptyResponseForRejection,
+    tokio_postgres::NoTls,
 };
 
 use crate::{
@@ -27,7 +28,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
     let database = ground.database(100).await?;
     let sessions = sessions(&database.config(), 4)?;
     let feed = sessions.store().feed(database.config(), NoTls);
-    sessions.cache(feed, 1_000).await?;
+    sessions.enable_cache(feed, 1_000).await?;
     // The feed keeps running on another thread.
     let [over, bare, allocations, bare_allocations] =
         tokio::task::spawn_blocking(move || measure(&sessions)).await??;
@@ -60,7 +61,7 @@ fn measure(sessions: &Sessions) -> Result<[f64; 4], BoxError> {
     runtime.block_on(sessions.user(&token))?;
 
     let (mut over, mut bare) = (Vec::new(), Vec::new());
-    let before = sessions.counts();
+    let before = sessions.metrics();
     // Alternating, because the processor's clock frequency drifts.
     for _ in 0..SAMPLES {
         let bare_time = time(&mut alone, &headers);
@@ -68,7 +69,7 @@ fn measure(sessions: &Sessions) -> Result<[f64; 4], BoxError> {
         over.push(time(&mut layered, &headers) - bare_time);
     }
     let allocations = count(&mut layered, &headers);
-    let hits = sessions.counts().from_cache - before.from_cache;
+    let hits = sessions.metrics().from_cache - before.from_cache;
     if hits != u64::from((SAMPLES + 1) * TIMES) {
         return Err(format!("{hits} answers from the cache only").into());
     }

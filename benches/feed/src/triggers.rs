@@ -7,10 +7,7 @@ use std::{
 
 use ephemeral_postgres::TestDatabase;
 use tokio::task::JoinSet;
-use tower_user_session::{
-    BoxError, Error,
-    tokio_postgres::{Client, NoTls},
-};
+use tower_user_session::{BoxError, Error, tokio_postgres::{Client, NoTls}};
 
 use crate::{
     clock,
@@ -63,7 +60,7 @@ pub(crate) async fn run(ground: &Ground, report: &mut Report) -> Result<(), BoxE
     let idle = idle(&arms[2]).await?;
     let following = &arms[3].sessions;
     let feed = following.store().feed(with_listeners.config(), NoTls);
-    following.follow(feed).await?;
+    following.subscribe(feed).await?;
 
     for batch in 0..each / BATCH {
         for turn in 0..arms.len() {

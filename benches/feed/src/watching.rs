@@ -3,7 +3,7 @@
 use std::{sync::mpsc, thread, time::Duration};
 
 use tokio::runtime::Handle;
-use tower_user_session::{BoxError, DEFAULT_LEASE, SessionToken};
+use tower_user_session::{BoxError, feed::DEFAULT_LEASE, session::SessionToken};
 
 use crate::{
     clock,
@@ -54,12 +54,12 @@ fn watch(
             last_answer = clock::now();
         }
         all.retain_mut(|watched| {
-            let known = sessions.counts().from_cache;
+            let known = sessions.metrics().from_cache;
             let asked = clock::now();
             let slept = u128::from(asked - last_answer) > DEFAULT_LEASE.as_nanos();
             let answer = runtime.block_on(sessions.user(&watched.token));
             last_answer = clock::now();
-            let hit = sessions.counts().from_cache > known;
+            let hit = sessions.metrics().from_cache > known;
             missed |= !hit;
             match answer {
                 Ok(Some(_)) => {

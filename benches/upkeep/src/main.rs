@@ -21,7 +21,7 @@ use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
 use ephemeral_postgres::{Server, TestDatabase};
 use sha2::{Digest as _, Sha256};
 use tower_user_session::{
-    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, SessionToken,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, session::SessionToken,
 };
 
 const SESSIONS: u64 = 1_000_000;
@@ -78,7 +78,7 @@ async fn main() -> Result<(), BoxError> {
 
     println!("a million sessions of 100,000 users; {TASKS} lookups at once");
     touches(&client, SessionService::new(store)).await?;
-    clean_up(&client, SessionService::new(PgSessionStore::new(pool()?))).await?;
+    delete_expired(&client, SessionService::new(PgSessionStore::new(pool()?))).await?;
     devices(&client, SessionService::new(PgSessionStore::new(pool()?))).await
 }
 
@@ -141,7 +141,7 @@ async fn touches(client: &Client, sessions: Sessions) -> Result<(), BoxError> {
     Ok(())
 }
 
-async fn clean_up(client: &Client, sessions: Sessions) -> Result<(), BoxError> {
+async fn delete_expired(client: &Client, sessions: Sessions) -> Result<(), BoxError> {
     fill(
         client,
         SESSIONS,
@@ -155,7 +155,7 @@ async fn clean_up(client: &Client, sessions: Sessions) -> Result<(), BoxError> {
     let start = Instant::now();
     let cleaning = tokio::spawn({
         let sessions = sessions.clone();
-        async move { sessions.clean_up().await }
+        async move { sessions.delete_expired().await }
     });
     let mut during = Vec::new();
     while !cleaning.is_finished() {
@@ -186,11 +186,11 @@ async fn devices(client: &Client, sessions: Sessions) -> Result<(), BoxError> {
     let insert = "INSERT INTO sessions (token_digest, user_id, expires_at)
         SELECT sha256(('device ' || n)::bytea), 7, now() + interval '1 day' FROM generate_series(1, 40) n";
     client.batch_execute(insert).await?;
-    sessions.devices(&7).await?;
+    sessions.sessions_of(&7).await?;
     client
         .batch_execute("SELECT pg_stat_statements_reset()")
         .await?;
-    let devices = sessions.devices(&7).await?;
+    let devices = sessions.sessions_of(&7).await?;
     let calls = "SELECT sum(calls)::bigint FROM pg_stat_statements
         WHERE query LIKE '%sessions%' AND query NOT LIKE '%pg_stat_statements%'";
     let statements: i64 = client.query_one(calls, &[]).await?.get(0);

@@ -156,7 +156,7 @@ impl From<Error> for AccountError {
     /// Converts the error of a sign-in into an error for the user.
     fn from(error: Error) -> Self {
         match error.kind() {
-            ErrorKind::UserRefused | ErrorKind::NoSession => Self::WrongCredentials,
+            ErrorKind::UserNotAllowed | ErrorKind::SessionNotFound => Self::WrongCredentials,
             _ => Self::unavailable(error),
         }
     }

@@ -3,9 +3,10 @@ use std::{net::IpAddr, time::Duration};
 use http::HeaderMap;
 
 use tower_user_session::{
-    BoxError, CurrentSession, PgSessionStore, SessionCookie, SessionService, SessionServiceBuilder,
-    SignedIn,
+    BoxError, CurrentSession, PgSessionStore, SessionService, SignedIn,
+    cookie::SessionCookie,
     deadpool_postgres::{Manager, Pool, Runtime},
+    service::SessionServiceBuilder,
     tokio_postgres::{Config, NoTls},
 };
 
@@ -64,13 +65,13 @@ impl Application {
 
         let store = PgSessionStore::new(pool.clone());
         // Changed users are announced too, because the cache contains users.
-        store.migrate().announce_changed_users().await?;
+        store.migrate().notify_on_user_change().await?;
         store.check().await?;
         // With TLS, use the default cookie.
         let cookie = SessionCookie::insecure_for_local_development();
         let sessions = settings(Sessions::builder(store).cookie(cookie)).build()?;
         let feed = sessions.store().feed(config, NoTls);
-        sessions.cache(feed, SESSIONS_IN_MEMORY).await?;
+        sessions.enable_cache(feed, SESSIONS_IN_MEMORY).await?;
         let accounts = Accounts::new(pool)?;
         Ok(Self { sessions, accounts })
     }
@@ -89,12 +90,12 @@ impl Application {
             .remember(remember)
             .ip(client.ip)
             // Another request can change the password during the check.
-            .only_if_still("u.password_hash", checked.password_hash);
+            .if_unchanged("u.password_hash", checked.password_hash);
         Ok(sign_in.await?)
     }
 
     /// Re-authenticates the user. The session gets a new token.
-    pub async fn confirm(
+    pub async fn reauthenticate(
         &self,
         user: &User,
         password: &str,
@@ -105,7 +106,10 @@ impl Application {
             .accounts
             .check_password(&Credentials { email, password })
             .await?;
-        Ok(self.sessions.confirm(checked.user_id, headers).await?)
+        Ok(self
+            .sessions
+            .reauthenticate(checked.user_id, headers)
+            .await?)
     }
 
     /// Changes a user's password if the current one is right. In the same transaction all other
@@ -142,6 +146,6 @@ impl Application {
             .await
             .map_err(AccountError::unavailable)?;
 
-        Ok(self.sessions.confirm(user.id, headers).await?)
+        Ok(self.sessions.reauthenticate(user.id, headers).await?)
     }
 }

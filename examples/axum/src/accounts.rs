@@ -12,7 +12,7 @@ use axum::{
 use example_application::{Application, Client, Credentials};
 use maud::{Markup, html};
 use serde::Deserialize;
-use tower_user_session::{ReturnTo, SignedIn, SignedOut};
+use tower_user_session::{SignedIn, SignedOut, require_user::ReturnTo};
 
 use crate::pages::{self, Page, SIGN_IN, SIGN_UP};
 

@@ -8,7 +8,7 @@ use axum::{
 };
 use example_application::{Application, User};
 use serde::Deserialize;
-use tower_user_session::{CurrentSession, CurrentUser, Error, SessionId};
+use tower_user_session::{CurrentSession, CurrentUser, Error, session::SessionId};
 
 use crate::pages::{self, Page};
 
@@ -17,7 +17,7 @@ pub(crate) async fn list(
     CurrentUser(user): CurrentUser<User>,
     current: CurrentSession<User>,
 ) -> Result<Page, Error> {
-    let devices = application.sessions.devices(&user.id).await?;
+    let devices = application.sessions.sessions_of(&user.id).await?;
     Ok(pages::devices(&devices, current))
 }
 

@@ -19,7 +19,7 @@ use example_application::{Application, Sessions, User};
 use futures_util::stream::{self, Stream, StreamExt as _};
 use serde::Deserialize;
 use tokio::time::{MissedTickBehavior, interval};
-use tower_user_session::{CurrentSession, CurrentUser, EndedBecause};
+use tower_user_session::{CurrentSession, CurrentUser, feed::EndReason};
 
 use crate::pages;
 
@@ -50,10 +50,10 @@ pub(crate) async fn events(
     ([(header::CACHE_CONTROL, "no-store")], events)
 }
 
-fn last_word(because: EndedBecause) -> Option<Event> {
+fn last_word(because: EndReason) -> Option<Event> {
     let text = match because {
-        EndedBecause::Revoked => "You were signed out on another device or in another window.",
-        EndedBecause::Expired => "Your session has expired.",
+        EndReason::Revoked => "You were signed out on another device or in another window.",
+        EndReason::Expired => "Your session has expired.",
         // This process is shutting down. The browser reconnects to another one.
         _ => return None,
     };
@@ -72,7 +72,7 @@ fn devices(sessions: Sessions, user_id: i64) -> impl Stream<Item = Event> {
             loop {
                 looks.tick().await;
                 // After a failure the next poll tries again.
-                let Ok(devices) = sessions.devices(&user_id).await else {
+                let Ok(devices) = sessions.sessions_of(&user_id).await else {
                     continue;
                 };
                 let names = pages::names(&devices);

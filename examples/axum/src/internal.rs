@@ -23,7 +23,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use example_application::{Sessions, User};
 use futures_util::future::try_join_all;
 use serde::Serialize;
-use tower_user_session::{LiveSession, TokenDigest};
+use tower_user_session::{session::TokenDigest, store::LiveSession};
 
 /// The maximum number of digests in one batch of the library.
 const MOST_DIGESTS: usize = 128;
@@ -84,8 +84,8 @@ impl From<LiveSession<User>> for Answer {
     }
 }
 
-impl From<tower_user_session::Session> for Session {
-    fn from(session: tower_user_session::Session) -> Self {
+impl From<tower_user_session::session::Session> for Session {
+    fn from(session: tower_user_session::session::Session) -> Self {
         let times = session.times();
         Self {
             id: session.id().to_string(),

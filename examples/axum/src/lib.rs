@@ -33,9 +33,9 @@ const PROOF: Duration = Duration::from_secs(5 * 60);
 pub fn router(application: Application) -> Router {
     let members_only = RequireUserLayer::<User>::new()
         .sign_in_page("/sign-in")
-        .confirm_page("/confirm")
+        .reauthentication_page("/confirm")
         .rejection_response(pages::sign_in_first);
-    let proven = members_only.clone().proof_not_older_than(PROOF);
+    let proven = members_only.clone().max_auth_age(PROOF);
     let router = Router::new()
         .route("/", get(home))
         .route("/account", get(account).layer(members_only.clone()))
@@ -52,8 +52,8 @@ pub fn router(application: Application) -> Router {
         )
         .route(
             "/confirm",
-            get(password::confirm_page)
-                .post(password::confirm)
+            get(password::reauthentication_page)
+                .post(password::reauthenticate)
                 .layer(members_only),
         )
         .route(

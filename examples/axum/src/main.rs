@@ -32,7 +32,11 @@ async fn main() -> Result<(), BoxError> {
 
     let cleaning = tokio::spawn({
         let sessions = sessions.clone();
-        async move { sessions.clean_up_every(Duration::from_secs(60 * 60)).await }
+        async move {
+            sessions
+                .delete_expired_every(Duration::from_secs(60 * 60))
+                .await;
+        }
     });
 
     // An open stream would keep the server from stopping. Requests in flight still get a response.

@@ -22,25 +22,25 @@ pub(crate) struct Password {
     next: Option<String>,
 }
 
-pub(crate) async fn confirm_page(
+pub(crate) async fn reauthentication_page(
     Query(next): Query<Next>,
     Query(occasion): Query<Occasion>,
 ) -> Page {
-    pages::confirm(next.place().as_ref(), occasion.message())
+    pages::reauthenticate(next.place().as_ref(), occasion.message())
 }
 
 /// Re-authenticates: the session gets a new token and a new time of authentication.
-pub(crate) async fn confirm(
+pub(crate) async fn reauthenticate(
     State(application): State<Application>,
     CurrentUser(user): CurrentUser<User>,
     headers: HeaderMap,
     Form(Password { password, next }): Form<Password>,
 ) -> Result<(SignedIn, Redirect), Response> {
     let next = Next::to(next);
-    match application.confirm(&user, &password, &headers).await {
+    match application.reauthenticate(&user, &password, &headers).await {
         Ok(signed_in) => Ok((signed_in, next.redirect("/account"))),
         Err(error) => Err(pages::refused(&error, |problem| {
-            pages::confirm(next.place().as_ref(), problem)
+            pages::reauthenticate(next.place().as_ref(), problem)
         })),
     }
 }

@@ -13,7 +13,7 @@ use axum::{
 };
 use example_application::{Application, User};
 use tokio::time::timeout;
-use tower_user_session::{CurrentSession, CurrentUser, EndedBecause, is_same_origin};
+use tower_user_session::{CurrentSession, CurrentUser, feed::EndReason, websocket::is_same_origin};
 
 /// In bytes.
 const LONGEST_MESSAGE: usize = 16 * 1024;
@@ -36,7 +36,7 @@ pub(crate) async fn socket(
     let upgrade = upgrade.max_message_size(LONGEST_MESSAGE);
     Ok(upgrade.on_upgrade(async move |mut socket| {
         let talk = talk(&mut socket, &user);
-        if let Err(because) = sessions.while_live(&current, talk).await {
+        if let Err(because) = sessions.run_until_ended(&current, talk).await {
             close(socket, because).await;
         }
     }))
@@ -57,10 +57,10 @@ async fn talk(socket: &mut WebSocket, user: &User) {
     }
 }
 
-async fn close(mut socket: WebSocket, because: EndedBecause) {
+async fn close(mut socket: WebSocket, because: EndReason) {
     let (code, reason) = match because {
-        EndedBecause::Revoked => (close_code::POLICY, "signed out"),
-        EndedBecause::Expired => (close_code::POLICY, "the session has expired"),
+        EndReason::Revoked => (close_code::POLICY, "signed out"),
+        EndReason::Expired => (close_code::POLICY, "the session has expired"),
         // This process is shutting down.
         _ => (close_code::AWAY, ""),
     };

@@ -13,8 +13,8 @@ use axum::response::{Html, IntoResponse, Redirect, Result};
 use axum::routing::{get, post};
 use axum::{Form, Router, extract::State, http::HeaderMap, http::StatusCode};
 use tower_user_session::{
-    BoxError, CurrentUser, LoadUserLayer, LookupRow, PgPoolBuilder, PgSessionStore, PgUser,
-    RequireUserLayer, SessionService,
+    BoxError, CurrentUser, LoadUserLayer, LookupRow, PgSessionStore, PgUser, RequireUserLayer,
+    SessionService, postgres::PgPoolBuilder,
 };
 
 const USERS: &str = "CREATE TABLE IF NOT EXISTS users (id bigint PRIMARY KEY, email text NOT NULL);

@@ -3,7 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tower_user_session::{Error, ErrorKind, LookupAnswer, SessionTimes, TokenDigest};
+use tower_user_session::{
+    Error, ErrorKind,
+    session::{SessionTimestamps, TokenDigest},
+    store::LookupResult,
+};
 
 /// The user who makes a request, with the fields that this service needs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -32,21 +36,21 @@ struct Session {
 }
 
 impl Answer {
-    pub(crate) fn live(self, digest: TokenDigest) -> Result<LookupAnswer<User>, Error> {
+    pub(crate) fn live(self, digest: TokenDigest) -> Result<LookupResult<User>, Error> {
         let Self { user, session } = self;
-        let mut times = SessionTimes::at(time(session.now));
+        let mut times = SessionTimestamps::at(time(session.now));
         times.created_at = time(session.created_at);
         times.authenticated_at = time(session.authenticated_at);
         times.last_seen_at = time(session.last_seen_at);
         times.expires_at = time(session.expires_at);
-        let session = tower_user_session::Session::new(
+        let session = tower_user_session::session::Session::new(
             session
                 .id
                 .parse()
                 .map_err(|error| Error::new(ErrorKind::Protocol, error))?,
             times,
         );
-        Ok(LookupAnswer::live(digest, user, session))
+        Ok(LookupResult::live(digest, user, session))
     }
 }
 

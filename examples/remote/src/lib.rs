@@ -27,8 +27,9 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tower_user_session::{
-    CurrentUser, Error, ErrorKind, LoadUserLayer, LookupAnswer, SessionLookup, SessionService,
-    TokenDigest,
+    CurrentUser, Error, ErrorKind, LoadUserLayer, SessionService,
+    session::TokenDigest,
+    store::{LookupResult, SessionLookup},
 };
 
 use self::answer::Answer;
@@ -67,7 +68,7 @@ impl RemoteLookup {
 impl SessionLookup for RemoteLookup {
     type User = User;
 
-    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<User>>, Error> {
         let names: Vec<_> = digests.iter().map(name).collect();
         let question = serde_json::to_vec(&names).map_err(protocol)?;
         let request = Request::post(&self.resolver)
@@ -92,7 +93,7 @@ impl SessionLookup for RemoteLookup {
         for (digest, name) in digests.iter().zip(&names) {
             match answers.remove(name) {
                 Some(Some(answer)) => found.push(answer.live(*digest)?),
-                Some(None) => found.push(LookupAnswer::absent(*digest)),
+                Some(None) => found.push(LookupResult::absent(*digest)),
                 None => {}
             }
         }

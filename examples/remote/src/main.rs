@@ -11,7 +11,7 @@ use std::env;
 
 use example_remote::{RemoteLookup, router};
 use tokio::{net::TcpListener, signal};
-use tower_user_session::{BoxError, SessionCookie, SessionService};
+use tower_user_session::{BoxError, SessionService, cookie::SessionCookie};
 
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "prints the address for the user")]

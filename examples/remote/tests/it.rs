@@ -18,7 +18,7 @@ use example_remote::RemoteLookup;
 use http_body_util::BodyExt as _;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{net::TcpListener, task::JoinSet};
-use tower_user_session::{SessionService, SessionToken};
+use tower_user_session::{SessionService, session::SessionToken};
 
 /// Serves the router and returns its address.
 async fn serve(router: Router) -> String {
@@ -127,9 +127,9 @@ async fn many_at_once_each_get_their_own_answer_and_share_questions() {
     }
     lookups.join_all().await;
 
-    assert_eq!(application.sessions.counts().lookups, 100);
-    let questions = sessions.counts().statements;
-    let statements = application.sessions.counts().statements;
+    assert_eq!(application.sessions.metrics().lookups, 100);
+    let questions = sessions.metrics().statements;
+    let statements = application.sessions.metrics().statements;
     assert!(
         questions < 20 && statements < 20,
         "{questions} questions, {statements} statements"

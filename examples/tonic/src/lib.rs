@@ -31,7 +31,7 @@ use tower_http::{
     sensitive_headers::{SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer},
     trace::TraceLayer,
 };
-use tower_user_session::{EmptyResponseForRejection, LoadUserLayer, RequireUserLayer};
+use tower_user_session::{LoadUserLayer, RequireUserLayer, rejection::EmptyResponseForRejection};
 
 use self::{
     accounts::Accounts,

@@ -11,7 +11,7 @@
 //! ```
 
 use example_application::{Application, listen, overdue, postgres, shutdown, trace};
-use tower_user_session::{BoxError, SessionServiceBuilder};
+use tower_user_session::{BoxError, service::SessionServiceBuilder};
 
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "prints the address for the user")]

@@ -6,7 +6,7 @@ use example_application::{Sessions, User};
 use tokio::time::interval;
 use tokio_stream::{StreamExt as _, wrappers::IntervalStream};
 use tonic::{Request, Response, Status, codegen::BoxStream};
-use tower_user_session::{CurrentSession, EndedBecause};
+use tower_user_session::{CurrentSession, feed::EndReason};
 
 use crate::proto::{self, CountdownRequest, Nothing, Remaining};
 
@@ -46,10 +46,10 @@ impl proto::me_server::Me for Me {
     }
 }
 
-fn status(because: EndedBecause) -> Status {
+fn status(because: EndReason) -> Status {
     match because {
-        EndedBecause::Revoked => Status::unauthenticated("signed out"),
-        EndedBecause::Expired => Status::unauthenticated("the session has expired"),
+        EndReason::Revoked => Status::unauthenticated("signed out"),
+        EndReason::Expired => Status::unauthenticated("the session has expired"),
         // This process is shutting down. The client should call again.
         _ => Status::unavailable("shutting down"),
     }

@@ -17,7 +17,7 @@ use tonic::{
     Code, Request,
     transport::{Channel, Endpoint},
 };
-use tower_user_session::{DEFAULT_LEASE, SessionServiceBuilder};
+use tower_user_session::{feed::DEFAULT_LEASE, service::SessionServiceBuilder};
 
 /// H19: every method responds to an anonymous call with status 16.
 #[tokio::test]

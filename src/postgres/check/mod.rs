@@ -8,12 +8,18 @@ mod users;
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::types::ToSql;
 
-pub use self::report::Check;
-use super::{
-    execution::On, failure, same_surroundings, statement::Statement, store::PgSessionStore,
-    user::PgUser,
+pub use self::report::CheckReport;
+use crate::{
+    error::{Error, ErrorKind},
+    postgres::{
+        errors, same_settings,
+        sql::{execution::On, statement::Statement},
+        store::PgSessionStore,
+        user::PgUser,
+    },
+    session::TokenDigest,
+    store::SessionLookup as _,
 };
-use crate::{Error, ErrorKind, SessionLookup as _, TokenDigest};
 
 /// A lookup of this digest finds nothing.
 const NOBODY: [TokenDigest; 1] = [TokenDigest::from_bytes([0; 32])];
@@ -21,11 +27,11 @@ const NOBODY: [TokenDigest; 1] = [TokenDigest::from_bytes([0; 32])];
 /// Policies must be an error, and not an empty answer. What the check does is rolled back.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL row_security = off";
 
-pub(super) async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<Check, Error> {
+pub(super) async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error> {
     store.connections.fill().await?;
     let own = store.connections.writes.acquire().await?;
     let check = with(store, &own).await?;
-    same_surroundings::check::<U>(store.pool(), &own, &store.table).await?;
+    same_settings::check::<U>(store.pool(), &own, &store.table).await?;
     if !store.execution.has_settings() {
         report::warn_without_statement_timeout(&own).await?;
     }
@@ -40,20 +46,22 @@ pub(super) async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<Check, E
 async fn with<U: PgUser>(
     store: &PgSessionStore<U>,
     client: &ClientWrapper,
-) -> Result<Check, Error> {
-    let check = Check::read(client, store.pool().timeouts()).await?;
+) -> Result<CheckReport, Error> {
+    let check = CheckReport::read(client, store.pool().timeouts()).await?;
     store.refuse_recovery(check.in_recovery())?;
     let on = On::connection(client);
     let table = &store.statements.check_table;
     let name = store.table.to_sql();
     let rows = store.execution.query(on, table, &[&name]).await?;
     let row = rows.into_iter().next();
-    let row = row.ok_or(Error::bare(ErrorKind::Row))?;
+    let row = row.ok_or(Error::from_kind(ErrorKind::Decode))?;
     let findings = table::findings(&row, check.in_recovery())?;
     if !findings.is_empty() {
-        return Err(Error::new(ErrorKind::Schema, findings.join("; ")).saying(
-            "the sessions table does not fit: its source names each finding and its remedy",
-        ));
+        return Err(
+            Error::new(ErrorKind::Schema, findings.join("; ")).with_message(
+                "the sessions table does not fit: its source names each finding and its remedy",
+            ),
+        );
     }
     for statement in store.statements.all() {
         if check.in_recovery() && statement.writes() {
@@ -74,10 +82,10 @@ async fn check_statement<U: PgUser>(
     let accepts_key = <U::Id as ToSql>::accepts;
     let checked = store.execution.check(on, statement, accepts_key).await;
     checked.map_err(|error| {
-        let Some(context) = failure::remedy(&error) else {
+        let Some(context) = errors::remedy(&error) else {
             return error;
         };
-        error.saying(context)
+        error.with_message(context)
     })
 }
 
@@ -86,9 +94,9 @@ async fn rolled_back(
     checking: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
     let begun = client.batch_execute(BEGIN).await;
-    begun.map_err(failure::statement)?;
+    begun.map_err(errors::statement)?;
     let checked = checking.await;
     let rolled_back = client.batch_execute("ROLLBACK").await;
     checked?;
-    rolled_back.map_err(failure::statement)
+    rolled_back.map_err(errors::statement)
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use deadpool_postgres::{ClientWrapper, Timeouts};
 
 use crate::{
-    Error,
-    postgres::{decode::column, failure},
+    error::Error,
+    postgres::{decode::column, errors},
 };
 
 /// What kind of server answers, as [`PgSessionStore::check`](crate::PgSessionStore::check) found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct CheckReport {
     server_version: String,
     in_recovery: bool,
     encrypted: Option<bool>,
@@ -20,7 +20,7 @@ pub struct Check {
     create_timeout: Option<Duration>,
 }
 
-impl Check {
+impl CheckReport {
     /// The server's version, as it states it.
     pub fn server_version(&self) -> &str {
         &self.server_version
@@ -42,7 +42,7 @@ impl Check {
     }
 
     /// How long the pool lets a caller wait for a connection. `None` means without limit, once all are
-    /// lent; only this crate's own calls have a [deadline](crate::DEFAULT_DEADLINE) besides.
+    /// lent; only this crate's own calls have a [deadline](crate::service::DEFAULT_DEADLINE) besides.
     pub const fn wait_timeout(&self) -> Option<Duration> {
         self.wait_timeout
     }
@@ -65,7 +65,7 @@ impl Check {
                 &[],
             )
             .await
-            .map_err(failure::statement)?;
+            .map_err(errors::statement)?;
         Ok(Self {
             server_version: column(&row, 0)?,
             in_recovery: column(&row, 1)?,
@@ -96,7 +96,7 @@ pub(super) async fn warn_without_statement_timeout(client: &ClientWrapper) -> Re
         "SELECT pg_catalog.current_setting('statement_timeout')",
         &[],
     );
-    let row = asked.await.map_err(failure::statement)?;
+    let row = asked.await.map_err(errors::statement)?;
     let timeout: String = column(&row, 0)?;
     if timeout == "0" {
         tracing::warn!(

@@ -2,11 +2,11 @@
 
 use tokio_postgres::Row;
 
-use crate::{BoxError, Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 
 /// Reads a row of `check_table.sql`.
 pub(super) fn findings(row: &Row, in_recovery: bool) -> Result<Vec<String>, Error> {
-    let read = |error: tokio_postgres::Error| Error::new(ErrorKind::Row, BoxError::from(error));
+    let read = |error: tokio_postgres::Error| Error::new(ErrorKind::Decode, BoxError::from(error));
     let text = |name| row.try_get::<_, Option<&str>>(name).map_err(read);
     let holds = |name| row.try_get::<_, bool>(name).map_err(read);
     let table = text("name")?.unwrap_or_default();

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use crate::{
-    Error, ErrorKind,
+    error::{Error, ErrorKind},
     postgres::{
         decode::{self, FIRST_USER_COLUMN, column},
-        execution::On,
+        sql::execution::On,
         store::PgSessionStore,
         user::{LookupRow, PgUser},
     },
@@ -15,7 +15,7 @@ use crate::{
 pub(super) async fn check<U: PgUser>(store: &PgSessionStore<U>, on: On<'_>) -> Result<(), Error> {
     let statement = &store.statements.check_user;
     let rows = store.execution.query(on, statement, &[]).await?;
-    let row = rows.first().ok_or(Error::bare(ErrorKind::Row))?;
+    let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
     let matches = row.len() - 1;
     let has_user = column::<Option<bool>>(row, matches)?.is_some();
     let row = LookupRow::new(row, FIRST_USER_COLUMN..matches);
@@ -37,7 +37,9 @@ pub(super) async fn check<U: PgUser>(store: &PgSessionStore<U>, on: On<'_>) -> R
     }
     if has_user {
         decode::user::<U>(&row).map_err(|error| {
-            error.saying("PgUser::from_row cannot read a user of the users' table: see its source")
+            error.with_message(
+                "PgUser::from_row cannot read a user of the users' table: see its source",
+            )
         })?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use http::{
     header::{CACHE_CONTROL, VARY},
 };
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
-use tower_user_session::{LoadUserLayer, MemorySessionStore, SessionService};
+use tower_user_session::{LoadUserLayer, SessionService, store::MemorySessionStore};
 
 use crate::support::{
     User, cookie_lines, memory, rejected_cookies, request, signed_in_cookie, visible, who,

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame};
 use proptest::prelude::*;
 use tower::{ServiceBuilder, ServiceExt};
-use tower_user_session::{LoadUserLayer, SessionCookie, SessionToken};
+use tower_user_session::{LoadUserLayer, cookie::SessionCookie, session::SessionToken};
 
 use crate::support::{
     Logs, User, WatchedSessions, cases, cookie_lines,
@@ -249,7 +249,7 @@ async fn a_malformed_value_is_rejected_without_a_lookup() {
         assert_eq!(seen_by_inner(&sessions, headers).await, "anonymous");
     }
     assert_eq!(sessions.store().finds(), 0);
-    assert_eq!(sessions.counts().rejected, values.len() as u64);
+    assert_eq!(sessions.metrics().rejected, values.len() as u64);
 }
 
 /// A01, A08, A10, A12: a request without the session cookie makes no lookup.
@@ -268,7 +268,7 @@ async fn an_anonymous_request_makes_no_lookup() {
         );
     }
     assert_eq!(sessions.store().finds(), 0);
-    assert_eq!(sessions.counts().rejected, 0);
+    assert_eq!(sessions.metrics().rejected, 0);
 }
 
 /// A14, A15: cookies split over many header lines, and one value repeated, make one lookup.
@@ -325,7 +325,7 @@ async fn different_values_are_ambiguous_in_any_order_and_split() {
         }
     }
     assert_eq!(sessions.store().finds(), 0);
-    assert_eq!(sessions.counts().rejected, requests);
+    assert_eq!(sessions.metrics().rejected, requests);
     let events = logs.events();
     let warned: Vec<_> = events[before..]
         .iter()
@@ -372,7 +372,7 @@ async fn a_token_outside_the_cookie_header_is_ignored() {
     let response = service.oneshot(request).await.unwrap();
     assert_eq!(response.body(), "None");
     assert_eq!(sessions.store().finds(), 0);
-    assert_eq!(sessions.counts().anonymous, 1);
+    assert_eq!(sessions.metrics().anonymous, 1);
 }
 
 fn tokio_stream<T>(

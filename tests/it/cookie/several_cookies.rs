@@ -6,8 +6,11 @@ use std::{convert::Infallible, time::Duration};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use tower::{ServiceBuilder, ServiceExt as _};
 use tower_user_session::{
-    Error, ErrorKind, LoadUserLayer, LookupAnswer, MemorySessionStore, Rejection, SessionCookie,
-    SessionLookup, SessionService, SessionToken, SignedIn, SignedOut, TokenDigest,
+    Error, ErrorKind, LoadUserLayer, SessionService, SignedIn, SignedOut,
+    cookie::SessionCookie,
+    rejection::Rejection,
+    session::{SessionToken, TokenDigest},
+    store::{LookupResult, MemorySessionStore, SessionLookup},
 };
 
 use crate::support::{Logs, MemorySessions, User, cookie_lines, reference::browser::Browser};
@@ -151,7 +154,7 @@ async fn exactly_one_live_session_is_accepted() {
                 let response = seen(sessions, values_of.headers(values)).await;
                 let case = format!("{} {values:?}", cookie.name());
                 assert_eq!(response.body(), user.unwrap_or("anonymous"), "{case}");
-                let counts = sessions.counts();
+                let counts = sessions.metrics();
                 assert_eq!(counts.statements, statements, "{case}");
                 assert_eq!(counts.authenticated, u64::from(user.is_some()), "{case}");
                 assert_eq!(counts.rejected, u64::from(user.is_none()), "{case}");
@@ -169,8 +172,8 @@ async fn host_prefixed_names_accept_one_value_only() {
             let headers = values.headers(&[Value::Ada, second]);
             assert_eq!(seen(&values.sessions, headers).await.body(), "anonymous");
         }
-        assert_eq!(values.sessions.counts().statements, 0);
-        assert_eq!(values.sessions.counts().rejected, 3);
+        assert_eq!(values.sessions.metrics().statements, 0);
+        assert_eq!(values.sessions.metrics().rejected, 3);
     }
 }
 
@@ -197,11 +200,11 @@ async fn only_the_accepted_session_counts_as_used() {
     ] {
         let values_of = Values::new(SessionCookie::insecure_for_local_development()).await;
         let sessions = &values_of.sessions;
-        let before = sessions.devices(&1).await.unwrap();
+        let before = sessions.sessions_of(&1).await.unwrap();
         sessions.store().advance(Duration::from_secs(60 * 60));
         let _ = seen(sessions, values_of.headers(values)).await;
         sessions.close().await;
-        let after = sessions.devices(&1).await.unwrap();
+        let after = sessions.sessions_of(&1).await.unwrap();
         let touched = after.iter().filter(|session| {
             let same = before
                 .iter()
@@ -219,12 +222,12 @@ struct OneBadRow(MemorySessionStore<i64, User>, TokenDigest);
 impl SessionLookup for OneBadRow {
     type User = User;
 
-    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<User>>, Error> {
         let mut answers = self.0.find(digests).await?;
         for answer in &mut answers {
             if answer.digest() == self.1 {
-                let error = Error::new(ErrorKind::Row, "made up");
-                *answer = LookupAnswer::failed(self.1, error);
+                let error = Error::new(ErrorKind::Decode, "made up");
+                *answer = LookupResult::failed(self.1, error);
             }
         }
         Ok(answers)
@@ -254,7 +257,7 @@ async fn one_failed_lookup_rejects_the_request() {
     let headers = cookie_lines([format!("session={ada}; session={}", bad.expose())]);
     let response = seen(&sessions, headers).await;
     let rejection = response.extensions().get::<Rejection>().unwrap();
-    assert_eq!(rejection.error().unwrap().kind(), ErrorKind::Row);
+    assert_eq!(rejection.error().unwrap().kind(), ErrorKind::Decode);
 }
 
 fn signed_in(signed_in: &SignedIn) -> HeaderMap {
@@ -307,7 +310,7 @@ async fn a_domain_can_be_changed() {
         let again = new.sign_in(1, &browser.request(HOST)).await.unwrap();
         browser.receive(HOST, &signed_in(&again)).unwrap();
         assert_eq!(browser.jar().len(), if named { 1 } else { 2 });
-        assert_eq!(new.devices(&1).await.unwrap().len(), 1);
+        assert_eq!(new.sessions_of(&1).await.unwrap().len(), 1);
         assert_eq!(
             seen(&new, browser.request(HOST)).await.body(),
             "ada@example.com"

@@ -5,10 +5,15 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, header};
 use proptest::prelude::*;
 use tower_user_session::{
-    CleanedUp, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime, LookupAnswer,
-    MemorySessionStore, NewSession, Presented, Revocation, Rotation, Session, SessionCookie,
-    SessionId, SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken, SignedIn,
-    SignedOut, StillLive, TokenDigest,
+    Error, ErrorKind, SessionService, SignedIn, SignedOut,
+    cookie::{PresentedToken, SessionCookie},
+    session::{
+        Lifetime, Session, SessionId, SessionInfo, SessionTimestamps, SessionToken, TokenDigest,
+    },
+    store::{
+        EndedSession, ExpiredBatch, InsertOutcome, LookupResult, MemorySessionStore, NewSession,
+        RemainingLifetime, RevokeScope, RotateOutcome, SessionLookup, SessionStore,
+    },
 };
 
 use crate::support::{
@@ -101,7 +106,7 @@ async fn a_browser_stores_the_cookie_and_sends_it_back() {
             browser.receive(HOST, &headers).unwrap();
             let token = signed_in.token();
             match cookie.read(&browser.request(HOST)) {
-                Presented::Token(read) => assert_eq!(read.expose(), token.expose()),
+                PresentedToken::Token(read) => assert_eq!(read.expose(), token.expose()),
                 other => panic!("{other:?}"),
             }
         }
@@ -256,7 +261,7 @@ proptest! {
         let sessions = SessionService::new(store);
         let mut sign_in = sessions.sign_in_without_request(1).remember(true);
         if let Some(shorter) = shorter {
-            sign_in = sign_in.at_most(shorter);
+            sign_in = sign_in.max_lifetime(shorter);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let signed_in = match runtime.block_on(async { sign_in.await }) {
@@ -286,7 +291,7 @@ struct Remaining(Duration);
 impl SessionLookup for Remaining {
     type User = ();
 
-    async fn find(&self, _: &[TokenDigest]) -> Result<Vec<LookupAnswer<()>>, Error> {
+    async fn find(&self, _: &[TokenDigest]) -> Result<Vec<LookupResult<()>>, Error> {
         unreachable!("never called")
     }
 }
@@ -299,26 +304,31 @@ impl SessionStore for Remaining {
         Lifetime::default()
     }
 
-    async fn insert(&self, _: NewSession<'_, Self>) -> Result<Insertion, Error> {
+    async fn insert(&self, _: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
         let now = SystemTime::UNIX_EPOCH;
-        let mut times = SessionTimes::at(now);
+        let mut times = SessionTimestamps::at(now);
         times.expires_at += self.0;
         let id = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap();
-        Ok(Insertion::Done {
+        Ok(InsertOutcome::Inserted {
             session: Session::new(id, times),
             ended: Vec::new(),
         })
     }
 
-    async fn rotate(&self, (): &(), _: &[TokenDigest], _: TokenDigest) -> Result<Rotation, Error> {
-        Ok(Rotation::NoSession)
+    async fn rotate(
+        &self,
+        (): &(),
+        _: &[TokenDigest],
+        _: TokenDigest,
+    ) -> Result<RotateOutcome, Error> {
+        Ok(RotateOutcome::NotFound)
     }
 
-    async fn list(&self, (): &()) -> Result<Vec<Device>, Error> {
+    async fn list(&self, (): &()) -> Result<Vec<SessionInfo>, Error> {
         Ok(Vec::new())
     }
 
-    async fn revoke(&self, (): &(), _: Revocation) -> Result<Vec<SessionId>, Error> {
+    async fn revoke(&self, (): &(), _: RevokeScope) -> Result<Vec<SessionId>, Error> {
         Ok(Vec::new())
     }
 
@@ -326,12 +336,12 @@ impl SessionStore for Remaining {
         Ok(0)
     }
 
-    async fn still_live(&self, _: &[SessionId]) -> Result<Vec<StillLive>, Error> {
+    async fn remaining_lifetimes(&self, _: &[SessionId]) -> Result<Vec<RemainingLifetime>, Error> {
         Ok(Vec::new())
     }
 
-    async fn clean_up(&self, _: Option<u64>) -> Result<CleanedUp, Error> {
-        Ok(CleanedUp::new(0, None))
+    async fn delete_expired(&self, _: Option<u64>) -> Result<ExpiredBatch, Error> {
+        Ok(ExpiredBatch::new(0, None))
     }
 
     async fn delete(&self, _: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
@@ -453,7 +463,7 @@ async fn a_browser_accepts_the_removal() {
         assert_eq!(browser.jar().len(), 1, "{:?}", browser.jar());
         assert!(matches!(
             cookie.read(&browser.request(HOST)),
-            Presented::Nothing
+            PresentedToken::Nothing
         ));
 
         // Either attribute alone is enough for current browsers; together they work in all.

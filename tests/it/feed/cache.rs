@@ -9,8 +9,8 @@ use std::{
 use http::Request;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_user_session::{
-    CurrentSession, EmptyResponseForRejection, ErrorKind, LoadUserLayer, PgSessionStore,
-    SessionLookup as _, SessionToken, tokio_postgres::NoTls,
+    CurrentSession, ErrorKind, LoadUserLayer, PgSessionStore, rejection::EmptyResponseForRejection,
+    session::SessionToken, store::SessionLookup as _, tokio_postgres::NoTls,
 };
 
 use crate::support::{
@@ -49,7 +49,7 @@ async fn a_cached_session_needs_no_statement() {
     let signed_in = signed_in(&database, &sessions).await;
     until_cached(&sessions, signed_in.token()).await;
 
-    let before = sessions.counts();
+    let before = sessions.metrics();
     for _ in 0..100 {
         let live = sessions.resolve(signed_in.token()).await.unwrap().unwrap();
         assert_eq!(
@@ -57,7 +57,7 @@ async fn a_cached_session_needs_no_statement() {
             (1, signed_in.session().id())
         );
     }
-    let after = sessions.counts();
+    let after = sessions.metrics();
     assert_eq!(after.from_cache - before.from_cache, 100);
     assert_eq!(after.statements, before.statements);
 
@@ -72,7 +72,7 @@ async fn a_cached_session_needs_no_statement() {
     let response = layer.layer(inner).oneshot(request).await.unwrap();
     assert_eq!(*response.body(), Some(1));
     assert_eq!(response.headers()["cache-control"], "private");
-    assert_eq!(sessions.counts().from_cache, after.from_cache + 1);
+    assert_eq!(sessions.metrics().from_cache, after.from_cache + 1);
 }
 
 /// E05: in the process that ended it, a session is invalid when the call returns, even if the
@@ -90,7 +90,7 @@ async fn a_session_ended_by_this_process_is_rejected_at_once() {
     let elsewhere = process_with_lease(&database, LEASE);
     // The feed receives nothing about them until now, so they stay in the cache.
     let feed = sessions.store().feed(proxy.config(), NoTls);
-    sessions.cache(feed, 1_000).await.unwrap();
+    sessions.enable_cache(feed, 1_000).await.unwrap();
     proxy.set(Line::Delayed(Duration::from_millis(100)));
     for (way, signed_in) in all.iter().enumerate() {
         let token = signed_in.token();
@@ -98,7 +98,7 @@ async fn a_session_ended_by_this_process_is_rejected_at_once() {
         let headers = cookie(&sessions, token);
         match way {
             0 => assert!(sessions.sign_out(&headers).await.ended().unwrap()),
-            1 => drop(sessions.confirm(1, &headers).await.unwrap()),
+            1 => drop(sessions.reauthenticate(1, &headers).await.unwrap()),
             2 => drop(sessions.sign_in(1, &headers).await.unwrap()),
             3 => assert!(sessions.revoke(&1, signed_in.session().id()).await.unwrap()),
             4 => {
@@ -279,11 +279,11 @@ async fn a_hit_counts_as_use() {
     .await;
     until_cached(&sessions, signed_in.token()).await;
     tokio::time::sleep(Duration::from_millis(700)).await;
-    let before = sessions.counts();
+    let before = sessions.metrics();
     for _ in 0..100 {
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
     }
-    assert_eq!(sessions.counts().from_cache - before.from_cache, 100);
+    assert_eq!(sessions.metrics().from_cache - before.from_cache, 100);
     sessions.close().await;
     let touched =
         "SELECT count(*) FROM sessions WHERE last_seen_at > now() - interval '10 seconds'";
@@ -313,7 +313,7 @@ async fn a_feed_without_heartbeats_disconnects_when_its_lease_ends() {
     let proxy = Proxy::before(&database).await;
     let (here, elsewhere) = (process(&database), sessions(&database));
     let feed = here.store().feed(proxy.config(), NoTls);
-    here.cache(feed, 1_000).await.unwrap();
+    here.enable_cache(feed, 1_000).await.unwrap();
     let signed_in = signed_in(&database, &here).await;
     until_cached(&here, signed_in.token()).await;
     proxy.set(Line::Silent);
@@ -337,14 +337,14 @@ async fn a_feed_without_its_triggers_is_rejected_and_disconnects() {
     let bare = database().await;
     let sessions = process(&bare);
     let feed = || sessions.store().feed(bare.config(), NoTls);
-    let error = sessions.cache(feed(), 10).await.unwrap_err();
+    let error = sessions.enable_cache(feed(), 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Schema);
     assert!(error.to_string().contains("triggers"), "{error}");
     // The failed attempt leaves nothing behind.
     let store = PgSessionStore::<User>::new(pool(&bare, 1));
-    store.migrate().announce_ended_sessions().await.unwrap();
-    sessions.cache(feed(), 10).await.unwrap();
-    let error = sessions.follow(feed()).await.unwrap_err();
+    store.migrate().notify_on_revocation().await.unwrap();
+    sessions.enable_cache(feed(), 10).await.unwrap();
+    let error = sessions.subscribe(feed()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
 
     let signed_in = signed_in(&bare, &sessions).await;
@@ -365,7 +365,7 @@ async fn a_feed_resubscribes_when_its_table_is_replaced() {
     let database = announced_database().await;
     let sessions = process_with_lease(&database, 10 * LEASE);
     let feed = sessions.store().feed(database.config(), NoTls);
-    sessions.cache(feed, 1_000).await.unwrap();
+    sessions.enable_cache(feed, 1_000).await.unwrap();
     let before = signed_in(&database, &sessions).await;
     until_cached(&sessions, before.token()).await;
 
@@ -429,7 +429,7 @@ async fn the_cache_is_bounded() {
     let database = announced_database().await;
     let sessions = process(&database);
     let feed = sessions.store().feed(database.config(), NoTls);
-    sessions.cache(feed, 10).await.unwrap();
+    sessions.enable_cache(feed, 10).await.unwrap();
     let mut all = Vec::new();
     for _ in 0..60 {
         all.push(signed_in(&database, &sessions).await);
@@ -440,7 +440,7 @@ async fn the_cache_is_bounded() {
             assert_eq!(live.session.id(), signed_in.session().id());
         }
     }
-    let counts = sessions.counts();
+    let counts = sessions.metrics();
     // Of a cycle longer than the cache, no more results can be hits than the cache holds.
     assert!(counts.from_cache <= 2 * 20, "{counts:?}");
     assert_eq!(sessions.revoke_all(&1).await.unwrap(), 60);

@@ -15,8 +15,9 @@ use std::{
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tower_user_session::{
-    Announcement, Announces, EndedBecause, ErrorKind, Hearing, PgSessionStore, SessionFeed,
-    SessionLimit, SessionService, SignedIn,
+    ErrorKind, PgSessionStore, SessionService, SignedIn,
+    feed::{EndReason, FeedScope, FeedSink, Invalidation, SessionFeed},
+    session::SessionLimit,
     tokio_postgres::{self, AsyncMessage, Client, Config, NoTls},
 };
 
@@ -37,15 +38,15 @@ async fn a_feed_on_another_database_is_rejected() {
     let sessions = process(&ours);
     let feed = || sessions.store().feed(other.config(), NoTls);
     for error in [
-        sessions.cache(feed(), 10).await.unwrap_err(),
-        sessions.follow(feed()).await.unwrap_err(),
+        sessions.enable_cache(feed(), 10).await.unwrap_err(),
+        sessions.subscribe(feed()).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
         assert!(error.to_string().contains("another database"), "{error}");
     }
     // The failed attempts leave nothing behind.
     let feed = sessions.store().feed(ours.config(), NoTls);
-    sessions.cache(feed, 10).await.unwrap();
+    sessions.enable_cache(feed, 10).await.unwrap();
 }
 
 /// Connects to the database that it currently points to.
@@ -77,7 +78,7 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
     let builder = SessionService::builder(PgSessionStore::new(pool.clone())).lease(LEASE);
     let sessions: PgSessions = builder.build().unwrap();
     let feed = sessions.store().feed(old.config(), NoTls);
-    sessions.cache(feed, 1_000).await.unwrap();
+    sessions.enable_cache(feed, 1_000).await.unwrap();
     let ada = signed_in(&old, &sessions).await;
     until_cached(&sessions, ada.token()).await;
     // The session exists there too, so that a feed which misses the change caches it again after a
@@ -100,9 +101,9 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
     let mut uncached = 0;
     // For several leases in a row.
     while uncached < 40 {
-        let before = sessions.counts().from_cache;
+        let before = sessions.metrics().from_cache;
         let _ = sessions.user(ada.token()).await;
-        let cached = sessions.counts().from_cache > before;
+        let cached = sessions.metrics().from_cache > before;
         uncached = if cached { 0 } else { uncached + 1 };
         assert!(
             !cached || moved.elapsed() < Duration::from_secs(32),
@@ -123,11 +124,11 @@ async fn a_session_ended_by_this_process_is_rejected_without_a_notification() {
         for _ in 0..2 {
             assert!(sessions.user(ada.token()).await.unwrap().is_some());
         }
-        assert_eq!(sessions.counts().from_cache, 1);
+        assert_eq!(sessions.metrics().from_cache, 1);
         let headers = cookie(&sessions, ada.token());
         match way {
             0 => assert!(sign_out(&sessions, ada.token()).await.unwrap()),
-            1 => drop(sessions.confirm(1, &headers).await.unwrap()),
+            1 => drop(sessions.reauthenticate(1, &headers).await.unwrap()),
             2 => drop(sessions.sign_in(2, &headers).await.unwrap()),
             3 => assert!(sessions.revoke(&1, ada.session().id()).await.unwrap()),
             4 => assert_eq!(
@@ -149,7 +150,10 @@ async fn a_session_evicted_by_the_limit_is_rejected_without_a_notification() {
     let store = PgSessionStore::new(pool(&database, 2)).with_session_limit(limit);
     let builder = SessionService::builder(store).lease(LONG_LEASE);
     let sessions: PgSessions = builder.build().unwrap();
-    sessions.cache(ManualFeed::default(), 10).await.unwrap();
+    sessions
+        .enable_cache(ManualFeed::default(), 10)
+        .await
+        .unwrap();
     for replaces in [false, true] {
         let old = sessions.sign_in_without_request(1).await.unwrap();
         until_cached(&sessions, old.token()).await;
@@ -222,7 +226,7 @@ async fn heartbeats_send_no_notification() {
     let proxy = Proxy::before(&database).await;
     let sessions = process(&database);
     let feed = sessions.store().feed(proxy.config(), NoTls);
-    sessions.follow(feed).await.unwrap();
+    sessions.subscribe(feed).await.unwrap();
     let notifications = "SELECT pg_notification_queue_usage()";
     let client = database.client().await;
     proxy.sent();
@@ -240,9 +244,9 @@ async fn heartbeats_send_no_notification() {
 async fn a_feed_that_panics_is_reconnected() {
     struct Panics(Arc<AtomicUsize>);
     impl SessionFeed for Panics {
-        async fn hear(&self, hearing: &Hearing) -> tower_user_session::Error {
-            hearing.connected(Announces::SessionsAndUsers);
-            hearing.proved(tokio::time::Instant::now());
+        async fn listen(&self, hearing: &FeedSink) -> tower_user_session::Error {
+            hearing.subscribed(FeedScope::SessionsAndUsers);
+            hearing.heartbeat_received(tokio::time::Instant::now());
             tokio::time::sleep(Duration::from_millis(50)).await;
             assert!(
                 self.0.fetch_add(1, SeqCst) > 0,
@@ -254,13 +258,13 @@ async fn a_feed_that_panics_is_reconnected() {
     let sessions = watched_with_lease(LONG_LEASE);
     let times = Arc::new(AtomicUsize::new(0));
     sessions
-        .cache(Panics(Arc::clone(&times)), 10)
+        .enable_cache(Panics(Arc::clone(&times)), 10)
         .await
         .unwrap();
     until(|| times.load(SeqCst) == 2).await;
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let patience = Instant::now() + PATIENCE;
-    while sessions.counts().from_cache == 0 {
+    while sessions.metrics().from_cache == 0 {
         assert!(sessions.user(ada.token()).await.unwrap().is_some());
         assert!(Instant::now() < patience, "nothing is cached");
     }
@@ -270,11 +274,11 @@ async fn a_feed_that_panics_is_reconnected() {
 struct Lost(Mutex<Option<tokio::sync::oneshot::Receiver<()>>>);
 
 impl SessionFeed for Lost {
-    async fn hear(&self, hearing: &Hearing) -> tower_user_session::Error {
+    async fn listen(&self, hearing: &FeedSink) -> tower_user_session::Error {
         let lost = self.0.lock().unwrap().take();
         if let Some(lost) = lost {
-            hearing.connected(Announces::SessionsAndUsers);
-            hearing.proved(tokio::time::Instant::now());
+            hearing.subscribed(FeedScope::SessionsAndUsers);
+            hearing.heartbeat_received(tokio::time::Instant::now());
             let _ = lost.await;
             return tower_user_session::Error::new(ErrorKind::Connection, "made up");
         }
@@ -289,7 +293,7 @@ async fn calls_do_not_wait_for_a_feed_that_is_disconnected() {
     let sessions = watched_with_lease(LONG_LEASE);
     let (cut, lost) = tokio::sync::oneshot::channel();
     sessions
-        .cache(Lost(Mutex::new(Some(lost))), 10)
+        .enable_cache(Lost(Mutex::new(Some(lost))), 10)
         .await
         .unwrap();
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -316,20 +320,20 @@ async fn calls_do_not_wait_for_a_feed_that_is_disconnected() {
 async fn a_silent_feed_delays_a_call_until_the_deadline() {
     struct Silent;
     impl SessionFeed for Silent {
-        async fn hear(&self, hearing: &Hearing) -> tower_user_session::Error {
-            hearing.connected(Announces::SessionsAndUsers);
-            hearing.proved(tokio::time::Instant::now());
+        async fn listen(&self, hearing: &FeedSink) -> tower_user_session::Error {
+            hearing.subscribed(FeedScope::SessionsAndUsers);
+            hearing.heartbeat_received(tokio::time::Instant::now());
             pending().await
         }
     }
     let deadline = Duration::from_secs(2);
-    let store = tower_user_session::MemorySessionStore::new();
+    let store = tower_user_session::store::MemorySessionStore::new();
     store.add_user(1, "Ada");
     let builder = SessionService::builder(store)
         .deadline(deadline)
         .lease(LONG_LEASE);
     let sessions = builder.build().unwrap();
-    sessions.cache(Silent, 10).await.unwrap();
+    sessions.enable_cache(Silent, 10).await.unwrap();
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let start = tokio::time::Instant::now();
     assert_eq!(sessions.revoke_all(&1).await.unwrap(), 1);
@@ -338,18 +342,18 @@ async fn a_silent_feed_delays_a_call_until_the_deadline() {
         "{:?}",
         start.elapsed()
     );
-    let before = sessions.counts().from_cache;
+    let before = sessions.metrics().from_cache;
     assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
-    assert_eq!(sessions.counts().from_cache, before);
+    assert_eq!(sessions.metrics().from_cache, before);
 }
 
 async fn cached(sessions: &WatchedSessions) -> SignedIn {
     let ada = sessions.sign_in_without_request(1).await.unwrap();
-    let before = sessions.counts().from_cache;
+    let before = sessions.metrics().from_cache;
     for _ in 0..2 {
         assert!(sessions.user(ada.token()).await.unwrap().is_some());
     }
-    assert_eq!(sessions.counts().from_cache, before + 1);
+    assert_eq!(sessions.metrics().from_cache, before + 1);
     ada
 }
 
@@ -366,7 +370,7 @@ async fn a_feed_is_replaced_at_run_time() {
     let before = asked(&sessions);
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before, "the old feed is still there");
-    old.announce(Announcement::Everything);
+    old.announce(Invalidation::All);
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before + 1);
 
@@ -375,11 +379,11 @@ async fn a_feed_is_replaced_at_run_time() {
     // Notifications may have been lost between the two.
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before + 2);
-    old.announce(Announcement::Everything);
+    old.announce(Invalidation::All);
     old.reconnect();
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before + 2, "the old feed has a say");
-    new.announce(Announcement::Everything);
+    new.announce(Invalidation::All);
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     assert_eq!(asked(&sessions), before + 3);
 
@@ -432,11 +436,11 @@ async fn a_caller_without_a_runtime_ends_only_its_own_stream() {
     let Poll::Ready(because) = poll_once(outside.as_mut()) else {
         panic!("the call waits without a runtime");
     };
-    assert_eq!(because, EndedBecause::ServiceClosed);
+    assert_eq!(because, EndReason::ServiceClosed);
     drop(outside);
     assert!(poll_once(stream.as_mut()).is_pending());
     assert!(sign_out(&sessions, ada.token()).await.unwrap());
-    assert_eq!(patiently(stream).await, EndedBecause::Revoked);
+    assert_eq!(patiently(stream).await, EndReason::Revoked);
 }
 
 /// A payload that only a later version knows invalidates all sessions.
@@ -455,9 +459,9 @@ async fn an_unknown_payload_invalidates_everything() {
             sql(&database, &notify).await;
             let patience = Instant::now() + LEASE / 2;
             loop {
-                let before = sessions.counts().from_cache;
+                let before = sessions.metrics().from_cache;
                 assert!(sessions.user(ada.token()).await.unwrap().is_some());
-                if sessions.counts().from_cache == before {
+                if sessions.metrics().from_cache == before {
                     break;
                 }
                 assert!(Instant::now() < patience, "{payload} changes nothing");
@@ -472,11 +476,11 @@ async fn an_unknown_payload_invalidates_everything() {
 async fn a_feed_without_announced_users_is_reported() {
     let database = database().await;
     let migrate = PgSessionStore::<crate::support::User>::new(pool(&database, 1)).migrate();
-    migrate.announce_ended_sessions().await.unwrap();
+    migrate.notify_on_revocation().await.unwrap();
     let logs = Logs::capture();
     let sessions = process(&database);
     let feed = sessions.store().feed(database.config(), NoTls);
-    sessions.follow(feed).await.unwrap();
+    sessions.subscribe(feed).await.unwrap();
     let told = logs.text();
     assert!(
         told.contains("changes of users are not announced"),
@@ -492,7 +496,7 @@ async fn a_feed_reconnects_after_its_connection_was_cut() {
     let proxy = Proxy::before(&database).await;
     let sessions = process(&database);
     let feed = sessions.store().feed(proxy.config(), NoTls);
-    sessions.cache(feed, 1_000).await.unwrap();
+    sessions.enable_cache(feed, 1_000).await.unwrap();
     let ada = signed_in(&database, &sessions).await;
     for pause in [0, 1, 5, 20] {
         proxy.set(Line::Cut);

@@ -4,8 +4,11 @@ use std::{future::pending, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 use tower_user_session::{
-    Announcement, Announces, DEFAULT_DEADLINE, Error, ErrorKind, Hearing, LiveSession, SessionFeed,
-    SessionService, SessionToken, SignedIn,
+    Error, ErrorKind, SessionService, SignedIn,
+    feed::{FeedScope, FeedSink, Invalidation, SessionFeed},
+    service::DEFAULT_DEADLINE,
+    session::SessionToken,
+    store::LiveSession,
 };
 
 use crate::support::{
@@ -33,7 +36,7 @@ async fn cached_session(sessions: &WatchedSessions) -> SignedIn {
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
     }
     assert_eq!(
-        (sessions.store().finds(), sessions.counts().from_cache),
+        (sessions.store().finds(), sessions.metrics().from_cache),
         (1, 1)
     );
     signed_in
@@ -93,7 +96,7 @@ async fn the_cache_is_cleared_when_invalidations_may_be_lost() {
         if away {
             feed.reconnect();
         } else {
-            feed.announce(Announcement::Everything);
+            feed.announce(Invalidation::All);
         }
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
         assert_eq!(sessions.store().finds(), 2, "away: {away}");
@@ -111,8 +114,8 @@ async fn a_lookup_overtaken_by_an_invalidation_is_not_cached() {
         let asking = ask(&sessions, signed_in.token());
         until(|| store.finds() == 1).await;
         match way {
-            0 => feed.announce(Announcement::Sessions(vec![signed_in.session().id()])),
-            1 => feed.announce(Announcement::Everything),
+            0 => feed.announce(Invalidation::Sessions(vec![signed_in.session().id()])),
+            1 => feed.announce(Invalidation::All),
             _ => feed.reconnect(),
         }
         store.answer(true);
@@ -121,7 +124,7 @@ async fn a_lookup_overtaken_by_an_invalidation_is_not_cached() {
             assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
             assert_eq!(store.finds(), finds, "way {way}");
         }
-        assert_eq!(sessions.counts().from_cache, 1, "way {way}");
+        assert_eq!(sessions.metrics().from_cache, 1, "way {way}");
     }
 }
 
@@ -142,7 +145,7 @@ async fn a_retried_lookup_overtaken_by_an_invalidation_is_not_cached() {
     // All in one batch, and then one alone.
     until(|| store.finds() == 3).await;
     let all = signed_in.iter().map(|signed_in| signed_in.session().id());
-    feed.announce(Announcement::Sessions(all.collect()));
+    feed.announce(Invalidation::Sessions(all.collect()));
     store.answer(true);
     assert!(first.await.unwrap().unwrap().is_none());
     for asking in asking {
@@ -153,7 +156,7 @@ async fn a_retried_lookup_overtaken_by_an_invalidation_is_not_cached() {
     for signed_in in &signed_in {
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
     }
-    assert_eq!((store.finds(), sessions.counts().from_cache), (7, 3));
+    assert_eq!((store.finds(), sessions.metrics().from_cache), (7, 3));
 }
 
 /// Connects, and sends a heartbeat if it should.
@@ -162,10 +165,10 @@ struct Feed {
 }
 
 impl SessionFeed for Feed {
-    async fn hear(&self, hearing: &Hearing) -> Error {
-        hearing.connected(Announces::SessionsAndUsers);
+    async fn listen(&self, hearing: &FeedSink) -> Error {
+        hearing.subscribed(FeedScope::SessionsAndUsers);
         if self.proves {
-            hearing.proved(Instant::now());
+            hearing.heartbeat_received(Instant::now());
         }
         pending().await
     }
@@ -178,7 +181,9 @@ async fn a_feed_without_a_first_heartbeat_fails_at_the_deadline() {
     let sessions = memory();
     let (silent, proving) = (Feed { proves: false }, Feed { proves: true });
     let start = Instant::now();
-    let error = patiently(sessions.cache(silent, 10)).await.unwrap_err();
+    let error = patiently(sessions.enable_cache(silent, 10))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Deadline);
     assert!(error.to_string().contains("feed"), "{error}");
     let took = start.elapsed();
@@ -186,5 +191,5 @@ async fn a_feed_without_a_first_heartbeat_fails_at_the_deadline() {
         took >= DEFAULT_DEADLINE && took < 2 * DEFAULT_DEADLINE,
         "{took:?}"
     );
-    patiently(sessions.follow(proving)).await.unwrap();
+    patiently(sessions.subscribe(proving)).await.unwrap();
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use ephemeral_postgres::TestDatabase;
 use tokio::time::timeout;
 use tower_user_session::{
-    BoxError, CurrentSession, DEFAULT_RECHECK_INTERVAL, DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS,
-    EndedBecause, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, Session, SessionService,
-    SessionTimes, SessionToken, tokio_postgres::NoTls,
+    BoxError, CurrentSession, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
+    feed::{DEFAULT_RECHECK_INTERVAL, DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS, EndReason},
+    session::{Session, SessionTimestamps, SessionToken},
+    tokio_postgres::NoTls,
 };
 
 use crate::support::{PATIENCE, pool, scripted_store::PendingStore, sql};
@@ -49,9 +50,9 @@ async fn members(count: u32, announce_users: bool) -> TestDatabase {
     let database = TestDatabase::create(&setup).await;
     let migrate = PgSessionStore::<Member>::new(pool(&database, 1)).migrate();
     if announce_users {
-        migrate.announce_changed_users().await.unwrap();
+        migrate.notify_on_user_change().await.unwrap();
     } else {
-        migrate.announce_ended_sessions().await.unwrap();
+        migrate.notify_on_revocation().await.unwrap();
     }
     database
 }
@@ -65,16 +66,16 @@ fn process(database: &TestDatabase) -> Members {
 async fn caching(database: &TestDatabase) -> Members {
     let sessions = process(database);
     let feed = sessions.store().feed(database.config(), NoTls);
-    sessions.cache(feed, 10_000).await.unwrap();
+    sessions.enable_cache(feed, 10_000).await.unwrap();
     sessions
 }
 
 async fn cached(sessions: &Members, token: &SessionToken) {
     let patience = Instant::now() + PATIENCE;
     loop {
-        let before = sessions.counts().from_cache;
+        let before = sessions.metrics().from_cache;
         assert!(sessions.user(token).await.unwrap().is_some());
-        if sessions.counts().from_cache > before {
+        if sessions.metrics().from_cache > before {
             return;
         }
         assert!(Instant::now() < patience, "the session is never cached");
@@ -186,8 +187,8 @@ async fn change_ends_what_it_must(announce_users: bool, change: &str, bound: Bou
         timeout(limit, with),
         timeout(without_feed, alone),
     );
-    assert_eq!(with, Ok(EndedBecause::Revoked), "{change}: with a feed");
-    assert_eq!(alone, Ok(EndedBecause::Revoked), "{change}: without");
+    assert_eq!(with, Ok(EndReason::Revoked), "{change}: with a feed");
+    assert_eq!(alone, Ok(EndReason::Revoked), "{change}: without");
     assert!(request < limit, "{change}: {request:?}");
     for other in &mut others {
         let other = timeout(INTERVAL + QUERY, other).await;
@@ -212,7 +213,7 @@ async fn a_time_condition_ends_requests_and_streams_within_the_interval() {
         rejected(&sessions, ada.token(), passes),
         timeout(INTERVAL + QUERY, stream)
     );
-    assert_eq!(stream.unwrap(), EndedBecause::Revoked);
+    assert_eq!(stream.unwrap(), EndReason::Revoked);
     assert!(request < INTERVAL + QUERY, "{request:?}");
 }
 
@@ -243,7 +244,7 @@ async fn a_long_transaction_ends_requests_and_streams_with_its_commit() {
         let ended = timeout(LEASE / 2, stream)
             .await
             .expect("a stream stays open");
-        assert_eq!(ended, EndedBecause::Revoked);
+        assert_eq!(ended, EndReason::Revoked);
     }
     for signed_in in [&before, &meanwhile] {
         let took = rejected(&sessions, signed_in.token(), committed).await;
@@ -264,14 +265,14 @@ async fn a_condition_that_fails_for_one_user_ends_the_streams_of_that_user() {
     sql(&database, "UPDATE users SET quota = 0 WHERE id = 7").await;
     let mut streams = Vec::new();
     for user in 1..=i64::from(USERS) {
-        let device = sessions.devices(&user).await.unwrap().remove(0);
-        let mut times = SessionTimes::at(device.last_seen_at);
+        let device = sessions.sessions_of(&user).await.unwrap().remove(0);
+        let mut times = SessionTimestamps::at(device.last_seen_at);
         times.expires_at = device.expires_at;
         let session = CurrentSession::new(Session::new(device.id, times));
         streams.push(Box::pin(sessions.ended(&session)));
     }
     let bad = timeout(PATIENCE, &mut streams[6]).await;
-    assert_eq!(bad.unwrap(), EndedBecause::Undecidable);
+    assert_eq!(bad.unwrap(), EndReason::Undecidable);
     drop(streams.remove(6));
     // When all are checked at once, no other user delays the check.
     for _ in 0..3 {
@@ -285,9 +286,9 @@ async fn a_condition_that_fails_for_one_user_ends_the_streams_of_that_user() {
         tokio::time::sleep(INTERVAL / 4).await;
     }
     let last = timeout(INTERVAL + PATIENCE, streams.pop().unwrap());
-    assert_eq!(last.await.unwrap(), EndedBecause::Revoked);
+    assert_eq!(last.await.unwrap(), EndReason::Revoked);
     let third = timeout(INTERVAL + PATIENCE, streams.remove(2));
-    assert_eq!(third.await.unwrap(), EndedBecause::Revoked);
+    assert_eq!(third.await.unwrap(), EndReason::Revoked);
     let open = streams.iter_mut().all(|stream| {
         let polled = crate::support::poll_once(stream.as_mut());
         polled.is_pending()

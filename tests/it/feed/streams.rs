@@ -11,8 +11,10 @@ use futures_core::Stream;
 use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
 use tokio::time::timeout;
 use tower_user_session::{
-    Announcement, Ended, EndedBecause, Lifetime, MemorySessionStore, PgSessionStore,
-    SessionService, SessionStore as _, SignedIn,
+    PgSessionStore, SessionService, SignedIn,
+    feed::{EndReason, Ended, Invalidation},
+    session::Lifetime,
+    store::{MemorySessionStore, SessionStore as _},
 };
 
 use crate::support::{
@@ -23,7 +25,7 @@ use crate::support::{
     memory, pool, sessions, sign_out, sql, until, watched_with_lease,
 };
 
-async fn within(limit: Duration, ended: impl Future<Output = EndedBecause>) -> EndedBecause {
+async fn within(limit: Duration, ended: impl Future<Output = EndReason>) -> EndReason {
     timeout(limit, ended)
         .await
         .expect("the stream does not end")
@@ -66,12 +68,12 @@ async fn a_stream_closes_when_its_session_ends() {
         for ended in waits {
             assert_eq!(
                 within(LEASE / 2, ended).await,
-                EndedBecause::Revoked,
+                EndReason::Revoked,
                 "way {way}"
             );
         }
         let limit = LEASE + Duration::from_millis(100);
-        assert_eq!(within(limit, asking).await, EndedBecause::Revoked);
+        assert_eq!(within(limit, asking).await, EndReason::Revoked);
         assert!(start.elapsed() < limit, "way {way}: {:?}", start.elapsed());
         for other in &mut others {
             assert!(
@@ -90,7 +92,7 @@ async fn a_stream_survives_token_rotation() {
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = sessions.ended(&current(&signed_in));
     let headers = cookie(&sessions, signed_in.token());
-    let confirmed = sessions.confirm(1, &headers).await.unwrap();
+    let confirmed = sessions.reauthenticate(1, &headers).await.unwrap();
     sql(
         &database,
         "UPDATE sessions SET last_seen_at = now() + interval '1 second'",
@@ -99,7 +101,7 @@ async fn a_stream_survives_token_rotation() {
     let mut ended = Box::pin(ended);
     assert!(timeout(LEASE, &mut ended).await.is_err());
     assert!(sign_out(&sessions, confirmed.token()).await.unwrap());
-    assert_eq!(within(LEASE, ended).await, EndedBecause::Revoked);
+    assert_eq!(within(LEASE, ended).await, EndReason::Revoked);
 }
 
 /// D10, D11: a stream closes with the reason "expired" when a limit passes. Use extends the idle
@@ -116,7 +118,7 @@ async fn a_stream_closes_when_its_session_expires() {
     let sessions = SessionService::new(store);
     let short = sessions
         .sign_in_without_request(1)
-        .at_most(second)
+        .max_lifetime(second)
         .await
         .unwrap();
     let idle = sessions.sign_in_without_request(1).await.unwrap();
@@ -124,14 +126,14 @@ async fn a_stream_closes_when_its_session_expires() {
     let start = Instant::now();
     let ended = [&short, &idle, &used].map(|signed_in| sessions.ended(&current(signed_in)));
     let [short, idle, used] = ended;
-    assert_eq!(within(2 * second, short).await, EndedBecause::Expired);
+    assert_eq!(within(2 * second, short).await, EndReason::Expired);
     assert!(start.elapsed() > second * 8 / 10 && start.elapsed() < second * 15 / 10);
     let touch = "UPDATE sessions SET last_seen_at = now() WHERE id = (
         SELECT id FROM sessions ORDER BY created_at DESC LIMIT 1)";
     sql(&database, touch).await;
-    assert_eq!(within(2 * second, idle).await, EndedBecause::Expired);
+    assert_eq!(within(2 * second, idle).await, EndReason::Expired);
     assert!(start.elapsed() > second * 18 / 10 && start.elapsed() < second * 27 / 10);
-    assert_eq!(within(2 * second, used).await, EndedBecause::Expired);
+    assert_eq!(within(2 * second, used).await, EndReason::Expired);
     assert!(start.elapsed() > second * 28 / 10, "{:?}", start.elapsed());
 }
 
@@ -144,7 +146,7 @@ async fn an_expired_session_is_detected_when_the_wait_begins() {
     assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     let after = sessions.ended(&current(&signed_in));
     for ended in [before, after] {
-        assert_eq!(within(LEASE, ended).await, EndedBecause::Revoked);
+        assert_eq!(within(LEASE, ended).await, EndReason::Revoked);
     }
 }
 
@@ -167,10 +169,10 @@ async fn a_store_that_fails_ends_no_stream_early() {
     assert!(sign_out(&sessions, first.token()).await.unwrap());
     assert_eq!(
         within(Duration::from_secs(2), ended).await,
-        EndedBecause::Revoked
+        EndReason::Revoked
     );
     sessions.store().set_failing(true);
-    assert_eq!(within(hour, expired).await, EndedBecause::Expired);
+    assert_eq!(within(hour, expired).await, EndReason::Expired);
 }
 
 /// A new watched session that was checked once is not checked again without a reason.
@@ -192,7 +194,7 @@ async fn a_stream_closes_at_once_when_its_session_is_ended_here() {
         } else {
             assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
         }
-        assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+        assert_eq!(within(PATIENCE, ended).await, EndReason::Revoked);
     }
 }
 
@@ -206,9 +208,9 @@ async fn a_stream_closes_when_a_bulk_invalidation_ends_its_session() {
         if away {
             feed.reconnect();
         } else {
-            feed.announce(Announcement::Everything);
+            feed.announce(Invalidation::All);
         }
-        assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+        assert_eq!(within(PATIENCE, ended).await, EndReason::Revoked);
     }
 }
 
@@ -219,7 +221,7 @@ async fn a_session_ended_elsewhere_is_detected_when_the_wait_begins() {
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
     let ended = sessions.ended(&current(&signed_in));
-    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+    assert_eq!(within(PATIENCE, ended).await, EndReason::Revoked);
 }
 
 /// A wait must not rely on a feed that has disconnected.
@@ -229,7 +231,7 @@ async fn a_stream_closes_when_its_session_ends_while_the_feed_is_silent() {
     let (_, ended) = waited_for(&sessions).await;
     feed.stop_heartbeats();
     assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
-    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+    assert_eq!(within(PATIENCE, ended).await, EndReason::Revoked);
 }
 
 /// After a notification the session is checked until the store answers.
@@ -240,10 +242,10 @@ async fn a_pending_recheck_survives_store_failures() {
     let store = sessions.store();
     assert_eq!(store.revoke_everyone().await.unwrap(), 1);
     store.set_failing(true);
-    feed.announce(Announcement::Sessions(vec![signed_in.session().id()]));
+    feed.announce(Invalidation::Sessions(vec![signed_in.session().id()]));
     until(|| store.checks() == 2).await;
     store.set_failing(false);
-    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+    assert_eq!(within(PATIENCE, ended).await, EndReason::Revoked);
 }
 
 #[tokio::test]
@@ -254,7 +256,7 @@ async fn one_of_two_watchers_of_a_session_may_be_dropped() {
     let stays = sessions.ended(&current(&signed_in));
     drop(goes);
     assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
-    assert_eq!(within(PATIENCE, stays).await, EndedBecause::Revoked);
+    assert_eq!(within(PATIENCE, stays).await, EndReason::Revoked);
 }
 
 /// After the session has ended, the result of the future is dropped.
@@ -265,12 +267,12 @@ async fn a_future_ready_after_the_end_of_its_session_is_dropped() {
     let session = current(&signed_in);
     assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
     let futures: Vec<_> = (0..100)
-        .map(|_| sessions.while_live(&session, ready(())))
+        .map(|_| sessions.run_until_ended(&session, ready(())))
         .collect();
     let ended = sessions.ended(&session);
-    assert_eq!(within(PATIENCE, ended).await, EndedBecause::Revoked);
+    assert_eq!(within(PATIENCE, ended).await, EndReason::Revoked);
     for future in futures {
-        assert_eq!(future.await, Err(EndedBecause::Revoked));
+        assert_eq!(future.await, Err(EndReason::Revoked));
     }
 }
 
@@ -280,9 +282,9 @@ async fn a_draining_service_ends_streams_and_serves_lookups() {
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let open = sessions.ended(&current(&signed_in));
     sessions.end_streams();
-    assert_eq!(within(PATIENCE, open).await, EndedBecause::ServiceClosed);
+    assert_eq!(within(PATIENCE, open).await, EndReason::ServiceClosed);
     let late = sessions.ended(&current(&signed_in));
-    assert_eq!(within(PATIENCE, late).await, EndedBecause::ServiceClosed);
+    assert_eq!(within(PATIENCE, late).await, EndReason::ServiceClosed);
     assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
     let again = sessions.sign_in_without_request(2).await.unwrap();
     assert!(sessions.user(again.token()).await.unwrap().is_some());
@@ -294,9 +296,9 @@ async fn closing_the_service_closes_its_streams() {
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = sessions.ended(&current(&signed_in));
     sessions.close().await;
-    assert_eq!(within(LEASE, ended).await, EndedBecause::ServiceClosed);
+    assert_eq!(within(LEASE, ended).await, EndReason::ServiceClosed);
     let ended = sessions.ended(&current(&signed_in));
-    assert_eq!(within(LEASE, ended).await, EndedBecause::ServiceClosed);
+    assert_eq!(within(LEASE, ended).await, EndReason::ServiceClosed);
 }
 
 struct Ticks(u32);
@@ -334,15 +336,9 @@ async fn streams_and_bodies_end_with_the_session() {
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let ended = || sessions.ended(&current(&signed_in));
     let silent = tokio::spawn(all(ended().close_stream(Ticks(0))));
-    let last = |because| {
-        Some(if because == EndedBecause::Revoked {
-            99
-        } else {
-            0
-        })
-    };
+    let last = |because| Some(if because == EndReason::Revoked { 99 } else { 0 });
     let speaking = tokio::spawn(all(ended().close_stream_with(Ticks(1), last)));
-    let waiting = sessions.while_live(&current(&signed_in), pending::<()>());
+    let waiting = sessions.run_until_ended(&current(&signed_in), pending::<()>());
     let frames = StreamBody::new(Frames(Ticks(0)));
     let body: UnsyncBoxBody<_, std::convert::Infallible> =
         ended().close_body(frames).boxed_unsync();
@@ -356,7 +352,7 @@ async fn streams_and_bodies_end_with_the_session() {
         body.await.unwrap().unwrap().to_bytes().as_ref(),
         b"\x01\x02\x03"
     );
-    assert_eq!(waiting.await, Err(EndedBecause::Revoked));
+    assert_eq!(waiting.await, Err(EndReason::Revoked));
 }
 
 struct Frames(Ticks);

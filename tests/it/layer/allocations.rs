@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tokio::runtime::Builder;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_user_session::{
-    EmptyResponseForRejection, LoadUserLayer, RequireUserLayer, SessionToken,
+    LoadUserLayer, RequireUserLayer, rejection::EmptyResponseForRejection, session::SessionToken,
 };
 
 use crate::support::{MemorySessions, User, cookie_lines, memory, recorded_logs, signed_in_cookie};
@@ -239,7 +239,7 @@ fn a_flood_of_unknown_tokens_leaves_no_memory_allocated() {
     };
     let _ = flood(30);
     let (few, many) = (flood(30), flood(3_000));
-    assert_eq!(sessions.counts().lookups, 306_000);
+    assert_eq!(sessions.metrics().lookups, 306_000);
     assert!(few.bytes_current.abs() < 16_384, "{few:?}");
     assert!(many.bytes_current.abs() < 16_384, "{many:?}");
     assert!(many.bytes_max < 2 * few.bytes_max, "{few:?} {many:?}");

@@ -17,9 +17,12 @@ use tokio::task::yield_now;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_user_session::{
-    EmptyResponseForRejection, Error, LoadUser, LoadUserLayer, MemorySessionStore, Rejection,
-    RequireUser, RequireUserLayer, SessionService, SessionStore, SessionToken, load_user,
-    require_user,
+    Error, LoadUserLayer, RequireUserLayer, SessionService,
+    load_user::{self, LoadUser},
+    rejection::{EmptyResponseForRejection, Rejection},
+    require_user::{self, RequireUser},
+    session::SessionToken,
+    store::{MemorySessionStore, SessionStore},
 };
 
 use crate::support::{
@@ -138,7 +141,7 @@ async fn readiness_is_that_of_the_inner_service() {
     })
     .await
     .unwrap();
-    assert_eq!((polls, sessions.counts().lookups), (101, 0));
+    assert_eq!((polls, sessions.metrics().lookups), (101, 0));
     let response = service.call(request(&cookie)).await.unwrap();
     assert_eq!(response.body(), "ada@example.com");
 

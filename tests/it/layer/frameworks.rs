@@ -18,7 +18,8 @@ use hyper::body::{Bytes, Incoming};
 use tokio::net::TcpListener;
 use tower::{ServiceBuilder, service_fn};
 use tower_user_session::{
-    CurrentSession, CurrentUser, RequireUserLayer, SessionCookie, SessionToken, SignedIn, SignedOut,
+    CurrentSession, CurrentUser, RequireUserLayer, SignedIn, SignedOut, cookie::SessionCookie,
+    session::SessionToken,
 };
 
 use crate::support::{

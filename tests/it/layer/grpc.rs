@@ -11,7 +11,7 @@ use hyper::body::{Body, Bytes};
 use tonic::Code;
 use tower::{ServiceBuilder, ServiceExt as _};
 use tower_user_session::{
-    EmptyResponseForRejection, LoadUserLayer, RequireUserLayer, SessionToken,
+    LoadUserLayer, RequireUserLayer, rejection::EmptyResponseForRejection, session::SessionToken,
 };
 
 use crate::support::{

@@ -5,9 +5,10 @@ use std::{convert::Infallible, time::SystemTime};
 use http::{HeaderValue, Request, Response, header};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_user_session::{
-    CurrentSession, EmptyResponseForRejection, LoadUserLayer, MemorySessionStore, Rejection,
-    RejectionKind, RequireUserLayer, Session, SessionId, SessionService, SessionTimes,
-    SessionToken,
+    CurrentSession, LoadUserLayer, RequireUserLayer, SessionService,
+    rejection::{EmptyResponseForRejection, Rejection, RejectionKind},
+    session::{Session, SessionId, SessionTimestamps, SessionToken},
+    store::MemorySessionStore,
 };
 
 use crate::support::{
@@ -65,7 +66,7 @@ async fn the_user_comes_from_the_store_only() {
     let cookie = signed_in_cookie(&sessions, 1).await;
     let service = ServiceBuilder::new()
         .map_request(|mut request: Request<String>| {
-            let times = SessionTimes::at(SystemTime::UNIX_EPOCH);
+            let times = SessionTimestamps::at(SystemTime::UNIX_EPOCH);
             let forged = Session::new(SessionId::from_bytes([7; 16]), times);
             request.extensions_mut().insert(User::eve());
             request
@@ -190,16 +191,16 @@ fn the_source_has_no_thread_or_task_locals() {
 #[tokio::test]
 async fn the_layer_needs_a_read_only_store() {
     struct ReadOnly;
-    impl tower_user_session::SessionLookup for ReadOnly {
+    impl tower_user_session::store::SessionLookup for ReadOnly {
         type User = User;
         async fn find(
             &self,
-            digests: &[tower_user_session::TokenDigest],
-        ) -> Result<Vec<tower_user_session::LookupAnswer<User>>, tower_user_session::Error>
+            digests: &[tower_user_session::session::TokenDigest],
+        ) -> Result<Vec<tower_user_session::store::LookupResult<User>>, tower_user_session::Error>
         {
             let absent = digests
                 .iter()
-                .map(|d| tower_user_session::LookupAnswer::absent(*d));
+                .map(|d| tower_user_session::store::LookupResult::absent(*d));
             Ok(absent.collect())
         }
     }

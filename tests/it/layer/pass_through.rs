@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_http::cors::CorsLayer;
-use tower_user_session::{EmptyResponseForRejection, LoadUserLayer, RequireUserLayer};
+use tower_user_session::{LoadUserLayer, RequireUserLayer, rejection::EmptyResponseForRejection};
 
 use crate::support::{User, memory, request, signed_in_cookie, visible, watched, who};
 

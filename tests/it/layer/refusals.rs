@@ -11,7 +11,9 @@ use std::{
 use http::{Method, Request, Response, StatusCode, Uri};
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_user_session::{
-    ErrorKind, LoadUserLayer, Rejection, RejectionKind, RequireUserLayer, SessionToken,
+    ErrorKind, LoadUserLayer, RequireUserLayer,
+    rejection::{Rejection, RejectionKind},
+    session::SessionToken,
 };
 
 use crate::support::{
@@ -36,11 +38,11 @@ async fn exempt_requests_make_no_lookup_and_work_without_the_store() {
     assert_eq!(ask("GET", "/").await.body(), "ada@example.com");
     sessions.store().set_failing(true);
     let finds = sessions.store().finds();
-    let counts = sessions.counts();
+    let counts = sessions.metrics();
     let response = ask("GET", "/health").await;
     assert_eq!(visible(&response), r#"HTTP/1.1 200 OK [] "anonymous""#);
     assert_eq!(sessions.store().finds(), finds);
-    assert_eq!(sessions.counts(), counts);
+    assert_eq!(sessions.metrics(), counts);
     for (method, path) in [("GET", "/"), ("POST", "/health"), ("GET", "/health/")] {
         assert_eq!(
             ask(method, path).await.status(),
@@ -95,7 +97,7 @@ async fn a_failing_store_is_a_503_for_those_with_a_token_only() {
         assert_eq!(rejection.error().unwrap().kind(), ErrorKind::Connection);
     }
     assert_eq!(calls.load(SeqCst), 0);
-    assert_eq!(sessions.counts().unavailable, 2);
+    assert_eq!(sessions.metrics().unavailable, 2);
     for cookie in ["a=b", "__Host-session=x"] {
         let response = service.clone().oneshot(request(cookie)).await.unwrap();
         assert_eq!(response.body(), "anonymous");
@@ -177,6 +179,6 @@ async fn repeated_failures_log_one_event() {
     );
     let token = cookie.strip_prefix("__Host-session=").unwrap();
     assert!(!logs.text().contains("flood") && !logs.text().contains(token));
-    assert_eq!(sessions.counts().rejected, 500);
-    assert_eq!(sessions.counts().unavailable, 500);
+    assert_eq!(sessions.metrics().rejected, 500);
+    assert_eq!(sessions.metrics().unavailable, 500);
 }

@@ -5,7 +5,8 @@ use std::{convert::Infallible, time::Duration};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_user_session::{
-    LoadUserLayer, Rejection, RejectionKind, RequireUserLayer, SessionService,
+    LoadUserLayer, RequireUserLayer, SessionService,
+    rejection::{Rejection, RejectionKind},
 };
 
 use crate::support::{Logs, MemorySessions, User, cookie, memory};
@@ -110,9 +111,9 @@ async fn an_old_authentication_is_rejected_where_a_recent_one_is_required() {
     let age = Duration::from_secs(300);
     let guard = || {
         RequireUserLayer::<User>::new()
-            .proof_not_older_than(age)
+            .max_auth_age(age)
             .sign_in_page("/sign-in")
-            .confirm_page("/confirm")
+            .reauthentication_page("/confirm")
     };
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(&sessions, signed_in.token());
@@ -126,7 +127,7 @@ async fn an_old_authentication_is_rejected_where_a_recent_one_is_required() {
 
     sessions.store().advance(Duration::from_micros(1));
     let response = respond(&sessions, guard(), request(headers.clone())).await;
-    assert_eq!(kind(&response), RejectionKind::ProofTooOld);
+    assert_eq!(kind(&response), RejectionKind::ReauthenticationRequired);
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     let challenge = response.headers()[header::WWW_AUTHENTICATE]
         .to_str()
@@ -140,7 +141,7 @@ async fn an_old_authentication_is_rejected_where_a_recent_one_is_required() {
         "/confirm?next=/account%3Ftab%3D2"
     );
 
-    let confirmed = sessions.confirm(1, &headers).await.unwrap();
+    let confirmed = sessions.reauthenticate(1, &headers).await.unwrap();
     let headers = cookie(&sessions, confirmed.token());
     assert_eq!(
         respond(&sessions, guard(), request(headers)).await.body(),
@@ -153,18 +154,18 @@ async fn an_old_authentication_is_rejected_where_a_recent_one_is_required() {
 async fn a_user_without_a_session_is_not_recently_authenticated() {
     let age = Duration::from_secs(300);
     let guarded = ServiceBuilder::new()
-        .layer(RequireUserLayer::<User>::new().proof_not_older_than(age))
+        .layer(RequireUserLayer::<User>::new().max_auth_age(age))
         .service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new("passed".to_owned())));
     let mut request = request(HeaderMap::new());
     request.extensions_mut().insert(User::ada());
     let response = guarded.oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(kind(&response), RejectionKind::ProofTooOld);
+    assert_eq!(kind(&response), RejectionKind::ReauthenticationRequired);
 }
 
 /// Signs in with bearer tokens, in memory.
 fn bearing() -> MemorySessions {
-    let store = tower_user_session::MemorySessionStore::new();
+    let store = tower_user_session::store::MemorySessionStore::new();
     store.add_user(1, User::ada());
     let sessions = SessionService::builder(store).bearer_tokens();
     sessions.build().unwrap()
@@ -270,7 +271,7 @@ async fn a_malformed_bearer_token_is_rejected() {
         let headers = authorization(values.iter().map(ToString::to_string));
         let response = respond(&sessions, RequireUserLayer::new(), request(headers)).await;
         assert_eq!(kind(&response), RejectionKind::Unauthenticated);
-        let counts = sessions.counts();
+        let counts = sessions.metrics();
         let (of_these, of_others) = match rejected {
             Some(_) => (counts.rejected, counts.anonymous),
             None => (counts.anonymous, counts.rejected),
@@ -296,7 +297,7 @@ async fn signing_out_ends_the_session_of_every_bearer_token() {
         }
         let signed_out = sessions.sign_out(&authorization(values)).await;
         assert!(signed_out.ended().unwrap());
-        let left = sessions.devices(&1).await.unwrap().len();
+        let left = sessions.sessions_of(&1).await.unwrap().len();
         assert!(ended.contains(&(presented - left)), "{left} of {presented}");
     }
 }

@@ -12,7 +12,8 @@ use hyper::body::{Bytes, Incoming};
 use tokio::net::TcpListener;
 use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_user_session::{
-    EmptyResponseForRejection, LoadUserLayer, RequireUserLayer, SessionCookie, SignedIn,
+    LoadUserLayer, RequireUserLayer, SignedIn, cookie::SessionCookie,
+    rejection::EmptyResponseForRejection,
 };
 
 use crate::support::{

@@ -9,8 +9,8 @@ use hyper::body::{Bytes, Incoming};
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService};
 use tower_user_session::{
-    CurrentSession, CurrentUser, EmptyResponseForRejection, LoadUserLayer, MemorySessionStore,
-    RequireUserLayer, SessionCookie, SessionService,
+    CurrentSession, CurrentUser, LoadUserLayer, RequireUserLayer, SessionService,
+    cookie::SessionCookie, rejection::EmptyResponseForRejection, store::MemorySessionStore,
 };
 
 use crate::support::{
@@ -114,7 +114,7 @@ impl Both {
 }
 
 fn guard<U>() -> RequireUserLayer<U> {
-    RequireUserLayer::new().proof_not_older_than(FRESH)
+    RequireUserLayer::new().max_auth_age(FRESH)
 }
 
 /// Which layer is the outer one.

@@ -187,14 +187,14 @@ async fn rows_hidden_by_a_policy_are_never_a_success() {
         assert!(sessions.revoke(&1, id).await.is_err());
         assert!(sessions.revoke_everyone().await.is_err());
         assert!(sessions.sign_out(&headers).await.ended().is_err());
-        assert!(sessions.confirm(1, &headers).await.is_err());
-        assert!(sessions.clean_up().await.is_err());
+        assert!(sessions.reauthenticate(1, &headers).await.is_err());
+        assert!(sessions.delete_expired().await.is_err());
         let mut client = sessions.store().pool().get().await.unwrap();
         let transaction = client.transaction().await.unwrap();
         let revoked = sessions.revoke_all_in_transaction(&transaction, &1).await;
         assert!(revoked.is_err());
         drop(transaction);
-        assert!(sessions.devices(&1).await.is_err());
+        assert!(sessions.sessions_of(&1).await.is_err());
         // Behind a transaction pooler no setting of the session can turn a policy into an error, so
         // `check()` must report it.
         assert_eq!(sessions.user(ada.token()).await.is_err(), !pooling);
@@ -367,7 +367,7 @@ async fn same_column_name_twice_is_an_error() {
         let sessions = SessionService::new(store);
         let ada = sessions.sign_in_without_request(1).await.unwrap();
         let error = sessions.user(ada.token()).await.map(drop).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Row);
+        assert_eq!(error.kind(), ErrorKind::Decode);
         assert!(
             message(&error).contains("more than one column"),
             "{}",

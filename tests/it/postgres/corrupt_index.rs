@@ -1,7 +1,7 @@
 //! A corrupt index that leads to the row of another session or another user.
 
 use ephemeral_postgres::TestDatabase;
-use tower_user_session::{ErrorKind, SessionToken};
+use tower_user_session::{ErrorKind, session::SessionToken};
 
 use crate::support::{database, sessions};
 

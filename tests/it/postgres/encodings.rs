@@ -62,7 +62,7 @@ async fn user_agent_that_the_encoding_cannot_store_is_left_out() {
                 .unwrap();
             transaction.commit().await.unwrap();
             drop(lent);
-            let listed = sessions.devices(&1).await.unwrap();
+            let listed = sessions.sessions_of(&1).await.unwrap();
             assert_eq!(listed.len(), 2, "{encoding}");
             for session in listed {
                 assert_eq!(
@@ -113,7 +113,7 @@ async fn unreadable_user_agent_hides_no_session() {
         .await
         .unwrap();
     let _ = sessions.sign_in_without_request(1).await.unwrap();
-    let listed = sessions.devices(&1).await.unwrap();
+    let listed = sessions.sessions_of(&1).await.unwrap();
     assert_eq!(listed.len(), 2);
     let shown = listed
         .iter()
@@ -142,7 +142,7 @@ async fn mapped_address_is_stored_as_ipv4() {
     ] {
         let given: std::net::IpAddr = given.parse().unwrap();
         let _ = sessions.sign_in_without_request(1).ip(given).await.unwrap();
-        let listed = sessions.devices(&1).await.unwrap();
+        let listed = sessions.sessions_of(&1).await.unwrap();
         assert_eq!(listed[0].ip, Some(stored.parse().unwrap()));
         sessions.revoke_all(&1).await.unwrap();
     }

@@ -6,8 +6,8 @@ use std::{error::Error as _, time::Duration};
 use deadpool_postgres::Pool;
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    BoxError, CurrentSession, Error, ErrorKind, Lifetime, LookupRow, PgSessionStore, PgUser,
-    SessionService,
+    BoxError, CurrentSession, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
+    session::Lifetime,
 };
 
 use crate::support::{Logs, PgSessions, cookie, database, number, pool, sessions, sql};
@@ -23,7 +23,7 @@ fn message(error: &Error) -> String {
 enum Call {
     SignIn(i64),
     SignInTwice,
-    Confirm,
+    Reauthenticate,
     SignOut,
     Revoke,
     RevokeOthers,
@@ -39,7 +39,7 @@ async fn fails(sessions: &PgSessions, call: Call, change: &str, database: &TestD
     let outcome = match call {
         Call::SignIn(user) => sessions.sign_in_without_request(user).await.map(drop),
         Call::SignInTwice => sessions.sign_in_without_request(1).await.map(drop),
-        Call::Confirm => sessions.confirm(1, &headers).await.map(drop),
+        Call::Reauthenticate => sessions.reauthenticate(1, &headers).await.map(drop),
         Call::SignOut => {
             let signed_out = sessions.sign_out(&headers).await;
             signed_out.ended().map(drop).map_err(Clone::clone)
@@ -108,13 +108,13 @@ async fn constraints_and_triggers_of_the_application_are_named() {
             "short",
         ),
         (suppress("INSERT"), Call::SignIn(1), ErrorKind::Statement, "trigger"),
-        (suppress("UPDATE"), Call::Confirm, ErrorKind::Statement, "trigger"),
+        (suppress("UPDATE"), Call::Reauthenticate, ErrorKind::Statement, "trigger"),
         (suppress("DELETE"), Call::SignOut, ErrorKind::Statement, "trigger"),
         (suppress("DELETE"), Call::Revoke, ErrorKind::Statement, "trigger"),
         (suppress("DELETE"), Call::RevokeOthers, ErrorKind::Statement, "trigger"),
         (suppress("DELETE"), Call::RevokeEveryone, ErrorKind::Statement, "trigger"),
-        ("SELECT".to_owned(), Call::SignIn(77), ErrorKind::UserRefused, "cannot be signed in"),
-        ("DELETE FROM sessions".to_owned(), Call::Confirm, ErrorKind::NoSession, "no live session"),
+        ("SELECT".to_owned(), Call::SignIn(77), ErrorKind::UserNotAllowed, "cannot be signed in"),
+        ("DELETE FROM sessions".to_owned(), Call::Reauthenticate, ErrorKind::SessionNotFound, "no live session"),
     ];
     for (change, call, kind, says) in cases {
         let database = database().await;
@@ -229,7 +229,7 @@ async fn conversion_error_is_not_a_lost_connection() {
         let sessions = SessionService::new(store);
         let signed_in = sessions.sign_in_without_request(1).await.map(drop);
         let revoked = sessions.revoke_all(&1).await.map(drop);
-        let listed = sessions.devices(&1).await.map(drop);
+        let listed = sessions.sessions_of(&1).await.map(drop);
         for outcome in [signed_in, revoked, listed] {
             let error = outcome.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Schema, "{error:?}");
@@ -331,7 +331,7 @@ async fn read_only_primary_is_not_in_recovery() {
     let headers = cookie(&sessions, ada.token());
     let signed_in = sessions.sign_in_without_request(1).await.map(drop);
     let revoked = sessions.revoke_all(&1).await.map(drop);
-    let confirmed = sessions.confirm(1, &headers).await.map(drop);
+    let confirmed = sessions.reauthenticate(1, &headers).await.map(drop);
     let signed_out = sessions.sign_out(&headers).await;
     let signed_out = signed_out.ended().map(drop).map_err(Clone::clone);
     let everyone = sessions.revoke_everyone().await.map(drop);

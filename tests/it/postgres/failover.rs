@@ -219,8 +219,7 @@ async fn an_asynchronous_sign_out_can_be_lost_in_a_failover() {
     let sessions = sessions_on(pair.config());
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let stale = SessionService::new(
-        PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2))
-            .with_stale_reads_from_a_replica(),
+        PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2)).allow_stale_replica_reads(),
     );
     while stale.user(ada.token()).await.unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -259,8 +258,7 @@ async fn a_lagging_replica_is_rejected_unless_allowed() {
     assert_eq!(error.kind(), ErrorKind::Recovery);
 
     let stale = SessionService::new(
-        PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2))
-            .with_stale_reads_from_a_replica(),
+        PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2)).allow_stale_replica_reads(),
     );
     while stale.user(ada.token()).await.unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -309,7 +307,7 @@ async fn a_lookup_canceled_by_recovery_is_retried_once() {
         .unwrap();
     let replica = pair.replica_config();
     let stale = SessionService::new(
-        PgSessionStore::<Slow>::new(pool_of(replica.clone(), 2)).with_stale_reads_from_a_replica(),
+        PgSessionStore::<Slow>::new(pool_of(replica.clone(), 2)).allow_stale_replica_reads(),
     );
     while stale.user(ada.token()).await.unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;

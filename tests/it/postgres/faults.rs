@@ -12,7 +12,9 @@ use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tokio::net::TcpListener;
 use tower_user_session::{
-    ErrorKind, PgSessionStore, SessionId, SessionService, SessionStore as _, SessionToken,
+    ErrorKind, PgSessionStore, SessionService,
+    session::{SessionId, SessionToken},
+    store::SessionStore as _,
     tokio_postgres::{Config, NoTls},
 };
 
@@ -338,9 +340,8 @@ async fn a_server_in_recovery_is_rejected() {
     let store = PgSessionStore::<User>::new(pool(&database, 2));
     store.migrate().await.unwrap();
     let sessions = SessionService::new(store);
-    let stale: PgSessions = SessionService::new(
-        PgSessionStore::new(pool(&database, 2)).with_stale_reads_from_a_replica(),
-    );
+    let stale: PgSessions =
+        SessionService::new(PgSessionStore::new(pool(&database, 2)).allow_stale_replica_reads());
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
 
@@ -365,18 +366,21 @@ async fn a_server_in_recovery_is_rejected() {
     assert!(stale.store().check().await.unwrap().in_recovery());
     // N05: its results are never cached, because a notification may have arrived before the change
     // was replayed.
-    stale.cache(ManualFeed::default(), 10).await.unwrap();
+    stale.enable_cache(ManualFeed::default(), 10).await.unwrap();
     for _ in 0..3 {
         assert_eq!(stale.user(ada.token()).await.unwrap(), Some(User::ada()));
     }
-    assert_eq!(stale.counts().from_cache, 0);
+    assert_eq!(stale.metrics().from_cache, 0);
     // Nor can it prove that a stream's session has not ended, or has not yet begun there.
     let ids = [ada.session().id(), SessionId::from_bytes([7; 16])];
     for ids in [&ids[..1], &ids[1..]] {
-        let error = sessions.store().still_live(ids).await.unwrap_err();
+        let error = sessions.store().remaining_lifetimes(ids).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Recovery);
     }
-    assert_eq!(stale.store().still_live(&ids).await.unwrap().len(), 1);
+    assert_eq!(
+        stale.store().remaining_lifetimes(&ids).await.unwrap().len(),
+        1
+    );
 
     let promoted: bool = database
         .client()
@@ -387,11 +391,19 @@ async fn a_server_in_recovery_is_rejected() {
         .get(0);
     assert!(promoted);
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
-    assert_eq!(sessions.store().still_live(&ids).await.unwrap().len(), 1);
+    assert_eq!(
+        sessions
+            .store()
+            .remaining_lifetimes(&ids)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
     assert!(sessions.sign_in_without_request(1).await.is_ok());
     for _ in 0..3 {
         assert!(stale.user(ada.token()).await.unwrap().is_some());
     }
-    assert!(stale.counts().from_cache > 0);
+    assert!(stale.metrics().from_cache > 0);
     drop(server);
 }

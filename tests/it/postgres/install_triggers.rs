@@ -11,7 +11,7 @@ use crate::support::{
     number, pool, sessions, sql,
 };
 
-const ANNOUNCED: &str = include_str!("../../../src/postgres/announced.sql");
+const ANNOUNCED: &str = include_str!("../../../src/postgres/sql/announced.sql");
 
 /// A repeated installation changes nothing and waits for no lock. Disabled or lost triggers are
 /// repaired. `check` reports whether all are in place.
@@ -33,11 +33,11 @@ async fn triggers_are_installed_once_and_checked() {
     let is =
         |sessions, with_users: bool| (channel.clone(), sessions, with_users.then(|| users.clone()));
     assert_eq!(announced().await, is(false, false));
-    store.migrate().announce_ended_sessions().await.unwrap();
+    store.migrate().notify_on_revocation().await.unwrap();
     assert_eq!(announced().await, is(true, false));
     // The order makes no difference.
-    let both = store.migrate().announce_changed_users();
-    both.announce_ended_sessions().await.unwrap();
+    let both = store.migrate().notify_on_user_change();
+    both.notify_on_revocation().await.unwrap();
     assert_eq!(announced().await, is(true, true));
 
     let mut busy = database.client().await;
@@ -46,7 +46,7 @@ async fn triggers_are_installed_once_and_checked() {
     writing.execute(lock, &[]).await.unwrap();
     let before = "SELECT max(oid)::text::bigint FROM pg_trigger";
     let before_again = number(&database, before).await;
-    let again = store.migrate().announce_changed_users().into_future();
+    let again = store.migrate().notify_on_user_change().into_future();
     let again = tokio::time::timeout(Duration::from_secs(60), again).await;
     again
         .expect("the installation waited for the writer")
@@ -110,7 +110,7 @@ async fn triggers_are_installed_once_and_checked() {
         } else {
             store.check().await.unwrap();
         }
-        store.migrate().announce_changed_users().await.unwrap();
+        store.migrate().notify_on_user_change().await.unwrap();
         assert_eq!(announced().await, is(true, true), "{loss}");
     }
 }
@@ -141,11 +141,11 @@ async fn other_triggers_are_not_mistaken_for_the_announcing_ones() {
 
     // Triggers of another table.
     let other = PgSessionStore::<User>::new(pool(&database, 2)).with_table("others");
-    other.migrate().announce_ended_sessions().await.unwrap();
+    other.migrate().notify_on_revocation().await.unwrap();
     assert!(announced("others").await);
     assert!(!announced("sessions").await);
 
-    store.migrate().announce_ended_sessions().await.unwrap();
+    store.migrate().notify_on_revocation().await.unwrap();
     assert!(announced("sessions").await);
     // A trigger that announces some changes only.
     client
@@ -158,7 +158,7 @@ async fn other_triggers_are_not_mistaken_for_the_announcing_ones() {
         .unwrap();
     assert!(!announced("sessions").await);
     assert!(announced("others").await);
-    store.migrate().announce_ended_sessions().await.unwrap();
+    store.migrate().notify_on_revocation().await.unwrap();
     assert!(announced("sessions").await);
 }
 
@@ -176,7 +176,7 @@ async fn older_functions_are_replaced() {
         sql(&database, &older).await;
     }
     let sessions = sessions(&database);
-    let migrate = sessions.store().migrate().announce_changed_users();
+    let migrate = sessions.store().migrate().notify_on_user_change();
     migrate.await.unwrap();
     let mut feed = Feed::of(&database, "sessions").await;
     let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -202,13 +202,13 @@ async fn a_function_owned_by_another_role_is_rejected() {
         sql(&database, statement).await;
     }
     let migrate = sessions(&database).store().migrate();
-    let error = migrate.announce_ended_sessions().await.unwrap_err();
+    let error = migrate.notify_on_revocation().await.unwrap_err();
     let message = format!("{error:?}");
     assert!(message.contains("belongs to another role"), "{message}");
     sql(&database, &format!("DROP OWNED BY {role}")).await;
     sql(&database, &format!("DROP ROLE {role}")).await;
     let migrate = sessions(&database).store().migrate();
-    migrate.announce_ended_sessions().await.unwrap();
+    migrate.notify_on_revocation().await.unwrap();
 }
 
 /// Without the sessions table, or with another table of that name, the error says what to do.

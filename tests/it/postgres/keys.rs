@@ -2,7 +2,8 @@
 
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    BoxError, LookupRow, PgSessionStore, PgUser, SessionId, SessionService, tokio_postgres::types,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, session::SessionId,
+    tokio_postgres::types,
 };
 
 use crate::support::{User, database, pool, sessions, sql};
@@ -100,7 +101,7 @@ async fn works_with<U>(
     let sessions = SessionService::new(store);
     let signed_in = sessions.sign_in_without_request(id.clone()).await.unwrap();
     assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
-    assert_eq!(sessions.devices(&id).await.unwrap().len(), 1);
+    assert_eq!(sessions.sessions_of(&id).await.unwrap().len(), 1);
     assert!(
         sessions
             .revoke(&id, signed_in.session().id())
@@ -108,7 +109,7 @@ async fn works_with<U>(
             .unwrap()
     );
     assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
-    assert_eq!(sessions.clean_up().await.unwrap(), 0);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -204,12 +205,12 @@ async fn stands_by_its_tables(database: &TestDatabase, store: PgSessionStore<Qua
         sessions.user(eve.token()).await.unwrap(),
         Some(Qualified(2))
     );
-    assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
+    assert_eq!(sessions.sessions_of(&1).await.unwrap().len(), 1);
     sql(
         database,
         "UPDATE public.sessions SET expires_at = pg_catalog.now() - interval '1 second'",
     )
     .await;
     assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
-    assert_eq!(sessions.clean_up().await.unwrap(), 2);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 2);
 }

@@ -16,7 +16,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tower_user_session::{
-    BoxError, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService, SessionToken,
+    BoxError, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
+    session::SessionToken,
 };
 
 use crate::support::{
@@ -200,7 +201,7 @@ async fn a_locked_user_delays_no_other_user() {
             waiting.spawn(async move {
                 match n % 3 {
                     0 => drop(sessions.sign_in(1, &headers).await),
-                    1 => drop(sessions.confirm(1, &headers).await),
+                    1 => drop(sessions.reauthenticate(1, &headers).await),
                     _ => drop(sessions.sign_out(&headers).await),
                 }
             });
@@ -216,7 +217,7 @@ async fn a_locked_user_delays_no_other_user() {
             .await;
             let eve = eve.expect(name).unwrap();
             assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
-            assert_eq!(sessions.devices(&2).await.unwrap().len(), 1, "{name}");
+            assert_eq!(sessions.sessions_of(&2).await.unwrap().len(), 1, "{name}");
             assert!(sign_out(&sessions, eve.token()).await.unwrap(), "{name}");
             rounds += 1;
         }

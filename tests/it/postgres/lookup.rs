@@ -5,8 +5,10 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc, task::Poll};
 use http::{Request, Response, StatusCode};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_user_session::{
-    BoxError, EmptyResponseForRejection, ErrorKind, LoadUserLayer, LookupRow, PgSessionStore,
-    PgUser, Rejection, SessionService, SessionToken, tokio_postgres,
+    BoxError, ErrorKind, LoadUserLayer, LookupRow, PgSessionStore, PgUser, SessionService,
+    rejection::{EmptyResponseForRejection, Rejection},
+    session::SessionToken,
+    tokio_postgres,
 };
 
 use crate::support::{PgSessions, User, cookie, database, number, pool, sessions, sql};
@@ -101,7 +103,7 @@ async fn the_users_row_is_read_on_every_request() {
             .await
             .unwrap_err()
             .kind(),
-        ErrorKind::UserRefused
+        ErrorKind::UserNotAllowed
     );
     sql(
         &database,
@@ -117,7 +119,7 @@ async fn the_users_row_is_read_on_every_request() {
             .await
             .unwrap_err()
             .kind(),
-        ErrorKind::UserRefused
+        ErrorKind::UserNotAllowed
     );
 }
 
@@ -153,7 +155,7 @@ impl PgUser for Lookalike {
             "live_session_id",
             "live_session_expires_at",
             "asked_digest",
-            "question",
+            "query_seq",
             "last_seen_at",
             "now",
         ] {
@@ -180,7 +182,7 @@ async fn user_columns_never_replace_session_columns() {
     .await;
     let sessions = SessionService::new(PgSessionStore::<Lookalike>::new(pool(&database, 2)));
     let ada = sessions.sign_in_without_request(1).await.unwrap();
-    let before = sessions.counts();
+    let before = sessions.metrics();
     let roles = vec!["admin".to_owned(), "writer".to_owned()];
     let expected = Lookalike {
         id: 1,
@@ -188,7 +190,7 @@ async fn user_columns_never_replace_session_columns() {
         roles,
     };
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(expected));
-    assert_eq!(sessions.counts().statements - before.statements, 1);
+    assert_eq!(sessions.metrics().statements - before.statements, 1);
 }
 
 /// User types with one defect each.
@@ -313,7 +315,7 @@ async fn one_invalid_row_fails_one_caller() {
         assert_eq!(fine, good.map(|(_, user)| Some(user)));
         let error = failed.unwrap_err();
         assert!(
-            matches!(error.kind(), ErrorKind::Row | ErrorKind::Protocol),
+            matches!(error.kind(), ErrorKind::Decode | ErrorKind::Protocol),
             "{error:?}"
         );
         message(&error)
@@ -382,14 +384,14 @@ async fn an_unreadable_session_fails_one_caller() {
         sessions.user(eve.token()),
     );
     let error = failed.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Row);
+    assert_eq!(error.kind(), ErrorKind::Decode);
     assert!(
         message(&error).contains("out of range"),
         "{}",
         message(&error)
     );
     assert_eq!(fine.unwrap(), Some(User::eve()));
-    assert_eq!(sessions.counts().statements, 2);
+    assert_eq!(sessions.metrics().statements, 2);
 }
 
 /// Signing in checks whether the user exists, not how often the tables return it: one session
@@ -442,7 +444,7 @@ async fn a_missing_right_is_an_error_that_names_it() {
     let ada = limited.sign_in_without_request(1).await.unwrap();
     assert_eq!(limited.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert_eq!(limited.revoke_all(&1).await.unwrap(), 1);
-    assert_eq!(limited.clean_up().await.unwrap(), 0);
+    assert_eq!(limited.delete_expired().await.unwrap(), 0);
     drop(limited);
     sql(&database, &format!("DROP OWNED BY {role}")).await;
 }

@@ -191,7 +191,7 @@ async fn settings_end_with_the_migration() {
     let only = pool(&database, 1);
     let elsewhere = PgSessionStore::<User>::new(only.clone()).with_table("web_sessions");
     let migrate = elsewhere.migrate().users_table("app.accounts");
-    let migrate = migrate.users_key("account_id").announce_changed_users();
+    let migrate = migrate.users_key("account_id").notify_on_user_change();
     migrate.await.unwrap();
     let client = only.get().await.unwrap();
     for file in [
@@ -226,13 +226,13 @@ async fn a_migration_needs_the_documented_privileges() {
     let store = PgSessionStore::<User>::new(limited.clone());
     for _ in 0..2 {
         store.migrate().await.unwrap();
-        store.migrate().announce_ended_sessions().await.unwrap();
+        store.migrate().notify_on_revocation().await.unwrap();
     }
-    assert!(store.migrate().announce_changed_users().await.is_err());
+    assert!(store.migrate().notify_on_user_change().await.is_err());
     let own = format!("ALTER TABLE users OWNER TO {role}");
     sql(&database, &own).await;
     for _ in 0..2 {
-        store.migrate().announce_changed_users().await.unwrap();
+        store.migrate().notify_on_user_change().await.unwrap();
     }
     limited.close();
     sql(&database, &format!("DROP OWNED BY {role}")).await;

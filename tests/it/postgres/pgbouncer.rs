@@ -12,7 +12,10 @@ use std::{
 
 use ephemeral_postgres::{TestDatabase, skip};
 use http::HeaderMap;
-use tower_user_session::{ErrorKind, PgSessionStore, SessionLimit, SessionService, SessionToken};
+use tower_user_session::{
+    ErrorKind, PgSessionStore, SessionService,
+    session::{SessionLimit, SessionToken},
+};
 
 use crate::support::{
     COMPATIBLE_CHANGES, PgSessions, USERS, User, conformance::conforms, cookie, current, database,
@@ -64,7 +67,7 @@ async fn every_operation_leaves_no_state_on_server_connections() {
             limited.sign_in_without_request(1).await.is_ok(),
             ends_oldest
         );
-        assert_eq!(limited.devices(&1).await.unwrap().len(), 1);
+        assert_eq!(limited.sessions_of(&1).await.unwrap().len(), 1);
     }
 
     let sent = proxy.sent();
@@ -77,20 +80,20 @@ async fn every_operation_leaves_no_state_on_server_connections() {
 async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
     let phone = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(sessions, phone.token());
-    let confirmed = sessions.confirm(1, &headers).await.unwrap();
+    let confirmed = sessions.reauthenticate(1, &headers).await.unwrap();
     assert_eq!(sessions.user(phone.token()).await.unwrap(), None);
     let headers: HeaderMap = cookie(sessions, confirmed.token());
     let laptop = sessions
         .sign_in_without_request(1)
-        .only_if_still("u.email", "ada@example.com")
-        .only_if_still("u.id", 1_i64)
+        .if_unchanged("u.email", "ada@example.com")
+        .if_unchanged("u.id", 1_i64)
         .await
         .unwrap();
     let refused = sessions
         .sign_in_without_request(1)
-        .only_if_still("u.email", "ada@old.com");
-    assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::UserRefused);
-    assert_eq!(sessions.devices(&1).await.unwrap().len(), 2);
+        .if_unchanged("u.email", "ada@old.com");
+    assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::UserNotAllowed);
+    assert_eq!(sessions.sessions_of(&1).await.unwrap().len(), 2);
 
     let mut client = sessions.store().pool().get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
@@ -130,7 +133,7 @@ async fn one_by_one(sessions: &PgSessions, database: &TestDatabase) {
     assert_eq!(sessions.user(tablet.token()).await.unwrap(), None);
     let _ = sessions.sign_in_without_request(2).await.unwrap();
     sql(database, "UPDATE sessions SET expires_at = now()").await;
-    assert_eq!(sessions.clean_up().await.unwrap(), 1);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 1);
 }
 
 /// Reads the state of both server connections, each of which a transaction holds.
@@ -188,10 +191,10 @@ async fn come_and_go(sessions: PgSessions, user: i64) {
             assert_eq!(known.unwrap().as_ref(), Some(&owner));
             assert_eq!(unknown.unwrap(), None);
         }
-        let devices = sessions.devices(&user).await.unwrap();
+        let devices = sessions.sessions_of(&user).await.unwrap();
         assert!(devices.iter().any(|device| device.is(&signed_in.session())));
         let headers = cookie(&sessions, signed_in.token());
-        let confirmed = sessions.confirm(user, &headers).await.unwrap();
+        let confirmed = sessions.reauthenticate(user, &headers).await.unwrap();
         let headers = cookie(&sessions, confirmed.token());
         let ended = sessions.sign_out(&headers).await;
         assert!(matches!(ended.ended(), Ok(true)));
@@ -330,7 +333,7 @@ async fn errors_without_the_setting_name_it() {
                     Ok(user) => assert_eq!(user, Some(User::ada())),
                     Err(error) => errors.push(error),
                 }
-                if let Err(error) = sessions.devices(&1).await {
+                if let Err(error) = sessions.sessions_of(&1).await {
                     errors.push(error);
                 }
             }

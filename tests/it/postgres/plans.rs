@@ -4,7 +4,9 @@ use std::time::SystemTime;
 
 use ephemeral_postgres::{Server, Source, TestDatabase, skip};
 use tower_user_session::{
-    PgSessionStore, SessionId, SessionLookup, SessionService, SessionUse, TokenDigest,
+    PgSessionStore, SessionService,
+    session::{SessionId, TokenDigest},
+    store::{SessionLookup, SessionUse},
 };
 
 use crate::support::{USERS, User, database, number, pool, sessions, sql};

@@ -6,7 +6,8 @@ use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
 use ephemeral_postgres::TestDatabase;
 use http::{HeaderMap, HeaderValue, header::USER_AGENT};
 use tower_user_session::{
-    BoxError, PgSessionStore, SessionLimit, SessionService, tokio_postgres::error::SqlState,
+    BoxError, PgSessionStore, SessionService, session::SessionLimit,
+    tokio_postgres::error::SqlState,
 };
 
 use crate::support::{User, cookie, current, database, number, sql};
@@ -49,9 +50,9 @@ async fn everything(database: &TestDatabase, role: &str) -> Result<(), BoxError>
     let phone = phone.remember(true).await?;
     assert_eq!(sessions.user(phone.token()).await?, Some(User::ada()));
     let headers = cookie(&sessions, phone.token());
-    let phone = sessions.confirm(1, &headers).await?;
+    let phone = sessions.reauthenticate(1, &headers).await?;
     let laptop = sessions.sign_in_without_request(1).await?;
-    assert_eq!(sessions.devices(&1).await?.len(), 2);
+    assert_eq!(sessions.sessions_of(&1).await?.len(), 2);
     sessions.revoke(&1, laptop.session().id()).await?;
     let _tablet = sessions.sign_in_without_request(1).await?;
     let mut client = sessions.store().pool().get().await?;
@@ -82,7 +83,7 @@ async fn everything(database: &TestDatabase, role: &str) -> Result<(), BoxError>
     assert_eq!(sessions.revoke_all(&1).await?, 1);
     let _again = sessions.sign_in_without_request(1).await?;
     sql(database, "UPDATE sessions SET expires_at = now()").await;
-    assert_eq!(sessions.clean_up().await?, 1);
+    assert_eq!(sessions.delete_expired().await?, 1);
     let _again = sessions.sign_in_without_request(1).await?;
     assert_eq!(sessions.revoke_everyone().await?, 1);
     Ok(())

@@ -13,7 +13,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tower_user_session::{
-    Error, ErrorKind, PgSessionStore, SessionService, SessionToken,
+    Error, ErrorKind, PgSessionStore, SessionService,
+    session::SessionToken,
     tokio_postgres::{Config, types::Type},
 };
 
@@ -292,7 +293,7 @@ async fn a_malformed_response_is_an_error_and_closes_the_connection() {
         (Lie::ThenError, None),
         (Lie::ReadyTwice, None),
         (Lie::EndsInRow, Some(ErrorKind::Connection)),
-        (Lie::WrongTypes, Some(ErrorKind::Row)),
+        (Lie::WrongTypes, Some(ErrorKind::Decode)),
     ] {
         let sessions = liar.sessions();
         let ada = sessions.sign_in_without_request(1).await.unwrap();

@@ -2,7 +2,7 @@
 
 use ephemeral_postgres::{TestDatabase, skip};
 use tower_user_session::{
-    BoxError, LookupRow, PgSessionStore, PgUser, SessionLimit, SessionService,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, session::SessionLimit,
 };
 
 use crate::support::{cookie, pool};
@@ -137,29 +137,33 @@ async fn use_everything(store: PgSessionStore<Named>, name: &str) {
     let sessions = SessionService::new(store);
     let one = sessions
         .sign_in_without_request(ada())
-        .only_if_still("u.hash", "x");
+        .if_unchanged("u.hash", "x");
     let one = one
         .await
         .unwrap_or_else(|error| panic!("{name}: {error:?}"));
     let changed = sessions
         .sign_in_without_request(ada())
-        .only_if_still("u.hash", "y")
+        .if_unchanged("u.hash", "y")
         .await;
     assert!(changed.is_err(), "{name}");
     let eve = sessions.sign_in_without_request("eve".to_owned());
-    let eve = eve.only_if_still("u.hash", None::<String>).await.unwrap();
+    let eve = eve.if_unchanged("u.hash", None::<String>).await.unwrap();
     let user = sessions.user(one.token()).await.unwrap();
     assert_eq!(user, Some(Named("Ada".to_owned())), "{name}");
     let user = sessions.user(eve.token()).await.unwrap();
     assert_eq!(user, Some(Named("Eve".to_owned())), "{name}");
     let headers = cookie(&sessions, one.token());
-    let one = sessions.confirm(ada(), &headers).await.unwrap();
+    let one = sessions.reauthenticate(ada(), &headers).await.unwrap();
     let two = sessions.sign_in_without_request(ada()).await.unwrap();
     let _three = sessions
         .sign_in(ada(), &cookie(&sessions, two.token()))
         .await
         .unwrap();
-    assert_eq!(sessions.devices(&ada()).await.unwrap().len(), 2, "{name}");
+    assert_eq!(
+        sessions.sessions_of(&ada()).await.unwrap().len(),
+        2,
+        "{name}"
+    );
     assert!(
         sessions.revoke(&ada(), one.session().id()).await.unwrap(),
         "{name}"
@@ -167,7 +171,7 @@ async fn use_everything(store: PgSessionStore<Named>, name: &str) {
     assert_eq!(sessions.revoke_all(&ada()).await.unwrap(), 1, "{name}");
     let signed_out = sessions.sign_out(&cookie(&sessions, eve.token())).await;
     assert!(signed_out.ended().unwrap(), "{name}");
-    sessions.clean_up().await.unwrap();
+    sessions.delete_expired().await.unwrap();
     assert_eq!(sessions.revoke_everyone().await.unwrap(), 0, "{name}");
 }
 
@@ -192,7 +196,10 @@ async fn citext_keys_compare_with_their_own_operator() {
                 .unwrap();
             let user = sessions.user(signed_in.token()).await.unwrap();
             assert_eq!(user, Some(Named("Ada".to_owned())));
-            assert_eq!(sessions.devices(&"aDa".to_owned()).await.unwrap().len(), 1);
+            assert_eq!(
+                sessions.sessions_of(&"aDa".to_owned()).await.unwrap().len(),
+                1
+            );
             assert_eq!(sessions.revoke_all(&"Ada".to_owned()).await.unwrap(), 1);
         }
     }

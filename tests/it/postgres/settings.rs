@@ -6,8 +6,9 @@ use deadpool_postgres::Pool;
 use ephemeral_postgres::TestDatabase;
 use tokio::{task::JoinSet, time::timeout};
 use tower_user_session::{
-    ErrorKind, PgSessionStore, SessionLimit, SessionLookup as _, SessionService, SessionStore as _,
-    SessionToken, SessionUse, deadpool_postgres,
+    ErrorKind, PgSessionStore, SessionService, deadpool_postgres,
+    session::{SessionLimit, SessionToken},
+    store::{SessionLookup as _, SessionStore as _, SessionUse},
     tokio_postgres::{self, IsolationLevel},
 };
 
@@ -265,7 +266,11 @@ async fn state_left_on_pooled_connections_reaches_no_statement() {
         let user = async || sessions.user(signed_in.token()).await.expect(left);
         leave().await;
         assert_eq!(user().await, Some(User::ada()), "{left}");
-        assert_eq!(sessions.devices(&1).await.expect(left).len(), 1, "{left}");
+        assert_eq!(
+            sessions.sessions_of(&1).await.expect(left).len(),
+            1,
+            "{left}"
+        );
         leave().await;
         let headers = cookie(&sessions, signed_in.token());
         let signed_out = sessions.sign_out(&headers).await;
@@ -278,7 +283,7 @@ async fn state_left_on_pooled_connections_reaches_no_statement() {
         leave().await;
         assert_eq!(sessions.revoke_everyone().await.expect(left), 0);
         leave().await;
-        assert_eq!(sessions.clean_up().await.expect(left), 0);
+        assert_eq!(sessions.delete_expired().await.expect(left), 0);
         leave().await;
         sessions.store().migrate().await.expect(left);
         let changed = "SELECT count(*) FROM users WHERE email = 'changed'";
@@ -348,7 +353,11 @@ async fn hooks_of_the_pool_hold_for_every_statement() {
             .expect(name)
             .expect(name);
         assert_eq!(user.email == "tenant", in_tenant == 1, "{name}");
-        assert_eq!(sessions.devices(&1).await.expect(name).len(), 1, "{name}");
+        assert_eq!(
+            sessions.sessions_of(&1).await.expect(name).len(),
+            1,
+            "{name}"
+        );
         assert!(sign_out(&sessions, signed_in.token()).await.expect(name));
         database
             .client()
@@ -410,26 +419,31 @@ async fn outdated_statements_are_prepared_again() {
         let sessions = limited(&database, 2, limit);
         for round in 0..2 {
             let ada = sessions.sign_in_without_request(1).await.expect(change);
-            let again = sessions.confirm(1, &cookie(&sessions, ada.token())).await;
+            let again = sessions
+                .reauthenticate(1, &cookie(&sessions, ada.token()))
+                .await;
             let again = again.expect(change);
             assert_eq!(
                 sessions.user(again.token()).await.expect(change),
                 Some(User::ada())
             );
             assert_eq!(
-                sessions.devices(&1).await.expect(change).len(),
+                sessions.sessions_of(&1).await.expect(change).len(),
                 1,
                 "{change}"
             );
             let store = sessions.store();
             let id = again.session().id();
-            assert_eq!(store.still_live(&[id]).await.expect(change).len(), 1);
+            assert_eq!(
+                store.remaining_lifetimes(&[id]).await.expect(change).len(),
+                1
+            );
             let used = SessionUse::new(id, std::time::SystemTime::now());
             store.touch(&[used]).await.expect(change);
             assert!(sign_out(&sessions, again.token()).await.expect(change));
             let _ = sessions.sign_in_without_request(1).await.expect(change);
             assert_eq!(sessions.revoke_all(&1).await.expect(change), 1);
-            assert_eq!(sessions.clean_up().await.expect(change), 0);
+            assert_eq!(sessions.delete_expired().await.expect(change), 0);
             if round == 0 {
                 database.client().await.batch_execute(change).await.unwrap();
             }
@@ -556,7 +570,10 @@ async fn nondeterministic_collations_are_copied_from_the_key() {
         .sign_in_without_request("ADA".to_owned())
         .await
         .unwrap();
-    assert_eq!(sessions.devices(&"Ada".to_owned()).await.unwrap().len(), 1);
+    assert_eq!(
+        sessions.sessions_of(&"Ada".to_owned()).await.unwrap().len(),
+        1
+    );
     assert_eq!(sessions.revoke_all(&"ADA".to_owned()).await.unwrap(), 1);
     assert!(sessions.user(signed_in.token()).await.unwrap().is_none());
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 use ephemeral_postgres::TestDatabase;
 use http::{HeaderMap, header::SET_COOKIE};
 use tower_user_session::{
-    CleanedUp, ErrorKind, Lifetime, PgSessionStore, Rotation, SessionId, SessionLimit,
-    SessionLookup, SessionService, SessionStore, SessionTimes, SessionToken, SessionUse,
+    ErrorKind, PgSessionStore, SessionService,
+    session::{Lifetime, SessionId, SessionLimit, SessionTimestamps, SessionToken},
+    store::{ExpiredBatch, RotateOutcome, SessionLookup, SessionStore, SessionUse},
 };
 
 use crate::support::{
@@ -103,13 +104,16 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     set(&database, id, long_ago).await;
 
     assert!(finds(&sessions, old.token()).await);
-    let devices = sessions.devices(&1).await.unwrap();
+    let devices = sessions.sessions_of(&1).await.unwrap();
     assert!(devices.len() == 1 && devices[0].id == id);
-    let live = store.still_live(&[id]).await.unwrap();
+    let live = store.remaining_lifetimes(&[id]).await.unwrap();
     assert!(live.len() == 1 && live[0].id == id && live[0].remaining > 29 * 24 * 60 * MINUTE);
     let error = sessions.sign_in_without_request(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooManySessions);
-    assert_eq!(store.clean_up(None).await.unwrap(), CleanedUp::new(0, None));
+    assert_eq!(
+        store.delete_expired(None).await.unwrap(),
+        ExpiredBatch::new(0, None)
+    );
 
     let now = time(&database, id, "now()").await;
     store.touch(&[SessionUse::new(id, now)]).await.unwrap();
@@ -119,7 +123,10 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     let new = SessionToken::generate().unwrap();
     let presented = [old.token().digest()];
     let rotation = store.rotate(&1, &presented, new.digest());
-    assert!(matches!(rotation.await.unwrap(), Rotation::Done { .. }));
+    assert!(matches!(
+        rotation.await.unwrap(),
+        RotateOutcome::Rotated { .. }
+    ));
 
     set(&database, id, long_ago).await;
     let sessions = limited(&database, lifetime, SessionLimit::end_oldest(1).unwrap());
@@ -192,7 +199,7 @@ async fn the_limit_counts_the_users_live_sessions() {
 
     let disable = "UPDATE users SET disabled_at = now() WHERE id = 1";
     sql(&database, disable).await;
-    assert_eq!(refused().await, ErrorKind::UserRefused);
+    assert_eq!(refused().await, ErrorKind::UserNotAllowed);
     sql(&database, "UPDATE users SET disabled_at = NULL").await;
 
     set(&database, second.session().id(), "expires_at = now()").await;
@@ -231,9 +238,9 @@ async fn a_token_is_confirmed_once() {
     let (mut confirmed, mut refused) = (Vec::new(), 0);
     for confirmation in confirmations {
         match confirmation.await.unwrap() {
-            (Rotation::Done { .. }, new) => confirmed.push(new),
-            (Rotation::NoSession, _) => refused += 1,
-            (Rotation::DigestTaken | _, _) => unreachable!("no two tokens are the same"),
+            (RotateOutcome::Rotated { .. }, new) => confirmed.push(new),
+            (RotateOutcome::NotFound, _) => refused += 1,
+            (RotateOutcome::DuplicateDigest | _, _) => unreachable!("no two tokens are the same"),
         }
     }
     assert_eq!((confirmed.len(), refused), (1, 1));
@@ -262,9 +269,9 @@ async fn a_confirmation_returns_the_session_as_it_is_then() {
         let expires_at = time(&database, id, "expires_at").await;
 
         let headers = cookie(&sessions, old.token());
-        let new = sessions.confirm(1, &headers).await.unwrap();
+        let new = sessions.reauthenticate(1, &headers).await.unwrap();
         let now = new.session().times().now;
-        let mut expected = SessionTimes::at(now);
+        let mut expected = SessionTimestamps::at(now);
         expected.created_at = created_at;
         expected.expires_at = expires_at;
         assert_eq!(new.session().times(), expected);
@@ -299,7 +306,9 @@ async fn a_confirmation_changes_one_session() {
         let new = SessionToken::generate().unwrap();
         let rotation = sessions.store().rotate(&1, &presented, new.digest());
         match rotation.await.unwrap() {
-            Rotation::Done { session, .. } => assert_eq!(session.id(), newer.session().id()),
+            RotateOutcome::Rotated { session, .. } => {
+                assert_eq!(session.id(), newer.session().id());
+            }
             other => unreachable!("{other:?}"),
         }
         assert!(finds(&sessions, &new).await);
@@ -356,18 +365,21 @@ async fn cleaning_up_goes_from_batch_to_batch() {
     let mut client = database.client().await;
     let other = client.transaction().await.unwrap();
     other.execute(TAKE_THE_TURN, &[]).await.unwrap();
-    assert_eq!(store.clean_up(None).await.unwrap(), CleanedUp::new(0, None));
+    assert_eq!(
+        store.delete_expired(None).await.unwrap(),
+        ExpiredBatch::new(0, None)
+    );
     other.commit().await.unwrap();
 
-    let batch = store.clean_up(Some(64)).await.unwrap();
-    assert_eq!(batch, CleanedUp::new(second, Some(128)));
+    let batch = store.delete_expired(Some(64)).await.unwrap();
+    assert_eq!(batch, ExpiredBatch::new(second, Some(128)));
     assert_eq!(left().await, [first, 0, third]);
-    let batch = store.clean_up(None).await.unwrap();
-    assert_eq!(batch, CleanedUp::new(first, Some(64)));
+    let batch = store.delete_expired(None).await.unwrap();
+    assert_eq!(batch, ExpiredBatch::new(first, Some(64)));
     assert_eq!(left().await, [0, 0, third]);
     assert_eq!(
-        store.clean_up(Some(128)).await.unwrap(),
-        CleanedUp::new(third, None)
+        store.delete_expired(Some(128)).await.unwrap(),
+        ExpiredBatch::new(third, None)
     );
 }
 
@@ -379,7 +391,7 @@ async fn another_process_cleans_up_next() {
     for process in [&one, &another, &one] {
         let _ = one.sign_in_without_request(1).await.unwrap();
         sql(&database, "UPDATE sessions SET expires_at = now()").await;
-        assert_eq!(process.clean_up().await.unwrap(), 1);
+        assert_eq!(process.delete_expired().await.unwrap(), 1);
     }
 }
 
@@ -409,7 +421,7 @@ async fn devices_are_listed_by_their_last_use() {
         set(&database, id, &times).await;
         ids.push(id);
     }
-    let devices = sessions.devices(&1).await.unwrap();
+    let devices = sessions.sessions_of(&1).await.unwrap();
     let listed: Vec<_> = devices.iter().map(|device| device.id).collect();
     assert_eq!(listed, [ids[1], ids[2], ids[0]]);
     for device in devices {
@@ -452,7 +464,7 @@ async fn expires_at_is_the_next_limit_of_a_session() {
     }
     let _not_asked_about = sessions.sign_in_without_request(1).await.unwrap();
     sql(&database, disable).await;
-    let mut live = sessions.store().still_live(&asked).await.unwrap();
+    let mut live = sessions.store().remaining_lifetimes(&asked).await.unwrap();
     live.sort_unstable_by_key(|live| live.id);
     expected.sort_unstable();
     assert_eq!(live.len(), expected.len());

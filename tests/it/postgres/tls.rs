@@ -15,8 +15,8 @@ use rcgen::KeyPair;
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_user_session::{
-    DEFAULT_DEADLINE, Error, ErrorKind, LoadUserLayer, PgPoolBuilder, PgSessionStore, Rejection,
-    SessionService, SessionToken,
+    Error, ErrorKind, LoadUserLayer, PgSessionStore, SessionService, postgres::PgPoolBuilder,
+    rejection::Rejection, service::DEFAULT_DEADLINE, session::SessionToken,
 };
 
 use crate::support::{
@@ -385,7 +385,7 @@ async fn a_feed_connects_as_the_pool_does_after_the_password_was_rotated() {
         .present(signed(&ours, &["db.example"], "server", 4000))
         .await;
     let store = PgSessionStore::<User>::new(pool(&listening.database, 1));
-    store.migrate().announce_changed_users().await.unwrap();
+    store.migrate().notify_on_user_change().await.unwrap();
     let role = "CREATE ROLE app SUPERUSER LOGIN PASSWORD 'first'";
     listening.run(role).await;
     listening
@@ -407,7 +407,7 @@ async fn a_feed_connects_as_the_pool_does_after_the_password_was_rotated() {
         .unwrap();
     let sessions: PgSessions = SessionService::new(PgSessionStore::new(pool));
     let feed = sessions.store().feed_with(&connector);
-    sessions.cache(feed, 10).await.unwrap();
+    sessions.enable_cache(feed, 10).await.unwrap();
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     until_cached(&sessions, ada.token()).await;
 

@@ -27,7 +27,7 @@ async fn a_lookup_is_one_round_trip() {
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
         assert_eq!(proxy.sent(), one);
         // In its own transaction: `BEGIN` and `COMMIT` are sent with it.
-        assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
+        assert_eq!(sessions.sessions_of(&1).await.unwrap().len(), 1);
         let mut with_transaction = one.clone();
         with_transaction.insert('Q', 2);
         assert_eq!(proxy.sent(), with_transaction);
@@ -84,7 +84,7 @@ async fn a_type_that_is_not_built_in_is_rejected_by_name() {
     let error = direct.check().await.unwrap_err();
     assert_eq!(
         error.kind(),
-        ErrorKind::Row,
+        ErrorKind::Decode,
         "the type is the driver's to read, and no text"
     );
     proxy.sent();
@@ -102,26 +102,26 @@ async fn a_type_that_is_not_built_in_is_rejected_by_name() {
     assert_eq!(user, Some(Typed("Ada: merry".to_owned())));
 
     let sign_in = || cast.sign_in_without_request("ada".to_owned());
-    refused(sign_in().only_if_still("u.mood", "merry").await, "mood");
-    let moods = sign_in().only_if_still("u.moods", vec!["merry"]).await;
+    refused(sign_in().if_unchanged("u.mood", "merry").await, "mood");
+    let moods = sign_in().if_unchanged("u.moods", vec!["merry"]).await;
     refused(moods, "_mood");
     for (demands, signed_in) in [
-        (sign_in().only_if_still("u.mood::text", "merry"), true),
-        (sign_in().only_if_still("u.mood::text", "sad"), false),
+        (sign_in().if_unchanged("u.mood::text", "merry"), true),
+        (sign_in().if_unchanged("u.mood::text", "sad"), false),
         (
             sign_in()
-                .only_if_still("u.name", "Ada")
-                .only_if_still("u.level", 3_i16),
+                .if_unchanged("u.name", "Ada")
+                .if_unchanged("u.level", 3_i16),
             true,
         ),
         (
             sign_in()
-                .only_if_still("u.name", "Ada")
-                .only_if_still("u.level", 4_i16),
+                .if_unchanged("u.name", "Ada")
+                .if_unchanged("u.level", 4_i16),
             false,
         ),
-        (sign_in().only_if_still("u.level + 1", 4_i32), true),
-        (sign_in().only_if_still("NULL::text", None::<String>), true),
+        (sign_in().if_unchanged("u.level + 1", 4_i32), true),
+        (sign_in().if_unchanged("NULL::text", None::<String>), true),
     ] {
         assert_eq!(demands.await.is_ok(), signed_in);
     }

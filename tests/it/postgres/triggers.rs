@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, process::Command, time::SystemTime};
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{TestDatabase, skip};
 use tower_user_session::{
-    PgSessionStore, SessionId, SessionLimit, SessionLookup, SessionService, SessionUse, SignedIn,
+    PgSessionStore, SessionService, SignedIn,
+    session::{SessionId, SessionLimit},
+    store::{SessionLookup, SessionUse},
     tokio_postgres::NoTls,
 };
 
@@ -90,7 +92,9 @@ async fn every_change_of_a_session_is_announced() {
     sql(&database, columns).await;
     let old = sessions.sign_in_without_request(1).await.unwrap();
     let other = sessions.sign_in_without_request(1).await.unwrap();
-    let confirmed = sessions.confirm(1, &cookie(&sessions, old.token())).await;
+    let confirmed = sessions
+        .reauthenticate(1, &cookie(&sessions, old.token()))
+        .await;
     let confirmed = confirmed.unwrap();
     assert_eq!(id(&confirmed), id(&old));
     feed.one("changed", &[id(&old)]).await;
@@ -158,7 +162,7 @@ async fn clean_up_sends_few_notifications() {
     sql(&database, expire).await;
     assert_eq!(feed.received().await, ["everything"]);
     let live = sessions.sign_in_without_request(2).await.unwrap();
-    assert_eq!(sessions.clean_up().await.unwrap(), 300);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 300);
     feed.expect_none("cleaning up").await;
     fill(&database, 1).await;
     sql(&database, expire).await;
@@ -187,7 +191,7 @@ async fn cleaning_up_idle_sessions_names_each_of_them() {
         feed.received().await;
 
         assert_eq!(
-            sessions.clean_up().await.unwrap(),
+            sessions.delete_expired().await.unwrap(),
             u64::try_from(count).unwrap()
         );
         let received = feed.received().await;
@@ -213,7 +217,7 @@ async fn cleaning_up_ends_if_the_database_keeps_the_rows() {
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
         CREATE TRIGGER keep BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION keep()";
     database.client().await.batch_execute(keep).await.unwrap();
-    assert_eq!(patiently(sessions.clean_up()).await.unwrap(), 0);
+    assert_eq!(patiently(sessions.delete_expired()).await.unwrap(), 0);
 }
 
 /// One statement sends one notification, for any number of rows: at the size limit of a payload,
@@ -310,7 +314,9 @@ async fn every_way_to_end_a_session_announces_it() {
 async fn notifications_contain_no_secret() {
     let (database, sessions, mut feed) = announced_users().await;
     let old = sessions.sign_in_without_request(1).await.unwrap();
-    let new = sessions.confirm(1, &cookie(&sessions, old.token())).await;
+    let new = sessions
+        .reauthenticate(1, &cookie(&sessions, old.token()))
+        .await;
     let new = new.unwrap();
     sql(&database, "UPDATE users SET role = 'x'").await;
     let _ = sessions.sign_out(&cookie(&sessions, new.token())).await;
@@ -330,7 +336,7 @@ async fn notifications_contain_no_secret() {
 async fn triggers_need_no_further_privileges() {
     let database = TestDatabase::create(&format!("{USERS}; CREATE SCHEMA app")).await;
     let store = PgSessionStore::<User>::new(pool(&database, 2)).with_schema("app");
-    store.migrate().announce_changed_users().await.unwrap();
+    store.migrate().notify_on_user_change().await.unwrap();
     let mut feed = Feed::of(&database, "app.sessions").await;
     let role = format!("writer_{}", database.name());
     let as_role = async || {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use ephemeral_postgres::skip;
-use tower_user_session::{PgPoolBuilder, PgSessionStore, SessionService};
+use tower_user_session::{PgSessionStore, SessionService, postgres::PgPoolBuilder};
 
 use crate::support::{
     Logs, PgSessions, User, pool,
@@ -49,7 +49,7 @@ async fn an_unencrypted_connection_to_another_host_is_logged() {
         .await;
     listening.let_in("host all postgres samehost trust").await;
     let store = PgSessionStore::<User>::new(pool(&listening.database, 1));
-    store.migrate().announce_changed_users().await.unwrap();
+    store.migrate().notify_on_user_change().await.unwrap();
 
     let (port, name) = (listening.port, listening.database.name());
     for (address, encrypted, is_warned_of) in [
@@ -79,7 +79,7 @@ async fn an_unencrypted_connection_to_another_host_is_logged() {
         let check = sessions.store().check().await.unwrap();
         assert_eq!(check.encrypted(), Some(encrypted));
         let feed = sessions.store().feed_with(&connector);
-        sessions.follow(feed).await.unwrap();
+        sessions.subscribe(feed).await.unwrap();
         let logged = logs.text();
         for warning in [BY_CHECK, BY_FEED] {
             let warned = logged

@@ -3,7 +3,11 @@
 use std::time::SystemTime;
 
 use ephemeral_postgres::{TestDatabase, skip};
-use tower_user_session::{PgSessionStore, SessionId, SessionStore as _, UserKey};
+use tower_user_session::{
+    PgSessionStore,
+    session::{SessionId, UserKey},
+    store::SessionStore as _,
+};
 
 use crate::support::{
     User, database,
@@ -17,11 +21,11 @@ use crate::support::{
 async fn changed_users_are_announced_if_configured() {
     let database = database().await;
     let migrate = || sessions(&database).store().migrate();
-    migrate().announce_ended_sessions().await.unwrap();
+    migrate().notify_on_revocation().await.unwrap();
     let mut feed = Feed::of(&database, "sessions").await;
     sql(&database, "UPDATE users SET role = 'a'").await;
     feed.expect_none("not asked").await;
-    migrate().announce_changed_users().await.unwrap();
+    migrate().notify_on_user_change().await.unwrap();
     for statement in [
         "ALTER TABLE users ADD COLUMN settings json DEFAULT '{}'",
         "ALTER TABLE users ADD COLUMN place point",
@@ -76,7 +80,7 @@ async fn a_renamed_key_announces_everything() {
     let no_user = "UPDATE users SET role = 'd' WHERE \"Key\" = 99";
     sql(&database, no_user).await;
     feed.expect_none(no_user).await;
-    let announced = include_str!("../../../src/postgres/announced.sql");
+    let announced = include_str!("../../../src/postgres/sql/announced.sql");
     let announced = announced.replace(":table_name", "$1");
     let client = database.client().await;
     let users: Option<String> = client
@@ -86,7 +90,7 @@ async fn a_renamed_key_announces_everything() {
         .get(2);
     assert_eq!(users, None);
     let migrate = sessions.store().migrate().users_key("Key");
-    migrate.announce_changed_users().await.unwrap();
+    migrate.notify_on_user_change().await.unwrap();
     sql(&database, "UPDATE users SET role = 'e' WHERE \"Key\" = 2").await;
     feed.users(&["2"]).await;
 }
@@ -181,7 +185,7 @@ async fn a_key_of_every_type_announces_its_sessions() {
         client.batch_execute(&users).await.unwrap();
         let store = PgSessionStore::<User>::new(pool(&database, 2));
         for _ in 0..2 {
-            store.migrate().announce_changed_users().await.unwrap();
+            store.migrate().notify_on_user_change().await.unwrap();
         }
         let mut feed = Feed::of(&database, "sessions").await;
         let insert = format!(
@@ -189,7 +193,7 @@ async fn a_key_of_every_type_announces_its_sessions() {
              VALUES (sha256('a'), {also}, now() + interval '1 day') RETURNING id"
         );
         let session: SessionId = client.query_one(&insert, &[]).await.unwrap().get(0);
-        let live = store.still_live(&[session]).await.unwrap();
+        let live = store.remaining_lifetimes(&[session]).await.unwrap();
         for settings in [
             "",
             "SET DateStyle = 'German, DMY'; SET TimeZone = 'Asia/Kolkata'; SET extra_float_digits = -15;
@@ -257,14 +261,14 @@ async fn changes_of_ignored_columns_are_not_announced() {
     assert_eq!(feed.received().await.len(), 2, "each by itself");
 
     // The feed accepts it, and the other form replaces it.
-    let announced = include_str!("../../../src/postgres/announced.sql");
+    let announced = include_str!("../../../src/postgres/sql/announced.sql");
     let announced = announced.replace(":table_name", "$1");
     let client = database.client().await;
     for columns in [&["email"][..], &[]] {
         let row = client.query_one(&announced, &[&"sessions"]).await.unwrap();
         assert_eq!(row.get::<_, Option<&str>>(2), Some(&*feed.users));
         if columns.is_empty() {
-            store.migrate().announce_changed_users().await.unwrap();
+            store.migrate().notify_on_user_change().await.unwrap();
         } else {
             let migrate = store.migrate().announce_changed_users_if(columns);
             migrate.await.unwrap();

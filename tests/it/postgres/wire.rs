@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, convert::Infallible};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header::COOKIE};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_user_session::{
-    EmptyResponseForRejection, LoadUserLayer, PgSessionStore, SessionService, SessionToken,
+    LoadUserLayer, PgSessionStore, SessionService, rejection::EmptyResponseForRejection,
+    session::SessionToken,
 };
 
 use crate::support::{
@@ -94,8 +95,8 @@ async fn a_list_of_devices_is_one_statement() {
     for _ in 0..50 {
         let _ = sessions.sign_in_without_request(1).await.unwrap();
     }
-    sessions.devices(&1).await.unwrap();
+    sessions.sessions_of(&1).await.unwrap();
     proxy.sent();
-    assert_eq!(sessions.devices(&1).await.unwrap().len(), 50);
+    assert_eq!(sessions.sessions_of(&1).await.unwrap().len(), 50);
     assert_eq!(proxy.sent(), BTreeMap::from([('B', 1), ('E', 1), ('S', 1)]));
 }

@@ -21,12 +21,20 @@ use tower_http::{
     trace::{DefaultMakeSpan, DefaultOnRequest, DefaultOnResponse, TraceLayer},
 };
 use tower_user_session::{
-    Announcement, CleanedUp, CurrentSession, CurrentUser, Demands, Device,
-    EmptyResponseForRejection, EndedBecause, EndedSession, Error, ErrorKind, Insertion, Lifetime,
-    LiveSession, LoadUserLayer, LookupAnswer, MemorySessionStore, NewSession, OrNotFound,
-    PgConnector, PgSessionStore, Presented, Rejection, RequireUserLayer, ReturnTo, Revocation,
-    Rotation, Session, SessionCookie, SessionId, SessionLimit, SessionLookup, SessionService,
-    SessionStore, SessionToken, SessionUse, SignedIn, StillLive, TokenDigest,
+    CurrentSession, CurrentUser, Error, ErrorKind, LoadUserLayer, PgSessionStore, RequireUserLayer,
+    SessionService, SignedIn,
+    cookie::{PresentedToken, SessionCookie},
+    extract::OrNotFound,
+    feed::{EndReason, Invalidation},
+    postgres::{PgConnector, SignInConditions},
+    rejection::{EmptyResponseForRejection, Rejection},
+    require_user::ReturnTo,
+    session::{Lifetime, Session, SessionId, SessionInfo, SessionLimit, SessionToken, TokenDigest},
+    store::{
+        EndedSession, ExpiredBatch, InsertOutcome, LiveSession, LookupResult, MemorySessionStore,
+        NewSession, RemainingLifetime, RevokeScope, RotateOutcome, SessionLookup, SessionStore,
+        SessionUse,
+    },
     tokio_postgres::{self, NoTls},
 };
 
@@ -56,33 +64,29 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// The public types whose `Debug` this module checks.
-const LOOKED_AT: [&str; 67] = [
-    "Announcement",
-    "Announces",
+const LOOKED_AT: [&str; 68] = [
     "BodyUntilEnded",
     "BoxError", // a boxed error of the application's
-    "Check",
-    "CleanedUp",
-    "Confirm",
-    "Counts",
+    "CheckReport",
     "CurrentSession",
     "CurrentUser",
     "DefaultResponseForRejection",
-    "Demands",
-    "Device",
     "EmptyResponseForRejection",
+    "EndReason",
     "Ended",
-    "EndedBecause",
     "EndedSession",
     "Error",
     "ErrorKind",
-    "Hearing", // prints its name
-    "Insertion",
+    "ExpiredBatch",
+    "FeedScope",
+    "FeedSink", // prints its name
+    "InsertOutcome",
+    "Invalidation",
     "Lifetime",
     "LiveSession",
     "LoadUser",
     "LoadUserLayer",
-    "LookupAnswer",
+    "LookupResult",
     "LookupRow", // borrows a row, and prints no value of it
     "MemorySessionStore",
     "Migrate",
@@ -94,32 +98,37 @@ const LOOKED_AT: [&str; 67] = [
     "PgSessionFeed",
     "PgSessionStore",
     "PgUser", // a trait
-    "Presented",
+    "PresentedToken",
+    "Reauthenticate",
     "Rejection",
     "RejectionKind",
+    "RemainingLifetime",
     "RequireUser",
     "RequireUserLayer",
     "ResponseForRejection", // a trait
+    "ResponseFuture",       // prints its name
     "ReturnTo",
-    "Revocation",
-    "Rotation",
+    "RevokeScope",
+    "RotateOutcome",
     "Session",
     "SessionCookie",
     "SessionFeed", // a trait
     "SessionId",
+    "SessionInfo",
     "SessionLimit",
     "SessionLookup", // a trait
+    "SessionMetrics",
     "SessionService",
     "SessionServiceBuilder",
     "SessionStore", // a trait
-    "SessionTimes",
+    "SessionTimestamps",
     "SessionToken",
     "SessionUse",
     "SignIn",
+    "SignInConditions",
     "SignOut",
     "SignedIn",
     "SignedOut",
-    "StillLive",
     "StreamUntilEnded",
     "TokenDigest",
     "UserKey", // prints its name
@@ -129,16 +138,17 @@ const LOOKED_AT: [&str; 67] = [
 /// I01: a new public type must be added to this module.
 #[test]
 fn every_public_type_is_covered() {
-    let lib = sources()
-        .into_iter()
-        .find(|(path, _)| path.ends_with("src/lib.rs"))
-        .unwrap();
-    let exports = lib.1.split_once("mod session;").unwrap().1;
-    let exports = exports.split("\n/// ").next().unwrap();
-    let mut names: Vec<_> = exports
-        .split(|c: char| !c.is_alphanumeric() && c != '_')
-        .filter(|word| word.starts_with(char::is_uppercase))
-        .filter(|word| !word.starts_with("DEFAULT_"))
+    let declares = |line: &str| {
+        let mut words = line.trim_start().strip_prefix("pub ")?.split_whitespace();
+        ["struct", "enum", "trait", "type"]
+            .contains(&words.next()?)
+            .then_some(())?;
+        let name = words.next()?.split(|c: char| !c.is_alphanumeric()).next()?;
+        Some(name.to_owned())
+    };
+    let mut names: Vec<_> = sources()
+        .iter()
+        .flat_map(|(_, source)| source.lines().filter_map(declares).collect::<Vec<_>>())
         .collect();
     names.sort_unstable();
     names.dedup();
@@ -172,18 +182,19 @@ async fn debug_prints_no_secret() {
     secrets.assert_not_in_debug_of("CurrentSession", &current);
     secrets.assert_not_in_debug_of("SessionId", &session.id());
     secrets.assert_not_in("SessionId", &session.id().to_string());
-    secrets.assert_not_in_debug_of("SessionTimes", &session.times());
+    secrets.assert_not_in_debug_of("SessionTimestamps", &session.times());
     secrets.assert_not_in_debug_of("EndedSession", &EndedSession::new(digest, session.id()));
-    secrets.assert_not_in_debug_of("StillLive", &StillLive::new(session.id(), Duration::MAX));
-    secrets.assert_not_in_debug_of("CleanedUp", &CleanedUp::new(1, None));
+    let remaining = RemainingLifetime::new(session.id(), Duration::MAX);
+    secrets.assert_not_in_debug_of("RemainingLifetime", &remaining);
+    secrets.assert_not_in_debug_of("ExpiredBatch", &ExpiredBatch::new(1, None));
     let misread = token.expose().parse::<SessionId>().unwrap_err();
     secrets.assert_not_in_debug_of("ParseSessionIdError", &misread);
     secrets.assert_not_in_debug_of("EmptyResponseForRejection", &EmptyResponseForRejection);
     secrets.assert_not_in_debug_of("SessionCookie", sessions.cookie());
-    secrets.assert_not_in_debug_of("Presented", &SessionCookie::default().read(&headers));
+    secrets.assert_not_in_debug_of("PresentedToken", &SessionCookie::default().read(&headers));
     secrets.assert_not_in_debug_of("SessionService", &sessions);
     secrets.assert_not_in_debug_of("MemorySessionStore", sessions.store());
-    secrets.assert_not_in_debug_of("Counts", &sessions.counts());
+    secrets.assert_not_in_debug_of("SessionMetrics", &sessions.metrics());
     secrets.assert_not_in_debug_of("Lifetime", &Lifetime::default());
     let builder = SessionService::builder(MemorySessionStore::<i64, User>::new());
     secrets.assert_not_in_debug_of("SessionServiceBuilder", &builder);
@@ -194,41 +205,41 @@ async fn debug_prints_no_secret() {
     secrets.assert_not_in_debug_of("LiveSession", &live);
     secrets.assert_not_in_debug_of("CurrentUser", &CurrentUser(live.user.clone()));
     let LiveSession { user, session, .. } = live;
-    secrets.assert_not_in_debug_of("LookupAnswer", &LookupAnswer::live(digest, user, session));
-    secrets.assert_not_in_debug_of("LookupAnswer", &LookupAnswer::<User>::absent(digest));
+    secrets.assert_not_in_debug_of("LookupResult", &LookupResult::live(digest, user, session));
+    secrets.assert_not_in_debug_of("LookupResult", &LookupResult::<User>::absent(digest));
     let error = Error::new(ErrorKind::Store, "made up");
-    secrets.assert_not_in_debug_of("LookupAnswer", &LookupAnswer::<User>::failed(digest, error));
+    secrets.assert_not_in_debug_of("LookupResult", &LookupResult::<User>::failed(digest, error));
     let replaced = [digest];
     let mut new = NewSession::new(digest, &1, &(), Duration::from_secs(1));
     new.replaced = &replaced;
     secrets.assert_not_in_debug_of("NewSession", &new);
     let again = sessions.store().insert(new).await.unwrap();
-    secrets.assert_not_in_debug_of("Insertion", &again);
+    secrets.assert_not_in_debug_of("InsertOutcome", &again);
     let ended = vec![session.id()];
-    let done = Insertion::Done { session, ended };
-    secrets.assert_not_in_debug_of("Insertion", &done);
+    let done = InsertOutcome::Inserted { session, ended };
+    secrets.assert_not_in_debug_of("InsertOutcome", &done);
 
-    secrets.assert_not_in_debug_of("Confirm", &sessions.confirm(1, &headers));
+    secrets.assert_not_in_debug_of("Reauthenticate", &sessions.reauthenticate(1, &headers));
     let replaced = sessions
         .store()
         .rotate(&1, &[digest], digest)
         .await
         .unwrap();
-    secrets.assert_not_in_debug_of("Rotation", &replaced);
+    secrets.assert_not_in_debug_of("RotateOutcome", &replaced);
     secrets.assert_not_in_debug_of(
-        "Rotation",
-        &Rotation::Done {
+        "RotateOutcome",
+        &RotateOutcome::Rotated {
             session,
             remembered: true,
         },
     );
-    secrets.assert_not_in_debug_of("Revocation", &Revocation::One(session.id()));
-    secrets.assert_not_in_debug_of("Device", &Device::new(&session));
+    secrets.assert_not_in_debug_of("RevokeScope", &RevokeScope::One(session.id()));
+    secrets.assert_not_in_debug_of("SessionInfo", &SessionInfo::new(&session));
     secrets.assert_not_in_debug_of("SessionLimit", &SessionLimit::refuse_new(1).unwrap());
     secrets.assert_not_in_debug_of("ReturnTo", &ReturnTo::parse("/account").unwrap());
 
-    secrets.assert_not_in_debug_of("EndedBecause", &EndedBecause::Expired);
-    secrets.assert_not_in_debug_of("Announcement", &Announcement::Sessions(vec![session.id()]));
+    secrets.assert_not_in_debug_of("EndReason", &EndReason::Expired);
+    secrets.assert_not_in_debug_of("Invalidation", &Invalidation::Sessions(vec![session.id()]));
     let ended = || sessions.ended(&current);
     secrets.assert_not_in_debug_of("Ended", &ended());
     secrets.assert_not_in_debug_of("BodyUntilEnded", &ended().close_body(String::new()));
@@ -292,7 +303,7 @@ async fn debug_of_the_postgresql_types_prints_no_secret() {
     let connector = PgConnector::new(config, NoTls);
     assert!(!format!("{connector:#?}").contains("correct"));
     secrets.assert_not_in_debug_of("Migrate", &sessions.store().migrate());
-    secrets.assert_not_in_debug_of("Check", &sessions.store().check().await.unwrap());
+    secrets.assert_not_in_debug_of("CheckReport", &sessions.store().check().await.unwrap());
     let store = PgSessionStore::<User>::new(pool(&database, 1)).with_table("no such table");
     let broken = SessionService::new(store);
     let error = broken.user(signed_in.token()).await.unwrap_err();
@@ -304,12 +315,12 @@ async fn debug_of_the_postgresql_types_prints_no_secret() {
     secrets.assert_not_in("Error", &chain(signed_out.ended().unwrap_err()));
     // An insertion that fails because its digest is taken.
     let digest = signed_in.token().digest();
-    let demands = Demands::default();
-    secrets.assert_not_in_debug_of("Demands", &demands);
+    let demands = SignInConditions::default();
+    secrets.assert_not_in_debug_of("SignInConditions", &demands);
     let new = NewSession::new(digest, &1, &demands, Duration::from_secs(60));
     let taken = sessions.store().insert(new).await.unwrap();
-    assert!(matches!(taken, Insertion::DigestTaken));
-    secrets.assert_not_in_debug_of("Insertion", &taken);
+    assert!(matches!(taken, InsertOutcome::DuplicateDigest));
+    secrets.assert_not_in_debug_of("InsertOutcome", &taken);
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -422,7 +433,7 @@ async fn logs_contain_no_secret() {
     sessions.store().set_failing(false);
     let _ = sessions.sign_out(&twice).await.ended();
     let error = sessions.sign_in_without_request(99).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::UserRefused);
+    assert_eq!(error.kind(), ErrorKind::UserNotAllowed);
     let text = logs.text();
     assert!(logs.events().len() >= 5, "{text}");
     for secrets in [&secrets, &others] {
@@ -476,8 +487,8 @@ async fn store_arguments_print_no_secret() {
     struct Prints(std::sync::Mutex<String>);
     impl SessionLookup for Prints {
         type User = User;
-        async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
-            let answers: Vec<_> = digests.iter().map(|d| LookupAnswer::absent(*d)).collect();
+        async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<User>>, Error> {
+            let answers: Vec<_> = digests.iter().map(|d| LookupResult::absent(*d)).collect();
             *self.0.lock().unwrap() = format!("{digests:?} {digests:#?} {answers:?}");
             Ok(answers)
         }
@@ -500,6 +511,6 @@ async fn a_session_id_is_not_a_token() {
     for text in [id.clone(), id.replace('-', ""), format!("{current:?}")] {
         let headers = cookie_lines([format!("__Host-session={text}")]);
         let read = SessionCookie::default().read(&headers);
-        assert!(matches!(read, Presented::Malformed));
+        assert!(matches!(read, PresentedToken::Malformed));
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ephemeral_postgres::{Server, TestDatabase};
 use http::HeaderMap;
-use tower_user_session::{PgSessionStore, SessionService, SessionToken};
+use tower_user_session::{PgSessionStore, SessionService, session::SessionToken};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{USERS, User, cookie, pool, recorded_logs};
@@ -80,12 +80,12 @@ async fn no_token_is_logged_or_stored() {
         let signed_in = sessions.sign_in_without_request(1).await.unwrap();
         assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
         let headers: HeaderMap = cookie(&sessions, signed_in.token());
-        let confirmed = sessions.confirm(1, &headers).await.unwrap();
+        let confirmed = sessions.reauthenticate(1, &headers).await.unwrap();
         let again = sessions
             .sign_in(1, &cookie(&sessions, confirmed.token()))
             .await
             .unwrap();
-        sessions.devices(&1).await.unwrap();
+        sessions.sessions_of(&1).await.unwrap();
         tracing::trace!(?signed_in, ?again, ?sessions, "all of it");
         tokens.extend([
             raw(signed_in.token()),

@@ -2,8 +2,9 @@
 
 use tokio::task::JoinSet;
 use tower_user_session::{
-    BoxError, Error, ErrorKind, LookupRow, MemorySessionStore, PgSessionStore, PgUser,
-    SessionService, SessionStore, SessionToken,
+    BoxError, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
+    session::SessionToken,
+    store::{MemorySessionStore, SessionStore},
 };
 
 use crate::support::{USERS, pool, sql};

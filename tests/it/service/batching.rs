@@ -8,8 +8,9 @@ use std::{
 
 use proptest::prelude::*;
 use tower_user_session::{
-    Error, ErrorKind, LookupAnswer, MemorySessionStore, SessionLookup, SessionService,
-    SessionToken, TokenDigest,
+    Error, ErrorKind, SessionService,
+    session::{SessionToken, TokenDigest},
+    store::{LookupResult, MemorySessionStore, SessionLookup},
 };
 
 use crate::support::{User, database, sessions};
@@ -26,7 +27,7 @@ struct Slow {
 impl SessionLookup for Slow {
     type User = u16;
 
-    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<u16>>, Error> {
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<u16>>, Error> {
         self.asked.lock().unwrap().push(digests.len());
         // As in a database, the result is that of the moment in which the statement starts.
         let users: Vec<_> = {
@@ -46,8 +47,8 @@ impl SessionLookup for Slow {
             .iter()
             .zip(users)
             .map(|(digest, user)| match user {
-                Some(user) => LookupAnswer::live(*digest, user, session),
-                None => LookupAnswer::absent(*digest),
+                Some(user) => LookupResult::live(*digest, user, session),
+                None => LookupResult::absent(*digest),
             })
             .collect();
         // The order of the results does not matter.
@@ -136,7 +137,7 @@ async fn run(steps: Vec<Step>, yields: usize) {
             }
         }
     }
-    let counts = sessions.counts();
+    let counts = sessions.metrics();
     let asked = sessions.store().asked.lock().unwrap().clone();
     assert_eq!(counts.statements, asked.len() as u64);
     assert!(asked.iter().all(|digests| (1..=128).contains(digests)));
@@ -171,7 +172,7 @@ async fn a_repeated_token_is_queried_once_in_a_batch() {
     for task in tasks {
         assert_eq!(task.await.unwrap().unwrap(), Some(User::ada()));
     }
-    let counts = sessions.counts();
+    let counts = sessions.metrics();
     assert_eq!(counts.lookups, 1_000);
     // Two batches go out at once, and the others together when one returns.
     assert!(counts.statements <= 4, "{counts:?}");
@@ -186,7 +187,7 @@ async fn concurrent_lookups_share_statements() {
     for n in 0..64 {
         tokens.push(sessions.sign_in_without_request(1 + n % 2).await.unwrap());
     }
-    let before = sessions.counts();
+    let before = sessions.metrics();
     let tasks: Vec<_> = tokens
         .into_iter()
         .enumerate()
@@ -204,7 +205,7 @@ async fn concurrent_lookups_share_statements() {
     for task in tasks {
         task.await.unwrap();
     }
-    let counts = sessions.counts();
+    let counts = sessions.metrics();
     let (lookups, statements) = (
         counts.lookups - before.lookups,
         counts.statements - before.statements,

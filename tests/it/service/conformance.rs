@@ -5,8 +5,10 @@ use std::time::Duration;
 use http::HeaderMap;
 use proptest::{prelude::*, test_runner::TestRunner};
 use tower_user_session::{
-    Demands, MemorySessionStore, PgSessionStore, Revocation, SessionLimit, SessionService,
-    SessionStore, SessionToken,
+    PgSessionStore, SessionService,
+    postgres::SignInConditions,
+    session::{SessionLimit, SessionToken},
+    store::{MemorySessionStore, RevokeScope, SessionStore},
 };
 
 use crate::support::{User, conformance::conforms, cookie, database, pool, sql, two_limits};
@@ -31,7 +33,7 @@ enum Step {
         with: Option<usize>,
     },
     SignOut(usize),
-    Confirm {
+    Reauthenticate {
         user: i64,
         with: usize,
     },
@@ -58,7 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (user.clone(), prop::option::of(session.clone()))
             .prop_map(|(user, with)| Step::SignIn { user, with }),
         2 => session.clone().prop_map(Step::SignOut),
-        2 => (user.clone(), session.clone()).prop_map(|(user, with)| Step::Confirm { user, with }),
+        2 => (user.clone(), session.clone()).prop_map(|(user, with)| Step::Reauthenticate { user, with }),
         1 => (user.clone(), session.clone()).prop_map(|(user, session)| Step::Revoke { user, session }),
         1 => (user.clone(), session).prop_map(|(user, session)| Step::RevokeOthers { user, session }),
         1 => user.clone().prop_map(Step::RevokeAll),
@@ -97,17 +99,20 @@ async fn both(
             let (a, b) = (pg.sign_out(&a).await, memory.sign_out(&b).await);
             assert_eq!(a.ended().unwrap(), b.ended().unwrap());
         }
-        Step::Confirm { user, with } => {
+        Step::Reauthenticate { user, with } => {
             let (a, b) = presented(with);
-            match (pg.confirm(user, &a).await, memory.confirm(user, &b).await) {
+            match (
+                pg.reauthenticate(user, &a).await,
+                memory.reauthenticate(user, &b).await,
+            ) {
                 (Ok(a), Ok(b)) => tokens.push((text(a.token()), text(b.token()))),
                 (a, b) => assert_eq!(a.unwrap_err().kind(), b.unwrap_err().kind()),
             }
         }
         Step::Revoke { user, session } | Step::RevokeOthers { user, session } => {
             let (a, b) = (
-                pg.devices(&user).await.unwrap(),
-                memory.devices(&user).await.unwrap(),
+                pg.sessions_of(&user).await.unwrap(),
+                memory.sessions_of(&user).await.unwrap(),
             );
             assert_eq!(a.len(), b.len());
             // Which session is listed differs between the stores, but the number of others does
@@ -122,14 +127,14 @@ async fn both(
             } else {
                 let a = pg
                     .store()
-                    .revoke(&user, Revocation::AllBut(a.id))
+                    .revoke(&user, RevokeScope::AllExcept(a.id))
                     .await
                     .unwrap();
                 // The remaining sessions may differ in age: end all in both, so that the stores
                 // agree again.
                 let b = memory
                     .store()
-                    .revoke(&user, Revocation::AllBut(b.id))
+                    .revoke(&user, RevokeScope::AllExcept(b.id))
                     .await
                     .unwrap();
                 assert_eq!(a.len(), b.len());
@@ -169,8 +174,8 @@ async fn both(
         }
         Step::CleanUp => {
             assert_eq!(
-                pg.clean_up().await.unwrap(),
-                memory.clean_up().await.unwrap()
+                pg.delete_expired().await.unwrap(),
+                memory.delete_expired().await.unwrap()
             );
         }
     }
@@ -228,5 +233,5 @@ fn the_memory_store_is_a_model_of_the_postgresql_store() {
 /// The conditions of a sign-in are specific to the store. The memory store has none.
 #[test]
 fn conditions_print_no_value() {
-    assert_eq!(format!("{:?}", Demands::default()), "[]");
+    assert_eq!(format!("{:?}", SignInConditions::default()), "[]");
 }

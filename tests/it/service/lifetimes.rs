@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, header::SET_COOKIE};
 use tokio::time::timeout;
-use tower_user_session::{Lifetime, PgSessionStore, SessionService};
+use tower_user_session::{PgSessionStore, SessionService, session::Lifetime};
 
 use crate::support::{
     Logs, TAKE_THE_TURN, User, database, memory, number, proxy::Proxy, sql, two_limits, with,
@@ -157,7 +157,7 @@ async fn a_remembered_session_has_a_cookie_of_the_same_life() {
     ] {
         let mut sign_in = sessions.sign_in_without_request(1).remember(remembered);
         if let Some(shorter) = shorter {
-            sign_in = sign_in.at_most(shorter);
+            sign_in = sign_in.max_lifetime(shorter);
         }
         let mut headers = HeaderMap::new();
         sign_in.await.unwrap().write_to(&mut headers);
@@ -172,7 +172,7 @@ async fn a_remembered_session_has_a_cookie_of_the_same_life() {
         assert!(
             sessions
                 .sign_in_without_request(1)
-                .at_most(life)
+                .max_lifetime(life)
                 .await
                 .is_err()
         );
@@ -180,7 +180,7 @@ async fn a_remembered_session_has_a_cookie_of_the_same_life() {
     assert!(
         sessions
             .sign_in_without_request(1)
-            .at_most(Duration::MAX)
+            .max_lifetime(Duration::MAX)
             .await
             .is_ok()
     );
@@ -215,12 +215,12 @@ async fn clean_up_deletes_expired_sessions_only() {
         .unwrap();
     assert_eq!(locked, 5);
     assert_eq!(
-        i64::try_from(sessions.clean_up().await.unwrap()).unwrap(),
+        i64::try_from(sessions.delete_expired().await.unwrap()).unwrap(),
         expected - 5
     );
     lock.rollback().await.unwrap();
-    assert_eq!(sessions.clean_up().await.unwrap(), 5);
-    assert_eq!(sessions.clean_up().await.unwrap(), 0);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 5);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 0);
     assert_eq!(number(&database, over).await, 0);
     assert_eq!(
         sessions.user(live.token()).await.unwrap(),
@@ -238,9 +238,9 @@ async fn one_process_cleans_up_at_a_time() {
     let mut client = database.client().await;
     let other = client.transaction().await.unwrap();
     other.execute(TAKE_THE_TURN, &[]).await.unwrap();
-    assert_eq!(sessions.clean_up().await.unwrap(), 0);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 0);
     other.commit().await.unwrap();
-    assert_eq!(sessions.clean_up().await.unwrap(), 1);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 1);
 }
 
 /// A process that restarts every hour cleans up too: the first round comes soon after the start.
@@ -253,7 +253,7 @@ async fn the_first_clean_up_comes_soon_after_the_start() {
         .store()
         .advance(Duration::from_secs(31 * 24 * 60 * 60));
     let day = Duration::from_secs(24 * 60 * 60);
-    let cleaning = timeout(Duration::from_secs(60), sessions.clean_up_every(day));
+    let cleaning = timeout(Duration::from_secs(60), sessions.delete_expired_every(day));
     assert!(
         cleaning.await.is_err(),
         "clean-up rounds end only if they are dropped"
@@ -323,12 +323,15 @@ async fn shorter_limits_count_for_existing_sessions() {
         let sessions = with(&database, looks_up_with);
         let found = sessions.resolve(ada.token()).await.unwrap();
         assert_eq!(found.is_some(), live, "{began_with:?}, {looks_up_with:?}");
-        assert_eq!(sessions.devices(&1).await.unwrap().len(), usize::from(live));
+        assert_eq!(
+            sessions.sessions_of(&1).await.unwrap().len(),
+            usize::from(live)
+        );
         if let Some(found) = found {
             let times = found.session.times();
             let limit = times.created_at + looks_up_with.absolute_limit();
             assert!(times.expires_at <= limit);
-            let listed = sessions.devices(&1).await.unwrap();
+            let listed = sessions.sessions_of(&1).await.unwrap();
             assert_eq!(listed[0].expires_at, times.expires_at);
         }
     }

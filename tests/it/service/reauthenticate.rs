@@ -24,7 +24,7 @@ async fn confirming_gives_the_session_a_new_token() {
     )
     .await;
     let headers = cookie(&sessions, old.token());
-    let new = sessions.confirm(1, &headers).await.unwrap();
+    let new = sessions.reauthenticate(1, &headers).await.unwrap();
     assert_eq!(sessions.user(old.token()).await.unwrap(), None);
     let live = sessions.resolve(new.token()).await.unwrap().unwrap();
     assert_eq!(live.user, User::ada());
@@ -54,8 +54,8 @@ async fn invalid_sessions_are_not_confirmed() {
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     let headers = cookie(&sessions, ada.token());
     let refused = async |user, headers: &HeaderMap| {
-        let error = sessions.confirm(user, headers).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NoSession);
+        let error = sessions.reauthenticate(user, headers).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SessionNotFound);
         assert!(!error.is_outcome_unknown());
     };
     refused(2, &headers).await;
@@ -121,19 +121,19 @@ async fn a_sign_in_with_the_old_password_fails_after_a_password_change() {
         async move {
             sessions
                 .sign_in_without_request(1)
-                .only_if_still("u.role", "member")
+                .if_unchanged("u.role", "member")
                 .await
         }
     });
     until_waiting(&database, 1).await;
     transaction.commit().await.unwrap();
     let error = sign_in.await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::UserRefused);
+    assert_eq!(error.kind(), ErrorKind::UserNotAllowed);
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 0);
     assert!(
         sessions
             .sign_in_without_request(1)
-            .only_if_still("u.role", "new")
+            .if_unchanged("u.role", "new")
             .await
             .is_ok()
     );
@@ -189,7 +189,7 @@ async fn a_refused_sign_in_changes_nothing_in_the_applications_transaction() {
     let transaction = client.transaction().await.unwrap();
     let sign_in = sessions.sign_in(2, &cookie(&sessions, old.token()));
     let error = sign_in.in_transaction(&transaction).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::UserRefused);
+    assert_eq!(error.kind(), ErrorKind::UserNotAllowed);
     transaction.commit().await.unwrap();
     assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
 }

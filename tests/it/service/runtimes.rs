@@ -19,7 +19,9 @@ use tokio::{
     time::Instant,
 };
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
-use tower_user_session::{ErrorKind, LoadUserLayer, SessionCookie, SessionService, SessionToken};
+use tower_user_session::{
+    ErrorKind, LoadUserLayer, SessionService, cookie::SessionCookie, session::SessionToken,
+};
 
 use crate::support::{
     PATIENCE, User, cookie, cookie_lines, memory, patiently, poll_once, request,
@@ -61,7 +63,7 @@ fn the_deadline_holds_while_another_runtime_is_blocked() {
             let (sessions, token) = (sessions.clone(), token());
             tokio::spawn(async move { sessions.user(&token).await });
         }
-        while sessions.counts().statements < 2 {
+        while sessions.metrics().statements < 2 {
             yield_now().await;
         }
     });
@@ -112,15 +114,15 @@ fn a_service_survives_a_runtime_that_is_shut_down() {
             let token = SessionToken::generate().unwrap();
             runtime.spawn(async move { sessions.user(&token).await })
         };
-        let statements = sessions.counts().statements;
+        let statements = sessions.metrics().statements;
         // Until two are in flight: batches of the last round may not have ended yet.
         wait_until(|| {
             ask(&first);
-            sessions.counts().statements >= statements + 2
+            sessions.metrics().statements >= statements + 2
         });
-        let lookups = sessions.counts().lookups;
+        let lookups = sessions.metrics().lookups;
         let waiting: Vec<_> = (0..5).map(|_| ask(&second)).collect();
-        wait_until(|| sessions.counts().lookups >= lookups + 5);
+        wait_until(|| sessions.metrics().lookups >= lookups + 5);
         if round == 2 {
             first.shutdown_background();
         } else {
@@ -284,7 +286,7 @@ fn closing_is_bounded() {
     still.block_on(async {
         let (asking, token) = (sessions.clone(), SessionToken::generate().unwrap());
         tokio::spawn(async move { asking.user(&token).await });
-        while sessions.counts().statements < 1 {
+        while sessions.metrics().statements < 1 {
             yield_now().await;
         }
     });

@@ -7,13 +7,16 @@ use http::Request;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use tower_user_session::{
-    Device, OrNotFound, ParseSessionIdError, ReturnTo, Session, SessionId, SessionTimes,
+    extract::OrNotFound,
+    require_user::ReturnTo,
+    session::{ParseSessionIdError, Session, SessionId, SessionInfo, SessionTimestamps},
 };
 
 const ID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
 
 fn session() -> Session {
-    let mut times = SessionTimes::at(SystemTime::UNIX_EPOCH + Duration::from_secs(25 * 60 + 1));
+    let mut times =
+        SessionTimestamps::at(SystemTime::UNIX_EPOCH + Duration::from_secs(25 * 60 + 1));
     times.expires_at += Duration::from_secs(60);
     Session::new(ID.parse().unwrap(), times)
 }
@@ -28,12 +31,12 @@ fn sessions_round_trip_through_json() {
     assert_eq!(json["expires_at"], "1970-01-01T00:26:01Z");
     assert_eq!(serde_json::from_str::<Session>(&text).unwrap(), session());
 
-    let mut device = Device::new(&session());
+    let mut device = SessionInfo::new(&session());
     device.ip = Some("192.0.2.1".parse().unwrap());
     device.last_seen_at += Duration::from_micros(123_456);
     let text = serde_json::to_string(&device).unwrap();
     assert!(text.contains("1970-01-01T00:25:01.123456Z"), "{text}");
-    assert_eq!(serde_json::from_str::<Device>(&text).unwrap(), device);
+    assert_eq!(serde_json::from_str::<SessionInfo>(&text).unwrap(), device);
 }
 
 /// O08: a malformed id has its own error, for each way to read it.

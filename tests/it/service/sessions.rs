@@ -1,7 +1,10 @@
 //! A user's list of sessions, and revoking them.
 
 use http::{HeaderMap, HeaderValue, header::USER_AGENT};
-use tower_user_session::{ErrorKind, PgSessionStore, SessionId, SessionLimit, SessionService};
+use tower_user_session::{
+    ErrorKind, PgSessionStore, SessionService,
+    session::{SessionId, SessionLimit},
+};
 
 use crate::support::{User, cookie, current, database, number, pool, sessions, sql, until_waiting};
 
@@ -23,7 +26,7 @@ async fn a_user_can_list_their_live_sessions() {
     );
     sql(&database, &expired).await;
 
-    let devices = sessions.devices(&1).await.unwrap();
+    let devices = sessions.sessions_of(&1).await.unwrap();
     assert_eq!(devices.len(), 2);
     assert!(devices[0].is(&laptop.session()));
     assert!(devices[1].is(&phone.session()));
@@ -49,7 +52,7 @@ async fn the_stored_user_agent_is_bounded() {
         let value = HeaderValue::from_bytes(sent).unwrap();
         let headers = HeaderMap::from_iter([(USER_AGENT, value)]);
         let _ = sessions.sign_in(1, &headers).await.unwrap();
-        let devices = sessions.devices(&1).await.unwrap();
+        let devices = sessions.sessions_of(&1).await.unwrap();
         assert_eq!(devices[0].user_agent.as_deref(), Some(&*kept));
     }
 }
@@ -113,7 +116,7 @@ async fn a_revocation_also_ends_sessions_of_concurrent_sign_ins() {
         tokio::task::yield_now().await;
         sessions.revoke_others(&1, &current(&this)).await.unwrap();
         // A session that is live now must have been inserted after the revocation.
-        let left = sessions.devices(&1).await.unwrap();
+        let left = sessions.sessions_of(&1).await.unwrap();
         assert!(left.iter().any(|device| device.is(&this.session())));
         for task in beginning {
             let signed_in = task.await.unwrap();
@@ -191,7 +194,7 @@ async fn the_limit_of_sessions_is_exact() {
             let headers = cookie(sessions, last.token());
             last = sessions.sign_in(1, &headers).await.unwrap();
         }
-        assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
+        assert_eq!(sessions.sessions_of(&1).await.unwrap().len(), 1);
 
         // An expired session does not count.
         let _ = sessions.sign_in_without_request(1).await.unwrap();

@@ -1,6 +1,6 @@
 //! Signing in: sessions that are replaced, refused and interrupted sign-ins, digests.
 
-use tower_user_session::{ErrorKind, PgSessionStore, SessionService, SessionToken};
+use tower_user_session::{ErrorKind, PgSessionStore, SessionService, session::SessionToken};
 
 use crate::support::{
     ROWS, User, cookie, database, number, pool, recorded_logs, sessions, sql, until_waiting,
@@ -45,7 +45,7 @@ async fn a_sign_in_that_is_refused_ends_nothing() {
         let error = sessions
             .sign_in(refused, &cookie(&sessions, old.token()))
             .await;
-        assert_eq!(error.unwrap_err().kind(), ErrorKind::UserRefused);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::UserNotAllowed);
     }
     assert_eq!(sessions.user(old.token()).await.unwrap(), Some(User::ada()));
 }
@@ -101,21 +101,21 @@ async fn a_signed_out_session_is_invalid_in_every_process() {
 #[tokio::test]
 async fn a_taken_digest_keeps_its_session() {
     use std::time::Duration;
-    use tower_user_session::{Insertion, NewSession, Rotation, SessionStore};
+    use tower_user_session::store::{InsertOutcome, NewSession, RotateOutcome, SessionStore};
     let database = database().await;
     let sessions = sessions(&database);
     let ada = sessions.sign_in_without_request(1).await.unwrap();
-    let demands = tower_user_session::Demands::default();
+    let demands = tower_user_session::postgres::SignInConditions::default();
     let life = Duration::from_secs(60);
     let stolen = NewSession::new(ada.token().digest(), &2, &demands, life);
     let outcome = sessions.store().insert(stolen).await.unwrap();
-    assert!(matches!(outcome, Insertion::DigestTaken));
+    assert!(matches!(outcome, InsertOutcome::DuplicateDigest));
     let eve = sessions.sign_in_without_request(2).await.unwrap();
     let rotation = sessions
         .store()
         .rotate(&2, &[eve.token().digest()], ada.token().digest())
         .await;
-    assert!(matches!(rotation.unwrap(), Rotation::DigestTaken));
+    assert!(matches!(rotation.unwrap(), RotateOutcome::DuplicateDigest));
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
 }
@@ -176,7 +176,7 @@ async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
     sign_in.abort();
     assert!(sign_in.await.unwrap_err().is_cancelled());
     // The pool's only connection is available, and does not wait for the lock.
-    assert_eq!(sessions.devices(&1).await.unwrap().len(), 1);
+    assert_eq!(sessions.sessions_of(&1).await.unwrap().len(), 1);
     lock.rollback().await.unwrap();
     assert!(pool.status().size <= 1);
 }

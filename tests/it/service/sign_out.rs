@@ -10,8 +10,8 @@ use http::{
 };
 use tokio::task::JoinHandle;
 use tower_user_session::{
-    Error, ErrorKind, PgSessionStore, SessionService, SessionStore, SessionToken, SignedIn,
-    SignedOut, tokio_postgres,
+    Error, ErrorKind, PgSessionStore, SessionService, SignedIn, SignedOut, session::SessionToken,
+    store::SessionStore, tokio_postgres,
 };
 
 use crate::support::{
@@ -286,7 +286,7 @@ async fn a_sign_out_does_not_wait_for_the_feed() {
                 assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
             }
         }
-        assert_eq!(sessions.counts().from_cache, count as u64);
+        assert_eq!(sessions.metrics().from_cache, count as u64);
         feed.stop_heartbeats();
         let signed_out = patiently(sessions.sign_out(&headers).into_future()).await;
         assert!(signed_out.ended().unwrap());

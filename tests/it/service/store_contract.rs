@@ -12,7 +12,10 @@ use std::{
 use http::StatusCode;
 use tokio::{task::yield_now, time::Instant};
 use tower_user_session::{
-    DEFAULT_DEADLINE, Error, ErrorKind, LookupAnswer, SessionService, SessionToken, TokenDigest,
+    Error, ErrorKind, SessionService,
+    service::DEFAULT_DEADLINE,
+    session::{SessionToken, TokenDigest},
+    store::LookupResult,
 };
 
 use crate::support::{
@@ -55,7 +58,7 @@ async fn batch_of(
     let firsts: Vec<_> = self::tokens(2).iter().map(ask).collect();
     yield_now().await;
     let asked: Vec<_> = tokens.iter().map(ask).collect();
-    while usize::try_from(sessions.counts().lookups).unwrap() < 2 + tokens.len() {
+    while usize::try_from(sessions.metrics().lookups).unwrap() < 2 + tokens.len() {
         yield_now().await;
     }
     open.add_permits(1_000);
@@ -95,7 +98,7 @@ async fn results_in_any_order_reach_their_callers() {
             let mut answers = all_live(digests);
             match turn {
                 0 => answers.reverse(),
-                1 => answers.sort_by_key(LookupAnswer::digest),
+                1 => answers.sort_by_key(LookupResult::digest),
                 _ => answers.sort_by_key(|answer| std::cmp::Reverse(answer.digest())),
             }
             Ok(answers)
@@ -118,7 +121,7 @@ async fn a_missing_or_duplicate_result_fails_only_its_callers() {
         Ok(answers)
     });
     assert_eq!(missing.await, right);
-    for second in [live, LookupAnswer::absent] {
+    for second in [live, LookupResult::absent] {
         for first in [true, false] {
             let twice = batch_of(&tokens, move |digests| {
                 let mut answers = all_live(digests);
@@ -134,7 +137,7 @@ async fn a_missing_or_duplicate_result_fails_only_its_callers() {
     let failed = batch_of(&tokens, move |digests| {
         let answers = digests.iter().map(|digest| {
             if *digest == bad {
-                LookupAnswer::failed(*digest, store_error(ErrorKind::Protocol))
+                LookupResult::failed(*digest, store_error(ErrorKind::Protocol))
             } else {
                 live(*digest)
             }
@@ -173,12 +176,12 @@ async fn one_invalid_row_fails_only_its_callers() {
     let bad = tokens[4].digest();
     let outcomes = batch_of(&tokens, move |digests| {
         if digests.contains(&bad) {
-            return Err(store_error(ErrorKind::Row));
+            return Err(store_error(ErrorKind::Decode));
         }
         Ok(all_live(digests))
     });
     let mut right = right(&tokens);
-    right[4] = Err(ErrorKind::Row);
+    right[4] = Err(ErrorKind::Decode);
     assert_eq!(outcomes.await, right);
 
     let asked = Arc::new(AtomicUsize::new(0));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    PgSessionStore, SessionService, SessionToken, SignedIn, tokio_postgres::NoTls,
+    PgSessionStore, SessionService, SignedIn, session::SessionToken, tokio_postgres::NoTls,
 };
 
 use super::{
@@ -18,7 +18,7 @@ pub const LEASE: Duration = Duration::from_millis(400);
 pub async fn announced_database() -> TestDatabase {
     let database = database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 1));
-    store.migrate().announce_changed_users().await.unwrap();
+    store.migrate().notify_on_user_change().await.unwrap();
     database
 }
 
@@ -36,7 +36,7 @@ pub fn process_with_lease(database: &TestDatabase, lease: Duration) -> PgSession
 pub async fn caching(database: &TestDatabase) -> PgSessions {
     let sessions = process(database);
     let feed = sessions.store().feed(database.config(), NoTls);
-    sessions.cache(feed, 1_000).await.unwrap();
+    sessions.enable_cache(feed, 1_000).await.unwrap();
     sessions
 }
 
@@ -55,9 +55,9 @@ pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> Signed
 pub async fn until_cached(sessions: &PgSessions, token: &SessionToken) {
     let patience = Instant::now() + Duration::from_secs(20);
     loop {
-        let before = sessions.counts().from_cache;
+        let before = sessions.metrics().from_cache;
         assert!(sessions.user(token).await.unwrap().is_some());
-        if sessions.counts().from_cache > before {
+        if sessions.metrics().from_cache > before {
             return;
         }
         assert!(Instant::now() < patience, "the session is never cached");

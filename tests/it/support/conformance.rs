@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tower_user_session::{EndedSession, ErrorKind, SessionService, SessionStore, TokenDigest};
+use tower_user_session::{
+    ErrorKind, SessionService,
+    session::TokenDigest,
+    store::{EndedSession, SessionStore},
+};
 
 use super::users::{User, two_limits};
 
@@ -39,7 +43,7 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
     // The times follow the policy, by one clock.
     let ada = sessions
         .sign_in_without_request(1)
-        .at_most(Duration::from_secs(60))
+        .max_lifetime(Duration::from_secs(60))
         .await
         .unwrap()
         .session();
@@ -55,10 +59,10 @@ pub async fn conforms<S: SessionStore<User = User, UserId = i64>>(sessions: &Ses
             .await
             .unwrap_err()
             .kind(),
-        ErrorKind::UserRefused
+        ErrorKind::UserNotAllowed
     );
-    assert_eq!(sessions.devices(&99).await.unwrap(), []);
+    assert_eq!(sessions.sessions_of(&99).await.unwrap(), []);
     assert_eq!(sessions.revoke_all(&99).await.unwrap(), 0);
     assert_eq!(sessions.revoke_everyone().await.unwrap(), 1);
-    assert_eq!(sessions.clean_up().await.unwrap(), 0);
+    assert_eq!(sessions.delete_expired().await.unwrap(), 0);
 }

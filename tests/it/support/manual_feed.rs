@@ -10,7 +10,10 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower_user_session::{Announcement, Announces, Error, Hearing, SessionFeed};
+use tower_user_session::{
+    Error,
+    feed::{FeedScope, FeedSink, Invalidation, SessionFeed},
+};
 
 use super::watched_store::{WatchedSessions, watched_with_lease};
 
@@ -20,7 +23,7 @@ pub const LONG_LEASE: Duration = Duration::from_secs(60);
 /// Connects at once, and sends heartbeats until it is told to stop.
 #[derive(Clone, Default)]
 pub struct ManualFeed {
-    hearing: Arc<OnceLock<Hearing>>,
+    hearing: Arc<OnceLock<FeedSink>>,
     silent: Arc<AtomicBool>,
 }
 
@@ -28,18 +31,18 @@ impl ManualFeed {
     /// A service that follows such a feed and caches what it may.
     pub async fn with_lease(lease: Duration) -> (WatchedSessions, Self) {
         let (sessions, feed) = (watched_with_lease(lease), Self::default());
-        sessions.cache(feed.clone(), 1_000).await.unwrap();
+        sessions.enable_cache(feed.clone(), 1_000).await.unwrap();
         (sessions, feed)
     }
 
-    pub fn announce(&self, announcement: Announcement) {
-        self.hearing().announced(announcement);
+    pub fn announce(&self, announcement: Invalidation) {
+        self.hearing().invalidate(announcement);
     }
 
     /// Disconnects and connects again.
     pub fn reconnect(&self) {
-        self.hearing().connected(Announces::SessionsAndUsers);
-        self.hearing().proved(Instant::now());
+        self.hearing().subscribed(FeedScope::SessionsAndUsers);
+        self.hearing().heartbeat_received(Instant::now());
     }
 
     /// From now on no heartbeat returns.
@@ -47,19 +50,19 @@ impl ManualFeed {
         self.silent.store(true, SeqCst);
     }
 
-    fn hearing(&self) -> &Hearing {
+    fn hearing(&self) -> &FeedSink {
         self.hearing.get().expect("no service follows it")
     }
 }
 
 impl SessionFeed for ManualFeed {
-    async fn hear(&self, hearing: &Hearing) -> Error {
+    async fn listen(&self, hearing: &FeedSink) -> Error {
         self.hearing
             .get_or_init(|| hearing.clone())
-            .connected(Announces::SessionsAndUsers);
+            .subscribed(FeedScope::SessionsAndUsers);
         while !self.silent.load(SeqCst) {
-            hearing.proved(Instant::now());
-            hearing.heartbeat_due().await;
+            hearing.heartbeat_received(Instant::now());
+            hearing.next_heartbeat().await;
         }
         pending().await
     }

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, future::poll_fn};
 use ephemeral_postgres::TestDatabase;
 use tokio::sync::mpsc;
 use tower_user_session::{
-    SessionId, SignedIn,
+    SignedIn,
+    session::SessionId,
     tokio_postgres::{AsyncMessage, Client, NoTls, Notification},
 };
 
@@ -121,7 +122,7 @@ pub fn id(signed_in: &SignedIn) -> SessionId {
 pub async fn announced_sessions() -> (TestDatabase, PgSessions, Feed) {
     let database = database().await;
     let sessions = sessions(&database);
-    let migrate = sessions.store().migrate().announce_ended_sessions();
+    let migrate = sessions.store().migrate().notify_on_revocation();
     migrate.await.unwrap();
     let feed = Feed::of(&database, "sessions").await;
     (database, sessions, feed)
@@ -129,7 +130,7 @@ pub async fn announced_sessions() -> (TestDatabase, PgSessions, Feed) {
 
 pub async fn announced_users() -> (TestDatabase, PgSessions, Feed) {
     let (database, sessions, feed) = announced_sessions().await;
-    let migrate = sessions.store().migrate().announce_changed_users();
+    let migrate = sessions.store().migrate().notify_on_user_change();
     migrate.await.unwrap();
     (database, sessions, feed)
 }

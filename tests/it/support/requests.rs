@@ -4,7 +4,9 @@ use std::{convert::Infallible, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, header::COOKIE};
 use tower_user_session::{
-    CurrentSession, Error, SessionLookup, SessionService, SessionStore, SessionToken, SignedIn,
+    CurrentSession, Error, SessionService, SignedIn,
+    session::SessionToken,
+    store::{SessionLookup, SessionStore},
 };
 
 use super::users::{MemorySessions, User};
@@ -100,7 +102,7 @@ pub async fn rejected_cookies(sessions: &MemorySessions) -> Vec<(&'static str, V
     }
     let expired = sessions
         .sign_in_without_request(1)
-        .at_most(Duration::from_secs(60))
+        .max_lifetime(Duration::from_secs(60))
         .await
         .unwrap();
     let ended = signed_in_cookie(sessions, 1).await;

@@ -11,8 +11,10 @@ use std::{
 use http::StatusCode;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_user_session::{
-    Error, ErrorKind, LoadUserLayer, LookupAnswer, Rejection, Session, SessionId, SessionLookup,
-    SessionService, SessionTimes, SessionToken, TokenDigest,
+    Error, ErrorKind, LoadUserLayer, SessionService,
+    rejection::Rejection,
+    session::{Session, SessionId, SessionTimestamps, SessionToken, TokenDigest},
+    store::{LookupResult, SessionLookup},
 };
 
 use super::{
@@ -20,7 +22,7 @@ use super::{
     users::User,
 };
 
-pub type Answers = Result<Vec<LookupAnswer<User>>, Error>;
+pub type Answers = Result<Vec<LookupResult<User>>, Error>;
 
 pub type Answering = Pin<Box<dyn Future<Output = Answers> + Send>>;
 
@@ -56,12 +58,12 @@ pub fn scripted(
 }
 
 /// A live session of the user whose e-mail address contains the digest.
-pub fn live(digest: TokenDigest) -> LookupAnswer<User> {
+pub fn live(digest: TokenDigest) -> LookupResult<User> {
     let now = std::time::SystemTime::UNIX_EPOCH;
-    let mut times = SessionTimes::at(now);
+    let mut times = SessionTimestamps::at(now);
     times.expires_at += Duration::from_secs(60);
     let session = Session::new(SessionId::from_bytes([1; 16]), times);
-    LookupAnswer::live(digest, owner(digest), session)
+    LookupResult::live(digest, owner(digest), session)
 }
 
 pub fn owner(digest: TokenDigest) -> User {
@@ -72,7 +74,7 @@ pub fn owner(digest: TokenDigest) -> User {
     }
 }
 
-pub fn all_live(digests: &[TokenDigest]) -> Vec<LookupAnswer<User>> {
+pub fn all_live(digests: &[TokenDigest]) -> Vec<LookupResult<User>> {
     digests.iter().map(|digest| live(*digest)).collect()
 }
 

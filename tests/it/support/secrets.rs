@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use base64::{Engine as _, engine::general_purpose};
-use tower_user_session::SessionToken;
+use tower_user_session::session::SessionToken;
 
 /// Each spelling of a token and its digest.
 pub struct Secrets(Vec<String>);

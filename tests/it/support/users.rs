@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    BoxError, Lifetime, LookupRow, MemorySessionStore, PgSessionStore, PgUser, SessionService,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, session::Lifetime,
+    store::MemorySessionStore,
 };
 
 use super::{database::pool, recorded_logs};

@@ -8,9 +8,13 @@ use std::{
 
 use tokio::sync::watch;
 use tower_user_session::{
-    CleanedUp, DEFAULT_LEASE, Device, EndedSession, Error, ErrorKind, Insertion, Lifetime,
-    LookupAnswer, MemorySessionStore, NewSession, Revocation, Rotation, SessionId, SessionLookup,
-    SessionService, SessionStore, StillLive, TokenDigest,
+    Error, ErrorKind, SessionService,
+    feed::DEFAULT_LEASE,
+    session::{Lifetime, SessionId, SessionInfo, TokenDigest},
+    store::{
+        EndedSession, ExpiredBatch, InsertOutcome, LookupResult, MemorySessionStore, NewSession,
+        RemainingLifetime, RevokeScope, RotateOutcome, SessionLookup, SessionStore,
+    },
 };
 
 use super::{recorded_logs, users::User};
@@ -99,10 +103,10 @@ impl Deref for WatchedStore {
 impl SessionLookup for WatchedStore {
     type User = User;
 
-    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupAnswer<User>>, Error> {
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<User>>, Error> {
         self.finds.fetch_add(1, SeqCst);
         if digests.len() > 1 && self.bad_row.load(SeqCst) {
-            return Err(Error::new(ErrorKind::Row, "made up"));
+            return Err(Error::new(ErrorKind::Decode, "made up"));
         }
         for _ in 0..self.steps.load(SeqCst) {
             tokio::task::yield_now().await;
@@ -120,7 +124,7 @@ impl SessionStore for WatchedStore {
         self.memory.lifetime()
     }
 
-    async fn insert(&self, session: NewSession<'_, Self>) -> Result<Insertion, Error> {
+    async fn insert(&self, session: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
         let mut new = NewSession::new(session.digest, session.user_id, &(), session.lifetime);
         new.replaced = session.replaced;
         self.memory.insert(new).await
@@ -131,7 +135,7 @@ impl SessionStore for WatchedStore {
         user_id: &i64,
         old: &[TokenDigest],
         new: TokenDigest,
-    ) -> Result<Rotation, Error> {
+    ) -> Result<RotateOutcome, Error> {
         self.memory.rotate(user_id, old, new).await
     }
 
@@ -144,11 +148,11 @@ impl SessionStore for WatchedStore {
         self.memory.delete(digests).await
     }
 
-    async fn list(&self, user_id: &i64) -> Result<Vec<Device>, Error> {
+    async fn list(&self, user_id: &i64) -> Result<Vec<SessionInfo>, Error> {
         self.memory.list(user_id).await
     }
 
-    async fn revoke(&self, user_id: &i64, which: Revocation) -> Result<Vec<SessionId>, Error> {
+    async fn revoke(&self, user_id: &i64, which: RevokeScope) -> Result<Vec<SessionId>, Error> {
         self.memory.revoke(user_id, which).await
     }
 
@@ -156,12 +160,15 @@ impl SessionStore for WatchedStore {
         self.memory.revoke_everyone().await
     }
 
-    async fn still_live(&self, ids: &[SessionId]) -> Result<Vec<StillLive>, Error> {
+    async fn remaining_lifetimes(
+        &self,
+        ids: &[SessionId],
+    ) -> Result<Vec<RemainingLifetime>, Error> {
         self.checks.fetch_add(1, SeqCst);
-        self.memory.still_live(ids).await
+        self.memory.remaining_lifetimes(ids).await
     }
 
-    async fn clean_up(&self, place: Option<u64>) -> Result<CleanedUp, Error> {
-        self.memory.clean_up(place).await
+    async fn delete_expired(&self, place: Option<u64>) -> Result<ExpiredBatch, Error> {
+        self.memory.delete_expired(place).await
     }
 }

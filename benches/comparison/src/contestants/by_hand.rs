@@ -3,7 +3,7 @@
 
 use deadpool_postgres::{Manager, Pool};
 use tokio_postgres::{NoTls, Row};
-use tower_user_session::SessionToken;
+use tower_user_session::session::SessionToken;
 
 use super::{
     Started,

@@ -11,7 +11,7 @@ use std::{
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use tower::{Service, service_fn};
-use tower_user_session::{Presented, SessionCookie, SessionToken};
+use tower_user_session::{cookie::{PresentedToken, SessionCookie}, session::SessionToken};
 
 use super::{
     app::App,
@@ -52,7 +52,7 @@ impl<S: App, F: Find> Service<Request<Body>> for LookUp<S, F> {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let not_ready_inner = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, not_ready_inner);
-        let Presented::Token(token) = SessionCookie::default().read(request.headers()) else {
+        let PresentedToken::Token(token) = SessionCookie::default().read(request.headers()) else {
             return Box::pin(inner.call(request));
         };
         let finding = self.find.clone().find(token);

@@ -26,9 +26,9 @@ pub(super) fn start(ground: &Ground) -> Started {
 pub(super) async fn start_cached(ground: &Ground) -> Started {
     let sessions = sessions(ground.config.clone())?;
     let store = sessions.store();
-    store.migrate().announce_changed_users().await?;
+    store.migrate().notify_on_user_change().await?;
     let feed = store.feed(ground.config.clone(), NoTls);
-    sessions.cache(feed, 2 * data::KNOWN as usize).await?;
+    sessions.enable_cache(feed, 2 * data::KNOWN as usize).await?;
     Ok(service(sessions, ground.requests(Cookie::Ours)?))
 }
 

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use redis::aio::MultiplexedConnection;
-use tower_user_session::SessionToken;
+use tower_user_session::session::SessionToken;
 
 use super::{
     Started,

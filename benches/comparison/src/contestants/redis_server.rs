@@ -8,7 +8,7 @@ use std::{
 
 use redis::aio::MultiplexedConnection;
 use time::OffsetDateTime;
-use tower_user_session::SessionToken;
+use tower_user_session::session::SessionToken;
 
 use super::user::User;
 use crate::{

@@ -93,7 +93,7 @@ fn row(cell: &Cell) -> Vec<String> {
     ]
 }
 
-pub(super) fn counts(results: &Results) -> Option<String> {
+pub(super) fn metrics(results: &Results) -> Option<String> {
     let header = [
         "tasks",
         "contestant",

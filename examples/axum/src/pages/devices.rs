@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use example_application::User;
 use maud::html;
-use tower_user_session::{CurrentSession, Device};
+use tower_user_session::{CurrentSession, session::SessionInfo};
 
 use super::{Page, in_words, live_page};
 
-pub(crate) fn devices(devices: &[Device], current: CurrentSession<User>) -> Page {
-    let ago = |device: &Device| {
+pub(crate) fn devices(devices: &[SessionInfo], current: CurrentSession<User>) -> Page {
+    let ago = |device: &SessionInfo| {
         let since = current.times().now.duration_since(device.last_seen_at);
         in_words(since.unwrap_or(Duration::ZERO))
     };
@@ -50,7 +50,7 @@ pub(crate) fn devices(devices: &[Device], current: CurrentSession<User>) -> Page
 }
 
 /// The public ids of the sessions. The text changes when a session begins or ends.
-pub(crate) fn names(devices: &[Device]) -> String {
+pub(crate) fn names(devices: &[SessionInfo]) -> String {
     let mut names: Vec<_> = devices.iter().map(|device| device.id.to_string()).collect();
     names.sort_unstable();
     names.join(" ")

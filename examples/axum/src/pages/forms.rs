@@ -7,7 +7,7 @@ use axum::{
 };
 use example_application::AccountError;
 use maud::{Markup, html};
-use tower_user_session::ReturnTo;
+use tower_user_session::require_user::ReturnTo;
 
 use super::{Page, page};
 
@@ -65,17 +65,17 @@ pub(crate) fn sign_in_or_up(
     )
 }
 
-pub(crate) fn confirm(next: Option<&ReturnTo>, message: Option<Markup>) -> Page {
+pub(crate) fn reauthenticate(next: Option<&ReturnTo>, message: Option<Markup>) -> Page {
     page(
-        "Confirm your password",
+        "Reauthenticate your password",
         &html! {
-            h1 { "Confirm your password" }
+            h1 { "Reauthenticate your password" }
             @if let Some(message) = message { (message) }
             p { "Please enter your password again to continue." }
             form method="post" action="/confirm" {
                 (hidden(next))
                 (password_field("Password", false, true))
-                button.button { "Confirm" }
+                button.button { "Reauthenticate" }
             }
         },
     )

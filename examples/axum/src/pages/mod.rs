@@ -5,7 +5,7 @@ mod forms;
 
 pub(crate) use self::{
     devices::{devices, names},
-    forms::{SIGN_IN, SIGN_UP, confirm, password, refused, sign_in_or_up, unsent},
+    forms::{SIGN_IN, SIGN_UP, password, reauthenticate, refused, sign_in_or_up, unsent},
 };
 
 use std::time::Duration;
@@ -18,7 +18,10 @@ use axum::{
 use example_application::User;
 use maud::{DOCTYPE, Markup, html};
 use tower_http::csrf::ProtectionError;
-use tower_user_session::{CurrentSession, Rejection, RejectionKind};
+use tower_user_session::{
+    CurrentSession,
+    rejection::{Rejection, RejectionKind},
+};
 
 /// A page with `Cache-Control: no-store`, so that neither a cache nor the Back button shows it to
 /// the next user of the browser.
@@ -72,13 +75,14 @@ pub(crate) fn account(user: &User, session: CurrentSession<User>) -> Page {
 /// The response of `RequireUserLayer` to a rejected request: its own headers, with a page for a
 /// browser.
 pub(crate) fn sign_in_first(rejection: &Rejection) -> Response<Body> {
-    let (title, text, href, button) = if rejection.kind() == RejectionKind::ProofTooOld {
+    let (title, text, href, button) = if rejection.kind() == RejectionKind::ReauthenticationRequired
+    {
         let text = "Please enter your password again to continue.";
         (
             "Please confirm your password",
             text,
             "/confirm?next=/password",
-            "Confirm",
+            "Reauthenticate",
         )
     } else {
         (

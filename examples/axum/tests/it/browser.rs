@@ -263,9 +263,9 @@ async fn a_person_lives_with_their_sessions() {
     client.execute(age, &[]).await.unwrap();
     laptop.press("Your account").await;
     laptop.press("Change password").await;
-    assert_eq!(laptop.heading().await, "Confirm your password");
+    assert_eq!(laptop.heading().await, "Reauthenticate your password");
     laptop.fill("password", "correct horse").await;
-    laptop.press("Confirm").await;
+    laptop.press("Reauthenticate").await;
     assert_eq!(laptop.heading().await, "Change your password");
     laptop.fill("current", "correct horse").await;
     laptop.fill("password", "battery staple").await;
@@ -327,10 +327,10 @@ async fn a_form_that_was_not_sent_is_explained() {
     window.fill("password", "battery staple").await;
     client.execute(age, &[]).await.unwrap();
     window.press("Change password").await;
-    assert_eq!(window.heading().await, "Confirm your password");
+    assert_eq!(window.heading().await, "Reauthenticate your password");
     assert!(window.text().await.contains("Your form was not sent."));
     window.fill("password", "correct horse").await;
-    window.press("Confirm").await;
+    window.press("Reauthenticate").await;
     assert_eq!(window.path().await, "/password");
     window.0.close().await.unwrap();
 }

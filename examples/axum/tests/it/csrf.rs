@@ -119,12 +119,12 @@ async fn another_site_signs_nobody_in() {
 async fn what_is_refused_costs_no_lookup() {
     let site = Site::open().await;
     let mut browser = site.adas_browser().await;
-    let before = site.sessions.counts();
+    let before = site.sessions.metrics();
     let headers = [("sec-fetch-site", "cross-site")];
     let answer = browser.send(Method::POST, "/sign-up", &headers, ADA).await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
-    assert_eq!(site.sessions.counts(), before);
+    assert_eq!(site.sessions.metrics(), before);
 
     browser.post("/sign-up", ADA).await;
-    assert_eq!(site.sessions.counts().statements, before.statements + 1);
+    assert_eq!(site.sessions.metrics().statements, before.statements + 1);
 }

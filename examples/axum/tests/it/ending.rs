@@ -13,7 +13,7 @@ use tokio_tungstenite::{
         Error, Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode,
     },
 };
-use tower_user_session::{DEFAULT_LEASE, ErrorKind, tokio_postgres::NoTls};
+use tower_user_session::{ErrorKind, feed::DEFAULT_LEASE, tokio_postgres::NoTls};
 
 use crate::support::{ADA, Browser, Site};
 
@@ -79,7 +79,7 @@ async fn the_application_follows_the_feed() {
     let site = Site::open().await;
     let config = site.database.as_ref().unwrap().config();
     let feed = site.sessions.store().feed(config, NoTls);
-    let again = site.sessions.follow(feed).await.unwrap_err();
+    let again = site.sessions.subscribe(feed).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Configuration);
 }
 

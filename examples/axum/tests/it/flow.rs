@@ -137,9 +137,9 @@ async fn a_page_costs_one_lookup_and_what_needs_no_user_none() {
         (Method::GET, "/healthz", 0),
         (Method::POST, "/sign-out", 0),
     ] {
-        let before = site.sessions.counts().lookups;
+        let before = site.sessions.metrics().lookups;
         let answer = browser.send(method, path, &[], "").await;
         assert!(!answer.status.is_client_error() && !answer.status.is_server_error());
-        assert_eq!(site.sessions.counts().lookups - before, lookups, "{path}");
+        assert_eq!(site.sessions.metrics().lookups - before, lookups, "{path}");
     }
 }

@@ -13,8 +13,8 @@ use ephemeral_postgres::skip;
 use fantoccini::{Client, Locator};
 use tokio::net::TcpListener;
 use tower_user_session::{
-    CurrentUser, LoadUserLayer, MemorySessionStore, SessionCookie, SessionService, SignedIn,
-    SignedOut,
+    CurrentUser, LoadUserLayer, SessionService, SignedIn, SignedOut, cookie::SessionCookie,
+    store::MemorySessionStore,
 };
 
 use crate::browser::Driver;

@@ -62,7 +62,7 @@ async fn a_foreign_session_is_not_found() {
     eve.post("/sign-up", EVE).await;
     eve.post("/sign-in", EVE).await;
     let user = ada.get("/api/me").await.body;
-    let id = site.sessions.devices(&1).await.unwrap()[0].id;
+    let id = site.sessions.sessions_of(&1).await.unwrap()[0].id;
     assert!(user.contains("ada"));
     let mut answers = Vec::new();
     for session in [

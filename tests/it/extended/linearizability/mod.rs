@@ -61,7 +61,7 @@ fn check(history: &History) {
 /// A sufficient share of the lookups was answered from the cache.
 #[expect(clippy::print_stdout, reason = "prints the report of a run")]
 fn check_cache(history: &History, processes: &[Process], world: &World) {
-    let from_cache = |process: &Process| process.sessions.counts().from_cache;
+    let from_cache = |process: &Process| process.sessions.metrics().from_cache;
     let from_cache: u64 = processes.iter().map(from_cache).sum();
     let lookups = history.records.iter().filter(|record| {
         let here = record

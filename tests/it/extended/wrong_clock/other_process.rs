@@ -15,7 +15,8 @@ use ephemeral_postgres::TestDatabase;
 use http::{HeaderMap, Request, Response, header::SET_COOKIE};
 use tower::{ServiceBuilder, ServiceExt as _};
 use tower_user_session::{
-    Lifetime, LoadUserLayer, PgSessionStore, RequireUserLayer, SessionService, SessionToken,
+    LoadUserLayer, PgSessionStore, RequireUserLayer, SessionService,
+    session::{Lifetime, SessionToken},
     tokio_postgres::{Config, NoTls},
 };
 
@@ -133,7 +134,7 @@ pub async fn live() -> Option<()> {
     recorded_logs::begin();
     let (plain, cached) = (service(&config), service(&config));
     let feed = cached.store().feed(config, NoTls);
-    cached.cache(feed, 1_000).await.unwrap();
+    cached.enable_cache(feed, 1_000).await.unwrap();
     println!("{MARK}ready");
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let (word, token) = line.split_once(' ').unwrap_or((&line, ""));
@@ -141,7 +142,7 @@ pub async fn live() -> Option<()> {
         let answer = match (word, token) {
             ("clock", _) => now().to_string(),
             ("sign_in", _) => sign_in(&plain).await,
-            ("clean_up", _) => plain.clean_up().await.unwrap().to_string(),
+            ("clean_up", _) => plain.delete_expired().await.unwrap().to_string(),
             (PLAIN, Some(token)) => user(&plain, &token).await,
             (CACHED, Some(token)) => user(&cached, &token).await,
             ("proof", Some(token)) => proof(&plain, &token).await,
@@ -197,7 +198,7 @@ async fn user(sessions: &PgSessions, token: &SessionToken) -> String {
 
 /// The status of a route that requires an authentication within the last five minutes.
 async fn proof(sessions: &PgSessions, token: &SessionToken) -> String {
-    let guard = RequireUserLayer::<User>::new().proof_not_older_than(HOUR / 12);
+    let guard = RequireUserLayer::<User>::new().max_auth_age(HOUR / 12);
     let service = ServiceBuilder::new()
         .layer(LoadUserLayer::new(sessions.clone()))
         .layer(guard)
@@ -211,12 +212,12 @@ async fn proof(sessions: &PgSessions, token: &SessionToken) -> String {
 /// Looks the token up until it is answered from the cache.
 async fn kept(sessions: &PgSessions, token: &SessionToken) -> String {
     for _ in 0..2_000 {
-        let before = sessions.counts().from_cache;
+        let before = sessions.metrics().from_cache;
         let user = user(sessions, token).await;
         if user != "found" {
             return user;
         }
-        if sessions.counts().from_cache > before {
+        if sessions.metrics().from_cache > before {
             return "kept".to_owned();
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -226,11 +227,11 @@ async fn kept(sessions: &PgSessions, token: &SessionToken) -> String {
 
 /// How many of a hundred results came from the cache, and how many statements were sent.
 async fn from_memory(sessions: &PgSessions, token: &SessionToken) -> String {
-    let before = sessions.counts();
+    let before = sessions.metrics();
     for _ in 0..100 {
         assert_eq!(user(sessions, token).await, "found");
     }
-    let after = sessions.counts();
+    let after = sessions.metrics();
     let (hits, asked) = (
         after.from_cache - before.from_cache,
         after.statements - before.statements,

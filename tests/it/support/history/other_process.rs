@@ -128,7 +128,7 @@ pub async fn live() -> Option<()> {
     let pool = Pool::builder(manager).max_size(2).build().unwrap();
     let mut process = Process::new(pool, config.clone());
     if caches {
-        process.cache(config).await;
+        process.enable_cache(config).await;
     }
     println!("{MARK}ready");
     let mut lines = BufReader::new(std::io::stdin()).lines();

@@ -106,7 +106,7 @@ impl Worker {
         });
         let mut sign_in = self.sessions.sign_in(user, &headers);
         if let Some(limit) = limit {
-            sign_in = sign_in.at_most(limit);
+            sign_in = sign_in.max_lifetime(limit);
         }
         let number = self.shared.numbers.fetch_add(1, Relaxed);
         let (invoked, signed_in) = self.run(sign_in).await;
@@ -264,7 +264,7 @@ fn done(result: Option<Result<(), Error>>) -> Outcome {
 
 fn of_write(error: &Error) -> Outcome {
     match error.kind() {
-        ErrorKind::UserRefused => Outcome::Refused,
+        ErrorKind::UserNotAllowed => Outcome::Refused,
         _ if error.is_outcome_unknown() => Outcome::Unknown,
         _ => Outcome::Unavailable,
     }

@@ -11,7 +11,8 @@ use std::{
 use deadpool_postgres::Pool;
 use tokio::{task::JoinHandle, time::timeout};
 use tower_user_session::{
-    BoxError, LookupRow, PgSessionStore, PgUser, SessionId, SessionService, SessionToken,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService,
+    session::{SessionId, SessionToken},
     tokio_postgres::{Client, Config, NoTls},
 };
 
@@ -113,9 +114,9 @@ impl Process {
     }
 
     /// Adds a cache, which follows a feed over this connection.
-    pub async fn cache(&mut self, feed: Config) {
+    pub async fn enable_cache(&mut self, feed: Config) {
         let feed = self.sessions.store().feed(feed, NoTls);
-        self.sessions.cache(feed, 1_000).await.unwrap();
+        self.sessions.enable_cache(feed, 1_000).await.unwrap();
         self.caches = true;
     }
 }

@@ -53,13 +53,13 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
         .into();
     let mut following = Vec::new();
     if caches {
-        store.migrate().announce_changed_users().await.unwrap();
+        store.migrate().notify_on_user_change().await.unwrap();
         // Each session is old enough to be cached from its beginning on.
         let older = "ALTER TABLE sessions ALTER created_at SET DEFAULT now() - interval '1 hour'";
         sql(&database, older).await;
         let feeds = [feeds.config(), feeds.config(), config];
         for (process, feed) in processes.iter_mut().zip(feeds) {
-            process.cache(feed.clone()).await;
+            process.enable_cache(feed.clone()).await;
             following.push((process.sessions.clone(), feed));
         }
     }

@@ -1,0 +1,47 @@
+//! Timers for deadlines, on whatever runtime the caller has.
+
+use std::{panic::catch_unwind, time::Duration};
+
+use tokio::{
+    runtime::Handle,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use crate::error::{Error, ErrorKind};
+
+/// Returns a timer that ends at this time.
+///
+/// # Errors
+///
+/// [`ErrorKind::Configuration`] outside a tokio runtime, and inside one without timers.
+pub(crate) fn timer(at: Instant) -> Result<Sleep, Error> {
+    if Handle::try_current().is_err() {
+        return Err(configuration("sessions need a tokio runtime"));
+    }
+    // tokio has no other way to tell whether a runtime was built with timers.
+    catch_unwind(|| sleep_until(at)).map_err(|_| {
+        configuration("sessions need a tokio runtime with timers: Builder::enable_time")
+    })
+}
+
+/// Awaits the operation for at most this long.
+///
+/// # Errors
+///
+/// [`ErrorKind::Deadline`] with an unknown outcome if the time is over first; as for [`timer`]; and those of the
+/// operation.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    operation: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let timer = timer(Instant::now() + limit)?;
+    tokio::select! {
+        biased;
+        outcome = operation => outcome,
+        () = timer => Err(Error::from_kind(ErrorKind::Deadline).with_outcome_unknown()),
+    }
+}
+
+fn configuration(context: &'static str) -> Error {
+    Error::from_kind(ErrorKind::Configuration).with_message(context)
+}

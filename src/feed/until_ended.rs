@@ -1,0 +1,133 @@
+//! Streams and bodies that end with their session.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::feed::{EndReason, Ended};
+
+type LastItem<T> = Box<dyn FnOnce(EndReason) -> Option<T> + Send + Sync>;
+
+pin_project! {
+    /// A stream that ends when its session does. See [`Ended::close_stream`].
+    #[must_use = "streams do nothing unless polled"]
+    pub struct StreamUntilEnded<S: Stream> {
+        #[pin]
+        stream: S,
+        // Neither once the stream has ended.
+        ended: Option<(Ended, LastItem<S::Item>)>,
+    }
+}
+
+pin_project! {
+    /// A body that ends when its session does. See [`Ended::close_body`].
+    pub struct BodyUntilEnded<B> {
+        #[pin]
+        body: B,
+        ended: Option<Ended>,
+    }
+}
+
+impl Ended {
+    /// A stream that ends when the session does, without a last word.
+    pub fn close_stream<S: Stream>(self, stream: S) -> StreamUntilEnded<S> {
+        self.close_stream_with(stream, |_| None)
+    }
+
+    /// A stream that ends when the session does, with a last item where `last` makes one: for gRPC the
+    /// status `UNAUTHENTICATED`.
+    pub fn close_stream_with<S: Stream>(
+        self,
+        stream: S,
+        last: impl FnOnce(EndReason) -> Option<S::Item> + Send + Sync + 'static,
+    ) -> StreamUntilEnded<S> {
+        StreamUntilEnded {
+            stream,
+            ended: Some((self, Box::new(last))),
+        }
+    }
+
+    /// A body that ends when the session does, as if it were complete: for server-sent events. Do not
+    /// give it a body that announces its length.
+    pub fn close_body<B: Body>(self, body: B) -> BodyUntilEnded<B> {
+        BodyUntilEnded {
+            body,
+            ended: Some(self),
+        }
+    }
+}
+
+impl<S: Stream> Stream for StreamUntilEnded<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self.project();
+        let Some((ended, _)) = this.ended else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(because) = Pin::new(ended).poll(cx) {
+            let last = this.ended.take().map(|(_, last)| last);
+            return Poll::Ready(last.and_then(|last| last(because)));
+        }
+        let next = this.stream.poll_next(cx);
+        if let Poll::Ready(None) = next {
+            *this.ended = None;
+        }
+        next
+    }
+}
+
+impl<B: Body> Body for BodyUntilEnded<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let Some(ended) = this.ended else {
+            return Poll::Ready(None);
+        };
+        if Pin::new(ended).poll(cx).is_ready() {
+            *this.ended = None;
+            return Poll::Ready(None);
+        }
+        let next = this.body.poll_frame(cx);
+        if let Poll::Ready(None) = next {
+            *this.ended = None;
+        }
+        next
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // It may end early.
+        let mut hint = SizeHint::new();
+        if let Some(upper) = self.body.size_hint().upper() {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
+
+impl<S: Stream> fmt::Debug for StreamUntilEnded<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamUntilEnded").finish_non_exhaustive()
+    }
+}
+
+impl<B> fmt::Debug for BodyUntilEnded<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyUntilEnded").finish_non_exhaustive()
+    }
+}

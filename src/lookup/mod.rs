@@ -1,0 +1,9 @@
+//! Looks sessions up in batches, and records that they are used.
+
+pub(crate) mod batcher;
+pub(crate) mod last_seen;
+pub(crate) mod pending;
+mod queue;
+#[cfg(test)]
+mod queue_model;
+mod worker;

@@ -1,0 +1,51 @@
+//! The operator that compares users' keys.
+//!
+//! An unqualified `=` would be resolved through the `search_path`, where another role may have planted an operator
+//! that fits better. The operator of the foreign key is the one that decides which user a session belongs to. For
+//! keys of built-in types it is `pg_catalog.=`. For types of extensions, such as `citext`, it is in the extension's
+//! schema.
+
+use std::sync::OnceLock;
+
+use tokio_postgres::{Client, types::Type};
+
+use crate::{
+    error::Error,
+    postgres::{decode::column, errors, sql::KEY_OPERATOR},
+};
+
+/// Stands in every statement for the operator until the foreign key has been read. It is spelled as no other
+/// operator is, and is the right one for keys of built-in types.
+pub(crate) const PLACEHOLDER: &str = r#"OPERATOR("pg_catalog".=)"#;
+
+/// The operator for one sessions table. It is read once, on the first connection that needs it.
+#[derive(Debug)]
+pub(crate) struct KeyOperator {
+    table: String,
+    known: OnceLock<String>,
+}
+
+impl KeyOperator {
+    pub(crate) const fn new(table: String) -> Self {
+        Self {
+            table,
+            known: OnceLock::new(),
+        }
+    }
+
+    /// Returns the operator as SQL names it. Without a foreign key it is the one for built-in types.
+    pub(crate) async fn resolve(&self, client: &Client) -> Result<&str, Error> {
+        if let Some(known) = self.known.get() {
+            return Ok(known);
+        }
+        let rows = client
+            .query_typed(&KEY_OPERATOR, &[(&self.table, Type::TEXT)])
+            .await
+            .map_err(errors::statement)?;
+        let operator = match rows.first() {
+            Some(row) => column(row, 0)?,
+            None => PLACEHOLDER.to_owned(),
+        };
+        Ok(self.known.get_or_init(|| operator))
+    }
+}

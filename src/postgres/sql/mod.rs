@@ -1,0 +1,335 @@
+//! The statements, with the application's names and fragments put in.
+
+pub(crate) mod execution;
+pub(crate) mod key_operator;
+pub(crate) mod statement;
+mod user_types;
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use crate::postgres::{
+    decode::FIRST_USER_COLUMN,
+    sql::{
+        key_operator::{KeyOperator, PLACEHOLDER},
+        statement::{NO_PRECONDITIONS, Statement},
+    },
+    user::PgUser,
+};
+
+/// Where the sessions are.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) schema: Option<String>,
+    pub(crate) name: String,
+}
+
+impl Table {
+    /// The name as SQL has it: quoted, and qualified where the application named a schema.
+    pub(crate) fn to_sql(&self) -> String {
+        let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        match &self.schema {
+            Some(schema) => format!("{}.{}", quote(schema), quote(&self.name)),
+            None => quote(&self.name),
+        }
+    }
+}
+
+macro_rules! statements {
+    ($($name:ident: $file:literal, $parameters:expr;)*) => {
+        /// The statements. Their parameters come in the order given here.
+        #[derive(Debug)]
+        pub(crate) struct Statements {
+            $(pub(crate) $name: Statement,)*
+        }
+
+        impl Statements {
+            pub(crate) fn new<U: PgUser>(table: &Table, absolute_limit: Duration) -> Self {
+                let filler = Template::new::<U>(table, absolute_limit);
+                let key_operator = Arc::new(KeyOperator::new(table.to_sql()));
+                let mut all = Self { $($name: Statement::new(
+                    filler.fill(include_str!($file), &$parameters),
+                    &$parameters,
+                    &key_operator,
+                ),)* };
+                all.find.sql = all.find.sql.replace(&filler.user_key_column, "");
+                all
+            }
+
+            pub(crate) const fn find(&self, with_user_key: bool) -> &Statement {
+                if with_user_key {
+                    &self.find_with_user_key
+                } else {
+                    &self.find
+                }
+            }
+
+            /// Every statement, for checking that all of them fit the database.
+            pub(crate) fn all(&self) -> impl Iterator<Item = &Statement> {
+                [$(&self.$name,)*].into_iter()
+            }
+        }
+
+        #[cfg(test)]
+        const FILES: &[&str] = &[$(include_str!($file),)*];
+    };
+}
+
+statements! {
+    find: "find.sql", ["digests", "query_seq"];
+    find_with_user_key: "find.sql", ["digests", "query_seq"];
+    insert: "insert.sql", [
+        "digest", "user_id", "replaced_ids", "lifetime_seconds", "remembered", "user_agent", "ip"
+    ];
+    lock: "lock.sql", ["user_id", "table_name", "replaced"];
+    count: "count.sql", ["user_id", "replaced_ids", "idle_seconds"];
+    end_oldest: "end_oldest.sql", ["user_id", "kept", "idle_seconds", "others"];
+    rotate: "rotate.sql", ["digest", "user_id", "replaced", "idle_seconds"];
+    delete: "delete.sql", ["digests"];
+    delete_locked: "delete_locked.sql", ["ids"];
+    list: "list.sql", ["user_id", "idle_seconds"];
+    revoke: "revoke.sql", ["user_id", "only", "except"];
+    lock_everyone: "lock_everyone.sql", [];
+    revoke_everyone: "revoke_everyone.sql", [];
+    remaining_lifetimes: "remaining_lifetimes.sql", ["ids", "idle_seconds"];
+    announced: "announced.sql", ["table_name"];
+    outdated: "outdated.sql", ["table_name"];
+    touch: "touch.sql", ["ids", "times", "interval_seconds", "idle_seconds"];
+    revocable: "revocable.sql", ["user_id", "only", "except"];
+    any_session: "any_session.sql", [];
+    allowed: "allowed.sql", ["user_id"];
+    rotatable: "rotatable.sql", ["user_id", "replaced", "idle_seconds"];
+    check_table: "check_table.sql", ["table_name"];
+    check_user: "check_user.sql", [];
+    delete_expired: "delete_expired.sql", [
+        "page", "next_page", "table_name", "idle_seconds", "most"
+    ];
+}
+
+/// `users_types.sql`, for these expressions.
+pub(crate) fn asking_for_types(from: &'static str, expressions: &str) -> String {
+    // The application's texts are put in last, and not read again.
+    let sql = without_comments(include_str!("users_types.sql"));
+    let (before, after) = sql.split_once(":expressions").unwrap_or_default();
+    let (between, after) = after.split_once(":from").unwrap_or_default();
+    [before, expressions, between, from, after].concat()
+}
+
+/// `base_type.sql`.
+pub(crate) static BASE_TYPE: LazyLock<String> =
+    LazyLock::new(|| without_comments(include_str!("base_type.sql")).replace(":type_oid", "$1"));
+
+/// `key_operator.sql`.
+pub(crate) static KEY_OPERATOR: LazyLock<String> = LazyLock::new(|| {
+    without_comments(include_str!("key_operator.sql")).replace(":table_name", "$1")
+});
+const USER_KEY: &str = include_str!("user_key.sql");
+
+struct Template {
+    sessions: String,
+    live: String,
+    not_idle: String,
+    ends_at: String,
+    before_user: String,
+    user_key: String,
+    user_key_column: String,
+    columns: &'static str,
+    from: &'static str,
+    key: &'static str,
+    condition: &'static str,
+}
+
+impl Template {
+    fn new<U: PgUser>(table: &Table, absolute_limit: Duration) -> Self {
+        Self {
+            sessions: table.to_sql(),
+            live: without_comments(include_str!("live.sql")),
+            not_idle: without_comments(include_str!("not_idle.sql")),
+            ends_at: without_comments(include_str!("ends_at.sql")).replace(
+                ":absolute_seconds",
+                &absolute_limit.as_secs_f64().to_string(),
+            ),
+            before_user: ["NULL"; FIRST_USER_COLUMN].join(", "),
+            user_key_column: format!(
+                ", {} AS live_session_user_key",
+                without_comments(USER_KEY)
+                    .replace("s.user_id", "live_session.live_session_user_id")
+            ),
+            user_key: without_comments(USER_KEY),
+            columns: U::COLUMNS,
+            from: U::FROM,
+            key: U::KEY,
+            condition: U::CONDITION,
+        }
+    }
+
+    /// Replaces `:name`, as psql's variables are written, by a text or by the parameter's number.
+    /// What the application put in is not read again, and `::type` is left alone.
+    fn fill(&self, sql: &str, parameters: &[&str]) -> String {
+        // Ours, and with names of its own.
+        let sql = without_comments(sql)
+            .replace(":live", &self.live)
+            .replace(":not_idle", &self.not_idle);
+        let mut filled = String::with_capacity(2 * sql.len());
+        let mut rest = &*sql;
+        while let Some(colon) = rest.find(':') {
+            filled.push_str(&rest[..colon]);
+            rest = &rest[colon + 1..];
+            if let Some(cast) = rest.strip_prefix(':') {
+                filled.push_str("::");
+                rest = cast;
+                continue;
+            }
+            let end = rest
+                .find(|c: char| !c.is_ascii_lowercase() && c != '_')
+                .unwrap_or(rest.len());
+            let (name, after) = rest.split_at(end);
+            rest = after;
+            if let Some(place) = parameters.iter().position(|parameter| *parameter == name) {
+                // Writing to a string does not fail.
+                let _ = write!(filled, "${}", place + 1);
+            } else {
+                filled.push_str(self.text(name));
+            }
+        }
+        filled.push_str(rest);
+        filled
+    }
+
+    fn text(&self, name: &str) -> &str {
+        match name {
+            "sessions" => &self.sessions,
+            "before_user" => &self.before_user,
+            "ends_at" => self.ends_at.trim_end(),
+            "user_key" => &self.user_key,
+            "user_key_column" => &self.user_key_column,
+            "columns" => self.columns,
+            "from" => self.from,
+            "key" => self.key,
+            "equals" => PLACEHOLDER,
+            "condition" => self.condition,
+            "preconditions" => NO_PRECONDITIONS,
+            _ => "",
+        }
+    }
+}
+
+fn without_comments(sql: &str) -> String {
+    sql.lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .flat_map(|l| [l, "\n"])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{error::BoxError, postgres::LookupRow};
+
+    #[derive(Clone)]
+    struct User;
+    impl PgUser for User {
+        type Id = i64;
+        const COLUMNS: &'static str = "':key', u.a::text";
+        fn from_row(_: &LookupRow<'_>) -> Result<Self, BoxError> {
+            Ok(Self)
+        }
+    }
+
+    #[test]
+    fn every_name_is_filled_in_once() {
+        let table = Table {
+            schema: Some("my \"own\"".to_owned()),
+            name: "log ins".to_owned(),
+        };
+        let statements = Statements::new::<User>(&table, Duration::from_secs(60));
+        assert!(
+            statements
+                .find
+                .sql
+                .contains("FROM \"my \"\"own\"\"\".\"log ins\" AS s")
+        );
+        assert!(statements.find.sql.contains("SELECT ':key', u.a::text\n"));
+        assert!(
+            statements
+                .find
+                .sql
+                .contains("unnest($1::pg_catalog.bytea[])")
+        );
+    }
+
+    #[test]
+    fn every_name_in_a_statement_is_known() {
+        let known = [
+            "sessions",
+            "before_user",
+            "not_idle",
+            "ends_at",
+            "columns",
+            "from",
+            "key",
+            "equals",
+            "condition",
+            "preconditions",
+            "live",
+            "user_key",
+            "user_key_column",
+        ];
+        let parameters = [
+            "digest",
+            "digests",
+            "user_id",
+            "replaced",
+            "replaced_ids",
+            "lifetime_seconds",
+            "remembered",
+            "user_agent",
+            "ip",
+            "idle_seconds",
+            "others",
+            "kept",
+            "only",
+            "except",
+            "ids",
+            "times",
+            "interval_seconds",
+            "page",
+            "next_page",
+            "query_seq",
+            "table_name",
+            "most",
+        ];
+        for sql in FILES {
+            for piece in without_comments(sql).replace("::", " ").split(':').skip(1) {
+                let name: String = piece
+                    .chars()
+                    .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                    .collect();
+                assert!(
+                    known.contains(&&*name) || parameters.contains(&&*name),
+                    "{name} in {sql}"
+                );
+            }
+        }
+    }
+
+    /// The lookup and the users' trigger compute the same hash.
+    #[test]
+    fn the_hash_of_a_user_is_one_expression() {
+        let words = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        let of_trigger = without_comments(USER_KEY).replace("s.user_id", "keys.key");
+        let migration = include_str!("../../../migrations/0002_announce_sessions.sql");
+        assert_eq!(words(migration).matches(&words(&of_trigger)).count(), 1);
+    }
+
+    /// D19: no statement changes a session that another one may have begun.
+    #[test]
+    fn nothing_upserts() {
+        for sql in FILES {
+            assert!(!sql.to_uppercase().contains("ON CONFLICT"));
+        }
+    }
+}

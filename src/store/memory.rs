@@ -1,0 +1,449 @@
+//! Sessions in memory, with a clock that stands still: for tests, and for documentation that runs
+//! without a server.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use http::HeaderValue;
+
+use crate::{
+    error::{Error, ErrorKind},
+    service::SessionService,
+    session::{
+        Lifetime, Session, SessionId, SessionInfo, SessionLimit, SessionTimestamps, TokenDigest,
+        UserKey,
+    },
+    store::{
+        EndedSession, ExpiredBatch, InsertOutcome, LookupResult, NewSession, RemainingLifetime,
+        RevokeScope, RotateOutcome, SessionLookup, SessionStore, SessionUse,
+    },
+};
+
+/// A [`SessionStore`] in memory, for an application's own tests.
+///
+/// It behaves as the PostgreSQL store does; the two are compared by a test. Its clock stands still
+/// until [`advance`](Self::advance) moves it, so that a test of expiry waits for nothing.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_user_session::{SessionService, session::Lifetime, store::MemorySessionStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_user_session::Error> {
+/// let hour = Duration::from_secs(60 * 60);
+/// let store = MemorySessionStore::new().with_lifetime(Lifetime::absolute(hour)?);
+/// store.add_user(7, "Ada");
+/// let sessions = SessionService::new(store);
+///
+/// let signed_in = sessions.sign_in_without_request(7).await?;
+/// sessions.store().advance(hour);
+/// assert_eq!(sessions.user(signed_in.token()).await?, None);
+/// # Ok(())
+/// # }
+/// ```
+pub struct MemorySessionStore<I, U> {
+    lifetime: Lifetime,
+    limit: Option<SessionLimit>,
+    state: Mutex<State<I, U>>,
+}
+
+struct State<I, U> {
+    now: SystemTime,
+    users: HashMap<I, Arc<U>>,
+    disabled: HashSet<I>,
+    sessions: HashMap<TokenDigest, Row<I>>,
+    failing: bool,
+}
+
+struct Row<I> {
+    user_id: I,
+    remembered: bool,
+    device: SessionInfo,
+}
+
+impl<I> Row<I> {
+    fn is_live(&self, now: SystemTime, lifetime: Lifetime) -> bool {
+        let idle = now
+            .duration_since(self.device.last_seen_at)
+            .unwrap_or_default();
+        self.ends_at(lifetime) > now && lifetime.idle_limit().is_none_or(|limit| idle < limit)
+    }
+
+    fn ends_at(&self, lifetime: Lifetime) -> SystemTime {
+        let limit = self.device.created_at + lifetime.absolute_limit();
+        self.device.expires_at.min(limit)
+    }
+
+    fn current(&self, now: SystemTime, lifetime: Lifetime) -> Session {
+        Session::new(
+            self.device.id,
+            SessionTimestamps {
+                created_at: self.device.created_at,
+                authenticated_at: self.device.authenticated_at,
+                last_seen_at: self.device.last_seen_at,
+                expires_at: self.ends_at(lifetime),
+                now,
+            },
+        )
+    }
+}
+
+impl<I, U> Default for MemorySessionStore<I, U> {
+    fn default() -> Self {
+        let state = State {
+            now: SystemTime::now(),
+            users: HashMap::new(),
+            disabled: HashSet::new(),
+            sessions: HashMap::new(),
+            failing: false,
+        };
+        Self {
+            lifetime: Lifetime::default(),
+            limit: None,
+            state: Mutex::new(state),
+        }
+    }
+}
+
+impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
+    /// A store without users.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how long sessions live.
+    pub fn with_lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// Sets how many sessions a user may have at the same time.
+    pub fn with_session_limit(mut self, limit: SessionLimit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Adds a user, or replaces the one with this key.
+    pub fn add_user(&self, id: I, user: U) {
+        self.state().users.insert(id, Arc::new(user));
+    }
+
+    /// Deletes a user, and ends their sessions as the foreign key does.
+    pub fn remove_user(&self, id: &I) {
+        let mut state = self.state();
+        state.users.remove(id);
+        state.disabled.remove(id);
+        state.sessions.retain(|_, row| row.user_id != *id);
+    }
+
+    /// Sets whether a user fails the condition for being signed in. Their sessions stay, and work
+    /// again once the user does not.
+    pub fn set_disabled(&self, id: I, disabled: bool) {
+        let mut state = self.state();
+        if disabled {
+            state.disabled.insert(id);
+        } else {
+            state.disabled.remove(&id);
+        }
+    }
+
+    /// Moves the clock.
+    pub fn advance(&self, time: Duration) {
+        self.state().now += time;
+    }
+
+    /// Sets whether every operation fails, as with a database that cannot be reached.
+    pub fn set_failing(&self, failing: bool) {
+        self.state().failing = failing;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<I, U>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn working(&self) -> Result<MutexGuard<'_, State<I, U>>, Error> {
+        let state = self.state();
+        if state.failing {
+            Err(Error::from_kind(ErrorKind::Connection))
+        } else {
+            Ok(state)
+        }
+    }
+}
+
+impl<I: Clone + Eq + Hash, U: Clone> State<I, U> {
+    fn allowed(&self, id: &I) -> Option<&Arc<U>> {
+        self.users.get(id).filter(|_| !self.disabled.contains(id))
+    }
+
+    fn live_sessions_of(&self, id: &I, lifetime: Lifetime) -> Vec<TokenDigest> {
+        let of_user = |row: &Row<I>| row.user_id == *id && row.is_live(self.now, lifetime);
+        self.sessions
+            .iter()
+            .filter(|(_, row)| of_user(row))
+            .map(|(digest, _)| *digest)
+            .collect()
+    }
+
+    fn end_where(&mut self, ends: impl Fn(&Row<I>) -> bool) -> Vec<SessionId> {
+        let ended = self.sessions.extract_if(|_, row| ends(row));
+        ended.map(|(_, row)| row.device.id).collect()
+    }
+}
+
+impl<I, U> SessionLookup for MemorySessionStore<I, U>
+where
+    I: Clone + Eq + Hash + Send + Sync + 'static,
+    U: Clone + Send + Sync + 'static,
+{
+    type User = U;
+
+    async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<U>>, Error> {
+        let state = self.working()?;
+        let now = state.now;
+        let find = |digest: &TokenDigest| {
+            let live = state
+                .sessions
+                .get(digest)
+                .filter(|row| row.is_live(now, self.lifetime));
+            match live.and_then(|row| Some((row, state.allowed(&row.user_id)?))) {
+                Some((row, user)) => LookupResult::live_shared(
+                    *digest,
+                    Arc::clone(user),
+                    row.current(now, self.lifetime),
+                )
+                .with_user_key(user_key(&row.user_id)),
+                None => LookupResult::absent(*digest),
+            }
+        };
+        Ok(digests.iter().map(find).collect())
+    }
+
+    fn touch_interval(&self) -> Option<Duration> {
+        Some(self.lifetime.touch_interval())
+    }
+
+    async fn touch(&self, uses: &[SessionUse]) -> Result<(), Error> {
+        let mut state = self.working()?;
+        let now = state.now;
+        for row in state
+            .sessions
+            .values_mut()
+            .filter(|row| row.is_live(now, self.lifetime))
+        {
+            for used in uses.iter().filter(|used| used.session == row.device.id) {
+                if used.at >= row.device.last_seen_at + self.lifetime.touch_interval() {
+                    row.device.last_seen_at = used.at;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<I, U> SessionStore for MemorySessionStore<I, U>
+where
+    I: Clone + Eq + Hash + Send + Sync + 'static,
+    U: Clone + Send + Sync + 'static,
+{
+    type UserId = I;
+    type Condition = ();
+
+    fn lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    async fn insert(&self, new: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
+        let mut state = self.working()?;
+        if state.allowed(new.user_id).is_none() {
+            return Ok(InsertOutcome::UserRefused);
+        }
+        if state.sessions.contains_key(&new.digest) {
+            return Ok(InsertOutcome::DuplicateDigest);
+        }
+        let mut others = state.live_sessions_of(new.user_id, self.lifetime);
+        others.retain(|digest| !new.replaced.contains(digest));
+        others.sort_by_key(|digest| state.sessions[digest].device.created_at);
+        if let Some(limit) = self.limit {
+            let surplus = (others.len() + 1).saturating_sub(limit.sessions as usize);
+            if surplus > 0 && !limit.ends_oldest {
+                return Ok(InsertOutcome::TooManySessions);
+            }
+            others.truncate(surplus);
+        } else {
+            others.clear();
+        }
+        others.extend(new.replaced);
+        let ended = others
+            .iter()
+            .filter_map(|digest| Some(state.sessions.remove(digest)?.device.id))
+            .collect();
+        let now = state.now;
+        let times = SessionTimestamps {
+            created_at: now,
+            authenticated_at: now,
+            last_seen_at: now,
+            expires_at: now + new.lifetime,
+            now,
+        };
+        let session = Session::new(random_id()?, times);
+        let mut device = SessionInfo::new(&session);
+        device.user_agent = new.user_agent.map(str::to_owned);
+        device.ip = new.ip;
+        let row = Row {
+            user_id: new.user_id.clone(),
+            remembered: new.remembered,
+            device,
+        };
+        state.sessions.insert(new.digest, row);
+        Ok(InsertOutcome::Inserted { session, ended })
+    }
+
+    async fn rotate(
+        &self,
+        user_id: &I,
+        old: &[TokenDigest],
+        new: TokenDigest,
+    ) -> Result<RotateOutcome, Error> {
+        let mut state = self.working()?;
+        if state.sessions.contains_key(&new) {
+            return Ok(RotateOutcome::DuplicateDigest);
+        }
+        let live = state.live_sessions_of(user_id, self.lifetime);
+        let confirmed = old.iter().find(|digest| live.contains(digest));
+        let allowed = state.allowed(user_id).is_some();
+        let now = state.now;
+        match confirmed
+            .filter(|_| allowed)
+            .and_then(|digest| state.sessions.remove(digest))
+        {
+            None => Ok(RotateOutcome::NotFound),
+            Some(mut row) => {
+                row.device.authenticated_at = now;
+                row.device.last_seen_at = now;
+                let done = RotateOutcome::Rotated {
+                    session: row.current(now, self.lifetime),
+                    remembered: row.remembered,
+                };
+                state.sessions.insert(new, row);
+                Ok(done)
+            }
+        }
+    }
+
+    async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
+        let mut state = self.working()?;
+        let end = |digest: &TokenDigest| {
+            let row = state.sessions.remove(digest)?;
+            Some(EndedSession::new(*digest, row.device.id))
+        };
+        Ok(digests.iter().filter_map(end).collect())
+    }
+
+    async fn list(&self, user_id: &I) -> Result<Vec<SessionInfo>, Error> {
+        let state = self.working()?;
+        let live = state.live_sessions_of(user_id, self.lifetime);
+        let mut devices: Vec<_> = live
+            .iter()
+            .map(|digest| state.sessions[digest].device.clone())
+            .collect();
+        devices.sort_by_key(|device| {
+            std::cmp::Reverse((device.last_seen_at, device.created_at, device.id))
+        });
+        Ok(devices)
+    }
+
+    async fn revoke(&self, user_id: &I, which: RevokeScope) -> Result<Vec<SessionId>, Error> {
+        Ok(self.working()?.end_where(|row| {
+            row.user_id == *user_id
+                && match which {
+                    RevokeScope::One(id) => row.device.id == id,
+                    RevokeScope::AllExcept(id) => row.device.id != id,
+                    RevokeScope::All => true,
+                }
+        }))
+    }
+
+    async fn revoke_everyone(&self) -> Result<u64, Error> {
+        Ok(self.working()?.end_where(|_| true).len() as u64)
+    }
+
+    async fn remaining_lifetimes(
+        &self,
+        ids: &[SessionId],
+    ) -> Result<Vec<RemainingLifetime>, Error> {
+        let state = self.working()?;
+        let (now, idle_limit) = (state.now, self.lifetime.idle_limit());
+        let live = state.sessions.values().filter(|row| {
+            ids.contains(&row.device.id)
+                && row.is_live(now, self.lifetime)
+                && !state.disabled.contains(&row.user_id)
+        });
+        Ok(live
+            .map(|row| {
+                let remaining = row.current(now, self.lifetime).limit_in(idle_limit);
+                RemainingLifetime::new(row.device.id, remaining)
+                    .with_user_key(user_key(&row.user_id))
+            })
+            .collect())
+    }
+
+    async fn delete_expired(&self, _: Option<u64>) -> Result<ExpiredBatch, Error> {
+        let mut state = self.working()?;
+        let now = state.now;
+        let sessions = state.end_where(|row| !row.is_live(now, self.lifetime));
+        Ok(ExpiredBatch::new(sessions.len() as u64, None))
+    }
+}
+
+fn user_key<I: Hash>(id: &I) -> UserKey {
+    UserKey::from_hash(BuildHasherDefault::<DefaultHasher>::new().hash_one(id))
+}
+
+fn random_id() -> Result<SessionId, Error> {
+    let random = crate::session::SessionToken::generate()?.digest();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&random.as_bytes()[..16]);
+    Ok(SessionId::from_bytes(
+        uuid::Builder::from_random_bytes(bytes)
+            .into_uuid()
+            .into_bytes(),
+    ))
+}
+
+impl<I, U> fmt::Debug for MemorySessionStore<I, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySessionStore").finish_non_exhaustive()
+    }
+}
+
+impl<S: SessionStore> SessionService<S> {
+    /// Signs this user in and returns the `Cookie` header of a request with that session, for an
+    /// application's tests. Works with every store.
+    ///
+    /// ```
+    /// # use tower_user_session::{SessionService, store::MemorySessionStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let sessions = SessionService::new(MemorySessionStore::new());
+    /// sessions.store().add_user(7, "Ada");
+    /// let cookie = sessions.cookie_for(7).await?;
+    /// let request = http::Request::builder().header("cookie", cookie).body(())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`sign_in`](Self::sign_in).
+    pub async fn cookie_for(&self, user_id: S::UserId) -> Result<HeaderValue, Error> {
+        let signed_in = self.sign_in_without_request(user_id).await?;
+        let cookie = format!("{}={}", self.cookie().name(), signed_in.token().expose());
+        HeaderValue::try_from(cookie).map_err(|error| Error::new(ErrorKind::Configuration, error))
+    }
+}
