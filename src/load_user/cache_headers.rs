@@ -2,10 +2,17 @@
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use crate::{
-    cookie::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by},
-    load_user::service::CacheHeaders,
-};
+use crate::cookie::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by};
+
+/// The responses that the layer marks for caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CacheHeaders {
+    /// Those to signed-in users are private, and all vary with the credentials.
+    All,
+    /// Only those to signed-in users.
+    SignedIn,
+    None,
+}
 
 /// The marks of one response.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    load_user::{cache_headers::Marks, service::CacheHeaders},
+    load_user::cache_headers::{CacheHeaders, Marks},
     lookup::pending::PendingLookup,
     metrics::Counter,
     rejection::{Rejection, ResponseForRejection, reject},

@@ -4,7 +4,10 @@ use http::{Method, Uri};
 use tower_layer::Layer;
 
 use crate::{
-    load_user::service::{CacheHeaders, Exempt, LoadUser, Settings},
+    load_user::{
+        cache_headers::CacheHeaders,
+        service::{Exempt, LoadUser, Settings},
+    },
     rejection::DefaultResponseForRejection,
     service::SessionService,
     store::SessionLookup,

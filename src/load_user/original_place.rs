@@ -1,10 +1,10 @@
 //! The URI of a page as the browser sees it, beneath routers and proxies that rewrite it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{Method, Request, uri::PathAndQuery};
 
-use crate::require_user::{Navigation, ReturnTo};
+use crate::rejection::navigation::Navigation;
 
 /// What a browser opened, before an inner router removed a prefix of the path.
 #[derive(Clone)]
@@ -30,12 +30,12 @@ impl OriginalPlace {
         }
     }
 
-    /// The place to return to, if it is safe.
-    pub(crate) fn place(&self) -> Option<ReturnTo> {
+    /// The place as the browser sees it. It may not be safe to return to.
+    pub(crate) fn place(&self) -> Cow<'_, str> {
         let place = self.place.as_str();
         match &self.stripped {
-            None => ReturnTo::parse(place),
-            Some(prefix) => ReturnTo::parse(&format!("{}{place}", prefix.trim_end_matches('/'))),
+            None => Cow::Borrowed(place),
+            Some(prefix) => Cow::Owned(format!("{}{place}", prefix.trim_end_matches('/'))),
         }
     }
 }

@@ -9,9 +9,9 @@ use tower_service::Service;
 
 use crate::{
     load_user::{
-        OriginalPlace, ResponseFuture,
-        cache_headers::Marks,
-        future::{Lookup, attach},
+        cache_headers::{CacheHeaders, Marks},
+        future::{Lookup, ResponseFuture, attach},
+        original_place::OriginalPlace,
     },
     rejection::{DefaultResponseForRejection, ResponseForRejection},
     service::SessionService,
@@ -34,16 +34,6 @@ pub(super) struct Settings<R> {
     /// The prefix that a proxy removes from every path.
     pub(super) stripped: Option<Arc<str>>,
     pub(super) rejection: R,
-}
-
-/// The responses that the layer marks for caches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CacheHeaders {
-    /// Those to signed-in users are private, and all vary with the credentials.
-    All,
-    /// Only those to signed-in users.
-    SignedIn,
-    None,
 }
 
 #[derive(Clone)]

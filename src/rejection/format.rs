@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::rejection::RejectionKind;
+use crate::rejection::kind::RejectionKind;
 
 /// How a client reads why it was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

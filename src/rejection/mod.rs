@@ -1,14 +1,15 @@
 //! How the layers refuse a request, over HTTP and over gRPC.
 
 mod format;
+mod kind;
+pub(crate) mod navigation;
 
 use std::fmt;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-pub(crate) use self::format::accepts_html;
-use crate::error::Error;
-use crate::rejection::format::Format;
+pub use self::kind::RejectionKind;
+use crate::{error::Error, rejection::format::Format};
 
 /// When a client may try again, in seconds.
 pub(crate) const RETRY_AFTER: &str = "2";
@@ -22,20 +23,6 @@ pub struct Rejection {
     format: Format,
     redirect: Option<HeaderValue>,
     error: Option<Error>,
-}
-
-/// The kinds of [`Rejection`]. A new kind is a breaking change: a [`ResponseForRejection`] that matches on the
-/// kinds must not take an unknown one for something harmless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RejectionKind {
-    /// The route asks for a user and there is none: 401, gRPC status 16.
-    Unauthenticated,
-    /// It could not be found out whether there is one: 503, gRPC status 14.
-    Unavailable,
-    /// The user is not allowed to do this: 403, gRPC status 7.
-    Forbidden,
-    /// The person must prove again who they are: 401, gRPC status 16.
-    ReauthenticationRequired,
 }
 
 impl Rejection {
@@ -159,41 +146,6 @@ impl Rejection {
         headers.insert(name, HeaderValue::from_static(value));
         *response.status_mut() = self.status();
         response
-    }
-}
-
-impl RejectionKind {
-    /// The HTTP status: 401, 403 or 503.
-    pub const fn status(self) -> StatusCode {
-        match self {
-            Self::Unauthenticated | Self::ReauthenticationRequired => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// The gRPC status: 16 (unauthenticated), 7 (permission denied) or 14 (unavailable).
-    pub const fn grpc_code(self) -> i32 {
-        match self {
-            Self::Unauthenticated | Self::ReauthenticationRequired => 16,
-            Self::Forbidden => 7,
-            Self::Unavailable => 14,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unauthenticated => "nobody is signed in",
-            Self::Forbidden => "the user is not allowed to do this",
-            Self::ReauthenticationRequired => "the person must prove again who they are",
-            Self::Unavailable => "it could not be found out who is signed in",
-        }
-    }
-}
-
-impl fmt::Display for RejectionKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request::Parts};
+use http::{HeaderValue, Method, Uri, header, request::Parts};
 
 use crate::{
     load_user::OriginalPlace,
-    rejection::{Rejection, RejectionKind, accepts_html},
-    require_user::ReturnTo,
+    rejection::{Rejection, RejectionKind, navigation::Navigation},
+    require_user::return_to::ReturnTo,
     session::CurrentSession,
     websocket::is_page_of_host,
 };
@@ -83,7 +83,7 @@ fn redirect(page: &str, head: &Parts) -> Option<HeaderValue> {
     let page = match Navigation::of(&head.method, &head.headers)? {
         Navigation::Page => {
             let place = match head.extensions.get::<OriginalPlace>() {
-                Some(original) => original.place(),
+                Some(original) => ReturnTo::parse(&original.place()),
                 None => ReturnTo::from_uri(&head.uri),
             };
             let place = place.filter(|_| head.method == Method::GET);
@@ -116,40 +116,4 @@ fn referring_page(head: &Parts) -> Option<ReturnTo> {
     is_page_of_host(&referer, &head.headers, &head.uri)
         .then(|| ReturnTo::from_uri(&referer))
         .flatten()
-}
-
-/// What a person does in a browser whose answer becomes the page that they see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Navigation {
-    /// They open a page.
-    Page,
-    /// They send a form.
-    Form,
-}
-
-// Parsed once: `LoadUser` looks for the first in most requests.
-static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-
-impl Navigation {
-    /// A browser says so (Fetch Metadata, `Sec-Fetch-Mode` and `Sec-Fetch-Dest`), except over plain http, where
-    /// a script's request is told by what it accepts.
-    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Option<Self> {
-        let kind = match *method {
-            Method::GET | Method::HEAD => Self::Page,
-            Method::POST => Self::Form,
-            _ => return None,
-        };
-        let navigates = match headers.get(&SEC_FETCH_MODE) {
-            Some(mode) => {
-                let whole = || {
-                    let destination = headers.get(&SEC_FETCH_DEST);
-                    destination.is_some_and(|destination| destination == "document")
-                };
-                mode == "navigate" && (kind == Self::Page || whole())
-            }
-            None => accepts_html(headers),
-        };
-        navigates.then_some(kind)
-    }
 }

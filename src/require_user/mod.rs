@@ -54,8 +54,6 @@ mod layer;
 mod return_to;
 mod service;
 
-pub(crate) use self::guard::Navigation;
-
 pub use self::{
     future::ResponseFuture, layer::RequireUserLayer, return_to::ReturnTo, service::RequireUser,
 };
