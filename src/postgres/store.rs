@@ -17,16 +17,15 @@ use tokio_postgres::{
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
-        check::{self, CheckReport},
         connection_set::Lent,
         connections::{Access, Connections, WRITE_CONNECTIONS},
         connector::PgConnector,
         decode, errors,
-        feed::{PgSessionFeed, SCHEMA_VERSION},
+        feed::PgSessionFeed,
         migrate::Migrate,
         sql::{
             Statements, Table,
-            execution::{Execution, Find, On},
+            execution::{Execution, Find},
             statement::{Statement, Values},
         },
         user::PgUser,
@@ -258,54 +257,6 @@ impl<U: PgUser> PgSessionStore<U> {
     /// Creates the sessions' table, or brings it up to date. See [`Migrate`].
     pub fn migrate(&self) -> Migrate {
         Migrate::new(self.pool().clone(), self.table.clone())
-    }
-
-    /// Checks at an application's startup that the database fits, and returns what kind of server it is. It
-    /// reads one user, and writes nothing.
-    ///
-    /// It opens the store's own connections, and verifies on them:
-    ///
-    /// * the sessions table: an ordinary table, its columns and their types, the unique index on the digest, the
-    ///   type and the collation of `user_id` compared with the key that it refers to;
-    /// * every statement: its types, [`PgUser::Id`] included, and the rights that it needs;
-    /// * [`PgUser`]: no column twice, no aggregate, no second row for a user, and
-    ///   [`from_row`](PgUser::from_row) for one user, if there is one;
-    /// * that no row-level security policy hides rows of a table, and that transactions are not read-only;
-    /// * that a connection of the pool has the same role and search path, and sees the same tables.
-    ///
-    /// It logs a warning if a connection to another host is not encrypted, if the pool has no timeouts, if it
-    /// has several hosts without `target_session_attrs`, if `user_id` has no foreign key, and if a role behind a
-    /// transaction pooler has no `statement_timeout`.
-    ///
-    /// What it reads for one user proves nothing about the others. A lookup verifies its own rows again.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a right does not fit: the source names each finding and
-    /// its remedy; also if triggers that announce sessions are of another schema version, with the version that is
-    /// needed. [`ErrorKind::Configuration`] if a connection of the pool differs. [`ErrorKind::Decode`] or
-    /// [`ErrorKind::Panicked`] if `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in
-    /// recovery and stale reads were not allowed. Otherwise as for a lookup.
-    pub async fn check(&self) -> Result<CheckReport, Error> {
-        let check = check::run(self).await?;
-        let own = self.connections.writes.acquire().await?;
-        let outdated = self.triggers_are_outdated(&own).await;
-        own.keep();
-        if outdated? {
-            let needs = format!("this version of the crate needs schema version {SCHEMA_VERSION}");
-            return Err(Error::new(ErrorKind::Schema, needs).with_message(
-                "the triggers that announce ended sessions are of another schema version: run \
-                 Migrate::notify_on_revocation or Migrate::notify_on_user_change",
-            ));
-        }
-        Ok(check)
-    }
-
-    async fn triggers_are_outdated(&self, own: &Lent) -> Result<bool, Error> {
-        let (on, table) = (On::connection(own), self.table.to_sql());
-        let outdated = &self.statements.outdated;
-        let rows = self.execution.query(on, outdated, &[&table]).await?;
-        decode::column(rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?, 0)
     }
 
     /// The application's pool.

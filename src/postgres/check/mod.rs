@@ -12,7 +12,10 @@ pub use self::report::CheckReport;
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
-        errors, same_settings,
+        connection_set::Lent,
+        decode, errors,
+        feed::SCHEMA_VERSION,
+        same_settings,
         sql::{execution::On, statement::Statement},
         store::PgSessionStore,
         user::PgUser,
@@ -27,7 +30,57 @@ const NOBODY: [TokenDigest; 1] = [TokenDigest::from_bytes([0; 32])];
 /// Policies must be an error, and not an empty answer. What the check does is rolled back.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL row_security = off";
 
-pub(super) async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error> {
+impl<U: PgUser> PgSessionStore<U> {
+    /// Checks at an application's startup that the database fits, and returns what kind of server it is. It
+    /// reads one user, and writes nothing.
+    ///
+    /// It opens the store's own connections, and verifies on them:
+    ///
+    /// * the sessions table: an ordinary table, its columns and their types, the unique index on the digest, the
+    ///   type and the collation of `user_id` compared with the key that it refers to;
+    /// * every statement: its types, [`PgUser::Id`] included, and the rights that it needs;
+    /// * [`PgUser`]: no column twice, no aggregate, no second row for a user, and
+    ///   [`from_row`](PgUser::from_row) for one user, if there is one;
+    /// * that no row-level security policy hides rows of a table, and that transactions are not read-only;
+    /// * that a connection of the pool has the same role and search path, and sees the same tables.
+    ///
+    /// It logs a warning if a connection to another host is not encrypted, if the pool has no timeouts, if it
+    /// has several hosts without `target_session_attrs`, if `user_id` has no foreign key, and if a role behind a
+    /// transaction pooler has no `statement_timeout`.
+    ///
+    /// What it reads for one user proves nothing about the others. A lookup verifies its own rows again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a right does not fit: the source names each finding and
+    /// its remedy; also if triggers that announce sessions are of another schema version, with the version that is
+    /// needed. [`ErrorKind::Configuration`] if a connection of the pool differs. [`ErrorKind::Decode`] or
+    /// [`ErrorKind::Panicked`] if `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in
+    /// recovery and stale reads were not allowed. Otherwise as for a lookup.
+    pub async fn check(&self) -> Result<CheckReport, Error> {
+        let check = run(self).await?;
+        let own = self.connections.writes.acquire().await?;
+        let outdated = self.triggers_are_outdated(&own).await;
+        own.keep();
+        if outdated? {
+            let needs = format!("this version of the crate needs schema version {SCHEMA_VERSION}");
+            return Err(Error::new(ErrorKind::Schema, needs).with_message(
+                "the triggers that announce ended sessions are of another schema version: run \
+                 Migrate::notify_on_revocation or Migrate::notify_on_user_change",
+            ));
+        }
+        Ok(check)
+    }
+
+    async fn triggers_are_outdated(&self, own: &Lent) -> Result<bool, Error> {
+        let (on, table) = (On::connection(own), self.table.to_sql());
+        let outdated = &self.statements.outdated;
+        let rows = self.execution.query(on, outdated, &[&table]).await?;
+        decode::column(rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?, 0)
+    }
+}
+
+async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error> {
     store.connections.fill().await?;
     let own = store.connections.writes.acquire().await?;
     let check = with(store, &own).await?;

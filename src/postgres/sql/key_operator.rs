@@ -11,7 +11,7 @@ use tokio_postgres::{Client, types::Type};
 
 use crate::{
     error::Error,
-    postgres::{decode::column, errors, sql::KEY_OPERATOR},
+    postgres::{decode::column, errors, sql::text::KEY_OPERATOR},
 };
 
 /// Stands in every statement for the operator until the foreign key has been read. It is spelled as no other

@@ -3,19 +3,17 @@
 pub(crate) mod execution;
 pub(crate) mod key_operator;
 pub(crate) mod statement;
+pub(crate) mod text;
 mod user_types;
 
-use std::{
-    fmt::Write as _,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use crate::postgres::{
     decode::FIRST_USER_COLUMN,
     sql::{
         key_operator::{KeyOperator, PLACEHOLDER},
         statement::{NO_PRECONDITIONS, Statement},
+        text::without_comments,
     },
     user::PgUser,
 };
@@ -109,23 +107,6 @@ statements! {
     ];
 }
 
-/// `users_types.sql`, for these expressions.
-pub(crate) fn asking_for_types(from: &'static str, expressions: &str) -> String {
-    // The application's texts are put in last, and not read again.
-    let sql = without_comments(include_str!("users_types.sql"));
-    let (before, after) = sql.split_once(":expressions").unwrap_or_default();
-    let (between, after) = after.split_once(":from").unwrap_or_default();
-    [before, expressions, between, from, after].concat()
-}
-
-/// `base_type.sql`.
-pub(crate) static BASE_TYPE: LazyLock<String> =
-    LazyLock::new(|| without_comments(include_str!("base_type.sql")).replace(":type_oid", "$1"));
-
-/// `key_operator.sql`.
-pub(crate) static KEY_OPERATOR: LazyLock<String> = LazyLock::new(|| {
-    without_comments(include_str!("key_operator.sql")).replace(":table_name", "$1")
-});
 const USER_KEY: &str = include_str!("user_key.sql");
 
 struct Template {
@@ -215,13 +196,6 @@ impl Template {
             _ => "",
         }
     }
-}
-
-fn without_comments(sql: &str) -> String {
-    sql.lines()
-        .filter(|line| !line.trim_start().starts_with("--"))
-        .flat_map(|l| [l, "\n"])
-        .collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
     postgres::{
         decode::column,
         errors,
-        sql::{BASE_TYPE, asking_for_types},
+        sql::text::{BASE_TYPE, asking_for_types},
         user::PgUser,
     },
 };

@@ -1,0 +1,28 @@
+//! The texts of single statements, without their comments.
+
+use std::sync::LazyLock;
+
+/// `users_types.sql`, for these expressions.
+pub(crate) fn asking_for_types(from: &'static str, expressions: &str) -> String {
+    // The application's texts are put in last, and not read again.
+    let sql = without_comments(include_str!("users_types.sql"));
+    let (before, after) = sql.split_once(":expressions").unwrap_or_default();
+    let (between, after) = after.split_once(":from").unwrap_or_default();
+    [before, expressions, between, from, after].concat()
+}
+
+/// `base_type.sql`.
+pub(crate) static BASE_TYPE: LazyLock<String> =
+    LazyLock::new(|| without_comments(include_str!("base_type.sql")).replace(":type_oid", "$1"));
+
+/// `key_operator.sql`.
+pub(crate) static KEY_OPERATOR: LazyLock<String> = LazyLock::new(|| {
+    without_comments(include_str!("key_operator.sql")).replace(":table_name", "$1")
+});
+
+pub(super) fn without_comments(sql: &str) -> String {
+    sql.lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .flat_map(|l| [l, "\n"])
+        .collect()
+}
