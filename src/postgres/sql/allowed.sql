@@ -5,5 +5,5 @@ SELECT EXISTS (
     FROM :from
     WHERE :key :equals :user_id
       AND (:condition)
-      :demands
+      :preconditions
 )

@@ -6,7 +6,7 @@ WITH allowed_user AS MATERIALIZED (
     FROM :from
     WHERE :key :equals :user_id
       AND (:condition)
-      :demands
+      :preconditions
 ), replaced AS (
     -- Deletes by id, because a concurrent rotation changes the digests.
     DELETE FROM :sessions AS s
