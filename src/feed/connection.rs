@@ -21,8 +21,8 @@ use crate::{
     backoff::Backoff,
     error::{Chain, Error, ErrorKind},
     feed::{
-        FeedScope, FeedSink, Hears, Invalidation, SessionFeed,
-        subscription::{Following, Proof},
+        session_feed::{FeedScope, FeedSink, Hears, Invalidation, SessionFeed},
+        subscription_state::{Proof, SubscriptionState},
     },
 };
 
@@ -39,22 +39,22 @@ pub(crate) async fn run<U: Clone + Send + Sync + 'static>(
     failed: oneshot::Sender<Error>,
 ) {
     let hearing = FeedSink::new(Arc::clone(&line) as Arc<dyn Hears>);
-    let following = &line.following;
+    let state = &line.state;
     let mut failed = Some(failed);
     let fresh = || Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
     let mut backoff = fresh();
     loop {
         let error = hear(&feed, &hearing).await;
         {
-            let lines = following.lines();
+            let lines = state.lines();
             if lines.current == line.number {
-                if following.proof.borrow().sent.is_some() {
+                if state.proof.borrow().sent.is_some() {
                     backoff = fresh();
                 }
-                following.lose(&lines);
+                state.lose(&lines);
             }
         }
-        if let Some(times) = following.failures.count() {
+        if let Some(times) = state.failures.count() {
             let error = Chain(&error);
             tracing::warn!(%error, times, "session feed disconnected: the cache is bypassed until it is connected again");
         }
@@ -83,7 +83,7 @@ async fn hear(feed: &impl SessionFeed, hearing: &FeedSink) -> Error {
 /// What one feed may do to the subscription.
 pub(crate) struct Line<U> {
     pub(crate) number: u64,
-    pub(crate) following: Arc<Following<U>>,
+    pub(crate) state: Arc<SubscriptionState<U>>,
     pub(crate) heartbeat: Arc<Notify>,
     pub(crate) announces_users: AtomicBool,
 }
@@ -92,25 +92,25 @@ impl<U: Clone + Send + Sync + 'static> Hears for Line<U> {
     fn subscribed(&self, announces: FeedScope) {
         let users = announces == FeedScope::SessionsAndUsers;
         self.announces_users.store(users, SeqCst);
-        let lines = self.following.lines();
+        let lines = self.state.lines();
         if lines.current == self.number {
-            self.following.announces_users.store(users, SeqCst);
-            self.following.lose(&lines);
+            self.state.announces_users.store(users, SeqCst);
+            self.state.lose(&lines);
         }
     }
 
     fn invalidate(&self, announcement: Invalidation) {
-        let lines = self.following.lines();
+        let lines = self.state.lines();
         if lines.current == self.number {
-            self.following.apply(announcement);
+            self.state.apply(announcement);
         }
     }
 
     fn heartbeat_received(&self, sent: Instant) {
-        let following = &self.following;
-        let until = following.nanos((sent + following.settings.lease).into_std());
-        let now = following.nanos(StdInstant::now());
-        let mut lines = following.lines();
+        let state = &self.state;
+        let until = state.nanos((sent + state.settings.lease).into_std());
+        let now = state.nanos(StdInstant::now());
+        let mut lines = state.lines();
         // A proof that comes too late proves nothing, and so does one of a feed that was replaced.
         if now >= until || lines.stopped || self.number < lines.current {
             return;
@@ -120,22 +120,22 @@ impl<U: Clone + Send + Sync + 'static> Hears for Line<U> {
             lines.heartbeat = Arc::clone(&self.heartbeat);
             lines.task = None;
             let users = self.announces_users.load(SeqCst);
-            following.announces_users.store(users, SeqCst);
-            following.lose(&lines);
+            state.announces_users.store(users, SeqCst);
+            state.lose(&lines);
         }
-        if now >= following.fresh_until.load(SeqCst) {
+        if now >= state.fresh_until.load(SeqCst) {
             // It was not connected until now.
-            following.clear_cache();
+            state.clear_cache();
         }
-        following.fresh_until.store(until, SeqCst);
-        following.proof.send_replace(Proof {
+        state.fresh_until.store(until, SeqCst);
+        state.proof.send_replace(Proof {
             line: self.number,
             sent: Some(sent),
         });
     }
 
     fn next_heartbeat(&self) -> BoxFuture<'_, ()> {
-        let next = Instant::now() + self.following.settings.lease / HEARTBEATS_IN_A_LEASE;
+        let next = Instant::now() + self.state.settings.lease / HEARTBEATS_IN_A_LEASE;
         Box::pin(async move {
             tokio::select! {
                 () = sleep_until(next) => {}

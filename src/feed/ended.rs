@@ -10,7 +10,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{feed::watchers::Watchers, session::SessionId};
+use crate::{
+    feed::{end_reason::EndReason, watchers::Watchers},
+    session::SessionId,
+};
 
 /// Resolves when a session ends. See [`SessionService::ended`](crate::SessionService::ended).
 ///
@@ -21,23 +24,6 @@ pub struct Ended {
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) session: SessionId,
     pub(crate) caller: u64,
-}
-
-/// Why a session is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EndReason {
-    /// It was ended: signed out, revoked, replaced, or its user is gone or may not be signed in.
-    Revoked,
-    /// One of its limits has passed.
-    Expired,
-    /// The store cannot decide whether the session is live, because of what its own rows contain. A condition that
-    /// divides by a column of the user's row, for example, fails if that column is zero. A lookup of the session
-    /// fails too.
-    Undecidable,
-    /// The service was closed, or its runtime is shutting down, or there is none. Nothing is known about the
-    /// session.
-    ServiceClosed,
 }
 
 impl Future for Ended {

@@ -2,41 +2,79 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 use crate::{
     backoff::jittered,
     error::{Chain, Error, ErrorKind},
-    feed::{EndReason, watchers::Watchers},
-    lookup::batcher::LookupBatcher,
-    session::SessionId,
+    feed::{end_reason::EndReason, ended::Ended, slot::FeedSlot, watchers::Watchers},
+    session::{Session, SessionId},
     store::{RemainingLifetime, SessionStore},
 };
 
+/// Waits for a session that was live when it was looked up.
+pub(crate) fn watch<S: SessionStore>(
+    store: &Arc<S>,
+    feed: &Arc<FeedSlot<S::User>>,
+    session: &Session,
+) -> Ended {
+    let watchers = Arc::clone(&feed.watchers);
+    let (sender, over) = oneshot::channel();
+    let mut state = watchers.state();
+    state.callers += 1;
+    let caller = state.callers;
+    // Otherwise the sender is dropped: this caller alone is told that there is no service.
+    if let Ok(runtime) = Handle::try_current()
+        && !state.closed
+    {
+        let idle_limit = store.lifetime().idle_limit();
+        state.add(session, idle_limit, (caller, sender));
+        if !state.running {
+            state.running = true;
+            let mut task = Recheck::new(store, feed);
+            runtime.spawn(async move { task.run().await });
+        }
+    }
+    drop(state);
+    watchers.wake.notify_one();
+    Ended {
+        over,
+        watchers,
+        session: session.id(),
+        caller,
+    }
+}
+
 /// Checks sessions that may have ended, until no stream waits.
-pub(crate) struct Recheck<S: SessionStore> {
-    batcher: Arc<LookupBatcher<S>>,
+struct Recheck<S: SessionStore> {
+    store: Arc<S>,
+    feed: Arc<FeedSlot<S::User>>,
     /// Whether the task has ended of itself. Another one may run by the time this one is dropped.
     finished: bool,
 }
 
 impl<S: SessionStore> Recheck<S> {
-    pub(crate) fn new(batcher: &Arc<LookupBatcher<S>>) -> Self {
+    fn new(store: &Arc<S>, feed: &Arc<FeedSlot<S::User>>) -> Self {
         Self {
-            batcher: Arc::clone(batcher),
+            store: Arc::clone(store),
+            feed: Arc::clone(feed),
             finished: false,
         }
     }
 
     /// Only borrows the task, so that its end and its drop are two steps.
-    pub(crate) async fn run(&mut self) {
-        let batcher = Arc::clone(&self.batcher);
-        let (watchers, lease) = (&*batcher.watchers, batcher.lease);
+    async fn run(&mut self) {
+        let feed = Arc::clone(&self.feed);
+        let (watchers, lease) = (&*feed.watchers, feed.settings.lease);
         let mut connected = false;
         loop {
-            let was_connected = std::mem::replace(&mut connected, batcher.is_fresh());
+            let was_connected = std::mem::replace(&mut connected, feed.is_fresh());
             let period = if connected {
-                batcher.recheck_interval()
+                feed.recheck_interval()
             } else {
                 lease / 2
             };
@@ -92,7 +130,7 @@ impl<S: SessionStore> Recheck<S> {
                 if let Some(times) = watchers.failures.count() {
                     tracing::error!(error = %Chain(&error), times, "re-check of sessions failed");
                 }
-                let pause = self.batcher.lease / 4;
+                let pause = self.feed.settings.lease / 4;
                 parts.push(part);
                 watchers
                     .state()
@@ -103,8 +141,8 @@ impl<S: SessionStore> Recheck<S> {
     }
 
     async fn query(&self, sessions: &[SessionId]) -> Result<Vec<RemainingLifetime>, Error> {
-        let query = self.batcher.lookup.remaining_lifetimes(sessions);
-        timeout(self.batcher.deadline, query)
+        let query = self.store.remaining_lifetimes(sessions);
+        timeout(self.feed.settings.deadline, query)
             .await
             .unwrap_or_else(|_| Err(Error::from_kind(ErrorKind::Deadline)))
     }
@@ -114,7 +152,7 @@ impl<S: SessionStore> Drop for Recheck<S> {
     fn drop(&mut self) {
         if !self.finished {
             // The runtime is shutting down, or the store panicked.
-            let mut state = self.batcher.watchers.state();
+            let mut state = self.feed.watchers.state();
             state.clear();
             state.running = false;
         }
@@ -131,23 +169,58 @@ mod tests {
 
     use super::*;
     use crate::{
-        service::{SessionService, SignedIn},
-        store::MemorySessionStore,
+        feed::subscription_state::{DEFAULT_LEASE, Settings},
+        session::{Lifetime, TokenDigest},
+        store::{InsertOutcome, MemorySessionStore, NewSession, RevokeScope},
     };
 
-    type Sessions = SessionService<MemorySessionStore<u8, &'static str>>;
+    type Store = MemorySessionStore<u8, &'static str>;
 
-    async fn signed_in() -> Result<(Sessions, SignedIn), Error> {
-        let sessions = SessionService::new(MemorySessionStore::new());
-        sessions.store().add_user(1, "Ada");
-        let ada = sessions.sign_in_without_request(1).await?;
-        Ok((sessions, ada))
+    /// A store with one session, and no subscription.
+    struct Fixture {
+        store: Arc<Store>,
+        feed: Arc<FeedSlot<&'static str>>,
+        session: Session,
     }
 
-    /// The task, as [`Watchers::watch`] starts it.
-    fn started<S: SessionStore>(batcher: &Arc<LookupBatcher<S>>) -> Recheck<S> {
-        batcher.watchers.state().running = true;
-        Recheck::new(batcher)
+    impl Fixture {
+        async fn new() -> Result<Self, Error> {
+            let store = Arc::new(Store::new());
+            store.add_user(1, "Ada");
+            let digest = TokenDigest::from_bytes([1; 32]);
+            let lifetime = Lifetime::default().absolute_limit();
+            let inserted = store.insert(NewSession::new(digest, &1, &(), lifetime));
+            let InsertOutcome::Inserted { session, .. } = inserted.await? else {
+                panic!("no session was inserted");
+            };
+            let settings = Settings {
+                lease: DEFAULT_LEASE,
+                recheck_interval: None,
+                deadline: Duration::from_secs(2),
+            };
+            Ok(Self {
+                store,
+                feed: Arc::new(FeedSlot::new(settings)),
+                session,
+            })
+        }
+
+        fn watch(&self) -> Ended {
+            watch(&self.store, &self.feed, &self.session)
+        }
+
+        /// The task, as [`watch`] starts it.
+        fn started(&self) -> Recheck<Store> {
+            self.feed.watchers.state().running = true;
+            Recheck::new(&self.store, &self.feed)
+        }
+
+        /// Ends all sessions of the user, as the service does.
+        async fn revoke_all(&self) -> Result<(), Error> {
+            let ended = self.store.revoke(&1, RevokeScope::All).await?;
+            self.feed.invalidate_local(ended);
+            Ok(())
+        }
     }
 
     /// The clock is paused, so that a stream which no task checks fails at once.
@@ -159,17 +232,16 @@ mod tests {
     /// open, and a task of its own checks it.
     #[tokio::test(start_paused = true)]
     async fn a_task_that_has_ended_closes_no_stream_that_started_since() {
-        let (sessions, ada) = signed_in().await.unwrap();
-        let batcher = sessions.batcher();
-        let mut last = started(batcher);
+        let sessions = Fixture::new().await.unwrap();
+        let mut last = sessions.started();
         last.run().await;
-        let mut stream = pin!(Watchers::watch(batcher, &ada.session()));
+        let mut stream = pin!(sessions.watch());
         drop(last);
         let polled = stream
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         assert_eq!(polled, Poll::Pending);
-        sessions.revoke_all(&1).await.unwrap();
+        sessions.revoke_all().await.unwrap();
         assert_eq!(soon(stream).await, Some(EndReason::Revoked));
     }
 
@@ -177,29 +249,27 @@ mod tests {
     /// of its own.
     #[tokio::test(start_paused = true)]
     async fn a_task_that_is_aborted_closes_the_streams_that_it_checks() {
-        let (sessions, ada) = signed_in().await.unwrap();
-        let batcher = sessions.batcher();
-        let last = started(batcher);
-        let stream = Watchers::watch(batcher, &ada.session());
+        let sessions = Fixture::new().await.unwrap();
+        let last = sessions.started();
+        let stream = sessions.watch();
         drop(last);
         assert_eq!(soon(stream).await, Some(EndReason::ServiceClosed));
-        let next = Watchers::watch(batcher, &ada.session());
-        sessions.revoke_all(&1).await.unwrap();
+        let next = sessions.watch();
+        sessions.revoke_all().await.unwrap();
         assert_eq!(soon(next).await, Some(EndReason::Revoked));
     }
 
     /// Checks of one session are between 13/16 and 15/16 of the interval apart, and not always the same.
     #[tokio::test(start_paused = true)]
     async fn checks_are_jittered() {
-        let (sessions, ada) = signed_in().await.unwrap();
-        let batcher = sessions.batcher();
-        let _stream = Watchers::watch(batcher, &ada.session());
+        let sessions = Fixture::new().await.unwrap();
+        let _stream = sessions.watch();
         // Without a feed, half a lease is the interval.
-        let interval = batcher.lease / 2;
+        let interval = sessions.feed.settings.lease / 2;
         let mut checks = Vec::new();
         while checks.len() < 20 {
             sleep(Duration::from_millis(1)).await;
-            let due = batcher.watchers.state().next_due();
+            let due = sessions.feed.watchers.state().next_due();
             checks.extend(due.filter(|due| checks.last() != Some(due)));
         }
         let gaps: Vec<_> = checks.windows(2).map(|pair| pair[1] - pair[0]).collect();

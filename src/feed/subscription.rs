@@ -1,93 +1,31 @@
-//! The subscription to a feed: keeps it connected, knows until when it is, and applies what it announces.
+//! The subscription to a feed. It is connected to one feed at a time.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
-    },
-    time::{Duration, Instant as StdInstant},
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
-use tokio::{
-    sync::{Notify, oneshot, watch},
-    task::AbortHandle,
-    time::{Instant, timeout},
-};
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     error::{Error, ErrorKind},
     feed::{
-        Invalidation, SessionFeed,
-        cache::{Cache, Hit, Snapshot},
+        cache::Cache,
         connection::{Line, run},
+        session_feed::SessionFeed,
+        subscription_state::{Settings, SubscriptionState, Task},
         watchers::Watchers,
     },
-    log_limit::LogLimiter,
-    session::{SessionId, TokenDigest},
-    store::lookup::SharedSession,
 };
-
-/// How long a feed counts as connected after it sent a heartbeat that came back, unless the application sets
-/// another time: one second.
-pub const DEFAULT_LEASE: Duration = Duration::from_secs(1);
-/// After this time a cached result is looked up again, and a session that a stream waits for is checked again, while
-/// the feed is connected and announces changed users: one minute.
-pub const DEFAULT_RECHECK_INTERVAL: Duration = Duration::from_secs(60);
-/// The same while the feed is connected and does not announce changed users: 15 seconds.
-pub const DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS: Duration = Duration::from_secs(15);
-
-/// A subscription to a feed, which can be replaced by another one.
-pub(crate) struct Following<U> {
-    cache: Option<Cache<U>>,
-    watchers: Arc<Watchers>,
-    pub(crate) settings: Settings,
-    start: StdInstant,
-    /// Nanoseconds after `start`. Until then everything that was announced has arrived.
-    pub(crate) fresh_until: AtomicU64,
-    pub(crate) announces_users: AtomicBool,
-    lines: Mutex<Lines>,
-    pub(crate) proof: watch::Sender<Proof>,
-    pub(crate) failures: LogLimiter,
-}
-
-#[derive(Clone, Copy)]
-pub(crate) struct Settings {
-    pub(crate) lease: Duration,
-    /// `None`: the default, which depends on what the feed announces.
-    pub(crate) recheck_interval: Option<Duration>,
-    pub(crate) deadline: Duration,
-}
-
-/// The feeds, of which only the current one has a say. A feed becomes the current one when it proves that it is
-/// connected.
-#[derive(Default)]
-pub(crate) struct Lines {
-    pub(crate) current: u64,
-    newest: u64,
-    pub(crate) heartbeat: Arc<Notify>,
-    pub(crate) task: Option<Task>,
-    pub(crate) stopped: bool,
-}
-
-/// Which feed has proved last that it is connected, and when the heartbeat was sent. `None` if the connection has
-/// been lost since.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Proof {
-    pub(crate) line: u64,
-    pub(crate) sent: Option<Instant>,
-}
 
 /// A feed that has been started. Dropped, it keeps its task if it has become the current feed, and is stopped
 /// otherwise.
 struct Candidate<'a, U> {
-    following: &'a Following<U>,
+    state: &'a SubscriptionState<U>,
     number: u64,
     task: Option<Task>,
 }
 
 impl<U> Drop for Candidate<'_, U> {
     fn drop(&mut self) {
-        let mut lines = self.following.lines();
+        let mut lines = self.state.lines();
         if lines.current == self.number && !lines.stopped {
             lines.task = self.task.take();
         }
@@ -95,7 +33,7 @@ impl<U> Drop for Candidate<'_, U> {
 }
 
 /// The owner of a subscription, which ends with it.
-pub(crate) struct Subscription<U: Clone + Send + Sync + 'static>(Arc<Following<U>>);
+pub(crate) struct Subscription<U: Clone + Send + Sync + 'static>(Arc<SubscriptionState<U>>);
 
 impl<U: Clone + Send + Sync + 'static> Subscription<U> {
     /// A subscription without a feed.
@@ -104,17 +42,7 @@ impl<U: Clone + Send + Sync + 'static> Subscription<U> {
         watchers: Arc<Watchers>,
         settings: Settings,
     ) -> Self {
-        Self(Arc::new(Following {
-            cache,
-            watchers,
-            settings,
-            start: StdInstant::now(),
-            fresh_until: AtomicU64::new(0),
-            announces_users: AtomicBool::new(false),
-            lines: Mutex::default(),
-            proof: watch::Sender::default(),
-            failures: LogLimiter::default(),
-        }))
+        Self(Arc::new(SubscriptionState::new(cache, watchers, settings)))
     }
 
     /// Starts a feed, and returns once it has proved that it is connected. Only then it replaces the feed before.
@@ -126,7 +54,7 @@ impl<U: Clone + Send + Sync + 'static> Subscription<U> {
             lines.newest += 1;
             Arc::new(Line {
                 number: lines.newest,
-                following: Arc::clone(&self.0),
+                state: Arc::clone(&self.0),
                 heartbeat: Arc::default(),
                 announces_users: AtomicBool::new(false),
             })
@@ -134,7 +62,7 @@ impl<U: Clone + Send + Sync + 'static> Subscription<U> {
         let number = line.number;
         let task = Task(tokio::spawn(run(line, feed, failed)).abort_handle());
         let _candidate = Candidate {
-            following: &self.0,
+            state: &self.0,
             number,
             task: Some(task),
         };
@@ -161,141 +89,9 @@ impl<U: Clone + Send + Sync + 'static> Drop for Subscription<U> {
 }
 
 impl<U: Clone + Send + Sync + 'static> std::ops::Deref for Subscription<U> {
-    type Target = Following<U>;
+    type Target = SubscriptionState<U>;
 
-    fn deref(&self) -> &Following<U> {
+    fn deref(&self) -> &SubscriptionState<U> {
         &self.0
-    }
-}
-
-/// Aborts a feed's task when it is dropped.
-pub(crate) struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl<U: Clone + Send + Sync + 'static> Following<U> {
-    /// The live session, if it is cached.
-    pub(crate) fn hit(&self, digest: &TokenDigest) -> Option<Hit<U>> {
-        let cache = self.cache.as_ref()?;
-        cache.get(digest, |now| self.hears_at(now))
-    }
-
-    /// Must be called before a lookup is sent.
-    pub(crate) fn ask(&self) -> Option<Snapshot> {
-        let cache = self.cache.as_ref()?;
-        self.is_fresh().then(|| cache.ask())
-    }
-
-    /// Caches what a lookup found.
-    pub(crate) fn keep(&self, asked: Snapshot, digest: TokenDigest, live: &SharedSession<U>) {
-        if let Some(cache) = &self.cache
-            && self.is_fresh()
-        {
-            cache.keep(asked, digest, live, self.recheck_interval());
-        }
-    }
-
-    /// Whether everything that was announced has arrived.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.hears_at(StdInstant::now())
-    }
-
-    fn hears_at(&self, now: StdInstant) -> bool {
-        self.nanos(now) < self.fresh_until.load(SeqCst)
-    }
-
-    pub(crate) fn nanos(&self, at: StdInstant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    pub(crate) fn recheck_interval(&self) -> Duration {
-        let default = if self.announces_users.load(SeqCst) {
-            DEFAULT_RECHECK_INTERVAL
-        } else {
-            DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS
-        };
-        self.settings.recheck_interval.unwrap_or(default)
-    }
-
-    /// Invalidates sessions that have ended.
-    pub(crate) fn end(&self, sessions: Vec<SessionId>) {
-        self.apply(Invalidation::Sessions(sessions));
-    }
-
-    /// Any session may have ended.
-    pub(crate) fn end_everything(&self) {
-        self.apply(Invalidation::All);
-    }
-
-    /// Waits until the announcements of everything that has happened so far have arrived. If they do not arrive
-    /// within the lease or the deadline, or if the feed loses its connection, nothing is answered from the cache any
-    /// more.
-    pub(crate) async fn sync(&self) {
-        if self.cache.is_none() || !self.is_fresh() {
-            return;
-        }
-        let now = Instant::now();
-        let mut proof = self.proof.subscribe();
-        self.lines().heartbeat.notify_one();
-        let caught_up = proof.wait_for(|proof| proof.sent.is_none_or(|sent| sent >= now));
-        let patience = self.settings.lease.min(self.settings.deadline);
-        if timeout(patience, caught_up).await.is_err() {
-            self.fresh_until.store(0, SeqCst);
-        }
-    }
-
-    /// Ends the subscription.
-    pub(crate) fn stop(&self) {
-        let mut lines = self.lines();
-        lines.stopped = true;
-        lines.task = None;
-        self.lose(&lines);
-    }
-
-    /// The current feed has lost its connection.
-    pub(crate) fn lose(&self, lines: &Lines) {
-        self.fresh_until.store(0, SeqCst);
-        self.apply(Invalidation::All);
-        self.proof.send_replace(Proof {
-            line: lines.current,
-            sent: None,
-        });
-    }
-
-    pub(crate) fn apply(&self, announcement: Invalidation) {
-        match announcement {
-            Invalidation::Sessions(sessions) => {
-                if let Some(cache) = &self.cache {
-                    cache.announce_sessions(&sessions);
-                }
-                self.watchers.mark_suspect(&sessions);
-            }
-            Invalidation::Users(users) => {
-                if let Some(cache) = &self.cache {
-                    cache.announce_users(&users);
-                }
-                self.watchers.doubt_users(&users);
-            }
-            Invalidation::All => {
-                self.clear_cache();
-                self.watchers.mark_all_suspect();
-            }
-        }
-    }
-
-    pub(crate) fn clear_cache(&self) {
-        if let Some(cache) = &self.cache {
-            cache.clear();
-        }
-    }
-}
-
-impl<U> Following<U> {
-    pub(crate) fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use futures_core::Stream;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::feed::{EndReason, Ended};
+use crate::feed::{end_reason::EndReason, ended::Ended};
 
 type LastItem<T> = Box<dyn FnOnce(EndReason) -> Option<T> + Send + Sync>;
 

@@ -2,23 +2,21 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use smallvec::SmallVec;
 use tokio::{
-    runtime::Handle,
     sync::{Notify, oneshot},
     time::Instant,
 };
 
 use crate::{
-    feed::{EndReason, Ended, by_user::ByUser, recheck::Recheck},
+    feed::{by_user::ByUser, end_reason::EndReason},
     log_limit::LogLimiter,
-    lookup::batcher::LookupBatcher,
     session::{Session, SessionId, UserKey},
-    store::{RemainingLifetime, SessionStore},
+    store::RemainingLifetime,
 };
 
 /// Sessions in one query.
@@ -40,9 +38,9 @@ pub(crate) struct State {
     /// later, so that the sessions behind it come first.
     queue: BTreeSet<(Instant, SessionId)>,
     by_user: ByUser,
-    callers: u64,
+    pub(crate) callers: u64,
     pub(crate) running: bool,
-    closed: bool,
+    pub(crate) closed: bool,
 }
 
 pub(crate) struct Watched {
@@ -77,38 +75,6 @@ impl Default for Watchers {
 }
 
 impl Watchers {
-    /// Waits for a session that was live when it was looked up.
-    pub(crate) fn watch<S: SessionStore>(
-        batcher: &Arc<LookupBatcher<S>>,
-        session: &Session,
-    ) -> Ended {
-        let watchers = Arc::clone(&batcher.watchers);
-        let (sender, over) = oneshot::channel();
-        let mut state = watchers.state();
-        state.callers += 1;
-        let caller = state.callers;
-        // Otherwise the sender is dropped: this caller alone is told that there is no service.
-        if let Ok(runtime) = Handle::try_current()
-            && !state.closed
-        {
-            let idle_limit = batcher.lookup.lifetime().idle_limit();
-            state.add(session, idle_limit, (caller, sender));
-            if !state.running {
-                state.running = true;
-                let mut task = Recheck::new(batcher);
-                runtime.spawn(async move { task.run().await });
-            }
-        }
-        drop(state);
-        watchers.wake.notify_one();
-        Ended {
-            over,
-            watchers,
-            session: session.id(),
-            caller,
-        }
-    }
-
     /// The caller waits no longer.
     pub(crate) fn leave(&self, session: SessionId, caller: u64) {
         let mut state = self.state();
@@ -165,7 +131,7 @@ impl Watchers {
 }
 
 impl State {
-    fn add(
+    pub(crate) fn add(
         &mut self,
         session: &Session,
         idle_limit: Option<Duration>,

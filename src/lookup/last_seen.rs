@@ -11,7 +11,6 @@ use tokio::{runtime::Handle, sync::Notify, time::timeout};
 use crate::{
     error::{Chain, ErrorKind},
     log_limit::LogLimiter,
-    lookup::batcher::LookupBatcher,
     session::{Session, SessionId},
     store::{SessionLookup, SessionUse},
 };
@@ -26,7 +25,9 @@ const SESSIONS_IN_A_STATEMENT: usize = 1_000;
 const SESSIONS_WAITING: usize = 100_000;
 
 /// Gathers uses, and keeps at most one task that writes them.
-pub(crate) struct LastSeenWriter {
+pub(crate) struct LastSeenWriter<L> {
+    store: Arc<L>,
+    deadline: Duration,
     state: Mutex<State>,
     idle: Notify,
     hurry: Notify,
@@ -41,26 +42,26 @@ struct State {
     hurried: bool,
 }
 
-impl Default for LastSeenWriter {
-    fn default() -> Self {
+impl<L: SessionLookup> LastSeenWriter<L> {
+    pub(crate) fn new(store: Arc<L>, deadline: Duration) -> Self {
         Self {
+            store,
+            deadline,
             state: Mutex::default(),
             idle: Notify::new(),
             hurry: Notify::new(),
             failures: LogLimiter::default(),
         }
     }
-}
 
-impl LastSeenWriter {
     /// Takes down that this session was used, if it is time to. Never waits.
-    pub(crate) fn used<L: SessionLookup>(batcher: &Arc<LookupBatcher<L>>, session: &Session) {
+    pub(crate) fn used(self: &Arc<Self>, session: &Session) {
         let times = session.times();
         let since = times
             .now
             .duration_since(times.last_seen_at)
             .unwrap_or_default();
-        let Some(interval) = batcher.lookup.touch_interval() else {
+        let Some(interval) = self.store.touch_interval() else {
             return;
         };
         if since < interval {
@@ -69,14 +70,14 @@ impl LastSeenWriter {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let mut state = batcher.last_seen.state();
+        let mut state = self.state();
         if state.waiting.len() < SESSIONS_WAITING || state.waiting.contains_key(&session.id()) {
             state.waiting.insert(session.id(), times.now);
         }
         if !state.writing && !state.waiting.is_empty() {
             state.writing = true;
             let writer = Writer {
-                batcher: Arc::clone(batcher),
+                last_seen: Arc::clone(self),
                 ended: false,
             };
             drop(state);
@@ -110,14 +111,13 @@ impl LastSeenWriter {
 /// The task. It ends when nothing is left to write; its `Drop` lets the next one start, however it
 /// ends.
 struct Writer<L: SessionLookup> {
-    batcher: Arc<LookupBatcher<L>>,
+    last_seen: Arc<LastSeenWriter<L>>,
     ended: bool,
 }
 
 impl<L: SessionLookup> Writer<L> {
     async fn run(mut self) {
-        let batcher = Arc::clone(&self.batcher);
-        let last_seen = &batcher.last_seen;
+        let last_seen = Arc::clone(&self.last_seen);
         loop {
             let hurry = last_seen.hurry.notified();
             let gathering = {
@@ -126,7 +126,7 @@ impl<L: SessionLookup> Writer<L> {
             };
             if gathering {
                 // Whichever comes first.
-                let interval = batcher.lookup.touch_interval();
+                let interval = last_seen.store.touch_interval();
                 let _ = timeout(GATHER.min(interval.unwrap_or(GATHER)), hurry).await;
             }
             let used: Vec<_> = {
@@ -148,8 +148,8 @@ impl<L: SessionLookup> Writer<L> {
                     .filter_map(|id| Some(SessionUse::new(*id, state.waiting.remove(id)?)))
                     .collect()
             };
-            let touch = self.batcher.lookup.touch(&used);
-            match timeout(self.batcher.deadline, touch).await {
+            let touch = last_seen.store.touch(&used);
+            match timeout(last_seen.deadline, touch).await {
                 Ok(Ok(())) => {}
                 // A server that accepts no writes is as it should be: somebody else's to write.
                 Ok(Err(error)) if error.kind() == ErrorKind::Recovery => {}
@@ -160,7 +160,7 @@ impl<L: SessionLookup> Writer<L> {
     }
 
     fn report(&self, error: &(dyn std::error::Error + 'static), sessions: usize) {
-        if self.batcher.last_seen.failures.count().is_some() {
+        if self.last_seen.failures.count().is_some() {
             tracing::warn!(error = %Chain(error), sessions, "the use of sessions was not recorded");
         }
     }
@@ -168,7 +168,7 @@ impl<L: SessionLookup> Writer<L> {
 
 impl<L: SessionLookup> Drop for Writer<L> {
     fn drop(&mut self) {
-        let last_seen = &self.batcher.last_seen;
+        let last_seen = &self.last_seen;
         if !self.ended {
             last_seen.state().writing = false;
         }

@@ -6,4 +6,5 @@ pub(crate) mod pending;
 mod queue;
 #[cfg(test)]
 mod queue_model;
+pub(crate) mod runner;
 mod worker;

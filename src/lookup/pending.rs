@@ -20,6 +20,13 @@ use crate::{
 
 pub(crate) type Outcome<U> = Result<Option<FoundSession<U>>, Error>;
 
+/// Where the answer to one lookup is sent.
+pub(crate) struct Waiter<U> {
+    pub(crate) answer: oneshot::Sender<Outcome<U>>,
+    /// Whether the request presents no other token. Then a live session is the request's, and counts as used.
+    pub(crate) only: bool,
+}
+
 pin_project! {
     /// The answer to a lookup. Dropping it affects no other caller.
     pub(crate) struct PendingLookup<U> {

@@ -2,35 +2,25 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     lookup::{
-        batcher::LookupBatcher,
-        pending::Outcome,
+        pending::Waiter,
         queue::{Admission, Batch, Fate, Limits, Queue, Together},
+        runner::BatchRunner,
     },
     store::SessionLookup,
 };
-
-/// Where the answer to one lookup is sent.
-pub(crate) struct Waiter<U> {
-    pub(crate) answer: oneshot::Sender<Outcome<U>>,
-    /// Whether the request presents no other token. Then a live session is the request's, and counts as used.
-    pub(crate) only: bool,
-}
 
 /// The queue of batches, and the runtime that carries them.
 ///
 /// All batches are carried by one runtime: that of the first lookup. If it shuts down, every waiter fails at
 /// once, and the next lookup's runtime takes its place. A runtime that is not driven delays no lookup beyond
 /// its deadline, because every waiter has a timer of its own.
-pub(crate) struct BatchQueue<U> {
-    state: Mutex<State<U>>,
+pub(crate) struct BatchQueue<L: SessionLookup> {
+    runner: BatchRunner<L>,
+    state: Mutex<State<L::User>>,
     idle: Notify,
 }
 
@@ -51,9 +41,10 @@ pub(crate) enum Enqueued {
     Closed,
 }
 
-impl<U: Send + 'static> BatchQueue<U> {
-    pub(crate) fn new(limits: Limits) -> Self {
+impl<L: SessionLookup> BatchQueue<L> {
+    pub(crate) fn new(limits: Limits, runner: BatchRunner<L>) -> Self {
         Self {
+            runner,
             state: Mutex::new(State {
                 queue: Queue::new(limits),
                 runtime: None,
@@ -64,10 +55,9 @@ impl<U: Send + 'static> BatchQueue<U> {
     }
 
     /// Adds the digests to one batch that has not been sent yet.
-    pub(crate) fn join<L: SessionLookup<User = U>>(
-        &self,
-        batcher: &Arc<LookupBatcher<L>>,
-        waiters: Together<Waiter<U>>,
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        waiters: Together<Waiter<L::User>>,
         now: Instant,
         current: &Handle,
     ) -> Enqueued {
@@ -79,7 +69,7 @@ impl<U: Send + 'static> BatchQueue<U> {
             Admission::Dispatch(batch) => {
                 let runtime = state.runtime.get_or_insert_with(|| current.clone()).clone();
                 drop(state);
-                BatchWorker::start(Arc::clone(batcher), batch, &runtime);
+                BatchWorker::start(Arc::clone(self), batch, &runtime);
                 Enqueued::Queued
             }
             Admission::Waiting => Enqueued::Queued,
@@ -104,7 +94,7 @@ impl<U: Send + 'static> BatchQueue<U> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<U>> {
+    fn state(&self) -> MutexGuard<'_, State<L::User>> {
         // Nothing panics while it is held, and if it did: every change is complete in one call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,7 +105,7 @@ impl<U: Send + 'static> BatchQueue<U> {
 /// It exists before the task is spawned, so that its `Drop` puts the queue in order however the task
 /// ends: when the store panics, and when the runtime shuts down before the task was polled once.
 struct BatchWorker<L: SessionLookup> {
-    batcher: Arc<LookupBatcher<L>>,
+    batches: Arc<BatchQueue<L>>,
     /// Until the task is polled.
     first: Option<Batch<Waiter<L::User>>>,
     /// Whether the batch in flight is about a digest that has timed out before.
@@ -126,9 +116,9 @@ struct BatchWorker<L: SessionLookup> {
 }
 
 impl<L: SessionLookup> BatchWorker<L> {
-    fn start(batcher: Arc<LookupBatcher<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
+    fn start(batches: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
         Self {
-            batcher,
+            batches,
             alone: batch.alone,
             first: Some(batch),
             moved: false,
@@ -143,17 +133,13 @@ impl<L: SessionLookup> BatchWorker<L> {
             let mut next = flight.first.take();
             while let Some(batch) = next {
                 flight.alone = batch.alone;
-                let (digests, fate) = flight.batcher.run_batch(batch).await;
-                let mut state = flight.batches().state();
+                let (digests, fate) = flight.batches.runner.run_batch(batch).await;
+                let mut state = flight.batches.state();
                 next = state.queue.batch_completed(&digests, flight.alone, fate);
             }
             flight.finished = true;
-            flight.batches().idle.notify_waiters();
+            flight.batches.idle.notify_waiters();
         });
-    }
-
-    fn batches(&self) -> &BatchQueue<L::User> {
-        &self.batcher.lookups
     }
 }
 
@@ -163,7 +149,7 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
             return;
         }
         let (first, current) = (self.first.take(), Handle::try_current());
-        let batches = self.batches();
+        let batches = &self.batches;
         let mut state = batches.state();
         match (first, current) {
             // The runtime of an earlier lookup shut down while nothing was in flight.
@@ -171,7 +157,7 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
                 state.runtime = Some(runtime.clone());
                 drop(state);
                 let flight = Self {
-                    batcher: Arc::clone(&self.batcher),
+                    batches: Arc::clone(&self.batches),
                     first,
                     alone: self.alone,
                     moved: true,
@@ -183,7 +169,7 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
             (None, Ok(runtime)) if std::thread::panicking() => {
                 if let Some(batch) = state.queue.batch_completed(&[], self.alone, Fate::NotSent) {
                     drop(state);
-                    return Self::start(Arc::clone(&self.batcher), batch, &runtime);
+                    return Self::start(Arc::clone(&self.batches), batch, &runtime);
                 }
             }
             // The runtime is shutting down: the waiters see their channel closed.

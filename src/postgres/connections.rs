@@ -8,7 +8,6 @@ use tokio_postgres::{Row, error::SqlState};
 
 use crate::{
     error::{Error, ErrorKind},
-    lookup::batcher::BATCHES_IN_FLIGHT,
     postgres::{
         connection_set::{ConnectionSet, Deadline, Lent, in_time, open_new},
         errors,
@@ -18,10 +17,11 @@ use crate::{
         },
         user_queue::{TakenTurn, Turns},
     },
+    store::lookup::MAX_CONCURRENT_LOOKUPS,
 };
 
 /// As many as there are lookups in flight at once.
-pub(super) const LOOKUP_CONNECTIONS: usize = BATCHES_IN_FLIGHT;
+pub(super) const LOOKUP_CONNECTIONS: usize = MAX_CONCURRENT_LOOKUPS;
 pub(super) const WRITE_CONNECTIONS: usize = 2;
 
 /// What is known of the rows of a single statement.

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use crate::{
     error::{Error, ErrorKind},
-    feed::{Ended, SessionFeed, cache::Cache, subscription::Subscription, watchers::Watchers},
+    feed::{Ended, SessionFeed, cache::Cache, recheck, subscription::Subscription},
     service::SessionService,
     session::CurrentSession,
     store::SessionStore,
@@ -99,11 +99,11 @@ impl<S: SessionStore> SessionService<S> {
     ///
     /// If the future is dropped, the service has one of the two feeds.
     pub async fn replace_feed(&self, feed: impl SessionFeed) -> Result<(), Error> {
-        let Some(following) = self.batcher().following() else {
+        let Some(subscription) = self.feed().subscription() else {
             return Err(Error::from_kind(ErrorKind::Configuration)
                 .with_message("the session service has no feed that can be replaced"));
         };
-        following.connect(feed).await
+        subscription.connect(feed).await
     }
 
     async fn start(
@@ -115,17 +115,14 @@ impl<S: SessionStore> SessionService<S> {
             Error::from_kind(ErrorKind::Configuration)
                 .with_message("the session service has a feed already: use replace_feed")
         };
-        let batcher = self.batcher();
-        if batcher.following().is_some() {
+        let slot = self.feed();
+        if slot.subscription().is_some() {
             return Err(again());
         }
-        let watchers = Arc::clone(&batcher.watchers);
-        let subscription = Subscription::new(cache, watchers, batcher.feed_settings());
+        let watchers = Arc::clone(&slot.watchers);
+        let subscription = Subscription::new(cache, watchers, slot.settings);
         subscription.connect(feed).await?;
-        batcher
-            .subscribe(subscription)
-            .then_some(())
-            .ok_or_else(again)
+        slot.subscribe(subscription).then_some(()).ok_or_else(again)
     }
 
     /// Resolves when this session ends, for any reason and in any process, or when it expires. The session is checked
@@ -141,7 +138,7 @@ impl<S: SessionStore> SessionService<S> {
     /// It must be called inside a tokio runtime; otherwise it resolves with
     /// [`EndReason::ServiceClosed`](crate::feed::EndReason::ServiceClosed).
     pub fn ended(&self, session: &CurrentSession<S::User>) -> Ended {
-        Watchers::watch(self.batcher(), session)
+        recheck::watch(&self.inner.store, &self.inner.feed, session)
     }
 
     /// Runs the future as long as the session lives.

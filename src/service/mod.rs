@@ -1,28 +1,34 @@
 //! The domain service: everything an application does with sessions.
 
+mod builder;
 mod delete_expired;
 mod feed;
 mod reauthenticate;
 mod sessions;
 mod sign_in;
 mod sign_out;
+#[cfg(feature = "test-util")]
+mod test_util;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderMap;
+use tokio::sync::OnceCell;
 
 use crate::{
     cookie::{PresentedToken, SessionCookie, credentials::Credentials},
-    error::{Chain, Error, ErrorKind},
-    feed::DEFAULT_LEASE,
+    deadline::within,
+    error::{Chain, Error},
+    feed::slot::FeedSlot,
     log_limit::LogLimiter,
     lookup::{batcher::LookupBatcher, last_seen::LastSeenWriter, pending::PendingLookup},
-    metrics::Counter,
+    metrics::{Counter, Counters},
     session::{CurrentSession, SessionToken, TokenDigest},
-    store::{LiveSession, SessionLookup, SessionStore},
+    store::{LiveSession, SessionLookup},
 };
 
 pub use self::{
+    builder::SessionServiceBuilder,
     reauthenticate::Reauthenticate,
     sign_in::{SignIn, SignedIn},
     sign_out::{SignOut, SignedOut},
@@ -75,68 +81,25 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// # }
 /// ```
 pub struct SessionService<L: SessionLookup> {
-    shared: Arc<Shared<L>>,
+    inner: Arc<Inner<L>>,
 }
 
-struct Shared<L: SessionLookup> {
-    batcher: Arc<LookupBatcher<L>>,
+struct Inner<L: SessionLookup> {
+    store: Arc<L>,
+    deadline: Duration,
     credentials: Credentials,
+    feed: Arc<FeedSlot<L::User>>,
+    last_seen: Arc<LastSeenWriter<L>>,
+    lookups: LookupBatcher<L>,
+    metrics: Arc<Counters>,
+    closed_store: OnceCell<()>,
     rejected: LogLimiter,
     unavailable: LogLimiter,
     failed_sign_outs: LogLimiter,
     disagreeing: LogLimiter,
 }
 
-/// Settings of a [`SessionService`] that is about to be built.
-#[derive(Debug)]
-#[must_use]
-pub struct SessionServiceBuilder<L> {
-    lookup: L,
-    credentials: Credentials,
-    deadline: Duration,
-    lease: Duration,
-    recheck_interval: Option<Duration>,
-}
-
 impl<L: SessionLookup> SessionService<L> {
-    /// A service over this store, with every default.
-    pub fn new(store: L) -> Self {
-        Self::assemble(Self::builder(store))
-    }
-
-    /// A service over this store, with settings of one's own.
-    pub fn builder(store: L) -> SessionServiceBuilder<L> {
-        SessionServiceBuilder {
-            lookup: store,
-            credentials: Credentials {
-                cookie: SessionCookie::default(),
-                bearer: false,
-            },
-            deadline: DEFAULT_DEADLINE,
-            lease: DEFAULT_LEASE,
-            recheck_interval: None,
-        }
-    }
-
-    fn assemble(builder: SessionServiceBuilder<L>) -> Self {
-        let shared = Shared {
-            batcher: Arc::new(LookupBatcher::new(
-                builder.lookup,
-                builder.deadline,
-                builder.lease,
-                builder.recheck_interval,
-            )),
-            credentials: builder.credentials,
-            rejected: LogLimiter::default(),
-            unavailable: LogLimiter::default(),
-            failed_sign_outs: LogLimiter::default(),
-            disagreeing: LogLimiter::default(),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
-    }
-
     /// The user whose session this token is of, if it is live.
     ///
     /// # Errors
@@ -155,7 +118,7 @@ impl<L: SessionLookup> SessionService<L> {
         &self,
         token: &SessionToken,
     ) -> Result<Option<LiveSession<L::User>>, Error> {
-        self.ask(token.digest()).await
+        self.submit(token.digest()).await
     }
 
     /// Like [`resolve`](Self::resolve), for the side of a remote resolver that has the database: it
@@ -168,17 +131,26 @@ impl<L: SessionLookup> SessionService<L> {
         &self,
         digest: TokenDigest,
     ) -> Result<Option<LiveSession<L::User>>, Error> {
-        self.ask(digest).await
+        self.submit(digest).await
     }
 
     /// Rejects new lookups, waits for those in flight, writes which sessions were used, and closes what the
-    /// store holds open. Later lookups fail with [`ErrorKind::Closed`]; signing out still works.
+    /// store holds open. Later lookups fail with [`ErrorKind::Closed`](crate::ErrorKind::Closed); signing out still works.
     ///
     /// It waits for the lookups in flight for at most the [deadline](SessionServiceBuilder::deadline), and for
     /// the writes for at most the deadline again. Uses that are not written by then are lost, and a `warn`
     /// event says so.
     pub async fn close(&self) {
-        self.shared.batcher.close().await;
+        let inner = &*self.inner;
+        // Nothing is answered from memory any more.
+        if let Some(feed) = inner.feed.subscription() {
+            feed.stop();
+        }
+        self.bounded(inner.lookups.close()).await;
+        self.bounded(inner.last_seen.flush()).await;
+        inner.feed.watchers.close();
+        let closed = inner.closed_store.get_or_init(|| inner.store.close());
+        closed.await;
     }
 
     /// Ends every stream that waits for the end of its session
@@ -187,45 +159,55 @@ impl<L: SessionLookup> SessionService<L> {
     /// For a server that drains: call it when the server is asked to stop, because a stream would keep it from stopping.
     /// Requests in flight are still answered. Call [`close`](Self::close) once the server has stopped.
     pub fn end_streams(&self) {
-        self.shared.batcher.watchers.close();
+        self.inner.feed.watchers.close();
     }
 
     /// How often what happened.
     pub fn metrics(&self) -> SessionMetrics {
-        self.shared.batcher.counters.read()
+        self.inner.metrics.read()
     }
 
     /// The cookie that this service reads and writes.
     pub fn cookie(&self) -> &SessionCookie {
-        &self.shared.credentials.cookie
+        &self.inner.credentials.cookie
     }
 
     /// The store.
     pub fn store(&self) -> &L {
-        &self.shared.batcher.lookup
+        &self.inner.store
     }
 
     pub(crate) fn credentials(&self) -> &Credentials {
-        &self.shared.credentials
+        &self.inner.credentials
     }
 
     pub(crate) fn deadline(&self) -> Duration {
-        self.shared.batcher.deadline
+        self.inner.deadline
     }
 
-    pub(crate) fn batcher(&self) -> &Arc<LookupBatcher<L>> {
-        &self.shared.batcher
+    pub(crate) fn feed(&self) -> &Arc<FeedSlot<L::User>> {
+        &self.inner.feed
     }
 
-    pub(crate) fn ask(&self, digest: TokenDigest) -> PendingLookup<L::User> {
-        self.shared.batcher.submit(digest)
+    /// Asks whose session this is. The question counts as asked when this returns.
+    fn submit(&self, digest: TokenDigest) -> PendingLookup<L::User> {
+        let inner = &*self.inner;
+        inner.metrics.add(Counter::Lookups, 1);
+        if let Some(hit) = inner.feed.subscription().and_then(|feed| feed.hit(&digest)) {
+            inner.metrics.add(Counter::FromCache, 1);
+            if hit.touch {
+                inner.last_seen.used(&hit.live.session);
+            }
+            return PendingLookup::of(hit.live);
+        }
+        inner.lookups.submit(digest)
     }
 
     /// Asks whose session this request is of, or counts why it cannot be of one. A rejected cookie is also a
     /// security event.
     pub(crate) fn look_up(&self, headers: &HeaderMap) -> Option<PendingLookup<L::User>> {
-        match self.shared.credentials.read(headers) {
-            PresentedToken::Token(token) => return Some(self.ask(token.digest())),
+        match self.inner.credentials.read(headers) {
+            PresentedToken::Token(token) => return Some(self.submit(token.digest())),
             PresentedToken::Several(tokens) => return Some(self.look_up_one_of(&tokens)),
             PresentedToken::Nothing => self.count(Counter::Anonymous),
             PresentedToken::Malformed => self.reject("malformed"),
@@ -238,7 +220,10 @@ impl<L: SessionLookup> SessionService<L> {
     /// ambiguous.
     fn look_up_one_of(&self, tokens: &[SessionToken]) -> PendingLookup<L::User> {
         let digests: Vec<_> = tokens.iter().map(SessionToken::digest).collect();
-        let answers = match self.shared.batcher.submit_together(&digests) {
+        self.inner
+            .metrics
+            .add(Counter::Lookups, digests.len() as u64);
+        let answers = match self.inner.lookups.submit_together(&digests) {
             Ok(answers) => answers,
             Err(error) => return PendingLookup::failed(error),
         };
@@ -247,7 +232,7 @@ impl<L: SessionLookup> SessionService<L> {
             let mut live = answers.live().await?.into_iter();
             match (live.next(), live.next()) {
                 (Some(live), None) => {
-                    LastSeenWriter::used(&sessions.shared.batcher, &live.session);
+                    sessions.inner.last_seen.used(&live.session);
                     Ok(Some(live))
                 }
                 (Some(_), Some(_)) => {
@@ -259,8 +244,18 @@ impl<L: SessionLookup> SessionService<L> {
         }))
     }
 
+    async fn bounded(&self, wait: impl Future<Output = ()>) {
+        let ended = within(self.deadline(), async {
+            wait.await;
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            tracing::warn!(%error, "closing did not wait any longer for work in flight");
+        }
+    }
+
     pub(crate) fn count(&self, counter: Counter) {
-        self.shared.batcher.counters.add(counter, 1);
+        self.inner.metrics.add(counter, 1);
     }
 
     fn reject(&self, reason: &'static str) {
@@ -269,13 +264,13 @@ impl<L: SessionLookup> SessionService<L> {
     }
 
     fn report_rejected(&self, reason: &'static str) {
-        if let Some(requests) = self.shared.rejected.count() {
+        if let Some(requests) = self.inner.rejected.count() {
             tracing::warn!(reason, requests, "session cookies were rejected");
         }
     }
 
     pub(crate) fn report_failed_sign_out(&self, error: &Error) {
-        if let Some(sign_outs) = self.shared.failed_sign_outs.count() {
+        if let Some(sign_outs) = self.inner.failed_sign_outs.count() {
             let error = Chain(error);
             tracing::error!(%error, sign_outs, "sessions may live on after sign-out");
         }
@@ -290,7 +285,7 @@ impl<L: SessionLookup> SessionService<L> {
         if inner.is_some_and(|inner| inner.id() == outer.id()) {
             return;
         }
-        if let Some(requests) = self.shared.disagreeing.count() {
+        if let Some(requests) = self.inner.disagreeing.count() {
             let user_type = std::any::type_name::<L::User>();
             tracing::error!(
                 user_type,
@@ -302,120 +297,16 @@ impl<L: SessionLookup> SessionService<L> {
 
     pub(crate) fn report_unavailable(&self, error: &Error) {
         self.count(Counter::Unavailable);
-        if let Some(requests) = self.shared.unavailable.count() {
+        if let Some(requests) = self.inner.unavailable.count() {
             tracing::error!(error = %Chain(error), requests, "sessions could not be looked up");
         }
-    }
-}
-
-impl<S: SessionStore> SessionService<S> {
-    /// Begins a session for this user, once the application has made sure who they are.
-    ///
-    /// `headers` are those of the request that asks to sign in. The sessions that it presents end in the same
-    /// step, whosever they were (OWASP ASVS 5.0, 7.2.4). Its `User-Agent` is kept for the list of sessions: at most
-    /// 256 bytes, without control, format and separator characters. A store whose encoding cannot hold it leaves it
-    /// out.
-    ///
-    /// The token is always new; nothing is adopted from the client. See [`SignIn`] for what else can
-    /// be said before it is awaited.
-    pub fn sign_in(&self, user_id: S::UserId, headers: &HeaderMap) -> SignIn<S> {
-        self.sign_in_without_request(user_id).request(headers)
-    }
-
-    /// Like [`sign_in`](Self::sign_in) where there is no request: on a command line, in a test, or for a native
-    /// client that is given [`SignedIn::token`](crate::SignedIn::token). **No session ends.** In a server use
-    /// [`sign_in`](Self::sign_in), because the session that the request came with would live on.
-    pub fn sign_in_without_request(&self, user_id: S::UserId) -> SignIn<S> {
-        SignIn::new(self.clone(), user_id)
-    }
-
-    /// Takes down that the person has just proved again who they are, and gives their session a new
-    /// token. See [`Reauthenticate`].
-    pub fn reauthenticate(&self, user_id: S::UserId, headers: &HeaderMap) -> Reauthenticate<S> {
-        Reauthenticate::new(self.clone(), user_id, headers)
-    }
-
-    /// Ends whatever sessions this request presents. It needs no lookup before it, so that a route
-    /// for signing out can be exempt from the layer. See [`SignOut`].
-    pub fn sign_out(&self, headers: &HeaderMap) -> SignOut<S> {
-        SignOut::new(self.clone(), headers)
-    }
-}
-
-impl<L: SessionLookup> SessionServiceBuilder<L> {
-    /// The session cookie's name and attributes.
-    pub fn cookie(mut self, cookie: SessionCookie) -> Self {
-        self.credentials.cookie = cookie;
-        self
-    }
-
-    /// Reads the token from `Authorization: Bearer` as well (RFC 6750 §2.1), for gRPC and mobile
-    /// clients, which are given [`SignedIn::token`](crate::SignedIn::token). A request that presents
-    /// two different tokens is ambiguous and so anonymous. What cannot be a token of this crate, such as a
-    /// proxy's JSON Web Token, does not compete with a cookie that can.
-    ///
-    /// Off by default: a browser's cookie needs no script that could read the token; this header
-    /// does.
-    pub fn bearer_tokens(mut self) -> Self {
-        self.credentials.bearer = true;
-        self
-    }
-
-    /// How long a lookup may take, waiting, connecting and asking together; likewise a sign-in and a
-    /// sign-out. By default [`DEFAULT_DEADLINE`].
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
-    /// How long a feed of ended sessions counts as hearing after its last proof. By default
-    /// [`DEFAULT_LEASE`]. See [`SessionService::subscribe`].
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
-        self
-    }
-
-    /// Sets after which time a cached result is looked up again, and a session that a stream waits for is checked
-    /// again, while the feed is connected. By default
-    /// [`DEFAULT_RECHECK_INTERVAL`](crate::feed::DEFAULT_RECHECK_INTERVAL) if the feed announces users, and
-    /// [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`](crate::feed::DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS) otherwise. It bounds for how long a
-    /// change that nothing announces goes unnoticed: see [`SessionService::enable_cache`].
-    pub fn recheck_interval(mut self, interval: Duration) -> Self {
-        self.recheck_interval = Some(interval);
-        self
-    }
-
-    /// The service.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Configuration`] unless the deadline lies between a millisecond and a minute, the lease between a
-    /// tenth of a second and a minute, and the re-check interval between a tenth of a second and an hour.
-    pub fn build(self) -> Result<SessionService<L>, Error> {
-        if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.deadline) {
-            let context = "the deadline must lie between a millisecond and a minute";
-            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
-        }
-        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.lease) {
-            let context = "the lease must lie between a tenth of a second and a minute";
-            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
-        }
-        let interval = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
-        if self
-            .recheck_interval
-            .is_some_and(|set| !interval.contains(&set))
-        {
-            let context = "the re-check interval must lie between a tenth of a second and an hour";
-            return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
-        }
-        Ok(SessionService::assemble(self))
     }
 }
 
 impl<L: SessionLookup> Clone for SessionService<L> {
     fn clone(&self) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
+            inner: Arc::clone(&self.inner),
         }
     }
 }

@@ -18,6 +18,14 @@ use crate::{
     store::{RotateOutcome, SessionStore},
 };
 
+impl<S: SessionStore> SessionService<S> {
+    /// Takes down that the person has just proved again who they are, and gives their session a new
+    /// token. See [`Reauthenticate`].
+    pub fn reauthenticate(&self, user_id: S::UserId, headers: &HeaderMap) -> Reauthenticate<S> {
+        Reauthenticate::new(self.clone(), user_id, headers)
+    }
+}
+
 /// A confirmation that is about to happen, once the application has checked the password again: await
 /// it.
 ///
@@ -60,7 +68,7 @@ impl<S: SessionStore> Reauthenticate<S> {
                     remembered,
                 } => {
                     // The old token is cached under the same session.
-                    self.sessions.batcher().invalidate_local(vec![session.id()]);
+                    self.sessions.feed().invalidate_local(vec![session.id()]);
                     tracing::info!(session = %session.id(), "confirmed");
                     return Ok(SignedIn::new(&self.sessions, token, session, remembered));
                 }

@@ -46,7 +46,7 @@ impl<S: SessionStore> SessionService<S> {
     /// it is done. No deadline applies: it takes as long as there are sessions.
     pub async fn revoke_everyone(&self) -> Result<u64, Error> {
         let ended = self.store().revoke_everyone().await?;
-        self.batcher().invalidate_all_local();
+        self.feed().invalidate_all_local();
         tracing::warn!(sessions = ended, "every session was revoked");
         Ok(ended)
     }
@@ -56,10 +56,10 @@ impl<S: SessionStore> SessionService<S> {
             .within_deadline(self.store().revoke(user_id, which))
             .await?;
         let sessions = ended.len() as u64;
-        self.batcher().invalidate_local(ended);
+        self.feed().invalidate_local(ended);
         // A session that the call did not find may have been ended elsewhere a moment ago.
         if sessions == 0 || !matches!(which, RevokeScope::One(_)) {
-            self.batcher().sync().await;
+            self.feed().sync().await;
         }
         tracing::info!(sessions, "sessions were revoked");
         Ok(sessions)

@@ -21,6 +21,28 @@ use crate::{
 /// Two tokens never collide. Should a broken generator repeat itself, it is asked so often.
 pub(crate) const ATTEMPTS: usize = 3;
 
+impl<S: SessionStore> SessionService<S> {
+    /// Begins a session for this user, once the application has made sure who they are.
+    ///
+    /// `headers` are those of the request that asks to sign in. The sessions that it presents end in the same
+    /// step, whosever they were (OWASP ASVS 5.0, 7.2.4). Its `User-Agent` is kept for the list of sessions: at most
+    /// 256 bytes, without control, format and separator characters. A store whose encoding cannot hold it leaves it
+    /// out.
+    ///
+    /// The token is always new; nothing is adopted from the client. See [`SignIn`] for what else can
+    /// be said before it is awaited.
+    pub fn sign_in(&self, user_id: S::UserId, headers: &HeaderMap) -> SignIn<S> {
+        self.sign_in_without_request(user_id).request(headers)
+    }
+
+    /// Like [`sign_in`](Self::sign_in) where there is no request: on a command line, in a test, or for a native
+    /// client that is given [`SignedIn::token`](crate::SignedIn::token). **No session ends.** In a server use
+    /// [`sign_in`](Self::sign_in), because the session that the request came with would live on.
+    pub fn sign_in_without_request(&self, user_id: S::UserId) -> SignIn<S> {
+        SignIn::new(self.clone(), user_id)
+    }
+}
+
 /// A sign-in that is about to happen: say what else is known, then await it.
 ///
 /// In one atomic step it begins the new session and ends the one that the request came with. A user
@@ -99,10 +121,10 @@ impl<S: SessionStore> SignIn<S> {
                 InsertOutcome::DuplicateDigest => {}
                 other => {
                     if let InsertOutcome::Inserted { ended, .. } = &other {
-                        self.sessions.batcher().invalidate_local(ended.clone());
+                        self.sessions.feed().invalidate_local(ended.clone());
                         // A session that was not found may have been ended elsewhere a moment ago.
                         if !self.replaced.is_empty() {
-                            self.sessions.batcher().sync().await;
+                            self.sessions.feed().sync().await;
                         }
                     }
                     return self.signed_in(token, &other);

@@ -16,6 +16,14 @@ use crate::{
     store::{EndedSession, SessionStore},
 };
 
+impl<S: SessionStore> SessionService<S> {
+    /// Ends whatever sessions this request presents. It needs no lookup before it, so that a route
+    /// for signing out can be exempt from the layer. See [`SignOut`].
+    pub fn sign_out(&self, headers: &HeaderMap) -> SignOut<S> {
+        SignOut::new(self.clone(), headers)
+    }
+}
+
 /// A sign-out that is about to happen: await it.
 ///
 /// It ends every session that the request presents, and always yields the cookie's removal: when
@@ -66,7 +74,7 @@ impl<S: SessionStore> SignOut<S> {
         let asked = |ended: EndedSession| self.digests.contains(&ended.digest).then_some(ended.id);
         let ended: Vec<_> = ended.into_iter().filter_map(asked).collect();
         let count = ended.len();
-        self.sessions.batcher().invalidate_local(ended);
+        self.sessions.feed().invalidate_local(ended);
         Ok(count)
     }
 
@@ -77,7 +85,7 @@ impl<S: SessionStore> SignOut<S> {
             Err(error) if !error.is_outcome_unknown() => Err(error),
             // What was not there may have been ended elsewhere a moment ago.
             other => {
-                self.sessions.batcher().sync().await;
+                self.sessions.feed().sync().await;
                 other.map(|count| count > 0)
             }
         }

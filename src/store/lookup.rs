@@ -12,6 +12,9 @@ use crate::{
     session::{Session, SessionId, TokenDigest, UserKey},
 };
 
+/// Two connections keep two processors busy, and more of them only share the same work.
+pub(crate) const MAX_CONCURRENT_LOOKUPS: usize = 2;
+
 /// Digests in, live sessions out: all that [`LoadUserLayer`](crate::load_user::LoadUserLayer) needs of a store.
 ///
 /// A service that has no database of its own, and asks another one who somebody is, implements this

@@ -9,11 +9,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::HeaderValue;
-
 use crate::{
     error::{Error, ErrorKind},
-    service::SessionService,
     session::{
         Lifetime, Session, SessionId, SessionInfo, SessionLimit, SessionTimestamps, TokenDigest,
         UserKey,
@@ -419,31 +416,5 @@ fn random_id() -> Result<SessionId, Error> {
 impl<I, U> fmt::Debug for MemorySessionStore<I, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemorySessionStore").finish_non_exhaustive()
-    }
-}
-
-impl<S: SessionStore> SessionService<S> {
-    /// Signs this user in and returns the `Cookie` header of a request with that session, for an
-    /// application's tests. Works with every store.
-    ///
-    /// ```
-    /// # use tower_user_session::{SessionService, store::MemorySessionStore};
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let sessions = SessionService::new(MemorySessionStore::new());
-    /// sessions.store().add_user(7, "Ada");
-    /// let cookie = sessions.cookie_for(7).await?;
-    /// let request = http::Request::builder().header("cookie", cookie).body(())?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As for [`sign_in`](Self::sign_in).
-    pub async fn cookie_for(&self, user_id: S::UserId) -> Result<HeaderValue, Error> {
-        let signed_in = self.sign_in_without_request(user_id).await?;
-        let cookie = format!("{}={}", self.cookie().name(), signed_in.token().expose());
-        HeaderValue::try_from(cookie).map_err(|error| Error::new(ErrorKind::Configuration, error))
     }
 }
