@@ -1,15 +1,20 @@
 //! *Who is making this request?*
 //!
-//! A [`tower`](https://docs.rs/tower) layer reads the session cookie, asks the [`SessionService`],
-//! which turns the token into the user with **one joined PostgreSQL query**, and attaches the user to
-//! the request's extensions. It works under axum, hyper, tonic and every other tower server, because
-//! its HTTP half knows no framework.
+//! Cookie sessions for [`tower`](https://docs.rs/tower), stored in PostgreSQL. A layer reads the
+//! session cookie, and the [`SessionService`] looks the user up with **one joined query**. The
+//! layer attaches the user to the request's extensions.
+//!
+//! The layer depends on no web framework. It works under axum, hyper, tonic and every other tower
+//! server.
 //!
 //! ```
-//! use axum::{Router, extract::State, http::HeaderMap, response::Redirect, routing::{get, post}};
+//! use axum::{
+//!     Router, extract::State, http::{HeaderMap, StatusCode}, response::Redirect,
+//!     routing::{get, post},
+//! };
 //! use tower_user_session::{
-//!     BoxError, CurrentUser, Error, LoadUserLayer, LookupRow, PgSessionStore, PgUser,
-//!     RequireUserLayer, SessionService, SignedIn, SignedOut,
+//!     BoxError, CurrentUser, LoadUserLayer, LookupRow, PgSessionStore, PgUser, RequireUserLayer,
+//!     SessionService, SignedIn, SignedOut,
 //! };
 //!
 //! #[derive(Clone, Debug)]
@@ -20,7 +25,8 @@
 //!
 //! impl PgUser for User {
 //!     type Id = i64;
-//!     const COLUMNS: &'static str = "u.id, u.email"; // FROM is "users AS u" and KEY "u.id" by default
+//!     // By default, FROM is "users AS u", and KEY is "u.id".
+//!     const COLUMNS: &'static str = "u.id, u.email";
 //!
 //!     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
 //!         Ok(User { id: row.user().get("id")?, email: row.user().get("email")? })
@@ -46,54 +52,75 @@
 //! async fn sign_in(
 //!     State(sessions): State<Sessions>,
 //!     headers: HeaderMap,
-//! ) -> Result<(SignedIn, Redirect), axum::http::StatusCode> {
-//!     let user_id = check_password().await?;
-//!     let signed_in = sessions.sign_in(user_id, &headers).await.map_err(unavailable)?;
-//!     Ok((signed_in, Redirect::to("/account")))
+//! ) -> axum::response::Result<(SignedIn, Redirect)> {
+//!     let user_id = check_password().await.ok_or(StatusCode::UNAUTHORIZED)?;
+//!     let signed_in = sessions.sign_in(user_id, &headers).await?;
+//!     Ok((signed_in, Redirect::to("/account"))) // the response sets the cookie
 //! }
 //!
-//! async fn sign_out(State(sessions): State<Sessions>, headers: HeaderMap) -> (SignedOut, Redirect) {
+//! async fn sign_out(
+//!     State(sessions): State<Sessions>,
+//!     headers: HeaderMap,
+//! ) -> (SignedOut, Redirect) {
 //!     (sessions.sign_out(&headers).await, Redirect::to("/"))
 //! }
-//! # async fn check_password() -> Result<i64, axum::http::StatusCode> { Ok(7) }
-//! # fn unavailable(_: Error) -> axum::http::StatusCode { axum::http::StatusCode::SERVICE_UNAVAILABLE }
+//! # async fn check_password() -> Option<i64> { Some(7) }
 //! ```
 //!
-//! Nothing here needs axum: elsewhere it is `request.extensions().get::<User>()` and
+//! Without axum, use `request.extensions().get::<User>()` and
 //! `signed_in.write_to(response.headers_mut())`.
 //!
-//! # A request's way
+//! # Where to look
+//!
+//! | to | use |
+//! |---|---|
+//! | attach the user to requests | [`LoadUserLayer`] |
+//! | reject requests without a user, or with an old authentication | [`RequireUserLayer`] |
+//! | read the user in a handler | [`CurrentUser`] (axum), or the request's extensions |
+//! | sign in | [`SessionService::sign_in`] |
+//! | sign out | [`SessionService::sign_out`] |
+//! | authenticate a user again | [`SessionService::reauthenticate`] |
+//! | list and revoke a user's sessions | [`SessionService::sessions_of`], [`SessionService::revoke`] |
+//! | set the cookie's name and attributes | [`SessionCookie`](crate::cookie::SessionCookie) |
+//! | set the limits of sessions | [`Lifetime`](crate::session::Lifetime), [`SessionLimit`](crate::session::SessionLimit) |
+//! | end streams and WebSockets with their session | [`feed`] |
+//! | check the origin of a WebSocket handshake | [`websocket`] |
+//! | change the response to a rejected request | [`rejection`] |
+//! | keep sessions in another database | [`store`] |
+//! | write a metric | [`SessionService::metrics`] |
+//!
+//! # A lookup
 //!
 //! ```text
 //!              request
 //!                 │
 //!    LoadUser::call
-//!                 │  SessionCookie::read          raw bytes; exact name; no decoding, no allocation
-//!                 │     no cookie, or not a token ─────────────► inner service: no query
+//!                 │  SessionCookie::read        raw bytes; exact name; no decoding, no allocation
+//!                 │     no cookie, or not a token ────────────► inner service, without a query
 //!                 ▼
-//!    SessionService                               digest = SHA-256(token)
-//!                 │  the cache, where one is switched on and its feed hears
-//!                 │  else: joins the batch that has not been sent yet
+//!    SessionService                             digest = SHA-256(token)
+//!                 │  the cache, if it is enabled and its feed is connected
+//!                 │  otherwise: adds the digest to the batch that has not been sent
 //!                 ▼
-//!    SessionLookup::find                          one joined query for the whole batch, in a task of
-//!                 │                               its own; the answer comes back over a channel
+//!    SessionLookup::find                        one joined query for the batch, in its own task;
+//!                 │                             a channel delivers each result
 //!                 ▼
-//!    found          → user and CurrentSession into the extensions → inner service
-//!    not found      → anonymous (unknown, expired, revoked, disabled: one outcome) → inner service
-//!    could not know → 503 (gRPC 14); the inner service is never called
+//!    live    → user and CurrentSession into the extensions → inner service
+//!    absent  → no user (unknown, expired, revoked, disabled: one outcome) → inner service
+//!    failed  → 503 (gRPC 14); the inner service is not called
 //!                 ▼
-//!    RequireUser (where a route asks for it): no user → 401, gRPC 16
+//!    RequireUser (on routes that need a user): no user → 401 (gRPC 16)
 //! ```
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
+//! | feature | default | adds |
 //! |---|---|---|
 //! | `postgres` | yes | [`PgSessionStore`]: sessions in PostgreSQL |
-//! | `rustls` | | [`PgPoolBuilder`](crate::postgres::PgPoolBuilder): a pool from a connection URL, with TLS towards every other host |
+//! | `rustls` | | [`PgPoolBuilder`](crate::postgres::PgPoolBuilder): a pool from a connection URL, with TLS to every other host |
 //! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`, on `axum-core` alone |
 //! | `serde` | | `Serialize` and `Deserialize` for [`SessionId`](crate::session::SessionId), [`Session`](crate::session::Session), [`SessionTimestamps`](crate::session::SessionTimestamps), [`SessionInfo`](crate::session::SessionInfo) and [`ReturnTo`](crate::require_user::ReturnTo) |
-//! | `chrono`, `serde_json`, `time`, `uuid` | | types that [`UserRow::get`](crate::postgres::UserRow::get) can read; see there |
+//! | `chrono`, `serde_json`, `time`, `uuid` | | types that [`UserRow::get`](crate::postgres::UserRow::get) can read |
 //! | `test-util` | | [`MemorySessionStore`](crate::store::MemorySessionStore), and a signed-in request for an application's tests |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -134,7 +161,7 @@ pub use self::{
 #[cfg(feature = "postgres")]
 pub use {deadpool_postgres, tokio_postgres};
 
-/// Compiles what the README shows.
+/// Compiles the README's examples.
 #[cfg(all(doctest, feature = "axum", feature = "rustls", feature = "test-util"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
