@@ -1,24 +1,53 @@
-//! Where a WebSocket's handshake comes from.
+//! Origin checks for WebSocket handshakes.
+//!
+//! A page of any site can open a WebSocket, and the browser sends cookies with the handshake. A CSRF
+//! layer does not reject the handshake, because it is a `GET` request (RFC 6455 §10.2). A handler
+//! must therefore check the origin before it accepts a WebSocket.
+//!
+//! To end a WebSocket with its session, see [`feed`](crate::feed).
+//!
+//! # Example
+//!
+//! ```
+//! use http::{HeaderMap, Request, StatusCode};
+//! use tower_user_session::websocket::is_same_origin;
+//!
+//! fn check<B>(request: &Request<B>) -> Result<(), StatusCode> {
+//!     if is_same_origin(request.headers(), request.uri()) {
+//!         Ok(())
+//!     } else {
+//!         Err(StatusCode::FORBIDDEN)
+//!     }
+//! }
+//!
+//! let request = Request::get("/events")
+//!     .header("host", "example.com")
+//!     .header("origin", "https://evil.example")
+//!     .body(())
+//!     .unwrap();
+//! assert_eq!(check(&request), Err(StatusCode::FORBIDDEN));
+//! ```
 
 use std::net::IpAddr;
 
 use http::{HeaderMap, Uri, header, uri::Authority};
 
-/// Returns whether this request comes from a page of the origin that it is sent to, or from no page at all.
+/// Returns whether the request's `Origin` is the origin that the request is sent to, or is absent.
 ///
-/// For WebSocket handshakes: a browser sends them with cookies from any site, and a CSRF layer lets them
-/// through because they are `GET` requests (RFC 6455 §10.2). Answer 403 if this is `false`.
+/// If it returns `false`, respond to the WebSocket handshake with 403.
 ///
-/// * `Origin` must name the request's own host and port. More than one, `null`, and what is not an origin are
-///   refused. Without an `Origin` the client is not a browser.
-/// * `Origin` must be `https:`, unless the host is a loopback address or `localhost`. Behind a proxy that
-///   ends TLS, a server does not know its own scheme. A page that a network attacker serves over plain http on
-///   the same host would otherwise pass: a browser sends the session cookie on its `wss:` handshake unless it
-///   treats the two schemes as two sites, because `Secure` looks at the scheme of the handshake only.
-/// * `Sec-Fetch-Site`, if there is one, must be `same-origin`. Its absence proves nothing.
+/// * `Origin` must have the host and port of the request. `null`, an invalid origin and more than
+///   one `Origin` are rejected. A client that sends no `Origin` is not a browser and is accepted.
+/// * `Origin` must be `https:`, unless the host is a loopback address or `localhost`. A server
+///   behind a proxy that terminates TLS does not know its own scheme. Without this rule, a page
+///   that a network attacker serves over plain http on the same host would pass. A browser can send
+///   the session cookie on the `wss:` handshake of such a page, because `Secure` depends on the
+///   scheme of the handshake only.
+/// * `Sec-Fetch-Site`, if present, must be `same-origin`. Its absence proves nothing.
 ///
-/// The host is that of the URI where it has one (HTTP/2), else of `Host`. Behind a proxy that changes it, and
-/// for an application over plain http on another host than loopback, use [`is_from_origin`].
+/// The request's host is that of the URI if it has one (HTTP/2), otherwise that of `Host`. Use
+/// [`is_from_origin`] behind a proxy that changes the host, and for an application that uses plain
+/// http on a host that is not loopback.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, Uri, header};
@@ -33,6 +62,7 @@ use http::{HeaderMap, Uri, header, uri::Authority};
 /// headers.insert(header::ORIGIN, HeaderValue::from_static("https://evil.example"));
 /// assert!(!is_same_origin(&headers, &Uri::from_static("/events")));
 /// ```
+#[doc(alias("csrf", "cross-site", "origin"))]
 pub fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
     is_from(headers, |origin| {
         let to = match uri.authority() {
@@ -43,10 +73,12 @@ pub fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
     })
 }
 
-/// Like [`is_same_origin`], with the origin that browsers see: `https://app.example.com`, or
-/// `http://intranet.example:8080` for an application over plain http.
+/// Returns whether the request's `Origin` is `expected`, or is absent.
 ///
-/// Scheme, host and port of `Origin` must be those of `expected`. What is not an origin equals none.
+/// `expected` is the origin that browsers use: `https://app.example.com`, or
+/// `http://intranet.example:8080` for an application that uses plain http. Scheme, host and port
+/// must be equal. An invalid origin, in either place, equals none. `Sec-Fetch-Site` is checked as
+/// in [`is_same_origin`].
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header};
@@ -94,7 +126,7 @@ impl Origin {
         bare.then(|| Self::of(&uri)).flatten()
     }
 
-    /// The origin of a page.
+    /// Returns the origin of a page.
     fn of(uri: &Uri) -> Option<Self> {
         let https = match uri.scheme_str()? {
             "https" => true,
@@ -105,7 +137,7 @@ impl Origin {
         (!authority.as_str().contains('@')).then_some(Self { https, authority })
     }
 
-    /// Whether it has this host and port. A port that is not named is the scheme's.
+    /// Returns whether the host and port are equal. The default port is that of the scheme.
     fn is_at(&self, to: &Authority) -> bool {
         let standard = if self.https { 443 } else { 80 };
         self.authority.host().eq_ignore_ascii_case(to.host())
@@ -113,13 +145,13 @@ impl Origin {
     }
 }
 
-/// Whether a request's page has the host and port that the request is sent to, whatever the scheme.
+/// Returns whether the page has the host and port of the request. The scheme is ignored.
 pub(crate) fn is_page_of_host(page: &Uri, headers: &HeaderMap, uri: &Uri) -> bool {
     let to = uri.authority().cloned().or_else(|| only_host(headers));
     Origin::of(page).is_some_and(|origin| to.is_some_and(|to| origin.is_at(&to)))
 }
 
-/// Whether the host never leaves this machine (RFC 6761 §6.3).
+/// Returns whether the host is this machine (RFC 6761 §6.3).
 fn is_loopback(host: &str) -> bool {
     let host = host.to_ascii_lowercase();
     let address = host.trim_start_matches('[').trim_end_matches(']');
@@ -144,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(host: &str, uri: &'static str, origins: &[&str]) -> bool {
+    fn same_origin(host: &str, uri: &'static str, origins: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
         if !host.is_empty() {
             headers.insert(header::HOST, HeaderValue::try_from(host).unwrap());
@@ -157,7 +189,7 @@ mod tests {
 
     /// K10, O07
     #[test]
-    fn only_pages_of_the_same_host_and_port_may_open_a_websocket() {
+    fn only_pages_of_the_same_origin_can_open_a_websocket() {
         for (host, uri, origin) in [
             ("example.com", "/", "https://example.com"),
             ("EXAMPLE.com", "/", "https://example.COM"),
@@ -175,11 +207,11 @@ mod tests {
                 "https://example.com",
             ),
         ] {
-            assert!(asked(host, uri, &[origin]), "{host} {uri} {origin}");
+            assert!(same_origin(host, uri, &[origin]), "{host} {uri} {origin}");
         }
-        assert!(asked("example.com", "/", &[]));
+        assert!(same_origin("example.com", "/", &[]));
         for (host, origin) in [
-            // O07: a page over plain http, except on this machine.
+            // O07: plain http is accepted on loopback only.
             ("example.com", "http://example.com"),
             ("example.com:80", "http://example.com"),
             ("example.com:8080", "http://example.com:8080"),
@@ -205,15 +237,15 @@ mod tests {
             ("", "https://example.com"),
             ("not a host", "https://example.com"),
         ] {
-            assert!(!asked(host, "/", &[origin]), "{host} {origin}");
+            assert!(!same_origin(host, "/", &[origin]), "{host} {origin}");
         }
         let twice = ["https://example.com", "https://example.com"];
-        assert!(!asked("example.com", "/", &twice));
+        assert!(!same_origin("example.com", "/", &twice));
     }
 
-    /// K10: whoever takes the one `Host` for the request's must not be told of the other.
+    /// K10: proxies differ in which of two `Host` fields they use, so neither is accepted.
     #[test]
-    fn a_request_with_two_hosts_comes_from_no_page_of_its_own() {
+    fn a_request_with_two_hosts_has_no_origin_of_its_own() {
         for hosts in [
             ["example.com", "evil.example"],
             ["evil.example", "example.com"],
@@ -229,9 +261,9 @@ mod tests {
         }
     }
 
-    /// O07: Fetch Metadata can only refuse. Its absence proves nothing.
+    /// O07: Fetch Metadata can only reject a request. Its absence proves nothing.
     #[test]
-    fn fetch_metadata_of_another_site_is_refused() {
+    fn fetch_metadata_of_another_site_is_rejected() {
         for (sites, allowed) in [
             (&[][..], true),
             (&["same-origin"], true),
@@ -260,7 +292,7 @@ mod tests {
         }
     }
 
-    /// O07: an expected origin is compared whole, whatever the request's host is.
+    /// O07: the expected origin is compared with its scheme, and the request's host is ignored.
     #[test]
     fn an_expected_origin_is_compared_with_its_scheme() {
         for (expected, origin, same) in [

@@ -1,13 +1,13 @@
-//! Where a request's token is looked for.
+//! Extraction of tokens from a request: the cookie, and bearer tokens.
 
 use http::{HeaderMap, header};
 
 use crate::{
-    cookie::{MOST_PRESENTED, PresentedToken, SessionCookie},
+    cookie::{MAX_PRESENTED, PresentedToken, SessionCookie},
     session::{SessionToken, TokenDigest},
 };
 
-/// The cookie, and the `Authorization` header where the application asked for it.
+/// The sources of tokens: the cookie and, if enabled, the `Authorization` header.
 #[derive(Clone, Debug)]
 pub(crate) struct Credentials {
     pub(crate) cookie: SessionCookie,
@@ -15,8 +15,10 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// What a request presents. A bearer token and a cookie's token that differ are ambiguous. What cannot be
-    /// one of our tokens, such as a proxy's JSON Web Token, does not compete with one that can.
+    /// Reads the token of a request.
+    ///
+    /// A bearer token and a cookie's token that differ are ambiguous. A value that cannot be a
+    /// session token, such as a proxy's JSON Web Token, is ignored if the other source has a token.
     pub(crate) fn read(&self, headers: &HeaderMap) -> PresentedToken {
         let by_cookie = self.cookie.read(headers);
         if !self.bearer {
@@ -26,7 +28,7 @@ impl Credentials {
             (by_cookie, PresentedToken::Nothing) => by_cookie,
             (PresentedToken::Nothing | PresentedToken::Malformed, by_bearer) => by_bearer,
             (by_cookie, PresentedToken::Malformed) => by_cookie,
-            // Digests, because tokens are never compared.
+            // `SessionToken` has no `PartialEq`, so that code compares digests.
             (PresentedToken::Token(by_cookie), PresentedToken::Token(token))
                 if by_cookie.digest() == token.digest() =>
             {
@@ -36,14 +38,15 @@ impl Credentials {
         }
     }
 
-    /// The digests of all that a request presents, for ending them. A flood of them is cut off.
+    /// Returns the digests of all tokens that a request presents, for a sign-out. Of each source,
+    /// at most [`MAX_PRESENTED`] are used.
     pub(crate) fn digests(&self, headers: &HeaderMap) -> Vec<TokenDigest> {
         let bearer = self
             .bearer
             .then(|| bearer_values(headers))
             .into_iter()
             .flatten();
-        let by_bearer = bearer.filter_map(SessionToken::parse).take(MOST_PRESENTED);
+        let by_bearer = bearer.filter_map(SessionToken::parse).take(MAX_PRESENTED);
         let tokens = self.cookie.tokens(headers).chain(by_bearer);
         let mut digests: Vec<_> = tokens.map(|token| token.digest()).collect();
         digests.sort_unstable();
@@ -52,7 +55,8 @@ impl Credentials {
     }
 }
 
-/// What the `Authorization` headers present. Two tokens are ambiguous, equal ones too: the header is not a list.
+/// Reads the token of the `Authorization` headers. Two tokens are ambiguous, even if they are
+/// equal, because the header is not a list.
 fn by_bearer(headers: &HeaderMap) -> PresentedToken {
     let mut presented = PresentedToken::Nothing;
     for value in bearer_values(headers) {
@@ -68,8 +72,8 @@ fn by_bearer(headers: &HeaderMap) -> PresentedToken {
     presented
 }
 
-/// The credentials of the scheme `Bearer` (RFC 6750 §2.1), whose name is in any case (RFC 9110
-/// §11.1). Other schemes are somebody else's.
+/// Returns the credentials of the scheme `Bearer` (RFC 6750 §2.1). The scheme's name is
+/// case-insensitive (RFC 9110 §11.1). Other schemes are ignored.
 fn bearer_values(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     headers
         .get_all(header::AUTHORIZATION)

@@ -1,15 +1,15 @@
-//! The `Domain` of a cookie that subdomains share.
+//! Validation of the `Domain` of a cookie that subdomains share.
 
 use crate::error::{Error, ErrorKind};
 
-/// Labels under which the registries of most countries delegate names: `co.uk`, `com.au`.
+/// Second-level labels under which most country registries delegate names: `co.uk`, `com.au`.
 const SECOND_LEVELS: [&str; 9] = ["ac", "co", "com", "edu", "gob", "gov", "mil", "net", "org"];
 
-/// Countries whose registries delegate names directly, so that `co.de` is a name like any other.
+/// Countries whose registries delegate names directly. There, `co.de` is an ordinary name.
 const WITHOUT_SECOND_LEVELS: [&str; 9] = ["be", "ca", "ch", "cz", "de", "dk", "eu", "fi", "nl"];
 
-/// Other public suffixes that applications run under. Browsers know all of them; this table only finds a
-/// mistake before the first sign-in does.
+/// Other public suffixes under which applications run. Browsers have the complete list. This table
+/// only detects a mistake before the first sign-in does.
 const PUBLIC_SUFFIXES: [&str; 44] = [
     "appspot.com",
     "asn.au",
@@ -57,12 +57,12 @@ const PUBLIC_SUFFIXES: [&str; 44] = [
     "workers.dev",
 ];
 
-/// Checks a name that becomes the `Domain` of a cookie.
+/// Checks the `Domain` of a cookie.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Configuration`] if no browser would store a cookie with this `Domain`: for what is no host
-/// name, an IP address, a single label, and a public suffix that is recognized.
+/// [`ErrorKind::Configuration`] if no browser would store a cookie with this `Domain`: for an
+/// invalid host name, an IP address, a single label, and a public suffix that is recognized.
 pub(crate) fn check(domain: &str) -> Result<(), Error> {
     match fault(&domain.to_ascii_lowercase()) {
         None => Ok(()),
@@ -77,24 +77,26 @@ fn fault(domain: &str) -> Option<&'static str> {
         !label.is_empty() && label.len() <= 63 && label.bytes().all(inside)
     };
     if domain.len() > 253 || !labels.iter().all(is_label) {
-        return Some("the cookie's domain is not a host name (in ASCII, without a leading dot)");
+        return Some(
+            "invalid cookie domain: it must be a host name in ASCII, without a leading dot",
+        );
     }
     let last = labels.last().copied().unwrap_or_default();
-    // A host that ends in a number is an IPv4 address, in one of its spellings (WHATWG URL, "ends in a number").
+    // A host that ends in a number is an IPv4 address (WHATWG URL, "ends in a number").
     let number = last.bytes().all(|byte| byte.is_ascii_digit())
         || last
             .strip_prefix("0x")
             .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit()));
     if number {
-        return Some("the cookie's domain is an IP address");
+        return Some("invalid cookie domain: it must not be an IP address");
     }
     if labels.len() == 1 {
-        return Some("the cookie's domain is a single label");
+        return Some("invalid cookie domain: it must not be a single label");
     }
     let of_a_country = last.len() == 2 && !WITHOUT_SECOND_LEVELS.contains(&last);
     let delegated = labels.len() == 2 && of_a_country && SECOND_LEVELS.contains(&labels[0]);
     if delegated || PUBLIC_SUFFIXES.contains(&domain) {
-        return Some("the cookie's domain is a public suffix");
+        return Some("invalid cookie domain: it must not be a public suffix");
     }
     None
 }
@@ -103,9 +105,9 @@ fn fault(domain: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// H01, L03: a domain that no browser would accept is refused when the cookie is made.
+    /// H01, L03: a domain that no browser accepts is rejected when the cookie is configured.
     #[test]
-    fn domains_that_browsers_refuse_are_refused() {
+    fn domains_that_browsers_reject_are_rejected() {
         for domain in [
             "",
             ".example.com",
@@ -172,9 +174,9 @@ mod tests {
         }
     }
 
-    /// The tables are sorted, in lower case, and without what a rule covers already.
+    /// The tables are sorted, in lower case, and have no entry that a rule covers.
     #[test]
-    fn the_tables_are_in_order() {
+    fn the_tables_are_sorted() {
         assert!(
             SECOND_LEVELS.is_sorted()
                 && WITHOUT_SECOND_LEVELS.is_sorted()

@@ -1,4 +1,22 @@
-//! The session cookie: its one owner reads it, sets it and clears it.
+//! The session cookie: its name and attributes, and how a request is read.
+//!
+//! [`SessionCookie`] configures the cookie, and reads, sets and removes it. The default suits an
+//! application on one host. [`PresentedToken`] is what it reads from a request.
+//!
+//! # Example
+//!
+//! ```
+//! use tower_user_session::{SessionService, cookie::SessionCookie, store::MemorySessionStore};
+//!
+//! # fn main() -> Result<(), tower_user_session::Error> {
+//! # let store = MemorySessionStore::<i64, ()>::new();
+//! let sessions = SessionService::builder(store)
+//!     .cookie(SessionCookie::named("shop")?)
+//!     .build()?;
+//! assert_eq!(sessions.cookie().name(), "__Host-shop");
+//! # Ok(())
+//! # }
+//! ```
 
 pub(crate) mod credentials;
 mod domain;
@@ -19,28 +37,31 @@ use crate::{
     session::{Session, SessionToken},
 };
 
-/// The cookie's name, unless the application chooses another.
+/// The default name of the cookie.
 const DEFAULT_NAME: &str = "__Host-session";
-/// The longest life of a cookie: 400 days (RFC 6265bis §5.5); a browser would cut it.
-const LONGEST_LIFE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
-/// More values of our name than an honest client sends; sign-out ends the sessions of so many.
-pub(crate) const MOST_PRESENTED: usize = 8;
+/// Maximum age of a cookie: 400 days, as in browsers (RFC 6265bis §5.5).
+const MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+/// Maximum number of values that are read from a request. An honest client sends fewer.
+pub(crate) const MAX_PRESENTED: usize = 8;
 
-/// The session cookie's name and attributes. One value reads, sets and clears, so that the three
-/// cannot disagree.
+/// The session cookie's name and attributes. The same value reads, sets and removes the cookie.
 ///
 /// The default is `__Host-session` with `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/` and no
-/// `Domain`. Browsers accept the `__Host-` prefix only on such a cookie (RFC 6265bis §4.1.3.2), so
-/// that a sibling subdomain can neither read nor plant it (OWASP ASVS 5.0, 3.3.1 to 3.3.4).
+/// `Domain`. Browsers accept the prefix `__Host-` only on such a cookie (RFC 6265bis §4.1.3.2). A
+/// sibling subdomain can therefore neither read nor set it (OWASP ASVS 5.0, 3.3.1 to 3.3.4).
 ///
 /// # How a request is read
 ///
-/// On the raw bytes of every `Cookie` header, in whatever order and however they are split over
-/// header lines (RFC 9113 §8.2.3): pieces end at `;`, SP and HTAB around a piece are trimmed, the
-/// name is compared byte for byte, and nothing is decoded or unquoted. A strange byte in another
-/// cookie does no harm. Reading allocates nothing and takes time linear in the headers' length.
+/// The raw bytes of all `Cookie` headers are searched. Neither the order of the cookies nor their
+/// distribution over header lines (RFC 9113 §8.2.3) matters.
 ///
-/// | the request has | it is |
+/// * Pieces end at `;`. SP and HTAB around a piece are trimmed.
+/// * The name is compared byte for byte. Nothing is decoded or unquoted.
+/// * Invalid bytes in other cookies are ignored.
+/// * Reading takes time linear in the length of the headers. It allocates nothing, unless a
+///   name without `__Host-` has several different values.
+///
+/// | the request has | result |
 /// |---|---|
 /// | no cookie of this name | [`PresentedToken::Nothing`] |
 /// | one value, or several equal ones, that is a token | [`PresentedToken::Token`] |
@@ -52,10 +73,12 @@ pub(crate) const MOST_PRESENTED: usize = 8;
 ///
 /// # Several cookies of one name
 ///
-/// A browser sends several cookies of one name if they differ in `Domain` or `Path`: after the `Domain`
-/// was changed, or if another application on the host uses the name. With `__Host-` neither can differ, so
-/// that a second value is an attack or a defect. Without it, [`LoadUserLayer`](crate::load_user::LoadUserLayer) looks
-/// all the tokens up in one query and accepts the request if exactly one of their sessions is live.
+/// A browser sends several cookies of one name if they differ in `Domain` or `Path`. This happens
+/// after a change of the `Domain`, or if another application on the host uses the name.
+///
+/// With `__Host-`, neither can differ, so a second value is an attack or a defect. Without it,
+/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) looks up all tokens in one query. It accepts
+/// the request if exactly one of their sessions is live.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::COOKIE};
@@ -76,19 +99,22 @@ pub struct SessionCookie {
     partitioned: bool,
 }
 
-/// What a request presents as its session.
+/// The result of reading the session cookie of a request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PresentedToken {
-    /// Nothing of ours.
+    /// No cookie of this name.
     Nothing,
-    /// A token, whose session may or may not exist.
+    /// One token. Its session may not exist.
     Token(SessionToken),
-    /// Something that cannot be a token.
+    /// A value that cannot be a token.
     Malformed,
-    /// Several tokens, of whose sessions at most one may be live. Never under a name with `__Host-`.
+    /// Several tokens. The request is accepted only if exactly one of their sessions is live.
+    ///
+    /// It does not occur under a name with `__Host-`, unless the cookie is
+    /// [partitioned](SessionCookie::partitioned).
     Several(Vec<SessionToken>),
-    /// Several different values that cannot be told apart.
+    /// Several different values, none of which can be preferred.
     Ambiguous,
 }
 
@@ -106,12 +132,12 @@ impl Default for SessionCookie {
 }
 
 impl SessionCookie {
-    /// A cookie called `__Host-` and then `name`, otherwise like the default.
+    /// Creates a cookie named `__Host-{name}`, with the default attributes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] when `name` is empty, longer than 64 bytes or not a token of
-    /// RFC 9110 §5.6.2.
+    /// [`ErrorKind::Configuration`] if `name` is empty, longer than 64 bytes, not a token of RFC
+    /// 9110 §5.6.2, or begins with `__`.
     pub fn named(name: &str) -> Result<Self, Error> {
         Ok(Self {
             name: Name::prefixed("__Host-", name)?,
@@ -119,24 +145,27 @@ impl SessionCookie {
         })
     }
 
-    /// A cookie called `__Secure-` and then `name`, that **every subdomain of `domain` can read and
-    /// plant**: a foothold on any of them reaches the session. For applications that are spread
-    /// over subdomains on purpose (OWASP ASVS 5.0, 3.3.3).
+    /// Creates a cookie named `__Secure-{name}` that **every subdomain of `domain` can read and
+    /// set**.
+    ///
+    /// An attacker who controls one subdomain gets the session. Use it only for an application that
+    /// is deliberately spread over subdomains (OWASP ASVS 5.0, 3.3.3).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] when the name (see [`named`](Self::named)) or the domain cannot
-    /// be used: an IP address, a single label such as `localhost`, a public suffix such as `co.uk` (RFC
-    /// 6265bis §5.7). Only well-known public suffixes are recognized here; a browser knows all of them and
-    /// stores no cookie for one.
+    /// [`ErrorKind::Configuration`] if the name is invalid (see [`named`](Self::named)), or the
+    /// domain is an IP address, a single label such as `localhost`, or a public suffix such as
+    /// `co.uk` (RFC 6265bis §5.7). Only well-known public suffixes are recognized. A browser knows
+    /// all of them, and stores no cookie for one.
     ///
     /// # Changing the domain
     ///
-    /// The browser keeps the cookie with the former `Domain` until it expires, and sends both. Such requests
-    /// are accepted as long as one of the two sessions is live ([How a request is
-    /// read](#how-a-request-is-read)). Name the former `Domain` with
-    /// [`former_domain`](Self::former_domain) until its last cookie has expired: the sessions end and the
-    /// cookies go at the next sign-in or sign-out.
+    /// The browser keeps the cookie with the former `Domain` until it expires, and sends both. Such
+    /// requests are accepted as long as exactly one of the two sessions is live ([How a request is
+    /// read](#how-a-request-is-read)).
+    ///
+    /// Pass the former `Domain` to [`former_domain`](Self::former_domain) until its last cookie has
+    /// expired. The next sign-in or sign-out then ends the sessions and removes the cookies.
     pub fn shared_with_subdomains(name: &str, domain: &str) -> Result<Self, Error> {
         domain::check(domain)?;
         Ok(Self {
@@ -146,52 +175,59 @@ impl SessionCookie {
         })
     }
 
-    /// Also tells the browser, at each sign-in and sign-out, to drop the cookie of this name with this
-    /// `Domain`, which an earlier version of the application has set. It can be called several times.
+    /// Also removes, at each sign-in and sign-out, the cookie of this name with this `Domain`.
+    ///
+    /// An earlier version of the application has set that cookie. The method can be called several
+    /// times.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for a cookie with `__Host-`, which has no `Domain`, for the present
-    /// `Domain`, and for one that cannot be used.
+    /// [`ErrorKind::Configuration`] for a cookie with `__Host-`, which has no `Domain`, for the
+    /// present `Domain`, and for an invalid one.
     pub fn former_domain(mut self, domain: &str) -> Result<Self, Error> {
         domain::check(domain)?;
         let present = self.domain.as_deref();
         if self.name().starts_with("__Host-")
             || present.is_some_and(|present| present.eq_ignore_ascii_case(domain))
         {
-            let context = "the cookie's former domain is its present one, or its name excludes any";
+            let context = "invalid former domain: it is the present one, or the name allows no domain";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         self.former_domains.push(domain.to_owned());
         Ok(self)
     }
 
-    /// A cookie called `session` without `Secure` and without a prefix, for development over plain
-    /// http: **anyone on the network can read it, and any other site on the host can plant it**.
+    /// Creates a cookie named `session` without `Secure` and without a prefix, for local
+    /// development.
     ///
-    /// Logs a warning. Browsers treat `http://localhost` as secure to different degrees; with this
-    /// cookie nothing depends on that.
+    /// **An attacker on the network can read it, and every other site on the host can set it.** The
+    /// method logs a warning.
     ///
-    /// Browsers do not tell ports apart: two applications on `localhost` with one cookie name sign each
-    /// other out. Give each a name of its own with
-    /// [`insecure_for_local_development_named`](Self::insecure_for_local_development_named).
+    /// Browsers differ in whether `http://localhost` is secure. This cookie works in all of them.
+    ///
+    /// Cookies ignore ports: two applications on `localhost` with one cookie name overwrite each
+    /// other's cookie. Use
+    /// [`insecure_for_local_development_named`](Self::insecure_for_local_development_named) for
+    /// different names.
     pub fn insecure_for_local_development() -> Self {
         Self::insecure(Name::new("session"))
     }
 
-    /// Like [`insecure_for_local_development`](Self::insecure_for_local_development), with another name.
+    /// Like [`insecure_for_local_development`](Self::insecure_for_local_development), with this
+    /// name.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] when the name cannot be used: see [`named`](Self::named).
+    /// [`ErrorKind::Configuration`] if the name is invalid: see [`named`](Self::named).
     pub fn insecure_for_local_development_named(name: &str) -> Result<Self, Error> {
         Name::prefixed("", name).map(Self::insecure)
     }
 
     fn insecure(name: Name) -> Self {
         tracing::warn!(
-            "the session cookie is insecure: it is sent over plain http and can be planted by \
-             other sites on this host; use it for local development only"
+            target: "tower_user_session",
+            "the session cookie is insecure: it is sent over plain http, and other sites on this \
+             host can set it; use it for local development only"
         );
         Self {
             name,
@@ -200,19 +236,23 @@ impl SessionCookie {
         }
     }
 
-    /// Sends the cookie on no request that another site caused, not even on following a link
-    /// (RFC 6265bis §5.6.7): the person arrives signed out and is signed in on the next click.
+    /// Sets `SameSite=Strict`: the browser sends the cookie on no cross-site request, not even on a
+    /// link from another site (RFC 6265bis §5.6.7).
+    ///
+    /// A user who follows such a link appears signed out until their next request.
     pub fn same_site_strict(mut self) -> Self {
         self.same_site = SameSite::Strict;
         self
     }
 
-    /// Sends the cookie on **every request that any other site causes**, for an application that is
-    /// embedded in others' pages. Then only a CSRF check stands between them and the session.
+    /// Sets `SameSite=None`: the browser sends the cookie on **every cross-site request**.
+    ///
+    /// It is for an application that other sites embed. Only a CSRF check then protects the session
+    /// from these sites.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for a cookie without `Secure`, which browsers would refuse.
+    /// [`ErrorKind::Configuration`] for a cookie without `Secure`, which browsers would reject.
     pub fn same_site_none(mut self) -> Result<Self, Error> {
         if !self.secure {
             let context = "a cookie with SameSite=None must have Secure";
@@ -222,18 +262,21 @@ impl SessionCookie {
         Ok(self)
     }
 
-    /// Sets the attribute `Partitioned` (CHIPS): the browser keeps a cookie for each site that embeds the
-    /// application, and still sends it where it blocks the cookies of embedded sites. A person is then signed
-    /// in on each embedding site separately.
+    /// Sets `Partitioned` (CHIPS): the browser keeps one cookie for each site that embeds the
+    /// application.
     ///
-    /// A browser can hold a partitioned and an older unpartitioned cookie of one name and send both. They are
-    /// read as [several cookies of one name](#several-cookies-of-one-name), under a name with `__Host-` too. A
-    /// sign-in tells the browser to drop the unpartitioned one, and a sign-out both.
+    /// It also sends the cookie if it blocks third-party cookies. A user signs in separately on
+    /// each embedding site.
+    ///
+    /// A browser can have a partitioned and an older unpartitioned cookie of one name, and sends
+    /// both. They are read as [several cookies of one name](#several-cookies-of-one-name), also
+    /// under a name with `__Host-`. A sign-in removes the unpartitioned one, and a sign-out removes
+    /// both.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] without [`same_site_none`](Self::same_site_none): the browser sends the
-    /// cookie of an embedded application only with `SameSite=None; Secure`.
+    /// [`ErrorKind::Configuration`] without [`same_site_none`](Self::same_site_none). The browser
+    /// sends the cookie of an embedded application only with `SameSite=None; Secure`.
     pub fn partitioned(mut self) -> Result<Self, Error> {
         if self.same_site != SameSite::None {
             let context = "a partitioned cookie must have SameSite=None";
@@ -243,12 +286,12 @@ impl SessionCookie {
         Ok(self)
     }
 
-    /// The cookie's whole name, prefix included.
+    /// Returns the cookie's complete name, with its prefix.
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// What `headers` present under this cookie's name. See [How a request is read](#how-a-request-is-read).
+    /// Reads the cookie of a request. See [How a request is read](#how-a-request-is-read).
     pub fn read(&self, headers: &HeaderMap) -> PresentedToken {
         let mut first: Option<&[u8]> = None;
         for line in headers.get_all(header::COOKIE) {
@@ -267,17 +310,17 @@ impl SessionCookie {
         }
     }
 
-    /// Reads a request that presents more than one value.
+    /// Reads a request with more than one value.
     fn read_several(&self, headers: &HeaderMap) -> PresentedToken {
         if !self.may_be_several() {
             return PresentedToken::Ambiguous;
         }
-        let mut distinct = SmallVec::<[&[u8]; MOST_PRESENTED]>::new();
+        let mut distinct = SmallVec::<[&[u8]; MAX_PRESENTED]>::new();
         for value in self.values(headers) {
             if distinct.contains(&value) {
                 continue;
             }
-            if distinct.len() == MOST_PRESENTED {
+            if distinct.len() == MAX_PRESENTED {
                 return PresentedToken::Ambiguous;
             }
             distinct.push(value);
@@ -295,7 +338,7 @@ impl SessionCookie {
         }
     }
 
-    /// Whether a browser can hold several cookies of this name that this application has set.
+    /// Returns whether a browser can have several cookies of this name from this application.
     fn may_be_several(&self) -> bool {
         self.partitioned || !self.name().starts_with("__Host-")
     }
@@ -305,18 +348,17 @@ impl SessionCookie {
         lines.flat_map(|line| self.name.values(line.as_bytes()))
     }
 
-    /// Every token that `headers` present, for ending them all. A flood of them is cut off.
+    /// Returns the tokens of a request, for a sign-out: at most [`MAX_PRESENTED`].
     pub(crate) fn tokens<'a>(
         &'a self,
         headers: &'a HeaderMap,
     ) -> impl Iterator<Item = SessionToken> + 'a {
         self.values(headers)
             .filter_map(SessionToken::parse)
-            .take(MOST_PRESENTED)
+            .take(MAX_PRESENTED)
     }
 
-    /// Writes the cookie with this token, and what caches must know about such a response:
-    /// `Cache-Control: no-store` and `Vary: Cookie`.
+    /// Sets the cookie with this token, `Cache-Control: no-store` and `Vary: Cookie`.
     pub(crate) fn set(
         &self,
         headers: &mut HeaderMap,
@@ -326,16 +368,16 @@ impl SessionCookie {
     ) {
         let mut cookie = self.cookie(token.expose());
         if remembered {
-            // Whole seconds, rounded down: the cookie never outlives the session.
-            let life = session.remaining().min(LONGEST_LIFE).as_secs();
+            // Rounded down to seconds, so that the cookie never outlives the session.
+            let life = session.remaining().min(MAX_AGE).as_secs();
             let life = i64::try_from(life).unwrap_or(i64::MAX).max(1);
             cookie.set_max_age(time::Duration::seconds(life));
         }
         self.write(headers, &cookie);
     }
 
-    /// The cookies of this name that the browser may hold besides the present one, each with the attributes
-    /// under which it was set.
+    /// Returns the other cookies of this name that the browser may have, each with the attributes
+    /// with which it was set.
     fn earlier_cookies(&self) -> impl Iterator<Item = Self> + '_ {
         let unpartitioned = self.partitioned.then(|| Self {
             partitioned: false,
@@ -355,8 +397,8 @@ impl SessionCookie {
         cookie
     }
 
-    /// Writes the removal of the cookie, with the same attributes, since a browser applies the
-    /// rules of the prefix to a removal too (RFC 6265bis §5.7).
+    /// Removes the cookie. The removal has the same attributes, because a browser applies the rules
+    /// of the prefix to it, too (RFC 6265bis §5.7).
     pub(crate) fn clear(&self, headers: &mut HeaderMap) {
         self.write(headers, &self.removal());
     }
@@ -374,11 +416,11 @@ impl SessionCookie {
         cookie.build()
     }
 
-    /// Writes the removals of earlier cookies, then this one: a browser that takes two of them for one cookie
-    /// keeps the last.
+    /// Writes the removals of earlier cookies, then this cookie. If a browser treats two of them as
+    /// one cookie, it keeps the last.
     fn write(&self, headers: &mut HeaderMap, cookie: &Cookie<'_>) {
         self.remove_earlier(headers);
-        // First, so that no cookie is written that a cache could keep.
+        // First, so that no cookie is written to a response that a cache may store.
         let no_store = HeaderValue::from_static("no-store");
         if headers.try_insert(header::CACHE_CONTROL, no_store).is_err() {
             return report_full();
@@ -390,9 +432,10 @@ impl SessionCookie {
         vary_by(headers, &VARY_COOKIE);
     }
 
-    /// A response must not set one cookie twice (RFC 6265bis §4.1.1).
+    /// Removes earlier `Set-Cookie` fields of this name: a response must not set one cookie twice
+    /// (RFC 6265bis §4.1.1).
     fn remove_earlier(&self, headers: &mut HeaderMap) {
-        // Whoever wrote it, it is ours if a browser takes it for ours (RFC 6265bis §5.6).
+        // The name is parsed as a browser parses it (RFC 6265bis §5.6).
         let ours = |value: &HeaderValue| {
             let value = value.as_bytes();
             memchr::memchr(b'=', value)
@@ -407,21 +450,21 @@ impl SessionCookie {
                 .collect();
             headers.remove(header::SET_COOKIE);
             for other in others {
-                // There is room: more than these have just been removed.
+                // Cannot fail: at least as many fields have just been removed.
                 let _ = headers.try_append(header::SET_COOKIE, other);
             }
         }
     }
 }
 
-/// The names of the header fields with credentials, as `Vary` lists them.
+/// The header fields with credentials, as `Vary` lists them.
 pub(crate) static VARY_COOKIE: HeaderValue = HeaderValue::from_static("cookie");
 pub(crate) static VARY_AUTHORIZATION: HeaderValue = HeaderValue::from_static("authorization");
 
-/// Adds a header's name, in lower case, to `Vary`, unless it is there or `*` is.
+/// Adds a header's name, in lower case, to `Vary`, unless `Vary` has the name or `*`.
 pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static HeaderValue) {
-    // A full map has no room for a field of any name. Nothing that a cache could keep passes through a server
-    // or a proxy with so many of them.
+    // Fails if the map is full. A response with so many fields is not cached, because no server or
+    // proxy passes it on.
     match headers.try_entry(header::VARY) {
         Ok(Entry::Vacant(entry)) => {
             let _ = entry.try_insert(name.clone());
@@ -433,7 +476,7 @@ pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static HeaderValue) {
     }
 }
 
-/// Whether this value of `Vary` lists the name, or everything.
+/// Returns whether this value of `Vary` lists the name or `*`.
 fn lists(value: &HeaderValue, name: &HeaderValue) -> bool {
     value.as_bytes().split(|&byte| byte == b',').any(|field| {
         let field = field.trim_ascii();
@@ -442,11 +485,11 @@ fn lists(value: &HeaderValue, name: &HeaderValue) -> bool {
 }
 
 fn append(headers: &mut HeaderMap, cookie: &Cookie<'_>) {
-    // The name was checked, the value is base64url or empty: it is always a header's value.
+    // Cannot fail: the name was validated, and the value is base64url or empty.
     let Ok(mut value) = HeaderValue::try_from(cookie.to_string()) else {
         return;
     };
-    // Never indexed by HPACK, never printed.
+    // HPACK does not index a sensitive value, and `Debug` does not print it.
     value.set_sensitive(true);
     if headers.try_append(header::SET_COOKIE, value).is_err() {
         report_full();
@@ -454,5 +497,8 @@ fn append(headers: &mut HeaderMap, cookie: &Cookie<'_>) {
 }
 
 fn report_full() {
-    tracing::error!("writing the session cookie failed: the response has too many header fields");
+    tracing::error!(
+        target: "tower_user_session",
+        "writing the session cookie failed: the response has too many header fields"
+    );
 }

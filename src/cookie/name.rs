@@ -1,4 +1,4 @@
-//! The cookie's name, and finding its values in a header.
+//! The cookie's name, and the search for its values in a header.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,11 +6,11 @@ use memchr::{memchr, memmem::Finder};
 
 use crate::error::{Error, ErrorKind};
 
-/// A name with what looks for it. Made once, because looking is what every request does.
+/// A cookie's name and its searcher. The searcher is built once, because every request uses it.
 #[derive(Clone)]
 pub(crate) struct Name {
     text: Cow<'static, str>,
-    /// Looks for the name and `=`. No name holds a `=`, so that no two finds overlap.
+    /// Finds the name and `=`. A name contains no `=`, so matches do not overlap.
     finder: Finder<'static>,
 }
 
@@ -21,15 +21,15 @@ impl Name {
         Self { text, finder }
     }
 
-    /// With a prefix that browsers know (RFC 6265bis §4.1.3).
+    /// Creates a name with a prefix that browsers know (RFC 6265bis §4.1.3).
     pub(crate) fn prefixed(prefix: &str, name: &str) -> Result<Self, Error> {
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
-            let context = "the cookie's name is not a token of RFC 9110 of at most 64 bytes";
+            let context = "invalid cookie name: it must be a token of RFC 9110 of at most 64 bytes";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         if name.to_ascii_lowercase().starts_with("__") {
-            let context = "the cookie's name is given without its prefix";
+            let context = "invalid cookie name: it must be given without its prefix";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         Ok(Self::new(format!("{prefix}{name}")))
@@ -39,8 +39,8 @@ impl Name {
         &self.text
     }
 
-    /// The values of this name in one `Cookie` header: pieces end at `;`, SP and HTAB around them do
-    /// not count.
+    /// Returns the values of this name in one `Cookie` header. Pieces end at `;`. SP and HTAB
+    /// around them are ignored.
     pub(crate) fn values<'a>(&'a self, line: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
         let mut start = 0;
         std::iter::from_fn(move || {
@@ -48,7 +48,7 @@ impl Name {
                 let at = start + self.finder.find(&line[start..])?;
                 start = at + self.finder.needle().len();
                 let before = trim_end(&line[..at]).last();
-                // Otherwise it is the end of a longer name, or a part of another cookie's value.
+                // Otherwise the match is the end of a longer name, or part of another value.
                 if before.is_none_or(|&byte| byte == b';') {
                     let rest = &line[start..];
                     let end = memchr(b';', rest).unwrap_or(rest.len());
@@ -59,7 +59,7 @@ impl Name {
     }
 }
 
-/// Equal names are looked for in the same way.
+/// Compares the text only: equal texts have equal searchers.
 impl PartialEq for Name {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text

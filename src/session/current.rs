@@ -1,4 +1,4 @@
-//! A session as its store read it, and the one that a request came with.
+//! The session of a request, and a session as its store read it.
 
 use std::{
     fmt,
@@ -11,13 +11,13 @@ use std::{
 use crate::session::Lifetime;
 use crate::session::SessionId;
 
-/// The session of a user of type `U` that a request came with, as the database saw it when it was
-/// looked up.
+/// The session of a request, for a user of type `U`, as the lookup found it.
 ///
-/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) puts it into the request's extensions beside the user.
-/// The type names the user, so that an application with several kinds of users keeps their sessions
-/// apart: an `Admin`'s session is never taken for a `Customer`'s. It dereferences to [`Session`],
-/// which has the session's name and times.
+/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) attaches it to the request's extensions
+/// beside the user. It dereferences to [`Session`], which has the session's id and times.
+///
+/// `U` separates the sessions of an application with several kinds of users: an `Admin`'s session
+/// is never used as a `Customer`'s.
 ///
 /// ```
 /// # use tower_user_session::CurrentSession;
@@ -28,15 +28,17 @@ use crate::session::SessionId;
 ///     Some(session.since_authentication())
 /// }
 /// ```
+#[doc(alias("auth", "login"))]
 pub struct CurrentSession<U> {
     session: Session,
     user: PhantomData<fn() -> U>,
 }
 
 impl<U> CurrentSession<U> {
-    /// Takes a session for one of a user of type `U`: one that has just begun
-    /// ([`SignedIn::session`](crate::SignedIn::session)), or one of an application's test. Nothing
-    /// checks that the session is a `U`'s.
+    /// Creates the current session of a user of type `U`.
+    ///
+    /// It is for a session that has just begun ([`SignedIn::session`](crate::SignedIn::session))
+    /// and for an application's tests. The caller must ensure that the session's user is a `U`.
     pub const fn new(session: Session) -> Self {
         Self {
             session,
@@ -79,8 +81,8 @@ impl<U> fmt::Debug for CurrentSession<U> {
 
 /// A session as its store read it.
 ///
-/// Every time is the database's: no application clock takes part, so differences between them are
-/// right even where this machine's clock is wrong.
+/// All times are from the store's clock. Differences between them are therefore right even if this
+/// machine's clock is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Session {
@@ -89,9 +91,9 @@ pub struct Session {
     times: SessionTimestamps,
 }
 
-/// The times of a session, all by one clock: the store's.
+/// The times of a session, all from the store's clock.
 ///
-/// A store starts from [`SessionTimestamps::at`] and sets the times that differ:
+/// A store starts with [`SessionTimestamps::at`] and sets the times that differ:
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
@@ -107,22 +109,23 @@ pub struct SessionTimestamps {
     /// When the session began.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub created_at: SystemTime,
-    /// When the person last proved who they are.
+    /// When the user last authenticated: at sign-in, or at re-authentication.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub authenticated_at: SystemTime,
-    /// When the session was last written down as used. It lags behind by up to the touch interval.
+    /// The last recorded use. It may be older than the last request by up to the
+    /// [touch interval](crate::session::Lifetime::touch_interval).
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub last_seen_at: SystemTime,
-    /// When the session ends whatever happens.
+    /// The absolute limit: when the session expires even if it is used.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub expires_at: SystemTime,
-    /// The clock's reading when the store answered.
+    /// The store's time when it read the session.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub now: SystemTime,
 }
 
 impl SessionTimestamps {
-    /// The times of a session for which everything happens now: it begins, is authenticated, is used, and ends.
+    /// Creates the times of a session whose every time is `now`, the limit included.
     pub const fn at(now: SystemTime) -> Self {
         Self {
             created_at: now,
@@ -135,45 +138,46 @@ impl SessionTimestamps {
 }
 
 impl Session {
-    /// A session as a store read it. For implementations of
-    /// [`SessionLookup`](crate::store::SessionLookup).
+    /// Creates a session as a store read it.
+    ///
+    /// For implementations of [`SessionLookup`](crate::store::SessionLookup).
     pub const fn new(id: SessionId, times: SessionTimestamps) -> Self {
         Self { id, times }
     }
 
-    /// The session's public name.
+    /// Returns the session's public id.
     pub const fn id(&self) -> SessionId {
         self.id
     }
 
-    /// The session's times, by the store's clock.
+    /// Returns the session's times, from the store's clock.
     pub const fn times(&self) -> SessionTimestamps {
         self.times
     }
 
-    /// How long the session could still live when it was looked up.
+    /// Returns the time from the lookup to the session's absolute limit.
     pub fn remaining(&self) -> Duration {
         since(self.times.expires_at, self.times.now)
     }
 
-    /// How long ago the person last proved who they are, when the session was looked up.
+    /// Returns the time from the user's last authentication to the lookup.
     pub fn since_authentication(&self) -> Duration {
         since(self.times.now, self.times.authenticated_at)
     }
 
-    /// How long ago the session was last written down as used, when it was looked up.
+    /// Returns the time from the last recorded use to the lookup.
     pub(crate) fn since_last_seen(&self) -> Duration {
         since(self.times.now, self.times.last_seen_at)
     }
 
-    /// How long it could still live when it was looked up, if nobody used it any more.
+    /// Returns the time from the lookup to the first limit, if the session is not used again.
     pub(crate) fn limit_in(&self, idle_limit: Option<Duration>) -> Duration {
         let idle = idle_limit.map(|limit| limit.saturating_sub(self.since_last_seen()));
         idle.map_or(self.remaining(), |idle| idle.min(self.remaining()))
     }
 
-    /// Applies the limits of a store, which may have been shortened since the session began. Returns `None` if the
-    /// session has reached one of them.
+    /// Applies the store's limits, which may be shorter than when the session began. Returns `None`
+    /// if the session has reached one of them.
     #[cfg(feature = "postgres")]
     pub(crate) fn limited(mut self, lifetime: Lifetime) -> Option<Self> {
         if let Some(limit) = self.times.created_at.checked_add(lifetime.absolute_limit()) {
@@ -186,7 +190,7 @@ impl Session {
         (self.times.expires_at > self.times.now).then_some(self)
     }
 
-    /// The same session so much later.
+    /// Returns the session as a lookup would find it after this time.
     pub(crate) fn after(mut self, time: Duration) -> Self {
         if let Some(now) = self.times.now.checked_add(time) {
             self.times.now = now;
@@ -195,7 +199,8 @@ impl Session {
     }
 }
 
-/// Zero where `earlier` is the later one, as for a row that another transaction has just written.
+/// Returns the difference, or zero if `earlier` is the later time. That happens for a row that
+/// another transaction has just written.
 fn since(later: SystemTime, earlier: SystemTime) -> Duration {
     later.duration_since(earlier).unwrap_or_default()
 }

@@ -1,22 +1,23 @@
-//! A session's name for other people's eyes.
+//! The public id of a session.
 
 use std::{error::Error as StdError, fmt, str::FromStr};
 
 use uuid::Uuid;
 
-/// A session's public name: a random UUID (RFC 9562) that the database drew.
+/// The public id of a session: a random UUID (RFC 9562) that the database generates.
 ///
-/// It is for device lists, revocation and logs. It signs nobody in, and says nothing about the token.
+/// It is for lists of sessions, revocation and logs. It authenticates no request, and the token
+/// cannot be derived from it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Uuid);
 
 impl SessionId {
-    /// A public name from the UUID's 16 bytes, as a store keeps them.
+    /// Creates an id from the UUID's 16 bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// The UUID's 16 bytes.
+    /// Returns the UUID's 16 bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -49,7 +50,7 @@ impl fmt::Debug for SessionId {
 impl FromStr for SessionId {
     type Err = ParseSessionIdError;
 
-    /// Reads what `Display` writes: 36 characters with hyphens.
+    /// Parses the output of `Display`: 36 characters with hyphens.
     fn from_str(text: &str) -> Result<Self, ParseSessionIdError> {
         if text.len() != uuid::fmt::Hyphenated::LENGTH {
             return Err(ParseSessionIdError(()));
@@ -60,22 +61,23 @@ impl FromStr for SessionId {
     }
 }
 
-/// A text that is no [`SessionId`].
+/// Failure to parse a [`SessionId`].
 ///
-/// The text came from a client, in a path or a form. There is no session of this name: answer 404. With the feature
-/// `axum` the error is such a response, and an extractor `OrNotFound` makes axum's `Path` answer so.
+/// The text came from a client, in a path or a form. No session has such an id: respond with 404.
+/// With the feature `axum`, the error is such a response, and the extractor `OrNotFound` makes
+/// axum's `Path` respond with 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseSessionIdError(());
 
 impl fmt::Display for ParseSessionIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("this is not a session's id")
+        f.write_str("invalid session id")
     }
 }
 
 impl StdError for ParseSessionIdError {}
 
-/// As a string, as `Display` writes it.
+/// Serializes the output of `Display` as a string.
 #[cfg(feature = "serde")]
 impl serde::Serialize for SessionId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,39 +1,40 @@
-//! What a user sees of one of their sessions.
+//! An entry in a list of a user's sessions.
 
 use std::{net::IpAddr, time::SystemTime};
 
 use crate::session::{Session, SessionId};
 
-/// One of a user's live sessions, as the person sees it in a list of devices. Nothing in it signs
-/// anybody in.
+/// A live session of a user, for a list of their sessions or devices.
 ///
-/// What the client calls itself came from the client: escape it where it is shown.
+/// It has neither a token nor a digest. `user_agent` is the client's own text: escape it when you
+/// display it.
+#[doc(alias("device", "devices", "login"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// The session's public name, for revoking it.
+    /// The session's public id, for revocation.
     pub id: SessionId,
     /// When the session began.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub created_at: SystemTime,
-    /// When the person last proved who they are.
+    /// When the user last authenticated: at sign-in, or at re-authentication.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub authenticated_at: SystemTime,
-    /// When the session was last written down as used.
+    /// The last recorded use.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub last_seen_at: SystemTime,
-    /// When it ends whatever happens.
+    /// The absolute limit: when the session expires even if it is used.
     #[cfg_attr(feature = "serde", serde(with = "crate::rfc3339"))]
     pub expires_at: SystemTime,
-    /// What the client called itself at sign-in.
+    /// The `User-Agent` of the sign-in, without invisible characters, at most 256 bytes.
     pub user_agent: Option<String>,
-    /// Where the sign-in came from.
+    /// The IP address of the sign-in, if the application passed it.
     pub ip: Option<IpAddr>,
 }
 
 impl SessionInfo {
-    /// A session that a store found in this state. Says nothing about the client.
+    /// Creates an entry from a session, without `user_agent` and `ip`.
     pub const fn new(session: &Session) -> Self {
         let times = session.times();
         Self {
@@ -47,7 +48,7 @@ impl SessionInfo {
         }
     }
 
-    /// Whether this is the session that a request came with.
+    /// Returns whether this is the session of the request.
     pub fn is(&self, session: &Session) -> bool {
         self.id == session.id()
     }

@@ -1,4 +1,4 @@
-//! How long a session lives.
+//! The time limits of a session.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// How long a session lives: an absolute limit, and a limit on the time it may lie idle.
+/// The time limits of a session: an absolute limit, and an optional idle limit.
 ///
-/// Both are decided inside the lookup, by the store's clock, strictly: a session is dead at the
-/// instant of its limit. A contradictory pair cannot be made.
+/// The lookup checks both with the store's clock. A session has expired at the instant of its
+/// limit. Every value of this type is consistent: the idle limit is shorter than the absolute one.
 ///
-/// | | absolute | idle | source |
+/// | preset | absolute | idle | source |
 /// |---|---|---|---|
 /// | [`default`](Self::default) | 30 days | 14 days | OWASP ASVS 5.0, 7.3.1 and 7.3.2 |
 /// | [`nist_aal1`](Self::nist_aal1) | 30 days | none | NIST SP 800-63B-4 §2.1.3 |
@@ -22,19 +22,24 @@ const DAY: u64 = 24 * HOUR;
 ///
 /// # Changing a limit
 ///
-/// The limits of the service that looks a session up count, also for sessions that began under other limits. A
-/// shorter limit ends existing sessions. A longer idle limit applies to existing sessions, too. A longer absolute
-/// limit does not: a session never outlives the limit that was set when it began.
+/// The limits of the service that looks a session up apply, also to sessions that began under other
+/// limits. A shorter limit expires existing sessions. A longer idle limit applies to existing
+/// sessions, too. A longer absolute limit does not: a session never outlives the limit that was set
+/// when it began.
 ///
-/// # The idle limit, to the second
+/// # Precision of the idle limit
 ///
-/// A lookup never writes. That a session is used is written down in the background, at most once an
-/// interval: five minutes, or a fifteenth of the idle limit where that is less
-/// ([`touch_interval`](Self::touch_interval)), with the time of the request. So a session that is
-/// used no more ends **at the latest** when the idle limit has passed since its last request, and
-/// **at the earliest** one interval before that: for AAL3, after 14 to 15 minutes. Where the database accepts no
-/// writes, sessions are not written down as used and end by the idle limit all the same.
+/// A lookup never writes. The use of a session is recorded in the background with the time of the
+/// request, at most once per interval. The interval is five minutes, or a fifteenth of the idle
+/// limit if that is less ([`touch_interval`](Self::touch_interval)).
+///
+/// A session that is not used again expires **at the latest** when the idle limit has passed since
+/// its last request. It expires **at the earliest** one interval before that: for AAL3, after 14 to
+/// 15 minutes.
+///
+/// If the database is read-only, uses are not recorded, and sessions in use reach the idle limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias("expiry", "timeout", "ttl", "max_age"))]
 pub struct Lifetime {
     absolute: Duration,
     idle: Option<Duration>,
@@ -47,10 +52,9 @@ impl Default for Lifetime {
 }
 
 impl Lifetime {
-    /// The shortest limit that can be set: one second.
+    /// The shortest limit: one second.
     pub const SHORTEST: Duration = Duration::from_secs(1);
-    /// The longest limit that can be set: 400 days, the longest that a browser keeps a cookie
-    /// (RFC 6265bis §5.5).
+    /// The longest limit: 400 days, the maximum age of a cookie in browsers (RFC 6265bis §5.5).
     pub const LONGEST: Duration = Duration::from_secs(400 * DAY);
 
     const fn of(absolute: u64, idle: Option<u64>) -> Self {
@@ -64,11 +68,13 @@ impl Lifetime {
         }
     }
 
-    /// Sessions that end this long after they began, however much they are used.
+    /// Creates a lifetime with an absolute limit and no idle limit.
+    ///
+    /// Sessions expire this long after they began, even if they are used.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] unless `absolute` lies between [`SHORTEST`](Self::SHORTEST) and
+    /// [`ErrorKind::Configuration`] unless `absolute` is between [`SHORTEST`](Self::SHORTEST) and
     /// [`LONGEST`](Self::LONGEST).
     pub fn absolute(absolute: Duration) -> Result<Self, Error> {
         Ok(Self {
@@ -77,15 +83,15 @@ impl Lifetime {
         })
     }
 
-    /// Ends sessions also when they have not been used for this long.
+    /// Adds an idle limit: sessions also expire when they have not been used for this long.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] when `idle` is shorter than [`SHORTEST`](Self::SHORTEST), or not
-    /// shorter than the absolute limit, which would leave it without effect.
+    /// [`ErrorKind::Configuration`] if `idle` is shorter than [`SHORTEST`](Self::SHORTEST), or not
+    /// shorter than the absolute limit. It would have no effect then.
     pub fn with_idle(self, idle: Duration) -> Result<Self, Error> {
         if bounded(idle)? >= self.absolute {
-            let context = "the idle limit must be shorter than the absolute one";
+            let context = "the idle limit must be shorter than the absolute limit";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         Ok(Self {
@@ -94,32 +100,34 @@ impl Lifetime {
         })
     }
 
-    /// Authentication assurance level 1: 30 days, and no idle limit.
+    /// Returns the limits of authentication assurance level 1: 30 days, and no idle limit.
     pub const fn nist_aal1() -> Self {
         Self::of(30 * DAY, None)
     }
 
-    /// Authentication assurance level 2: 24 hours, and one hour idle.
+    /// Returns the limits of authentication assurance level 2: 24 hours, and one hour idle.
     pub const fn nist_aal2() -> Self {
         Self::of(24 * HOUR, Some(HOUR))
     }
 
-    /// Authentication assurance level 3: 12 hours, and 15 minutes idle.
+    /// Returns the limits of authentication assurance level 3: 12 hours, and 15 minutes idle.
     pub const fn nist_aal3() -> Self {
         Self::of(12 * HOUR, Some(15 * MINUTE))
     }
 
-    /// The absolute limit.
+    /// Returns the absolute limit.
     pub const fn absolute_limit(&self) -> Duration {
         self.absolute
     }
 
-    /// The limit on lying idle, where there is one.
+    /// Returns the idle limit, if there is one.
     pub const fn idle_limit(&self) -> Option<Duration> {
         self.idle
     }
 
-    /// How long after a session was written down as used it is written down again.
+    /// Returns the minimum time between two recorded uses of a session.
+    ///
+    /// It is five minutes, or a fifteenth of the idle limit if that is less.
     pub fn touch_interval(&self) -> Duration {
         let longest = Duration::from_secs(5 * MINUTE);
         self.idle.map_or(longest, |idle| longest.min(idle / 15))
@@ -130,7 +138,7 @@ fn bounded(limit: Duration) -> Result<Duration, Error> {
     if (Lifetime::SHORTEST..=Lifetime::LONGEST).contains(&limit) {
         Ok(limit)
     } else {
-        let context = "a session's limit must lie between one second and 400 days";
+        let context = "a session limit must be between one second and 400 days";
         Err(Error::from_kind(ErrorKind::Configuration).with_message(context))
     }
 }
@@ -141,20 +149,20 @@ mod tests {
 
     #[test]
     fn the_presets_are_those_of_nist_sp_800_63b_4() {
-        let hours = |lifetime: Lifetime| {
+        let seconds = |lifetime: Lifetime| {
             (
                 lifetime.absolute_limit().as_secs(),
                 lifetime.idle_limit().map(|idle| idle.as_secs()),
             )
         };
-        assert_eq!(hours(Lifetime::nist_aal1()), (2_592_000, None));
-        assert_eq!(hours(Lifetime::nist_aal2()), (86_400, Some(3_600)));
-        assert_eq!(hours(Lifetime::nist_aal3()), (43_200, Some(900)));
+        assert_eq!(seconds(Lifetime::nist_aal1()), (2_592_000, None));
+        assert_eq!(seconds(Lifetime::nist_aal2()), (86_400, Some(3_600)));
+        assert_eq!(seconds(Lifetime::nist_aal3()), (43_200, Some(900)));
     }
 
-    /// H03, L03: limits that contradict each other, or mean nothing, cannot be made.
+    /// H03, L03: contradictory and out-of-range limits are rejected.
     #[test]
-    fn contradictory_limits_are_refused() {
+    fn contradictory_limits_are_rejected() {
         let second = Duration::from_secs(1);
         let hour = Duration::from_secs(HOUR);
         for absolute in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {

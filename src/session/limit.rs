@@ -1,11 +1,12 @@
-//! How many sessions a user may have at the same time.
+//! The number of sessions of a user.
 
 use crate::error::{Error, ErrorKind};
 
-/// How many live sessions a user may have at the same time, and what happens to the next one
-/// (OWASP ASVS 5.0, 7.1.2). It is exact, however many sign-ins run in parallel.
+/// The maximum number of live sessions of a user, and the effect of a sign-in beyond it
+/// (OWASP ASVS 5.0, 7.1.2).
 ///
-/// A sign-in that replaces a session of the same user does not count that one.
+/// The limit is exact for any number of concurrent sign-ins. A session that a sign-in of the same
+/// user replaces does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionLimit {
     pub(crate) sessions: u32,
@@ -13,21 +14,21 @@ pub struct SessionLimit {
 }
 
 impl SessionLimit {
-    /// Refuses a sign-in beyond this number of sessions:
+    /// Rejects a sign-in beyond this number of sessions, with
     /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for 0, which would let nobody in.
+    /// [`ErrorKind::Configuration`] for 0, which would reject every sign-in.
     pub fn refuse_new(sessions: u32) -> Result<Self, Error> {
         Self::new(sessions, false)
     }
 
-    /// Ends the sessions that began first, so that with the new one there are no more than this.
+    /// Ends the user's oldest sessions at a sign-in beyond this number of sessions.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for 0, which would let nobody in.
+    /// [`ErrorKind::Configuration`] for 0, which would end every session.
     pub fn end_oldest(sessions: u32) -> Result<Self, Error> {
         Self::new(sessions, true)
     }

@@ -1,4 +1,34 @@
-//! A session: its token, its id, its times and its limits.
+//! Values of a session: its token, id, times and limits.
+//!
+//! | type | what it is | who may see it |
+//! |---|---|---|
+//! | [`SessionToken`] | the client's secret | the client only |
+//! | [`TokenDigest`] | SHA-256 of the token: what a store has | the store only |
+//! | [`SessionId`] | the public name of a session, for lists and logs | everyone |
+//! | [`CurrentSession`] | the session of a request | the application |
+//! | [`SessionInfo`] | an entry in a list of a user's sessions | the user |
+//! | [`Lifetime`] | the absolute limit and the idle limit | |
+//! | [`SessionLimit`] | the number of sessions of a user | |
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_user_session::session::{Lifetime, SessionToken};
+//!
+//! # fn main() -> Result<(), tower_user_session::Error> {
+//! // Eight hours at most, and half an hour without a request.
+//! let lifetime = Lifetime::absolute(Duration::from_secs(8 * 60 * 60))?
+//!     .with_idle(Duration::from_secs(30 * 60))?;
+//! assert_eq!(lifetime.touch_interval(), Duration::from_secs(2 * 60));
+//!
+//! // A store never sees a token, only its digest.
+//! let token = SessionToken::generate()?;
+//! let presented = SessionToken::parse(token.expose().as_bytes()).unwrap();
+//! assert_eq!(presented.digest(), token.digest());
+//! # Ok(())
+//! # }
+//! ```
 
 mod current;
 mod id;

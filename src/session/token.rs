@@ -1,4 +1,4 @@
-//! The client's secret, and the only form of it that a store ever sees.
+//! Session tokens and their digests.
 
 use std::{
     fmt,
@@ -11,18 +11,19 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorKind};
 
-/// The secret that a client holds: 32 bytes from the operating system's generator.
+/// The client's secret: 32 bytes from the operating system's CSPRNG.
 ///
-/// Its text is base64url without padding (RFC 4648 §5), 43 characters. 256 bits are twice what OWASP
-/// ASVS 5.0 asks for (7.2.3) and four times NIST SP 800-63B-4 §5.1.
+/// Its text is base64url without padding (RFC 4648 §5), 43 characters. OWASP ASVS 5.0 (7.2.3)
+/// requires half of these 256 bits, and NIST SP 800-63B-4 §5.1 a quarter.
 ///
-/// It has no `Display`, `Serialize`, `PartialEq` or `Hash`, and its `Debug` prints no part of it:
-/// nothing compares, stores or logs a token by accident. [`expose`](Self::expose) is the one way
-/// out.
+/// It has no `Display`, `Serialize`, `PartialEq` or `Hash`, and its `Debug` prints no part of it.
+/// Code can therefore not compare, store or log a token by accident. Only [`expose`](Self::expose)
+/// returns the text.
 ///
-/// # Known answers
+/// # Test vectors
 ///
-/// For readers in other languages: decode the 43 characters, hash the 32 bytes with SHA-256.
+/// An implementation in another language decodes the 43 characters and hashes the 32 bytes with
+/// SHA-256.
 ///
 /// | 32 bytes | token | digest (hex) |
 /// |---|---|---|
@@ -41,14 +42,14 @@ pub struct SessionToken([u8; Self::BYTES]);
 
 impl SessionToken {
     const BYTES: usize = 32;
-    /// The length of a token's text.
+    /// The length of a token's text, in characters and bytes.
     pub const CHARACTERS: usize = 43;
 
-    /// A new token from the operating system's generator.
+    /// Generates a token with the operating system's CSPRNG.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Rng`] when the generator fails. There is no other source to fall back to.
+    /// [`ErrorKind::Rng`] if the generator fails. There is no fallback.
     pub fn generate() -> Result<Self, Error> {
         Self::generate_from(&mut SysRng)
     }
@@ -60,34 +61,34 @@ impl SessionToken {
         let mut bytes = [0; Self::BYTES];
         rng.try_fill_bytes(&mut bytes)
             .map_err(|error| Error::new(ErrorKind::Rng, error))?;
-        // A generator that fills in nothing is broken in the one way that can be seen.
+        // All zeros show that the generator wrote nothing. No other defect can be detected here.
         if bytes == [0; Self::BYTES] {
             return Err(Error::from_kind(ErrorKind::Rng));
         }
         Ok(Self(bytes))
     }
 
-    /// Reads a token's text: exactly 43 canonical characters, or `None`.
+    /// Parses a token's text. Returns `None` unless it is exactly 43 canonical characters.
     ///
-    /// Every other spelling is refused: padding, white space, quotes, percent sequences, the other
-    /// base64 alphabet, and a last character whose unused bits are not zero.
+    /// It rejects padding, white space, quotes, percent encoding, the standard base64 alphabet, and
+    /// a last character whose unused bits are not zero.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != Self::CHARACTERS {
             return None;
         }
-        // The decoder asks for room for a whole last group.
+        // The decoder needs space for a complete last group.
         let mut bytes = [0; Self::BYTES + 1];
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
         bytes[..length].try_into().ok().map(Self)
     }
 
-    /// What a store keeps of this token.
+    /// Returns the digest of this token, which is all that a store has of it.
     pub fn digest(&self) -> TokenDigest {
         TokenDigest(Sha256::digest(self.0).into())
     }
 
-    /// The token's text, for the client's eyes only: in a cookie, or once in the answer to a client
-    /// that has no cookies.
+    /// Returns the token's text. It must be sent to the client only: in a cookie, or once in the
+    /// response to a client without cookies.
     pub fn expose(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
@@ -99,40 +100,43 @@ impl fmt::Debug for SessionToken {
     }
 }
 
-/// SHA-256 of a token's 32 bytes: what a store keeps, and all it accepts.
+/// SHA-256 of a token's 32 bytes. A store keeps and accepts digests only.
 ///
-/// A leaked table of digests signs nobody in, and looking a digest up leaks nothing about a token
-/// through timing. A plain hash is enough for a secret of 256 random bits (OWASP ASVS 5.0, 6.5.2 by
-/// analogy). `Debug` prints no part of it, because a driver that logs its parameters would print
-/// it.
+/// An attacker cannot sign in with a leaked table of digests. The time that the lookup of a digest
+/// takes reveals nothing about a token. A plain hash is enough for a secret of 256 random bits
+/// (OWASP ASVS 5.0, 6.5.2 by analogy).
+///
+/// `Debug` prints no part of it, because a driver may log its parameters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
-    /// A digest from its 32 bytes, as a store or a remote resolver received them.
+    /// Creates a digest from its 32 bytes, which a store or a remote service received.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The 32 bytes.
+    /// Returns the 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
 impl Hash for TokenDigest {
-    /// Writes eight bytes, because a digest is uniformly distributed.
+    /// Writes eight bytes only, because a digest is uniformly distributed.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let part = self.0.first_chunk().copied().unwrap_or_default();
         state.write_u64(u64::from_le_bytes(part));
     }
 }
 
-/// Uses a part of the digest as its hash. A client cannot choose the digest of a live session, but it can present
-/// tokens whose digests collide: use this for maps that hold live sessions or few entries.
+/// Hashing that uses a part of the digest itself, for maps of live sessions or of few entries.
+///
+/// A client cannot choose the digest of a live session. It can present tokens whose digests collide
+/// in a map of unverified digests.
 pub(crate) type DigestHashing = BuildHasherDefault<DigestHasher>;
 
-/// Returns what the `Hash` of a [`TokenDigest`] writes.
+/// Returns the eight bytes that the `Hash` of a [`TokenDigest`] writes.
 #[derive(Default)]
 pub(crate) struct DigestHasher(u64);
 
@@ -204,9 +208,9 @@ mod tests {
         }
     }
 
-    /// A19: one value, one spelling. The last character carries four bits; its other two must be 0.
+    /// A19: a token has one encoding. The last character has four bits; its other two must be 0.
     #[test]
-    fn only_the_canonical_spelling_is_read() {
+    fn only_the_canonical_encoding_is_parsed() {
         let token = SessionToken::generate().unwrap().expose();
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         for byte in 0..=u8::MAX {
@@ -262,7 +266,7 @@ mod tests {
         }
     }
 
-    /// B01, B04: no token comes of a generator that fails, be it after it has begun, or fills in nothing.
+    /// B01, B04: a generator that writes nothing, or fails after a partial write, yields no token.
     #[test]
     fn a_broken_generator_yields_no_token() {
         struct Broken(Result<(), fmt::Error>);
@@ -289,7 +293,7 @@ mod tests {
 
     /// I01
     #[test]
-    fn neither_prints_itself() {
+    fn debug_output_has_no_secret() {
         let token = SessionToken([7; 32]);
         assert_eq!(
             format!("{token:?} {:#?}", token.digest()),

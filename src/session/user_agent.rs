@@ -1,12 +1,14 @@
-//! The `User-Agent` header, as a list of sessions shows it.
+//! The `User-Agent` header, cleaned for a list of sessions.
 
 use http::{HeaderMap, header};
 
-/// What is kept of the header, in bytes.
+/// Maximum length of the stored text, in bytes.
 const LONGEST: usize = 256;
 
-/// Characters that are not visible, and change how the text around them looks: Unicode's general categories Cf (format,
-/// which has those for the direction of text), Zl and Zp (separators of lines and paragraphs), from Unicode 16.
+/// Invisible characters that change how the text around them is displayed.
+///
+/// They are the general categories Cf (format, including the direction of text), Zl and Zp
+/// (separators of lines and paragraphs) of Unicode 16.
 const INVISIBLE: &[(char, char)] = &[
     ('\u{ad}', '\u{ad}'),
     ('\u{600}', '\u{605}'),
@@ -29,7 +31,7 @@ const INVISIBLE: &[(char, char)] = &[
     ('\u{e0000}', '\u{e007f}'),
 ];
 
-/// Returns the beginning of the request's `User-Agent`, without control, format and separator characters.
+/// Returns the request's `User-Agent`, truncated, without control, format and separator characters.
 pub(crate) fn of(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::USER_AGENT)?;
     let text = String::from_utf8_lossy(value.as_bytes());
@@ -56,14 +58,14 @@ mod tests {
 
     use super::*;
 
-    fn kept(text: &str) -> Option<String> {
+    fn cleaned(text: &str) -> Option<String> {
         let value = HeaderValue::from_bytes(text.as_bytes()).unwrap();
         of(&HeaderMap::from_iter([(header::USER_AGENT, value)]))
     }
 
-    /// M15: one line a character that a list of sessions must not show.
+    /// M15: characters that a list of sessions must not display, one on a line.
     #[test]
-    fn invisible_characters_are_left_out() {
+    fn invisible_characters_are_removed() {
         for invisible in [
             '\u{80}',
             '\u{85}',
@@ -90,7 +92,7 @@ mod tests {
             '\u{e007f}',
         ] {
             let text = format!("Pho{invisible}ne");
-            assert_eq!(kept(&text).as_deref(), Some("Phone"), "{invisible:?}");
+            assert_eq!(cleaned(&text).as_deref(), Some("Phone"), "{invisible:?}");
         }
         for visible in [
             ' ',
@@ -103,15 +105,18 @@ mod tests {
             '\u{202f}',
         ] {
             let text = format!("Pho{visible}ne");
-            assert_eq!(kept(&text).as_deref(), Some(&*text), "{visible:?}");
+            assert_eq!(cleaned(&text).as_deref(), Some(&*text), "{visible:?}");
         }
-        assert_eq!(kept("\u{202e}\u{200b}"), None);
+        assert_eq!(cleaned("\u{202e}\u{200b}"), None);
     }
 
     #[test]
-    fn only_the_beginning_is_kept() {
-        assert_eq!(kept(&"x".repeat(1_000)), Some("x".repeat(LONGEST)));
-        assert_eq!(kept(&"é".repeat(1_000)), Some("é".repeat(LONGEST / 2)));
-        assert_eq!(kept(&"\u{1f4f1}".repeat(65)), Some("\u{1f4f1}".repeat(64)));
+    fn long_values_are_truncated() {
+        assert_eq!(cleaned(&"x".repeat(1_000)), Some("x".repeat(LONGEST)));
+        assert_eq!(cleaned(&"é".repeat(1_000)), Some("é".repeat(LONGEST / 2)));
+        assert_eq!(
+            cleaned(&"\u{1f4f1}".repeat(65)),
+            Some("\u{1f4f1}".repeat(64))
+        );
     }
 }

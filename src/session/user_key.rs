@@ -1,19 +1,20 @@
-//! Which user a change was about.
+//! The hash that identifies a user in invalidations.
 
 use std::fmt;
 
-/// An opaque stand-in for a user's key: a 64-bit hash that the store computes, with which a
-/// [`SessionFeed`](crate::feed::SessionFeed) names users.
+/// A 64-bit hash of a user's key, which the store computes. A
+/// [`SessionFeed`](crate::feed::SessionFeed) uses it to identify users.
 ///
-/// Only equality matters. Two users with the same hash are both looked up again when one of them changes.
-/// It is not the user's key, and `Debug` does not print it, because a key that can be guessed can be
-/// recognized by its hash.
+/// Only equality matters. If two users have the same hash, a change of one invalidates both.
+/// `Debug` does not print it: a user's key that can be guessed can be recognized by its hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserKey(u64);
 
 impl UserKey {
-    /// A user whose key has this hash. For implementations of
-    /// [`SessionLookup`](crate::store::SessionLookup) and [`SessionFeed`](crate::feed::SessionFeed).
+    /// Creates a key from a hash.
+    ///
+    /// For implementations of [`SessionLookup`](crate::store::SessionLookup) and
+    /// [`SessionFeed`](crate::feed::SessionFeed).
     pub const fn from_hash(hash: u64) -> Self {
         Self(hash)
     }

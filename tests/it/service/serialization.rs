@@ -54,7 +54,7 @@ fn a_malformed_id_is_refused() {
         "67e55044-10b1-426f-9247-bb680e5fe0cg",
     ] {
         let error: ParseSessionIdError = text.parse::<SessionId>().unwrap_err();
-        assert_eq!(error.to_string(), "this is not a session's id");
+        assert_eq!(error.to_string(), "invalid session id");
         assert!(
             serde_json::from_value::<SessionId>(json!(text)).is_err(),
             "{text}"
