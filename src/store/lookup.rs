@@ -1,4 +1,4 @@
-//! What the layer asks of a store.
+//! The trait for lookups, and its results.
 
 use std::{
     fmt,
@@ -12,74 +12,85 @@ use crate::{
     session::{Session, SessionId, TokenDigest, UserKey},
 };
 
-/// Two connections keep two processors busy, and more of them only share the same work.
+/// The number of concurrent calls to [`SessionLookup::find`]. Two connections keep two processors
+/// busy; more of them share the same work.
 pub(crate) const MAX_CONCURRENT_LOOKUPS: usize = 2;
 
-/// Digests in, live sessions out: all that [`LoadUserLayer`](crate::load_user::LoadUserLayer) needs of a store.
+/// Lookup of live sessions by the digests of their tokens.
 ///
-/// A service that has no database of its own, and asks another one who somebody is, implements this
-/// and nothing else.
+/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) needs nothing else of a store. A process that
+/// has no database and queries another service implements this trait only.
 ///
-/// # The outcomes
+/// # Outcomes
 ///
-/// * **Live**: the session exists, neither of its limits has passed by the store's clock, and its
-///   user may be signed in.
-/// * **Absent**: anything else that could be found out. Unknown, expired, revoked and disabled are
-///   one outcome, and none of them is an error.
-/// * **Failed**: it could not be found out. This is never reported as absent.
+/// * **Live**: the session exists, has reached neither of its limits by the store's clock, and its
+///   user is allowed to be signed in.
+/// * **Absent**: the session is unknown, expired or revoked, or its user is disabled. This is one
+///   outcome, and not an error.
+/// * **Failed**: the lookup could not decide. An implementation must not report this as absent.
 ///
-/// # The contract
+/// # Contract
 ///
-/// `find` is given at least one digest and no digest twice. It answers each of them exactly once, in
-/// any order: answers go to their callers by digest. Whoever does not answer a digest, or answers it
-/// twice, fails its callers; whoever answers a digest that was not asked fails the whole call.
+/// The service passes at least one digest to `find`, and no digest twice. `find` must return
+/// exactly one result for each digest, in any order.
 ///
-/// The service calls `find` in a task of its own, bounded in number and by the deadline: a future
-/// that is dropped half-way must leave nothing behind that a later call could mistake for its own
-/// answer.
+/// If an implementation omits a digest or returns it twice, the waiters for that digest fail. If it
+/// returns a digest that was not requested, the whole call fails.
+///
+/// The service calls `find` in a task of its own. The number of concurrent calls is bounded, and so
+/// is their time, by the deadline. The future of `find` may be dropped at any await. After that, no
+/// later call may receive its result.
 pub trait SessionLookup: Send + Sync + 'static {
-    /// The application's user. Callers that wait for the same session share one value. Each caller clones it in
-    /// its own task.
+    /// The application's user.
+    ///
+    /// Callers that wait for the same session share one value. Each caller clones it in its own
+    /// task.
     type User: Clone + Send + Sync + 'static;
 
     /// Finds the live sessions of these digests.
     ///
     /// # Errors
     ///
-    /// When nothing could be found out about any of them. What concerns one digest alone, such as a
-    /// row that cannot be read, is that digest's [`LookupResult::failed`].
+    /// If the lookup of all digests failed. The failure of one digest, such as a row that cannot be
+    /// decoded, is a [`LookupResult::failed`].
     fn find(
         &self,
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Vec<LookupResult<Self::User>>, Error>> + Send;
 
-    /// How long after a session was written down as used it is written down again, or `None` where
-    /// that is not this lookup's to write, as with a remote resolver.
+    /// Returns the minimum time between two recorded uses of a session.
+    ///
+    /// `None` means that this lookup records no uses, for example because another service does.
     fn touch_interval(&self) -> Option<Duration> {
         None
     }
 
-    /// Records these uses of sessions. A use is not recorded if the last recorded one lies less than an interval before
-    /// it, or if the session has ended.
+    /// Records uses of sessions.
+    ///
+    /// A use is not recorded if the last recorded one is less than an interval older, or if the
+    /// session has ended.
     ///
     /// # Errors
     ///
-    /// When it could not be written. It is not tried again.
+    /// If the write failed. The service does not retry it.
     fn touch(&self, uses: &[SessionUse]) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = uses;
         async { Ok(()) }
     }
 
-    /// Tells the lookup the service's [deadline](crate::service::SessionServiceBuilder::deadline), before the first call to
-    /// `find`. A lookup should bound what it asks of a server by it, because dropping the future of `find` does not
-    /// end a statement that the server is running. By default it is ignored.
+    /// Sets the service's [deadline](crate::service::SessionServiceBuilder::deadline). The service
+    /// calls it before the first call of `find`.
+    ///
+    /// A lookup should pass the deadline to its server. Dropping the future of `find` does not
+    /// cancel a query that the server is running. The default implementation ignores it.
     fn set_deadline(&self, deadline: Duration) {
         let _ = deadline;
     }
 
-    /// Gives up what the lookup holds open. Called by
-    /// [`SessionService::close`](crate::SessionService::close): once, and again only if that call
-    /// was dropped before this ended.
+    /// Releases the resources that this lookup holds, such as connections.
+    ///
+    /// [`SessionService::close`](crate::SessionService::close) calls it once. A later `close` calls
+    /// it again only if the first one was dropped before this completed.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
@@ -91,12 +102,13 @@ pub trait SessionLookup: Send + Sync + 'static {
 pub struct SessionUse {
     /// The session that was used.
     pub session: SessionId,
-    /// When it was used, by the store's own clock ([`SessionTimestamps::now`](crate::session::SessionTimestamps::now)).
+    /// When it was used, by the store's clock
+    /// ([`SessionTimestamps::now`](crate::session::SessionTimestamps::now)).
     pub at: SystemTime,
 }
 
 impl SessionUse {
-    /// A use of this session at this time.
+    /// Creates a use of this session at this time.
     pub const fn new(session: SessionId, at: SystemTime) -> Self {
         Self { session, at }
     }
@@ -114,7 +126,7 @@ pub struct LiveSession<U> {
 }
 
 impl<U> LiveSession<U> {
-    /// A live session whose user has no [`UserKey`]. It is looked up again when any user is announced.
+    /// Creates a live session without a [`UserKey`]. The change of any user invalidates it.
     pub const fn new(user: U, session: Session) -> Self {
         Self {
             user,
@@ -123,21 +135,21 @@ impl<U> LiveSession<U> {
         }
     }
 
-    /// Sets by which key a [`SessionFeed`](crate::feed::SessionFeed) announces changes of the user.
+    /// Sets the key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates the user.
     pub fn with_user_key(mut self, key: UserKey) -> Self {
         self.user_key = Some(key);
         self
     }
 
-    /// Returns the key by which a [`SessionFeed`](crate::feed::SessionFeed) announces changes of the user, if the store
-    /// computed one.
+    /// Returns the key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates the user,
+    /// if the store computed one.
     pub const fn user_key(&self) -> Option<UserKey> {
         self.user_key
     }
 }
 
 impl<U> fmt::Debug for LiveSession<U> {
-    /// Leaves the user out: what it holds is the application's to print.
+    /// Omits the user, because its data must not reach logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveSession")
             .field("session", &self.session)
@@ -162,7 +174,7 @@ impl<U> Clone for SharedSession<U> {
     }
 }
 
-/// A live session as a lookup found it. Its user is shared only if more than one holder needs it.
+/// A live session that a lookup found. Its user is shared only if it has several owners.
 pub(crate) struct FoundSession<U> {
     user: FoundUser<U>,
     pub(crate) session: Session,
@@ -187,8 +199,8 @@ impl<U> FoundSession<U> {
         }
     }
 
-    /// Clones the user, unless this is the last reference to it. The application's `Clone` may panic, so this
-    /// must run in the caller's task.
+    /// Clones the user, unless this is the last reference to it. The application's `Clone` may
+    /// panic, so this must run in the caller's task.
     pub(crate) fn into_live(self) -> LiveSession<U>
     where
         U: Clone,
@@ -215,7 +227,7 @@ impl<U> From<SharedSession<U>> for FoundSession<U> {
 }
 
 impl<U> fmt::Debug for FoundSession<U> {
-    /// Leaves out the user, as [`LiveSession`] does.
+    /// Omits the user, as [`LiveSession`] does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FoundSession")
             .field("session", &self.session)
@@ -223,7 +235,7 @@ impl<U> fmt::Debug for FoundSession<U> {
     }
 }
 
-/// The answer to one digest.
+/// The result of the lookup of one digest.
 #[derive(Debug)]
 pub struct LookupResult<U> {
     digest: TokenDigest,
@@ -232,12 +244,14 @@ pub struct LookupResult<U> {
 }
 
 impl<U> LookupResult<U> {
-    /// The session is live.
+    /// Creates the result for a live session.
     pub const fn live(digest: TokenDigest, user: U, session: Session) -> Self {
         Self::found(digest, FoundUser::Owned(user), session)
     }
 
-    /// The session is live. For a store that keeps its users in memory and must not clone them.
+    /// Creates the result for a live session with a shared user.
+    ///
+    /// It is for a store that has its users in memory and must not clone them.
     pub const fn live_shared(digest: TokenDigest, user: Arc<U>, session: Session) -> Self {
         Self::found(digest, FoundUser::Shared(user), session)
     }
@@ -251,12 +265,13 @@ impl<U> LookupResult<U> {
         Self::of(digest, Ok(Some(found)))
     }
 
-    /// There is no such session, or it is over, or its user may not be signed in.
+    /// Creates the result for a session that is unknown or has ended, or whose user must not be
+    /// signed in.
     pub const fn absent(digest: TokenDigest) -> Self {
         Self::of(digest, Ok(None))
     }
 
-    /// It could not be found out for this digest.
+    /// Creates the result for a digest whose lookup failed.
     pub const fn failed(digest: TokenDigest, error: Error) -> Self {
         Self::of(digest, Err(error))
     }
@@ -269,8 +284,8 @@ impl<U> LookupResult<U> {
         }
     }
 
-    /// Sets by which key a [`SessionFeed`](crate::feed::SessionFeed) announces changes of a live session's user. Without
-    /// it, the session is looked up again when any user is announced.
+    /// Sets the key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates the user of
+    /// a live session. Without it, the change of any user invalidates the session.
     pub fn with_user_key(mut self, key: UserKey) -> Self {
         if let Ok(Some(live)) = &mut self.outcome {
             live.user_key = Some(key);
@@ -278,8 +293,8 @@ impl<U> LookupResult<U> {
         self
     }
 
-    /// Keeps this answer out of the cache, because it may be older than announcements that have already arrived:
-    /// a replica gave it.
+    /// Excludes this result from the cache. It is for a result from a replica, which may be older
+    /// than invalidations that have already arrived.
     pub const fn without_caching(mut self) -> Self {
         self.may_be_cached = false;
         self
@@ -289,12 +304,17 @@ impl<U> LookupResult<U> {
         self.may_be_cached
     }
 
-    /// The digest that was asked.
+    /// Returns the digest that was looked up.
     pub const fn digest(&self) -> TokenDigest {
         self.digest
     }
 
-    /// What was found out. Clones the user if the store has kept a reference to it.
+    /// Returns the live session, `None` if it is absent, or the error. Clones the user if the store
+    /// has kept a reference to it.
+    ///
+    /// # Errors
+    ///
+    /// The error of [`failed`](Self::failed).
     pub fn into_outcome(self) -> Result<Option<LiveSession<U>>, Error>
     where
         U: Clone,

@@ -1,4 +1,4 @@
-//! What a database must do besides looking sessions up.
+//! The trait for the whole life of sessions, and its arguments and outcomes.
 
 use std::{future::Future, net::IpAddr, time::Duration};
 
@@ -8,25 +8,24 @@ use crate::{
     store::SessionLookup,
 };
 
-/// A place where sessions are kept.
+/// Storage of sessions.
 ///
-/// The one clock that decides anything is the store's. No method ever changes the session of a
-/// digest that is taken, except [`rotate`](Self::rotate), and none brings an ended session back.
-///
-/// An error means that nothing happened, unless
-/// [`Error::is_outcome_unknown`] says that this cannot be told.
+/// * All times are from the store's clock.
+/// * A method must not change the session of an existing digest, except [`rotate`](Self::rotate).
+/// * A method must not bring an ended session back.
+/// * An error means that nothing was changed, unless [`Error::is_outcome_unknown`] is `true`.
 pub trait SessionStore: SessionLookup {
-    /// The key of the application's users.
+    /// The type of the users' key.
     type UserId: Send + Sync + 'static;
-    /// What a sign-in can demand of its user beyond what the store always demands. `()` where there
-    /// is nothing to say.
+    /// Conditions on the user that a sign-in can add to those of the store. `()` means none.
     type Condition: Default + Send + Sync + 'static;
 
-    /// How long this store's sessions live.
+    /// Returns the time limits of this store's sessions.
     fn lifetime(&self) -> Lifetime;
 
-    /// Begins a session, and ends the ones it replaces, in one atomic step. Nothing changes unless
-    /// the outcome is [`InsertOutcome::Inserted`].
+    /// Begins a session and ends the ones that it replaces, atomically.
+    ///
+    /// Nothing is changed unless the outcome is [`InsertOutcome::Inserted`].
     fn insert(
         &self,
         session: NewSession<'_, Self>,
@@ -34,8 +33,11 @@ pub trait SessionStore: SessionLookup {
     where
         Self: Sized;
 
-    /// Gives a live session of this user a new digest in place of the one of these that is its own,
-    /// and takes down that its person has just proved who they are, in one atomic step.
+    /// Replaces the digest of a live session of this user, and sets its authentication time to now,
+    /// atomically.
+    ///
+    /// `old` has the digests that the request presents. The session is the one that has one of
+    /// them.
     fn rotate(
         &self,
         user_id: &Self::UserId,
@@ -43,70 +45,76 @@ pub trait SessionStore: SessionLookup {
         new: TokenDigest,
     ) -> impl Future<Output = Result<RotateOutcome, Error>> + Send;
 
-    /// Ends the sessions of these digests and says which there were. A digest without a session is no
-    /// error.
+    /// Ends the sessions of these digests and returns those that existed.
+    ///
+    /// A digest without a session is not an error.
     fn delete(
         &self,
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Vec<EndedSession>, Error>> + Send;
 
-    /// The live sessions of a user, the one that was used last first.
+    /// Returns the user's live sessions, most recently used first.
     fn list(
         &self,
         user_id: &Self::UserId,
     ) -> impl Future<Output = Result<Vec<SessionInfo>, Error>> + Send;
 
-    /// Ends sessions of one user, and returns their ids. Once it has returned, there is none left of
-    /// those it was to end, also of those that were beginning meanwhile.
+    /// Ends sessions of one user and returns their ids.
+    ///
+    /// When it returns, no session in the scope is left, including those that began concurrently.
     fn revoke(
         &self,
         user_id: &Self::UserId,
         which: RevokeScope,
     ) -> impl Future<Output = Result<Vec<SessionId>, Error>> + Send;
 
-    /// Ends every session of everybody, and says how many.
+    /// Ends all sessions of all users and returns their number.
     fn revoke_everyone(&self) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// Returns which of these sessions a lookup would find.
+    /// Returns those of these sessions that a lookup would find.
     ///
-    /// An error of the kind [`ErrorKind::Decode`](crate::ErrorKind::Decode) means that one of them could not be decided
-    /// because of what its own rows contain. The service then divides the sessions, until only that one fails.
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) means that the rows of one session made the
+    /// query fail. The service then splits the sessions and retries, until only that session fails.
     fn remaining_lifetimes(
         &self,
         sessions: &[SessionId],
     ) -> impl Future<Output = Result<Vec<RemainingLifetime>, Error>> + Send;
 
-    /// Deletes one bounded batch of sessions that are over, from `place` on, and says where to go on.
-    /// `None` for the place means the beginning, in the answer the end.
+    /// Deletes one bounded batch of expired sessions.
+    ///
+    /// `cursor` is the [`next`](ExpiredBatch::next) of the previous batch, or `None` for the first
+    /// batch.
     fn delete_expired(
         &self,
-        place: Option<u64>,
+        cursor: Option<u64>,
     ) -> impl Future<Output = Result<ExpiredBatch, Error>> + Send;
 }
 
-/// A session that is to begin.
+/// The session that [`SessionStore::insert`] begins.
 #[non_exhaustive]
 pub struct NewSession<'a, S: SessionStore> {
     /// The new token's digest.
     pub digest: TokenDigest,
-    /// Whose session it is.
+    /// The key of the session's user.
     pub user_id: &'a S::UserId,
-    /// What must be true of the user, in the same atomic step.
+    /// The conditions on the user, which must be checked in the same atomic step.
     pub condition: &'a S::Condition,
-    /// The sessions that end with it, usually the one the request came with.
+    /// The digests of the sessions that it replaces, usually that of the request.
     pub replaced: &'a [TokenDigest],
-    /// How long it lives at most.
+    /// The time to its absolute limit.
     pub lifetime: Duration,
-    /// Whether the person asked to be remembered.
+    /// Whether the cookie persists when the browser is closed ("remember me").
     pub remembered: bool,
-    /// What the client calls itself, already bounded.
+    /// The client's `User-Agent`, already truncated.
     pub user_agent: Option<&'a str>,
-    /// Where the request came from.
+    /// The client's IP address, if the application passed it.
     pub ip: Option<IpAddr>,
 }
 
 impl<'a, S: SessionStore> NewSession<'a, S> {
-    /// A session that replaces none and says nothing about the client.
+    /// Creates a session that replaces none, without data about the client.
     pub const fn new(
         digest: TokenDigest,
         user_id: &'a S::UserId,
@@ -138,18 +146,18 @@ impl<S: SessionStore> std::fmt::Debug for NewSession<'_, S> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InsertOutcome {
-    /// The session has begun, and these sessions have ended in the same step.
+    /// The session has begun, and others have ended in the same step.
     Inserted {
         /// The new session.
         session: Session,
-        /// The sessions that it replaced, or that made room for it.
+        /// The sessions that it replaced, or that ended because of the limit.
         ended: Vec<SessionId>,
     },
-    /// There is a session with this digest already. It is untouched.
+    /// A session with this digest exists. It is unchanged.
     DuplicateDigest,
     /// The user does not exist or does not meet a condition for signing in.
     UserRefused,
-    /// The user has as many sessions as the limit allows.
+    /// The user has reached the limit of sessions.
     TooManySessions,
 }
 
@@ -161,12 +169,12 @@ pub enum RotateOutcome {
     Rotated {
         /// The session.
         session: Session,
-        /// Whether its person asked to be remembered at the sign-in.
+        /// Whether the cookie persists when the browser is closed ("remember me").
         remembered: bool,
     },
-    /// There is a session with the new digest already. Nothing has changed.
+    /// A session with the new digest exists. Nothing was changed.
     DuplicateDigest,
-    /// None of the old digests is of a live session of this user.
+    /// No live session of this user has one of the old digests.
     NotFound,
 }
 
@@ -174,14 +182,14 @@ pub enum RotateOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndedSession {
-    /// The digest of its token, one of those that were to end.
+    /// The digest of its token, one of those that were passed.
     pub digest: TokenDigest,
-    /// The session's public name.
+    /// The session's public id.
     pub id: SessionId,
 }
 
 impl EndedSession {
-    /// The session of this digest.
+    /// Creates the ended session of this digest.
     pub const fn new(digest: TokenDigest, id: SessionId) -> Self {
         Self { digest, id }
     }
@@ -191,16 +199,16 @@ impl EndedSession {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemainingLifetime {
-    /// The session's public name.
+    /// The session's public id.
     pub id: SessionId,
-    /// How long it lives if it is not used.
+    /// The time until it expires, if it is not used.
     pub remaining: Duration,
-    /// By which key a [`SessionFeed`](crate::feed::SessionFeed) announces changes of its user.
+    /// The key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates its user.
     pub user_key: Option<UserKey>,
 }
 
 impl RemainingLifetime {
-    /// A session that ends after this time unless it is used.
+    /// Creates the remaining lifetime of a session that expires after this time unless it is used.
     pub const fn new(id: SessionId, remaining: Duration) -> Self {
         Self {
             id,
@@ -209,8 +217,8 @@ impl RemainingLifetime {
         }
     }
 
-    /// Sets by which key a [`SessionFeed`](crate::feed::SessionFeed) announces changes of the session's user. Without it,
-    /// the session is checked again when any user is announced.
+    /// Sets the key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates the
+    /// session's user. Without it, the change of any user causes a new check of the session.
     pub const fn with_user_key(mut self, key: UserKey) -> Self {
         self.user_key = Some(key);
         self
@@ -221,28 +229,28 @@ impl RemainingLifetime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExpiredBatch {
-    /// How many sessions were deleted.
+    /// The number of sessions that were deleted.
     pub sessions: u64,
-    /// The place of the next batch; `None` at the end.
+    /// The cursor of the next batch, or `None` if this was the last.
     pub next: Option<u64>,
 }
 
 impl ExpiredBatch {
-    /// So many sessions were deleted, and the next batch begins here.
+    /// Creates the outcome of a batch.
     pub const fn new(sessions: u64, next: Option<u64>) -> Self {
         Self { sessions, next }
     }
 }
 
-/// Which of a user's sessions [`SessionStore::revoke`] ends.
+/// The sessions of a user that [`SessionStore::revoke`] ends.
 ///
-/// A new variant is a breaking change: a store must not take an unknown one for another.
+/// It is exhaustive: a store must handle every variant, so a new one is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevokeScope {
-    /// This one, if it is the user's.
+    /// This session, if it is the user's.
     One(SessionId),
-    /// All but this one.
+    /// All sessions except this one.
     AllExcept(SessionId),
-    /// All of them.
+    /// All sessions.
     All,
 }
