@@ -1,10 +1,10 @@
-//! Pauses that processes do not share.
+//! Exponential backoff with jitter.
 
 use std::time::Duration;
 
 use rand::{TryRng, rngs::SysRng};
 
-/// The pauses between attempts: each twice as long as the one before, up to the longest.
+/// Pauses between attempts. Each is twice as long as the one before, up to `longest`.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -19,7 +19,7 @@ impl Backoff {
         }
     }
 
-    /// How long to wait after one more failure.
+    /// Returns how long to wait after one more failure.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = jittered(self.next);
         self.next = (2 * self.next).min(self.longest);
@@ -27,10 +27,11 @@ impl Backoff {
     }
 }
 
-/// Between half and one and a half times as long, so that processes that started together, or that lost
-/// the same server, do not stay together.
+/// Returns a random time from half to one and a half times as long.
+///
+/// Processes that started together, or lost the same server, then do not retry at the same time.
 pub(crate) fn jittered(time: Duration) -> Duration {
-    // Where there is no randomness there is no jitter; sign-in reports that.
+    // Without randomness there is no jitter. A sign-in reports the failure of the generator.
     let random = SysRng.try_next_u32().unwrap_or(u32::MAX / 2);
     time.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
 }

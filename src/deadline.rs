@@ -1,4 +1,4 @@
-//! Timers for deadlines, on whatever runtime the caller has.
+//! Deadline timers on the caller's runtime.
 
 use std::{panic::catch_unwind, time::Duration};
 
@@ -9,27 +9,29 @@ use tokio::{
 
 use crate::error::{Error, ErrorKind};
 
-/// Returns a timer that ends at this time.
+/// Returns a timer that fires at this time.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Configuration`] outside a tokio runtime, and inside one without timers.
 pub(crate) fn timer(at: Instant) -> Result<Sleep, Error> {
     if Handle::try_current().is_err() {
-        return Err(configuration("sessions need a tokio runtime"));
+        return Err(configuration(
+            "no tokio runtime: sessions must be used inside one",
+        ));
     }
-    // tokio has no other way to tell whether a runtime was built with timers.
+    // tokio has no other way to detect a runtime without timers.
     catch_unwind(|| sleep_until(at)).map_err(|_| {
-        configuration("sessions need a tokio runtime with timers: Builder::enable_time")
+        configuration("the tokio runtime has no timers: build it with Builder::enable_time")
     })
 }
 
-/// Awaits the operation for at most this long.
+/// Awaits the operation, at most for `limit`.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Deadline`] with an unknown outcome if the time is over first; as for [`timer`]; and those of the
-/// operation.
+/// * [`ErrorKind::Deadline`] with an unknown outcome, if the time passes first.
+/// * The errors of [`timer`] and of the operation.
 pub(crate) async fn within<T>(
     limit: Duration,
     operation: impl Future<Output = Result<T, Error>>,

@@ -1,4 +1,47 @@
 //! Extractors and response parts for axum, on `axum-core` alone.
+//!
+//! | extractor | if no user is signed in |
+//! |---|---|
+//! | [`CurrentUser<U>`](CurrentUser), [`CurrentSession<U>`](CurrentSession) | 401 (gRPC 16) |
+//! | `Option<CurrentUser<U>>`, `Option<CurrentSession<U>>` | `None` |
+//!
+//! [`SignedIn`] and [`SignedOut`] are response parts: in a tuple before the response, they set or
+//! remove the cookie. A handler can return [`Error`] and [`ParseSessionIdError`] as responses.
+//!
+//! # Example
+//!
+//! ```
+//! use axum::{extract::State, http::{HeaderMap, StatusCode}, response::Redirect};
+//! use tower_user_session::{
+//!     CurrentSession, CurrentUser, SessionService, SignedIn, store::MemorySessionStore,
+//! };
+//!
+//! #[derive(Clone)]
+//! struct User {
+//!     id: i64,
+//! }
+//!
+//! type Sessions = SessionService<MemorySessionStore<i64, User>>;
+//!
+//! /// Checks the password again, then rotates the token.
+//! async fn reauthenticate(
+//!     State(sessions): State<Sessions>,
+//!     CurrentUser(user): CurrentUser<User>,
+//!     headers: HeaderMap,
+//! ) -> axum::response::Result<(SignedIn, Redirect)> {
+//!     check_password(user.id).await.ok_or(StatusCode::FORBIDDEN)?;
+//!     let signed_in = sessions.reauthenticate(user.id, &headers).await?;
+//!     Ok((signed_in, Redirect::to("/account")))
+//! }
+//!
+//! async fn expires_in(session: CurrentSession<User>) -> String {
+//!     format!("{} s", session.remaining().as_secs())
+//! }
+//! # async fn check_password(_: i64) -> Option<()> { Some(()) }
+//! # let _: axum::Router<Sessions> = axum::Router::new()
+//! #     .route("/reauthenticate", axum::routing::post(reauthenticate))
+//! #     .route("/expires-in", axum::routing::get(expires_in));
+//! ```
 
 use std::{convert::Infallible, ops::Deref};
 
@@ -17,9 +60,9 @@ use crate::{
 
 /// Extractor of the user that [`LoadUserLayer`](crate::load_user::LoadUserLayer) attached.
 ///
-/// Where nobody is signed in it answers like [`RequireUserLayer`](crate::require_user::RequireUserLayer), with 401
-/// (gRPC: 16). `Option<CurrentUser<U>>` takes anonymous requests as well. `CurrentSession<U>` can be
-/// extracted in the same two ways.
+/// If no user is signed in, it rejects the request with 401 (gRPC 16), as
+/// [`RequireUserLayer`](crate::require_user::RequireUserLayer) does. `Option<CurrentUser<U>>`
+/// accepts anonymous requests. `CurrentSession<U>` can be extracted in the same two ways.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -46,6 +89,7 @@ use crate::{
 /// ```
 ///
 /// It dereferences to the user.
+#[doc(alias("auth", "authenticated", "login", "principal"))]
 #[derive(Clone, Copy, Debug)]
 pub struct CurrentUser<U>(pub U);
 
@@ -119,12 +163,19 @@ impl IntoResponse for Rejection {
 }
 
 impl IntoResponse for Error {
-    /// [`Error::status`], with an empty body: the client learns nothing of the cause, which is logged. A 503 carries
-    /// `Retry-After`.
+    /// Responds with [`Error::status`] and an empty body.
+    ///
+    /// The client does not learn the cause. If the status is 500 or above, it is logged. A 503
+    /// has `Retry-After`.
     fn into_response(self) -> Response {
         let status = self.status();
         if status.is_server_error() {
-            tracing::error!(error = %Chain(&self), "a request failed");
+            tracing::error!(
+                target: "tower_user_session",
+                kind = ?self.kind(),
+                error = %Chain(&self),
+                "request failed"
+            );
         }
         let mut response = (status, [(header::CACHE_CONTROL, "no-store")]).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -136,17 +187,20 @@ impl IntoResponse for Error {
 }
 
 impl IntoResponse for ParseSessionIdError {
-    /// 404: there is no session of this name.
+    /// Responds with 404: no session has this id.
     fn into_response(self) -> Response {
         not_found()
     }
 }
 
-/// Extractor that answers 404 where the extractor `E` answers with a client error (4xx).
+/// Extractor that turns client errors (4xx) of the extractor `E` into 404.
 ///
-/// It is for axum's `Path`, which answers 400 if a parameter cannot be read. A path with a malformed [`SessionId`] names
-/// no session, as does a path with the id of none. Server errors (5xx) of `E` pass: a handler that reads a parameter
-/// which its route does not have is a defect. The feature `serde` makes `Path` read a [`SessionId`].
+/// It is for axum's `Path`, which responds with 400 if a parameter cannot be parsed. A malformed
+/// [`SessionId`] and an unknown one then have the same response. Server errors (5xx) of `E` pass
+/// unchanged, because they show a defect: the handler reads a parameter that its route does not
+/// have.
+///
+/// With the feature `serde`, `Path` can parse a [`SessionId`].
 ///
 /// ```
 /// use axum::{Router, extract::Path, routing::delete};
@@ -159,7 +213,8 @@ impl IntoResponse for ParseSessionIdError {
 /// let app: Router = Router::new().route("/sessions/{id}", delete(revoke));
 /// ```
 ///
-/// Without it, take `Path<String>` and parse the text: a [`ParseSessionIdError`] is a 404 too.
+/// Without `serde`, extract `Path<String>` and parse the text. A [`ParseSessionIdError`] is a 404
+/// too.
 ///
 /// [`SessionId`]: crate::session::SessionId
 #[derive(Clone, Copy, Debug)]

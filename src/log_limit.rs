@@ -1,18 +1,18 @@
-//! Log events that a client can cause, at a rate that it cannot.
+//! Rate limiting for log events that a client can trigger.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-/// At most one event of a kind in this time.
+/// Minimum time between two events of one limiter.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets one event through an interval, and tells it how many there were since the last one.
+/// Passes one event per interval, with the number of occurrences since the last one.
 #[derive(Debug)]
 pub(crate) struct LogLimiter {
     start: Instant,
-    /// Milliseconds after `start` from which on the next event may pass.
+    /// Milliseconds after `start` at which the next event may pass.
     open_at: AtomicU64,
     suppressed: AtomicU64,
 }
@@ -28,7 +28,8 @@ impl Default for LogLimiter {
 }
 
 impl LogLimiter {
-    /// `Some(n)` when this event is to be logged, as the n-th since the last one that was.
+    /// Counts an occurrence. Returns `Some(n)` if it must be logged: it is the n-th since the last
+    /// event that was logged.
     pub(crate) fn count(&self) -> Option<u64> {
         self.count_at(self.start.elapsed())
     }
@@ -53,13 +54,13 @@ mod tests {
 
     /// I12
     #[test]
-    fn a_flood_is_one_event_that_says_how_many() {
-        let notice = LogLimiter::default();
-        assert_eq!(notice.count_at(Duration::ZERO), Some(1));
+    fn a_flood_is_one_event_with_a_count() {
+        let limiter = LogLimiter::default();
+        assert_eq!(limiter.count_at(Duration::ZERO), Some(1));
         for _ in 0..999 {
-            assert_eq!(notice.count_at(INTERVAL / 2), None);
+            assert_eq!(limiter.count_at(INTERVAL / 2), None);
         }
-        assert_eq!(notice.count_at(INTERVAL), Some(1000));
-        assert_eq!(notice.count_at(INTERVAL), None);
+        assert_eq!(limiter.count_at(INTERVAL), Some(1000));
+        assert_eq!(limiter.count_at(INTERVAL), None);
     }
 }

@@ -1,28 +1,29 @@
-//! How often what happened.
+//! Request and lookup counters.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How often what happened since a [`SessionService`](crate::service::SessionService) was built, for an
-/// application's metrics. No count is per user or per session.
+/// Counters of a [`SessionService`](crate::service::SessionService) since it was built, for an
+/// application's metrics. No counter is per user or per session.
 ///
-/// The four outcomes count requests that went through [`LoadUserLayer`](crate::load_user::LoadUserLayer);
-/// requests that it was told to leave alone are counted nowhere.
+/// The first four fields are the outcomes of requests that passed through
+/// [`LoadUserLayer`](crate::load_user::LoadUserLayer). Requests that are
+/// [exempt](crate::load_user::LoadUserLayer::exempt) are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionMetrics {
     /// Requests with a live session.
     pub authenticated: u64,
-    /// Requests without our cookie.
+    /// Requests without a token: no session cookie and, if these are enabled, no bearer token.
     pub anonymous: u64,
-    /// Requests whose cookie was malformed, ambiguous, or of no live session.
+    /// Requests whose token was malformed, ambiguous, or of no live session.
     pub rejected: u64,
-    /// Requests that were answered with 503.
+    /// Requests whose lookup failed. The response was a 503.
     pub unavailable: u64,
-    /// Tokens asked about, by the layer and by calls to the service.
+    /// Tokens looked up, by the layer and by calls of the service.
     pub lookups: u64,
-    /// Of these, those that were answered from the cache.
+    /// Lookups that the cache answered. They are part of `lookups`.
     pub from_cache: u64,
-    /// Questions sent to the store. One carries the lookups of many requests.
+    /// Queries sent to the store. One query has the lookups of a batch.
     pub statements: u64,
 }
 
@@ -37,7 +38,7 @@ pub(crate) enum Counter {
     Statements,
 }
 
-/// Separate words: they are only ever read together for a person.
+/// Separate atomics: no reader needs a consistent snapshot of all counters.
 #[derive(Debug, Default)]
 pub(crate) struct Counters([AtomicU64; 7]);
 

@@ -1,4 +1,4 @@
-//! Times as text, in UTC (RFC 3339), to the microsecond that PostgreSQL keeps.
+//! Serialization of times as text in UTC (RFC 3339), with PostgreSQL's microseconds.
 
 use std::time::SystemTime;
 
