@@ -1,21 +1,23 @@
-//! The one error of this crate.
+//! The error type of this crate.
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
 use http::StatusCode;
 
-/// A boxed error, as application code hands it to this crate.
+/// A boxed error that application code returns to this crate.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Why an operation on sessions failed.
+/// Failure of an operation on sessions.
 ///
-/// An opaque struct, so that further context can be added without a breaking change: match on
-/// [`kind`](Self::kind). `Display` says this error's own part, [`source`](StdError::source) the
-/// rest. Neither contains a token, a digest or a password, unless an error of
-/// the application does, such as that of `PgUser::from_row`. The server's message is left out for SQLSTATE class 22,
-/// and its detail for class 23, because they can quote the values of a row.
+/// The struct is opaque, so that context can be added without a breaking change. Match on
+/// [`kind`](Self::kind). `Display` prints the message of this error only, and
+/// [`source`](StdError::source) returns its cause.
 ///
-/// It is cheap to clone, because one failed statement answers every request that waited for it.
+/// Neither contains a token, a digest or a password, unless an error of the application does, such
+/// as that of `PgUser::from_row`. The server's message is omitted for SQLSTATE class 22, and its
+/// detail for class 23, because they can quote the values of a row.
+///
+/// Cloning is cheap, because one failed query fails every request that waited for its batch.
 #[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
@@ -24,62 +26,65 @@ pub struct Error {
     outcome_unknown: bool,
 }
 
-/// What kind of failure an [`Error`] is, for operators to tell apart.
+/// Kind of an [`Error`].
 ///
-/// Whatever the kind, a request whose session could not be looked up is answered with 503 and never
-/// as anonymous.
+/// If a lookup fails, [`LoadUserLayer`](crate::LoadUserLayer) responds with 503 for every kind. A
+/// failed lookup is never treated as anonymous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting is missing, contradicts another one or cannot be used.
+    /// A setting is missing, invalid or in conflict with another one.
     Configuration,
-    /// The service was closed.
+    /// The service is closed.
     Closed,
-    /// No connection to the database could be made, or it was lost.
+    /// The connection to the database could not be established, or was lost.
     Connection,
-    /// No encrypted connection to the database could be made: the server offers none, or its
-    /// certificate has expired, names another host or comes from an unknown authority.
+    /// The TLS handshake with the database failed: the server has no TLS, or its certificate has
+    /// expired, is for another host or has an unknown issuer.
     Tls,
-    /// The database does not let the application in: the password is wrong, the user may not
-    /// connect, or `pg_hba.conf` has no line for the user, the database, the client's address or a
-    /// connection without encryption.
+    /// The database rejected the login: the password is wrong, the role must not connect, or
+    /// `pg_hba.conf` has no entry for the role, the database, the client's address or an
+    /// unencrypted connection.
     Authentication,
-    /// The deadline passed before there was an answer.
+    /// The deadline passed before the operation completed.
     Deadline,
-    /// The application's pool had no connection to lend.
+    /// The application's pool had no connection available.
     Pool,
-    /// Too many lookups were waiting already; this one was turned away at once.
+    /// Too many lookups were waiting. This one was rejected without waiting.
     Overloaded,
     /// The server is in recovery: a replica, or a primary that was demoted.
     Recovery,
-    /// The database accepts no writes, although its server is not in recovery: `default_transaction_read_only` is
-    /// on, for the role, the database or the server.
+    /// The database rejects writes, although its server is not in recovery:
+    /// `default_transaction_read_only` is on for the role, the database or the server.
     ReadOnly,
-    /// The statement does not fit the database's tables: a column, a table or a right is missing.
+    /// The query does not match the database: a column, a table or a privilege is missing.
     Schema,
-    /// The database refused or failed the statement for another reason.
+    /// The database rejected the statement for another reason.
     Statement,
-    /// A row could not be read: a column's value or type is not what was expected.
+    /// A row could not be decoded: a column has an unexpected value or type.
     Decode,
-    /// The application's code panicked while it read a user. Only the callers that wait for this user fail.
+    /// The application's code panicked while it decoded a user. Only the callers that wait for this
+    /// user fail.
     Panicked,
-    /// The store did not answer as [`SessionLookup`](crate::store::SessionLookup) demands.
+    /// The store violated the contract of [`SessionLookup`](crate::store::SessionLookup).
     Protocol,
     /// The operating system's random generator failed.
     Rng,
-    /// The user does not exist or does not meet the condition for signing in.
+    /// The user does not exist, or does not meet the conditions for signing in.
     UserNotAllowed,
     /// The user has as many sessions as the limit allows.
     TooManySessions,
-    /// There is no live session of this user to confirm.
+    /// The request has no live session of this user to re-authenticate.
     SessionNotFound,
-    /// A failure of a store other than this crate's own.
+    /// A store that is not part of this crate failed.
     Store,
 }
 
 impl Error {
-    /// An error of this kind, caused by `source`. For implementations of
-    /// [`SessionLookup`](crate::store::SessionLookup) and [`SessionStore`](crate::store::SessionStore).
+    /// Creates an error of this kind with the cause `source`.
+    ///
+    /// For implementations of [`SessionLookup`](crate::store::SessionLookup) and
+    /// [`SessionStore`](crate::store::SessionStore).
     pub fn new(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
         Self {
             source: Some(Arc::from(source.into())),
@@ -96,44 +101,56 @@ impl Error {
         }
     }
 
-    /// Replaces the sentence that `Display` prints.
+    /// Replaces the message that `Display` prints.
     pub(crate) const fn with_message(mut self, context: &'static str) -> Self {
         self.context = context;
         self
     }
 
-    /// The same error, of something that may have happened all the same. For implementations of
-    /// [`SessionStore`](crate::store::SessionStore).
+    /// Marks the outcome as unknown: the operation may have taken effect.
+    ///
+    /// For implementations of [`SessionStore`](crate::store::SessionStore).
     pub const fn with_outcome_unknown(mut self) -> Self {
         self.outcome_unknown = true;
         self
     }
 
-    /// Whether what was asked for may have happened all the same: the connection was lost, or the
-    /// deadline passed, after the statement had been sent. Where this is `false`, nothing happened.
+    /// Returns whether the operation may have taken effect.
+    ///
+    /// This is `true` if the connection was lost, or the deadline passed, after the statement had
+    /// been sent. If it is `false`, nothing was changed.
     pub const fn is_outcome_unknown(&self) -> bool {
         self.outcome_unknown
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind of this error.
     pub const fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The HTTP status of an answer to a request that failed so: see [`ErrorKind::status`].
+    /// Returns the HTTP status of a response to a request that failed with this error. See
+    /// [`ErrorKind::status`].
     pub const fn status(&self) -> StatusCode {
         self.kind.status()
     }
 
-    /// The gRPC status of an answer to a call that failed so: see [`ErrorKind::grpc_code`].
+    /// Returns the gRPC status of a response to a call that failed with this error. See
+    /// [`ErrorKind::grpc_code`].
     pub const fn grpc_code(&self) -> i32 {
         self.kind.grpc_code()
     }
 }
 
 impl ErrorKind {
-    /// The HTTP status of an answer: 403 for a user who cannot be signed in, 409 beyond the limit of sessions, 401
-    /// if there is no session to confirm, 500 for what no client and no database can mend, and otherwise 503.
+    /// Returns the HTTP status of a response.
+    ///
+    /// | kind | HTTP | gRPC |
+    /// |---|---|---|
+    /// | [`UserNotAllowed`](Self::UserNotAllowed) | 403 | 7 (permission denied) |
+    /// | [`TooManySessions`](Self::TooManySessions) | 409 | 8 (resource exhausted) |
+    /// | [`SessionNotFound`](Self::SessionNotFound) | 401 | 16 (unauthenticated) |
+    /// | [`Configuration`](Self::Configuration), [`Rng`](Self::Rng) | 500 | 13 (internal) |
+    /// | all others | 503 | 14 (unavailable) |
     pub const fn status(self) -> StatusCode {
         match self {
             Self::UserNotAllowed => StatusCode::FORBIDDEN,
@@ -144,9 +161,8 @@ impl ErrorKind {
         }
     }
 
-    /// The gRPC status of an answer, a number that every gRPC library converts: 7 (permission denied), 8 (resource
-    /// exhausted), 16 (unauthenticated), 13 (internal) or 14 (unavailable), in the order of
-    /// [`status`](Self::status).
+    /// Returns the gRPC status of a response, as the number that every gRPC library converts. See
+    /// [`status`](Self::status) for the table.
     pub const fn grpc_code(self) -> i32 {
         match self {
             Self::UserNotAllowed => 7,
@@ -159,26 +175,26 @@ impl ErrorKind {
 
     const fn as_str(self) -> &'static str {
         match self {
-            Self::Configuration => "the settings cannot be used",
+            Self::Configuration => "invalid configuration",
             Self::Closed => "the session service is closed",
-            Self::Connection => "the database cannot be reached",
-            Self::Tls => "no encrypted connection to the database can be made",
-            Self::Authentication => "the database refused to let the application in",
-            Self::Deadline => "the database did not answer within the deadline",
-            Self::Pool => "the pool had no connection to lend",
+            Self::Connection => "database connection failed",
+            Self::Tls => "TLS connection to the database failed",
+            Self::Authentication => "database authentication failed",
+            Self::Deadline => "the database did not respond within the deadline",
+            Self::Pool => "the connection pool had no connection available",
             Self::Overloaded => "too many lookups are waiting",
             Self::Recovery => "the database server is in recovery",
-            Self::ReadOnly => "the database accepts no writes",
-            Self::Schema => "the statement does not fit the database's tables",
-            Self::Statement => "the database refused the statement",
-            Self::Decode => "a row could not be read",
-            Self::Panicked => "the application's code panicked while it read the user",
-            Self::Protocol => "the store did not answer as it must",
+            Self::ReadOnly => "the database is read-only",
+            Self::Schema => "the query does not match the database schema or privileges",
+            Self::Statement => "the database rejected the statement",
+            Self::Decode => "decoding a row failed",
+            Self::Panicked => "the application's code panicked while it decoded the user",
+            Self::Protocol => "the store violated the SessionLookup contract",
             Self::Rng => "the operating system's random generator failed",
             Self::UserNotAllowed => "the user cannot be signed in",
-            Self::TooManySessions => "the user has as many sessions as the limit allows",
-            Self::SessionNotFound => "there is no live session of this user",
-            Self::Store => "the store failed",
+            Self::TooManySessions => "the user has reached the limit of sessions",
+            Self::SessionNotFound => "the request has no live session of this user",
+            Self::Store => "session store failed",
         }
     }
 }
@@ -196,11 +212,11 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
-    /// The message, then the causes, for a `main` that returns the error.
+    /// Prints the message and the causes, for a `main` that returns the error.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Chain(self))?;
         if self.outcome_unknown {
-            f.write_str(" (it may have happened all the same)")?;
+            f.write_str(" (the operation may have taken effect)")?;
         }
         Ok(())
     }
@@ -235,15 +251,15 @@ mod tests {
 
     /// `main` prints the `Debug` of the error that it returns.
     #[test]
-    fn debug_is_readable() {
+    fn debug_prints_the_message_and_its_causes() {
         let cause = std::io::Error::other("connection refused");
         let error = Error::new(ErrorKind::Connection, cause);
         assert_eq!(
             format!("{error:?}"),
-            "the database cannot be reached: connection refused"
+            "database connection failed: connection refused"
         );
         let error = Error::from_kind(ErrorKind::Deadline).with_outcome_unknown();
-        assert!(format!("{error:?}").ends_with("(it may have happened all the same)"));
+        assert!(format!("{error:?}").ends_with("(the operation may have taken effect)"));
         assert_eq!(
             ErrorKind::Closed.to_string(),
             "the session service is closed"

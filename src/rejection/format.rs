@@ -1,13 +1,13 @@
-//! The format of a rejection's body, by what the client accepts.
+//! Format of a rejection's body: content negotiation.
 
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::rejection::kind::RejectionKind;
 
-/// How a client reads why it was refused.
+/// The format in which a client receives a rejection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// In headers, with this content type (gRPC and gRPC-Web).
+    /// Headers only, with this content type (gRPC and gRPC-Web).
     Grpc(HeaderValue),
     Html,
     /// Problem details (RFC 9457).
@@ -61,7 +61,8 @@ impl Format {
     }
 }
 
-/// Says to a person what happened. Without `%` and what is not ASCII, it is a `grpc-message` as it stands.
+/// Returns the line for the user. It has no `%` and is ASCII, so it needs no encoding as a
+/// `grpc-message`.
 pub(super) const fn line(kind: RejectionKind) -> &'static str {
     match kind {
         RejectionKind::Unauthenticated => "Please sign in.",
@@ -71,7 +72,7 @@ pub(super) const fn line(kind: RejectionKind) -> &'static str {
     }
 }
 
-/// The content type of the answer, where the request is gRPC's or gRPC-Web's.
+/// Returns the content type of the response to a gRPC or gRPC-Web request.
 fn grpc(request: &HeaderMap) -> Option<HeaderValue> {
     let content_type = request.get(header::CONTENT_TYPE)?;
     match content_type.as_bytes().strip_prefix(b"application/grpc")? {
@@ -81,8 +82,9 @@ fn grpc(request: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-/// The format with the highest weight, of several the first one (RFC 9110 §12.5.1). A client that accepts
-/// everything, or nothing of ours, is a program: it gets plain text.
+/// Returns the format with the highest weight, and of several the first (RFC 9110 §12.5.1).
+///
+/// A client that accepts everything, or none of the formats, is a program and receives plain text.
 fn accepted(request: &HeaderMap) -> Format {
     let lines = request.get_all(header::ACCEPT).iter();
     let ranges = lines
@@ -106,7 +108,7 @@ fn accepted(request: &HeaderMap) -> Format {
     best.1
 }
 
-/// Whether the client accepts a page by its name.
+/// Returns whether the client accepts `text/html` by name.
 pub(crate) fn accepts_html(request: &HeaderMap) -> bool {
     let mut lines = request.get_all(header::ACCEPT).iter();
     lines.any(|line| {
@@ -115,18 +117,17 @@ pub(crate) fn accepts_html(request: &HeaderMap) -> bool {
     })
 }
 
-/// A weight in thousandths.
+/// Parses a weight, in thousandths.
 fn weight(parameter: &str) -> Option<u32> {
     let (name, value) = parameter.split_once('=')?;
     if !name.trim().eq_ignore_ascii_case("q") {
         return None;
     }
     let value: f32 = value.trim().parse().ok()?;
-    // From zero to one, so that nothing is lost.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "the value is between zero and a thousand"
+        reason = "the product is between 0 and 1,000"
     )]
     let thousandths = (value.clamp(0.0, 1.0) * 1_000.0) as u32;
     Some(thousandths)
@@ -173,7 +174,7 @@ mod tests {
         }
     }
 
-    /// Each line fits each format as it stands.
+    /// No line needs an escape in any format.
     #[test]
     fn every_kind_has_one_line_in_every_format() {
         for kind in [

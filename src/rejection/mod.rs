@@ -1,4 +1,34 @@
-//! How the layers refuse a request, over HTTP and over gRPC.
+//! Responses to rejected requests, over HTTP and gRPC.
+//!
+//! A layer that rejects a request makes a [`Rejection`] and passes it to a
+//! [`ResponseForRejection`].
+//!
+//! | kind | HTTP | gRPC | layer |
+//! |---|---|---|---|
+//! | [`Unauthenticated`](RejectionKind::Unauthenticated) | 401 | 16 | [`RequireUserLayer`](crate::RequireUserLayer) |
+//! | [`ReauthenticationRequired`](RejectionKind::ReauthenticationRequired) | 401 | 16 | `RequireUserLayer` |
+//! | [`Forbidden`](RejectionKind::Forbidden) | 403 | 7 | `RequireUserLayer` |
+//! | [`Unavailable`](RejectionKind::Unavailable) | 503 | 14 | [`LoadUserLayer`](crate::LoadUserLayer) |
+//!
+//! # Example
+//!
+//! A closure builds the application's own response:
+//!
+//! ```
+//! use http::Response;
+//! use tower_user_session::{RequireUserLayer, rejection::Rejection};
+//!
+//! # #[derive(Clone)]
+//! # struct User;
+//! let layer = RequireUserLayer::<User>::new().rejection_response(|rejection: &Rejection| {
+//!     let mut response: Response<String> = rejection.response();
+//!     if !rejection.is_grpc() && rejection.redirect().is_none() {
+//!         *response.body_mut() = format!("{}: {}", rejection.status(), rejection.body());
+//!     }
+//!     response
+//! });
+//! # let _ = layer;
+//! ```
 
 mod format;
 mod kind;
@@ -11,12 +41,13 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 pub use self::kind::RejectionKind;
 use crate::{error::Error, rejection::format::Format};
 
-/// When a client may try again, in seconds.
+/// When a client may retry, in seconds.
 pub(crate) const RETRY_AFTER: &str = "2";
 
-/// Why a layer answered a request itself. It stands in the extensions of every such response, also
-/// of one that the application built, so that layers outside can tell it from a handler's own
-/// answer.
+/// The reason why a layer rejected a request.
+///
+/// The layer adds it to the extensions of the response, also if the application built the response.
+/// Outer layers can thereby distinguish it from a handler's response.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     kind: RejectionKind,
@@ -47,57 +78,63 @@ impl Rejection {
         self
     }
 
-    /// What kind of rejection it is.
+    /// Returns the kind of this rejection.
     pub const fn kind(&self) -> RejectionKind {
         self.kind
     }
 
-    /// Why it could not be found out who is asking. For logs; the client learns nothing of it.
+    /// Returns the error of the lookup, for logs. It must not be sent to the client.
     pub const fn error(&self) -> Option<&Error> {
         self.error.as_ref()
     }
 
-    /// Whether the request was gRPC's, which wants its own kind of answer.
+    /// Returns whether the request is a gRPC or gRPC-Web request.
     pub const fn is_grpc(&self) -> bool {
         matches!(self.format, Format::Grpc(_))
     }
 
-    /// Where the browser is to go instead, for a page that a person opened.
+    /// Returns the target of the redirect, if the request is a browser's navigation and the layer
+    /// has a page for it.
     pub const fn redirect(&self) -> Option<&HeaderValue> {
         self.redirect.as_ref()
     }
 
-    /// The status of the response, unless it is a redirect or gRPC's.
+    /// Returns the HTTP status. It applies unless the response is a redirect or a gRPC response.
     pub const fn status(&self) -> StatusCode {
         self.kind.status()
     }
 
-    /// The media type of [`body`](Self::body): what the client prefers of HTML, JSON and plain text.
+    /// Returns the media type of [`body`](Self::body): HTML, JSON or plain text, as the client
+    /// prefers.
     pub fn content_type(&self) -> HeaderValue {
         self.format.content_type()
     }
 
-    /// One line that tells a person what happened, as a page, as problem details (RFC 9457) or as plain text.
-    /// Empty for gRPC, which has the line in the header `grpc-message`.
+    /// Returns one line for the user, as a page, as problem details (RFC 9457) or as plain text.
+    ///
+    /// It is empty for gRPC, which has the line in the header `grpc-message`.
     pub const fn body(&self) -> &'static str {
         self.format.body(self.kind)
     }
 
-    /// The response that the layers give unless the application says otherwise: the kind's status, `Cache-Control:
-    /// no-store`, and [`body`](Self::body).
+    /// Builds the default response: the kind's status, `Cache-Control: no-store`, and
+    /// [`body`](Self::body).
     ///
-    /// With a [`redirect`](Self::redirect) it is a 303 to there. A 401 carries `WWW-Authenticate`
-    /// (RFC 9110 §15.5.2 and §11.6.1; for a proof that is too old with the error code of RFC 9470
-    /// §3), a 503 `Retry-After` (RFC 9110 §10.2.3). A gRPC request is answered with status
-    /// 200 and a "trailers-only" response: the kind's gRPC status in the headers.
+    /// | rejection | response |
+    /// |---|---|
+    /// | with a [`redirect`](Self::redirect) | 303 to that page |
+    /// | 401 | with `WWW-Authenticate` (RFC 9110 §15.5.2 and §11.6.1); for a re-authentication with the error code of RFC 9470 §3 |
+    /// | 503 | with `Retry-After` (RFC 9110 §10.2.3) |
+    /// | of a gRPC request | 200 "trailers-only": the kind's gRPC status is in the headers |
     ///
-    /// For a body that is made of no text, convert it:
+    /// If the body type does not implement `From<&'static str>`, convert it:
     ///
     /// ```
+    /// # use std::convert::Infallible;
     /// # use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
     /// # use hyper::body::Bytes;
     /// # use tower_user_session::rejection::Rejection;
-    /// fn refused(rejection: &Rejection) -> http::Response<BoxBody<Bytes, std::convert::Infallible>> {
+    /// fn rejected(rejection: &Rejection) -> http::Response<BoxBody<Bytes, Infallible>> {
     ///     rejection.response::<Full<Bytes>>().map(|body| body.boxed())
     /// }
     /// ```
@@ -110,7 +147,7 @@ impl Rejection {
         response
     }
 
-    /// Like [`response`](Self::response), with an empty body.
+    /// Builds the default response with an empty body.
     pub fn empty_response<B: Default>(&self) -> Response<B> {
         self.head().map(|()| B::default())
     }
@@ -161,19 +198,20 @@ impl std::error::Error for Rejection {
     }
 }
 
-/// Builds a layer's response to a request that it refuses.
+/// Builds a layer's response to a rejected request.
 ///
-/// Implemented for any `FnMut(&Rejection) -> Response<B> + Clone`. The default,
-/// [`DefaultResponseForRejection`], is [`Rejection::response`] and needs a body that is made of a text: axum's,
-/// `Full<Bytes>`, `String`. For others there is [`EmptyResponseForRejection`], which suits gRPC: its refusals have
-/// no body.
+/// It is implemented for every `FnMut(&Rejection) -> Response<B> + Clone`.
+///
+/// The default is [`DefaultResponseForRejection`]. It needs a body that implements
+/// `From<&'static str>`, such as axum's, `Full<Bytes>` or `String`. For other bodies there is
+/// [`EmptyResponseForRejection`]. It suits gRPC, whose rejections have no body.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` builds no response with the body `{B}`",
     note = "the default response to a rejection needs a body that implements `From<&'static str>`",
     note = "call `.rejection_response(EmptyResponseForRejection)` on the layer for a body that implements `Default`, as tonic's does"
 )]
 pub trait ResponseForRejection<B>: Clone {
-    /// Builds the response. The layer adds the rejection to its extensions.
+    /// Builds the response. The layer then adds the rejection to its extensions.
     fn response_for_rejection(&mut self, rejection: &Rejection) -> Response<B>;
 }
 
@@ -197,8 +235,8 @@ impl<B: From<&'static str>> ResponseForRejection<B> for DefaultResponseForReject
     }
 }
 
-/// A [`ResponseForRejection`] without a body: [`Rejection::empty_response`]. For tonic and for bodies that no text
-/// can be made into.
+/// A [`ResponseForRejection`] with an empty body: [`Rejection::empty_response`]. It is for tonic,
+/// and for bodies that implement `Default` but not `From<&'static str>`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmptyResponseForRejection;
 
@@ -208,7 +246,7 @@ impl<B: Default> ResponseForRejection<B> for EmptyResponseForRejection {
     }
 }
 
-/// The one place in which a rejection becomes a response.
+/// Builds the response and adds the rejection to its extensions.
 pub(crate) fn reject<B>(
     responder: &mut impl ResponseForRejection<B>,
     rejection: Rejection,
