@@ -1,25 +1,25 @@
-//! What a response tells caches.
+//! Cache headers of responses: `Vary` and `Cache-Control`.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::cookie::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by};
 
-/// The responses that the layer marks for caches.
+/// The responses to which the layer adds cache headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CacheHeaders {
-    /// Those to signed-in users are private, and all vary with the credentials.
+    /// All vary with the credentials, and those to signed-in users are private.
     All,
     /// Only those to signed-in users.
     SignedIn,
     None,
 }
 
-/// The marks of one response.
+/// The cache headers that one response needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Marks {
     vary: bool,
     private: bool,
-    /// Whether the response varies with `Authorization` too.
+    /// Whether the response also varies with `Authorization`.
     bearer: bool,
 }
 
@@ -43,8 +43,10 @@ impl Marks {
         }
     }
 
-    /// Marks the response. An upgraded connection is no response to cache, and gRPC's are to `POST` requests,
-    /// which caches do not keep.
+    /// Adds the headers to the response.
+    ///
+    /// A cache stores neither an upgrade nor a gRPC response, because that is a response to a
+    /// `POST`.
     pub(super) fn write<B>(self, response: &mut Response<B>) {
         if !self.vary
             || response.status() == StatusCode::SWITCHING_PROTOCOLS

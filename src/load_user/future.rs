@@ -21,6 +21,9 @@ use crate::{
 
 pin_project! {
     /// Response future of [`LoadUser`](super::LoadUser).
+    ///
+    /// Dropping it cancels the wait for the lookup, or the inner service's future. Polling it after
+    /// it has completed panics.
     pub struct ResponseFuture<S, L, R, B>
     where
         S: Service<Request<B>>,
@@ -44,14 +47,14 @@ pin_project! {
 }
 
 pin_project! {
-    /// All that is needed once the answer is there.
+    /// A lookup, and what is needed when it completes.
     pub(super) struct Lookup<S, L: SessionLookup, R, B> {
         #[pin]
         pub(super) answer: PendingLookup<L::User>,
         pub(super) request: Option<Request<B>>,
         pub(super) inner: S,
         pub(super) sessions: SessionService<L>,
-        // What another layer for the same user type, further outside, has found.
+        // The session that an outer layer for the same user type found.
         pub(super) outer: Option<CurrentSession<L::User>>,
         pub(super) cache_headers: CacheHeaders,
         pub(super) rejection: R,
@@ -134,7 +137,7 @@ where
     }
 }
 
-/// Says who is making the request.
+/// Attaches the user and the session to the request.
 pub(super) fn attach<L: SessionLookup, B>(
     request: &mut Request<B>,
     live: LiveSession<L::User>,

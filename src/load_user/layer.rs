@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// Layer that applies [`LoadUser`]. See the [module's documentation](crate::load_user).
+#[doc(alias("auth", "authentication", "session", "middleware"))]
 #[must_use]
 pub struct LoadUserLayer<L: SessionLookup, R = DefaultResponseForRejection> {
     sessions: SessionService<L>,
@@ -21,7 +22,7 @@ pub struct LoadUserLayer<L: SessionLookup, R = DefaultResponseForRejection> {
 }
 
 impl<L: SessionLookup> LoadUserLayer<L> {
-    /// A layer that asks this service.
+    /// Creates a layer that looks sessions up with this service.
     pub const fn new(sessions: SessionService<L>) -> Self {
         let settings = Settings {
             exempt: None,
@@ -34,9 +35,11 @@ impl<L: SessionLookup> LoadUserLayer<L> {
 }
 
 impl<L: SessionLookup, R> LoadUserLayer<L, R> {
-    /// Leaves the requests alone for which `exempt` says `true`: static files, health checks,
-    /// signing out. They cost no lookup and work while the database does not, and the inner service
-    /// sees **no user** on them, cookie or not.
+    /// Passes requests for which `exempt` returns `true` to the inner service without a lookup.
+    ///
+    /// It is for static files, health checks and sign-out. These requests also work if the database
+    /// is unavailable. The inner service receives **no user** with them, even if they have a
+    /// cookie.
     pub fn exempt(
         mut self,
         exempt: impl Fn(&Method, &Uri) -> bool + Send + Sync + 'static,
@@ -45,18 +48,19 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
         self
     }
 
-    /// Adds no `Vary` and no `Cache-Control`. Then the
-    /// application must see to it that no cache hands one person's page to another.
+    /// Disables `Vary` and `Cache-Control`.
+    ///
+    /// The application must then ensure that no cache sends one user's page to another.
     pub fn without_cache_headers(mut self) -> Self {
         self.settings.cache_headers = CacheHeaders::None;
         self
     }
 
-    /// Adds no `Vary` to the responses to anonymous requests, for routes whose response depends on no session:
-    /// static content that a shared cache keeps for everybody.
+    /// Disables `Vary` on responses to anonymous requests.
     ///
-    /// Do not call it for pages that a signed-in user sees otherwise: a shared cache would hand them the anonymous
-    /// page.
+    /// It is for routes whose response does not depend on the session, such as static content in a
+    /// shared cache. It must not be used for pages that differ for signed-in users, because a
+    /// shared cache would send them the anonymous page.
     pub fn without_vary_for_anonymous(mut self) -> Self {
         if matches!(self.settings.cache_headers, CacheHeaders::All) {
             self.settings.cache_headers = CacheHeaders::SignedIn;
@@ -64,18 +68,21 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
         self
     }
 
-    /// Names the prefix that a proxy in front of the application removes from every path, such as `/shop`. A person
-    /// who is sent to the sign-in page then comes back to the URI that their browser knows.
+    /// Sets the prefix that a proxy in front of the application removes from every path, such as
+    /// `/shop`.
     ///
-    /// A router inside this layer needs no setting: the layer records the URI before the router rewrites it. Put
-    /// the layer outside the router that nests.
+    /// The sign-in page then leads back to the URI that the browser knows.
+    ///
+    /// A nested router inside this layer needs no setting, because the layer records the URI before
+    /// the router rewrites it. Put the layer outside such a router.
     pub fn stripped_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
         self.settings.stripped = Some(prefix.into());
         self
     }
 
-    /// Builds the 503 in another way. Requests that nobody is signed in on never come to this: they
-    /// reach the inner service.
+    /// Sets the response that is sent when a lookup fails (503 by default).
+    ///
+    /// Anonymous requests are not rejected here. They are passed to the inner service.
     pub fn rejection_response<T>(self, response: T) -> LoadUserLayer<L, T> {
         let Settings {
             exempt,

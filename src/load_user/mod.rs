@@ -1,70 +1,29 @@
-//! Finds out who is making a request, and attaches the user to it.
+//! Authentication of requests: the layer that looks up the session and attaches the user.
 //!
-//! [`LoadUserLayer`] reads the session cookie, asks the [`SessionService`](crate::service::SessionService)
-//! and puts the user and the [`CurrentSession`](crate::session::CurrentSession) into the request's
-//! extensions. It never turns an anonymous request away: that is
-//! [`RequireUserLayer`](crate::require_user::RequireUserLayer)'s part.
+//! [`LoadUserLayer`] reads the session cookie and looks the session up with the
+//! [`SessionService`](crate::service::SessionService). It attaches the user and the
+//! [`CurrentSession`](crate::session::CurrentSession) to the request's extensions. It never rejects
+//! an anonymous request; [`RequireUserLayer`](crate::require_user::RequireUserLayer) does.
 //!
-//! | the request | what the inner service sees | cost |
+//! | the request | the inner service receives | cost |
 //! |---|---|---|
 //! | has no session cookie | no user | no query, no allocation |
-//! | has a malformed or ambiguous one | no user | no query |
-//! | has a token of no live session | no user | one lookup |
-//! | has a token of a live session | the user and the `CurrentSession` of its type | one lookup |
-//! | could not be looked up | nothing: it is answered with 503 (gRPC: 14) | |
+//! | has a malformed or ambiguous cookie | no user | no query |
+//! | has a token without a live session | no user | one lookup |
+//! | has a token of a live session | the user and its `CurrentSession` | one lookup |
+//! | has a token whose lookup fails | no call: the response is a 503 (gRPC 14) | one lookup |
 //!
-//! Whatever the request, a user of the layer's own type, and its session, that something outside put
-//! into the extensions are removed first: identity comes from the store alone. A malformed, ambiguous, unknown, expired or revoked
-//! cookie looks the same to the client, whatever the inner service answers.
+//! The layer first removes a user and a session of its own type from the extensions. Identity
+//! therefore comes from the store only, not from an outer layer.
 //!
-//! # Caches
-//!
-//! Every response that a session could have changed gets `Vary: Cookie`, with bearer tokens also
-//! `Vary: Authorization` (RFC 9110 §12.5.5): those to anonymous requests too, so that no cache hands the
-//! anonymous page to a person who is signed in. A response to a request with a live session gets
-//! `Cache-Control: private` as well if the inner service set none, so that no shared cache hands one person's
-//! page to another.
-//!
-//! `Vary` takes a place in the response's header map. That allocates memory only if the map is empty or
-//! full. A response with a content type and few other fields has room.
-//!
-//! [`without_vary_for_anonymous`](LoadUserLayer::without_vary_for_anonymous) is for static content, and
-//! [`without_cache_headers`](LoadUserLayer::without_cache_headers) switches all of it off. Responses to exempt
-//! requests, gRPC responses and upgrades pass untouched.
-//!
-//! # Sign-in pages
-//!
-//! A request that opens a page in a browser carries a copy of its path inwards, in the extensions, so that
-//! [`RequireUserLayer::sign_in_page`](crate::RequireUserLayer::sign_in_page) leads back to the page also from
-//! inside a nested router. Other anonymous requests carry nothing and cost no allocation.
-//!
-//! # Order of layers
-//!
-//! From the outside in: tracing, CORS, CSRF, `LoadUserLayer`, `RequireUserLayer`, the handlers. A
-//! CORS preflight never carries a cookie, so CORS must answer it first; a request that CSRF refuses
-//! then costs no lookup.
-//!
-//! # Several kinds of users
-//!
-//! An application can have one service for its staff and another one for its customers, with two
-//! cookies and two layers on one router, in either order. Each needs a user type of its own. A layer
-//! attaches, and removes, only the user of its type and that user's
-//! [`CurrentSession`](crate::session::CurrentSession); `RequireUserLayer::<Staff>` reads no other one's.
-//!
-//! Two layers for one user type are a mistake unless they are layers of one service. The inner one
-//! decides what the handlers see. Where it finds another session than the outer one, or none, it logs
-//! an error.
-//!
-//! # Cancellation
-//!
-//! Dropping the response future abandons the lookup; nobody else is disturbed, and no connection is
-//! left in a state that a later lookup could meet.
+//! A client cannot distinguish a malformed, ambiguous, unknown, expired or revoked token by the
+//! response.
 //!
 //! # Example
 //!
 //! ```
 //! use http::{Request, Response, header::COOKIE};
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use tower::{ServiceBuilder, ServiceExt};
 //! use tower_user_session::{LoadUserLayer, SessionService, store::MemorySessionStore};
 //!
 //! #[derive(Clone)]
@@ -95,6 +54,51 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Caches
+//!
+//! The layer adds `Vary: Cookie` to every response that can depend on a session, including those to
+//! anonymous requests. With bearer tokens it also adds `Vary: Authorization` (RFC 9110 §12.5.5). A
+//! cache therefore does not send an anonymous page to a user who is signed in.
+//!
+//! If the request has a live session, and the inner service set no `Cache-Control`, the layer adds
+//! `Cache-Control: private`. A shared cache therefore does not send one user's page to another.
+//!
+//! The additional field allocates memory only if the response's header map is empty or full.
+//!
+//! [`without_vary_for_anonymous`](LoadUserLayer::without_vary_for_anonymous) is for static content.
+//! [`without_cache_headers`](LoadUserLayer::without_cache_headers) disables both fields. Responses
+//! to exempt requests, gRPC responses and upgrades are not changed.
+//!
+//! # Sign-in pages
+//!
+//! If a browser opens a page, the layer records the path in the request's extensions.
+//! [`RequireUserLayer::sign_in_page`](crate::RequireUserLayer::sign_in_page) uses it to lead back
+//! to the page, also inside a nested router. For other requests, nothing is recorded or allocated.
+//!
+//! # Order of layers
+//!
+//! The order from the outside is: tracing, CORS, CSRF, `LoadUserLayer`, `RequireUserLayer`, the
+//! handlers. A CORS preflight has no cookie, so the CORS layer must respond first. A request that
+//! the CSRF layer rejects then costs no lookup.
+//!
+//! # Several kinds of users
+//!
+//! An application can have one service for its staff and another one for its customers. Their two
+//! layers can be on one router, in either order. Each needs its own cookie and its own user type.
+//!
+//! A layer attaches and removes only the user of its type and the
+//! [`CurrentSession`](crate::session::CurrentSession) of that user. `RequireUserLayer::<Staff>`
+//! reads only the `Staff` user.
+//!
+//! Two layers for one user type are a mistake, unless both use the same service. The inner layer
+//! decides which user the handlers see. If it finds another session than the outer one, or none, it
+//! logs an error.
+//!
+//! # Cancellation
+//!
+//! Dropping the response future cancels the wait for the lookup. Other requests are not affected,
+//! and no connection is left in a state that affects a later lookup.
 
 mod cache_headers;
 mod future;

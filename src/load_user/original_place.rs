@@ -1,4 +1,4 @@
-//! The URI of a page as the browser sees it, beneath routers and proxies that rewrite it.
+//! The URI of a page as the browser sees it, before routers and proxies rewrite it.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -6,17 +6,17 @@ use http::{Method, Request, uri::PathAndQuery};
 
 use crate::rejection::navigation::Navigation;
 
-/// What a browser opened, before an inner router removed a prefix of the path.
+/// The path of a page that a browser opened, before an inner router removed a prefix.
 #[derive(Clone)]
 pub(crate) struct OriginalPlace {
     place: PathAndQuery,
-    /// What a proxy in front removed.
+    /// The prefix that a proxy removed.
     stripped: Option<Arc<str>>,
 }
 
 impl OriginalPlace {
-    /// Records the URI of a page that is being opened, unless a layer further outside has done so. Other requests
-    /// are never returned to, and carry nothing.
+    /// Records the path of a page that a browser opens, unless an outer layer has recorded it. For
+    /// other requests it does nothing, because a sign-in page does not lead back to them.
     pub(super) fn record<B>(request: &mut Request<B>, stripped: Option<&Arc<str>>) {
         if request.method() != Method::GET
             || Navigation::of(request.method(), request.headers()).is_none()
@@ -30,7 +30,7 @@ impl OriginalPlace {
         }
     }
 
-    /// The place as the browser sees it. It may not be safe to return to.
+    /// Returns the path as the browser sees it. It may be unsafe to return to.
     pub(crate) fn place(&self) -> Cow<'_, str> {
         let place = self.place.as_str();
         match &self.stripped {

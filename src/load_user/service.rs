@@ -19,8 +19,8 @@ use crate::{
     store::SessionLookup,
 };
 
-/// Service that finds out who is making a request before it calls the inner one. See the
-/// [module's documentation](crate::load_user).
+/// Service that looks up the session of a request and attaches the user before it calls the inner
+/// service. See the [module's documentation](crate::load_user).
 pub struct LoadUser<S, L: SessionLookup, R = DefaultResponseForRejection> {
     inner: S,
     sessions: SessionService<L>,
@@ -50,17 +50,17 @@ impl<S, L: SessionLookup, R> LoadUser<S, L, R> {
         }
     }
 
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -81,8 +81,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        // Identity comes from the store alone, whatever stands outside. Other user types are the
-        // business of other layers.
+        // Identity comes from the store only, not from outer layers. A layer for another user type
+        // removes that type itself.
         let extensions = request.extensions_mut();
         extensions.remove::<L::User>();
         let outer = extensions.remove::<CurrentSession<L::User>>();
@@ -107,7 +107,7 @@ where
             let marks = marks(true);
             return ResponseFuture::calling(self.inner.call(request), marks);
         }
-        // The service that was polled ready is the one to call; its clone is not:
+        // Only the service that was polled ready may be called, and its clone was not:
         // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
         let not_ready_inner = self.inner.clone();
         let ready_inner = std::mem::replace(&mut self.inner, not_ready_inner);

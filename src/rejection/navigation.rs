@@ -1,25 +1,27 @@
-//! Whether a request opens a page in a browser.
+//! Detection of a browser's navigation.
 
 use http::{HeaderMap, HeaderName, Method};
 
 use crate::rejection::format::accepts_html;
 
-/// What a person does in a browser whose answer becomes the page that they see.
+/// A navigation of a browser: a request whose response becomes the displayed page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Navigation {
-    /// They open a page.
+    /// `GET` or `HEAD` of a page.
     Page,
-    /// They send a form.
+    /// `POST` of a form.
     Form,
 }
 
-// Parsed once: `LoadUser` looks for the first in most requests.
+// Statics, so that each name is parsed once: `LoadUser` reads the first in most requests.
 static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 impl Navigation {
-    /// A browser says so (Fetch Metadata, `Sec-Fetch-Mode` and `Sec-Fetch-Dest`), except over plain http, where
-    /// a script's request is told by what it accepts.
+    /// Detects a navigation by Fetch Metadata (`Sec-Fetch-Mode` and `Sec-Fetch-Dest`).
+    ///
+    /// Browsers do not send it over plain http. There, a request that accepts `text/html` by name
+    /// is a navigation.
     pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Option<Self> {
         let kind = match *method {
             Method::GET | Method::HEAD => Self::Page,

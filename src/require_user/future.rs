@@ -10,6 +10,8 @@ use pin_project_lite::pin_project;
 
 pin_project! {
     /// Response future of [`RequireUser`](super::RequireUser).
+    ///
+    /// Polling it after it has completed panics.
     pub struct ResponseFuture<F, B> {
         #[pin]
         state: State<F, B>,

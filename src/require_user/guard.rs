@@ -1,4 +1,4 @@
-//! What a route demands.
+//! The requirements of a route, and the redirects of browsers.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     websocket::is_page_of_host,
 };
 
-/// The demands of one layer.
+/// The requirements and pages of one layer.
 pub(super) struct Guard<U> {
     pub(super) condition: Option<Arc<Condition<U>>>,
     pub(super) proof: Option<Duration>,
@@ -37,7 +37,7 @@ impl<U> Guard<U> {
 }
 
 impl<U: Send + Sync + 'static> Guard<U> {
-    /// Why this request is refused, if it is.
+    /// Returns the rejection of this request, or `None` if it passes.
     pub(super) fn refusal(&self, head: &Parts) -> Option<Rejection> {
         let (kind, page) = self.reason(head)?;
         let page = page.and_then(|page| redirect(page, head));
@@ -78,7 +78,7 @@ impl<U> Clone for Guard<U> {
     }
 }
 
-/// Where a navigation goes instead. `None` for every other request.
+/// Returns the target of a navigation's redirect, or `None` for other requests.
 fn redirect(page: &str, head: &Parts) -> Option<HeaderValue> {
     let page = match Navigation::of(&head.method, &head.headers)? {
         Navigation::Page => {
@@ -98,7 +98,7 @@ fn redirect(page: &str, head: &Parts) -> Option<HeaderValue> {
     HeaderValue::try_from(page).ok()
 }
 
-/// Tells the page that a form was not sent.
+/// The parameter that reports an unsent form to the page.
 const UNSENT_FORM: &str = "unsent=form";
 
 fn appended(page: &str, parameter: &str) -> String {
@@ -106,7 +106,7 @@ fn appended(page: &str, parameter: &str) -> String {
     format!("{page}{separator}{parameter}")
 }
 
-/// The page that a request comes from, if it is one of this host.
+/// Returns the page that a request comes from, if it is on this host.
 fn referring_page(head: &Parts) -> Option<ReturnTo> {
     let mut referers = head.headers.get_all(header::REFERER).iter();
     let (referer, None) = (referers.next()?, referers.next()) else {

@@ -10,14 +10,14 @@ use crate::{
 
 /// Layer that applies [`RequireUser`]. See the [module's documentation](crate::require_user).
 ///
-/// `U` is the application's user type, the same as that of the `LoadUserLayer` outside. The layer
-/// reads the [`CurrentSession`](crate::session::CurrentSession) of that type and of no other one.
+/// `U` is the application's user type. It must be that of the outer `LoadUserLayer`. The layer
+/// reads only the [`CurrentSession`](crate::session::CurrentSession) of that type.
 ///
 /// # Order of layers
 ///
-/// A request must pass the `LoadUserLayer` first. Without one, or in the wrong order, every request
-/// is refused. In a `tower::ServiceBuilder` the layer that is added first is the outer one. On an axum
-/// `Router` the layer that is added last is the outer one:
+/// A request must pass through the `LoadUserLayer` first. Without one, or in the wrong order, every
+/// request is rejected. In a `tower::ServiceBuilder`, the layer that is added first is the outer
+/// one. On an axum `Router`, the layer that is added last is the outer one:
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -43,6 +43,7 @@ use crate::{
 ///     .layer(RequireUserLayer::<User>::new()); // reached second
 /// # let _: Router = Router::new().merge(app).layer(layers);
 /// ```
+#[doc(alias("auth", "authorization", "guard", "login_required"))]
 #[must_use]
 pub struct RequireUserLayer<U, R = DefaultResponseForRejection> {
     guard: Guard<U>,
@@ -50,7 +51,7 @@ pub struct RequireUserLayer<U, R = DefaultResponseForRejection> {
 }
 
 impl<U> RequireUserLayer<U> {
-    /// A layer that demands a user.
+    /// Creates a layer that requires a user.
     pub const fn new() -> Self {
         Self {
             guard: Guard::new(),
@@ -60,17 +61,19 @@ impl<U> RequireUserLayer<U> {
 }
 
 impl<U, R> RequireUserLayer<U, R> {
-    /// Lets only those users through for whom `allowed` says `true`: 403, gRPC status 7, to others.
-    /// Replaces an earlier condition.
+    /// Rejects users for whom `allowed` returns `false`, with 403 (gRPC status 7).
+    ///
+    /// It replaces an earlier condition.
     pub fn allow_if(self, allowed: impl Fn(&U) -> bool + Send + Sync + 'static) -> Self {
         self.allow_request_if(move |user, _| allowed(user))
     }
 
-    /// Like [`allow_if`](Self::allow_if), with the request's head: method, URI and headers. For a rule that depends
-    /// on what is asked for: the owner of `/projects/{id}`, or one gRPC method (the path is
-    /// `/package.Service/Method`).
+    /// Like [`allow_if`](Self::allow_if), with the request's head: method, URI and headers.
     ///
-    /// The URI is the one that this layer sees: inside a nested router, without the prefix.
+    /// It is for a condition that depends on the request, such as the owner of `/projects/{id}`, or
+    /// one gRPC method (the path is `/package.Service/Method`).
+    ///
+    /// The URI is the one that this layer receives. Inside a nested router it has no prefix.
     ///
     /// ```
     /// use http::Method;
@@ -89,57 +92,68 @@ impl<U, R> RequireUserLayer<U, R> {
         self
     }
 
-    /// Demands that the person has proved who they are at most this long ago, by the store's clock:
-    /// 401, gRPC status 16, where they have not. For routes that change what protects the account
-    /// (OWASP ASVS 5.0, 7.5.1). [`SessionService::reauthenticate`](crate::SessionService::reauthenticate) renews
-    /// the proof.
+    /// Rejects users whose last authentication is older than `age` by the store's clock, with 401
+    /// (gRPC status 16).
+    ///
+    /// It is for routes that change the protection of the account (OWASP ASVS 5.0, 7.5.1).
+    /// [`SessionService::reauthenticate`](crate::SessionService::reauthenticate) renews the
+    /// authentication.
+    #[doc(alias("sudo", "step_up", "reauthentication"))]
     pub const fn max_auth_age(mut self, age: Duration) -> Self {
         self.guard.proof = Some(age);
         self
     }
 
-    /// Sends a person who opens a page without being signed in to this page of the site, with 303
-    /// and where they were going in the parameter `next`: read it with [`ReturnTo::parse`].
+    /// Redirects a browser's navigation to this page if no user is signed in, with 303.
     ///
-    /// Only a navigation is answered so: `GET` or `HEAD` with `Sec-Fetch-Mode: navigate`, `POST` with
-    /// `Sec-Fetch-Dest: document` besides, or where the browser does not say, one that accepts `text/html`.
-    /// Everything else gets the 401: a script that follows a redirect would take the sign-in page for its answer.
+    /// The parameter `next` has the path to return to. Read it with [`ReturnTo::parse`].
     ///
-    /// | navigation | `next` | besides |
+    /// A navigation is a `GET` or `HEAD` with `Sec-Fetch-Mode: navigate`. A `POST` also needs
+    /// `Sec-Fetch-Dest: document`. If the browser sends no `Sec-Fetch-Mode`, the request must
+    /// accept `text/html`. All other requests are rejected with 401, because a script that follows
+    /// a redirect would treat the sign-in page as its response.
+    ///
+    /// | navigation | `next` | other parameter |
     /// |---|---|---|
     /// | `GET` | the page, as the browser sees its URI | |
     /// | `HEAD` | none | |
-    /// | `POST` | the page that the form is on, if `Referer` is one of this host | `unsent=form` |
+    /// | `POST` | the page of the form, if `Referer` is on this host | `unsent=form` |
     ///
-    /// A form that was sent after the session had expired **is lost**: nothing repeats a `POST`. The page should say
-    /// so if it sees `unsent=form`. `next` is never the URL of the `POST`.
+    /// A form that is sent after the session has expired **is lost**: the `POST` is not repeated.
+    /// The page should report this if it receives `unsent=form`. `next` is never the URL of the
+    /// `POST`.
     ///
-    /// The URI of a page is recorded by the `LoadUserLayer` outside, so that a nested router in between may rewrite
-    /// it. For a proxy that does so there is
-    /// [`LoadUserLayer::stripped_prefix`](crate::LoadUserLayer::stripped_prefix). `page` itself is written as the
-    /// browser sees it.
+    /// The outer `LoadUserLayer` records the URI of a page, so a nested router in between can
+    /// rewrite it. For a proxy that rewrites it, use
+    /// [`LoadUserLayer::stripped_prefix`](crate::LoadUserLayer::stripped_prefix). `page` itself
+    /// must be the URI that the browser sees.
     ///
     /// [`ReturnTo::parse`]: crate::require_user::ReturnTo::parse
+    #[doc(alias("login", "redirect", "login_url"))]
     pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.sign_in_page = Some(page.into());
         self
     }
 
-    /// Like [`sign_in_page`](Self::sign_in_page), for a person whose proof is too old: the page that
-    /// asks for the password again.
+    /// Redirects a navigation to this page if the user's last authentication is too old.
+    ///
+    /// The page asks for the password again. It has the parameters of
+    /// [`sign_in_page`](Self::sign_in_page).
     pub fn reauthentication_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.reauthentication_page = Some(page.into());
         self
     }
 
-    /// Like [`sign_in_page`](Self::sign_in_page), for a user who is not allowed to do this: a page that says so and
-    /// leads back, or to a sign-in as another user. It has the same parameters.
+    /// Redirects a navigation to this page if the user does not meet the condition.
+    ///
+    /// The page can lead back, or to a sign-in as another user. It has the parameters of
+    /// [`sign_in_page`](Self::sign_in_page).
     pub fn forbidden_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.forbidden_page = Some(page.into());
         self
     }
 
-    /// Builds the response to whoever is turned away in another way.
+    /// Sets the response to rejected requests.
     pub fn rejection_response<T>(self, response: T) -> RequireUserLayer<U, T> {
         RequireUserLayer {
             guard: self.guard,

@@ -1,19 +1,22 @@
-//! Turns requests away that nobody is signed in on.
+//! Rejection of unauthenticated requests.
 //!
-//! [`RequireUserLayer`] looks for the user that [`LoadUserLayer`](crate::load_user::LoadUserLayer), further
-//! outside, attached to the request. Where there is none it answers itself: 401, or gRPC status 16
-//! to a gRPC request. It asks nobody and allocates nothing for a request that passes.
+//! [`RequireUserLayer`] requires the user that an outer
+//! [`LoadUserLayer`](crate::load_user::LoadUserLayer) attached to the request. If there is none, it
+//! responds with 401, or with gRPC status 16 to a gRPC request. It makes no query. It allocates
+//! nothing for a request that passes.
 //!
-//! **Without a `LoadUserLayer` for the same user type outside, every request is refused.** Nothing at
-//! run time reports a missing layer: [`RequireUserLayer`] shows the order of the layers.
+//! **Without an outer `LoadUserLayer` for the same user type, every request is rejected.** No error
+//! is logged for a missing layer: [`RequireUserLayer`] shows the order of the layers.
 //!
-//! It can ask for more: a [condition](RequireUserLayer::allow_if) on the user (403, gRPC status 7),
-//! and a [proof of who they are](RequireUserLayer::max_auth_age) that is not too old (401,
-//! gRPC status 16). And it can [send a person to the sign-in page](RequireUserLayer::sign_in_page)
-//! where a script or another program gets the 401.
+//! | setting | effect |
+//! |---|---|
+//! | [`allow_if`](RequireUserLayer::allow_if) | rejects users who do not meet a condition: 403, gRPC status 7 |
+//! | [`max_auth_age`](RequireUserLayer::max_auth_age) | rejects a user whose last authentication is too old: 401, gRPC status 16 |
+//! | [`sign_in_page`](RequireUserLayer::sign_in_page) | redirects a browser's navigation to a page instead of the 401 |
+//! | [`rejection_response`](RequireUserLayer::rejection_response) | sets the response |
 //!
-//! A CORS preflight (`OPTIONS`) never carries a cookie: put the CORS layer outside this one, so that
-//! it answers first.
+//! A CORS preflight (`OPTIONS`) has no cookie. Put the CORS layer outside this one, so that it
+//! responds first.
 //!
 //! # Example
 //!

@@ -1,21 +1,24 @@
-//! Back to where the person was going.
+//! The local path to return to after a sign-in.
 
 use std::fmt::{self, Write as _};
 
 use http::Uri;
 
-/// The longest way back that is remembered, in bytes.
+/// Maximum length of a path, in bytes.
 const LONGEST: usize = 2048;
-/// The parameter that carries it.
+/// The query parameter with the path.
 const PARAMETER: &str = "next";
 
-/// A place on this site to go to after signing in: a path, with its query.
+/// A path of this site, with its query, to return to after a sign-in.
 ///
-/// It can lead nowhere else, whatever a browser makes of it (an open redirect, CWE-601). Refused is
-/// everything that does not begin with exactly one `/`; every `\`, `//`, and percent-encoded slash,
-/// backslash or dot in the path, every `%` that two hexadecimal digits do not follow, and every segment
-/// `.` or `..`; white space, control characters and
-/// everything that is not ASCII; a fragment; and more than 2,048 bytes.
+/// It prevents open redirects (CWE-601): no browser can interpret a valid value as another site. It
+/// rejects:
+///
+/// * a text that does not begin with exactly one `/`;
+/// * `\`, white space, control characters, characters that are not ASCII, and a fragment;
+/// * in the path: `//`, the segments `.` and `..`, a percent-encoded slash, backslash, dot, percent
+///   sign or control character, and a `%` without two hexadecimal digits after it;
+/// * more than 2,048 bytes.
 ///
 /// ```
 /// use tower_user_session::require_user::ReturnTo;
@@ -28,7 +31,9 @@ const PARAMETER: &str = "next";
 pub struct ReturnTo(String);
 
 impl ReturnTo {
-    /// Reads a place from a form's field or a query's parameter, already decoded once.
+    /// Parses the value of a form field or a query parameter, which must be decoded once.
+    ///
+    /// Returns `None` if it is unsafe.
     pub fn parse(place: &str) -> Option<Self> {
         let graphic = place
             .bytes()
@@ -46,7 +51,7 @@ impl ReturnTo {
             .iter()
             .any(|code| lower.contains(code));
         let control = lower.contains("%0") || lower.contains("%1") || lower.contains("%7f");
-        // Decoded twice, `%%32f` is a slash.
+        // Decoding `%%32f` twice yields a slash.
         let whole = path.split('%').skip(1).all(|after| {
             let code = after.as_bytes().get(..2);
             code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
@@ -54,18 +59,18 @@ impl ReturnTo {
         (here && plain && whole && !encoded && !control).then(|| Self(place.to_owned()))
     }
 
-    /// The place that a request asks for, if it can be returned to.
+    /// Returns the path of a request's URI, if it is safe.
     pub fn from_uri(uri: &Uri) -> Option<Self> {
         uri.path_and_query()
             .and_then(|place| Self::parse(place.as_str()))
     }
 
-    /// The place, as it is written into a `Location` header.
+    /// Returns the path, which can be used as a `Location` header.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// `page` with this place as its parameter `next`.
+    /// Returns `page` with this path as its parameter `next`.
     pub(super) fn appended_to(&self, page: &str) -> String {
         let separator = if page.contains('?') { '&' } else { '?' };
         let mut whole = format!("{page}{separator}{PARAMETER}=");
@@ -73,7 +78,7 @@ impl ReturnTo {
             if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
                 whole.push(char::from(byte));
             } else {
-                // Writing to a string does not fail.
+                // Cannot fail: the target is a string.
                 let _ = write!(whole, "%{byte:02X}");
             }
         }
@@ -83,7 +88,7 @@ impl ReturnTo {
 
 #[cfg(feature = "serde")]
 impl ReturnTo {
-    /// Reads an optional parameter or field: what is missing, and what is unsafe, is `None`.
+    /// Deserializes an optional parameter or field. A missing or unsafe value is `None`.
     ///
     /// ```
     /// use tower_user_session::require_user::ReturnTo;
@@ -100,7 +105,7 @@ impl ReturnTo {
     ///
     /// # Errors
     ///
-    /// If the value is no string.
+    /// If the value is not a string.
     pub fn deserialize_or_none<'de, D: serde::Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Self>, D::Error> {
@@ -109,7 +114,7 @@ impl ReturnTo {
     }
 }
 
-/// As a string.
+/// Serializes the path as a string.
 #[cfg(feature = "serde")]
 impl serde::Serialize for ReturnTo {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -117,13 +122,12 @@ impl serde::Serialize for ReturnTo {
     }
 }
 
-/// Fails for an unsafe value. [`ReturnTo::deserialize_or_none`] takes it for none.
+/// Fails for an unsafe value. [`ReturnTo::deserialize_or_none`] yields `None` instead.
 #[cfg(feature = "serde")]
 impl<'de> serde::Deserialize<'de> for ReturnTo {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let place = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
-        Self::parse(&place)
-            .ok_or_else(|| serde::de::Error::custom("this place is not one to return to"))
+        Self::parse(&place).ok_or_else(|| serde::de::Error::custom("unsafe path to return to"))
     }
 }
 
@@ -138,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_places_on_this_site_are_returned_to() {
+    fn only_paths_on_this_site_are_parsed() {
         for place in [
             "/",
             "/account",
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_survives_being_a_parameter() {
+    fn a_path_is_encoded_as_a_parameter() {
         let to = ReturnTo::parse("/a?b=c&d=%20#".trim_end_matches('#')).unwrap();
         assert_eq!(
             to.appended_to("/sign-in"),

@@ -11,7 +11,7 @@ use crate::{
     require_user::{ResponseFuture, guard::Guard},
 };
 
-/// Service that turns a request away that nobody is signed in on. See the
+/// Service that rejects a request without a user. See the
 /// [module's documentation](crate::require_user).
 pub struct RequireUser<S, U, R = DefaultResponseForRejection> {
     inner: S,
@@ -28,17 +28,17 @@ impl<S, U, R> RequireUser<S, U, R> {
         }
     }
 
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
