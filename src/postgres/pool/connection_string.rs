@@ -1,4 +1,4 @@
-//! What a connection string says, what holds where it says nothing, and whether it leads to another host.
+//! Parsing of connection strings, default settings, and detection of remote hosts.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,8 @@ use tokio_postgres::{
 
 use crate::error::{Error, ErrorKind};
 
-/// What holds where the string says nothing. The reasons are with
-/// [`PgPoolBuilder`](super::PgPoolBuilder), which documents them.
+/// Settings for options that the string omits. [`PgPoolBuilder`](super::PgPoolBuilder) documents
+/// the reasons.
 const DEFAULTS: [(&str, &str); 6] = [
     ("connect_timeout", "1"),
     ("tcp_user_timeout", "2"),
@@ -19,12 +19,12 @@ const DEFAULTS: [(&str, &str); 6] = [
     ("keepalives_retries", "3"),
     ("application_name", "tower-user-session"),
 ];
-/// What holds besides where there are several hosts.
-const DEFAULT_OF_SEVERAL: (&str, &str) = ("target_session_attrs", "read-write");
+/// An additional default, if there are several hosts.
+const DEFAULT_FOR_SEVERAL_HOSTS: (&str, &str) = ("target_session_attrs", "read-write");
 
 pub(crate) struct ConnectionString {
     pub(crate) config: Config,
-    /// `None` where the string does not mention it, which [`Config`] cannot tell from `prefer`.
+    /// `None` if the string has no `sslmode`; [`Config`] cannot distinguish that from `prefer`.
     pub(crate) ssl_mode: Option<SslMode>,
 }
 
@@ -33,34 +33,36 @@ impl ConnectionString {
         let read = |string: &str| string.parse::<Config>();
         // A secret that is read from a file often ends with a newline.
         let string = string.trim();
-        // The certificate and the name are always verified, so that these ask for nothing more.
+        // `verify-full` and `verify-ca` add nothing, because the certificate and the name are
+        // always verified.
         let (string, plain) = read(string)
             .map(|config| (string.to_owned(), config))
             .or_else(|_| {
                 let string = string
                     .replace("sslmode=verify-full", "sslmode=require")
                     .replace("sslmode=verify-ca", "sslmode=require");
-                let config = read(&string).map_err(|_| unreadable(&string))?;
+                let config = read(&string).map_err(|_| parse_error(&string))?;
                 Ok((string, config))
             })?;
         check(&string, &plain)?;
-        let with = |settings: &[(&str, &str)]| {
-            read(&before(&string, settings)).map_err(|_| unreadable(&string))
+        let with_defaults = |settings: &[(&str, &str)]| {
+            read(&prepend(&string, settings)).map_err(|_| parse_error(&string))
         };
         let mut settings = DEFAULTS.to_vec();
         if count(&plain) > 1 {
-            settings.push(DEFAULT_OF_SEVERAL);
+            settings.push(DEFAULT_FOR_SEVERAL_HOSTS);
         }
-        let config = with(&settings)?;
-        let said = with(&[("sslmode", "disable")])?.get_ssl_mode() == config.get_ssl_mode();
+        let config = with_defaults(&settings)?;
+        let with_disable = with_defaults(&[("sslmode", "disable")])?;
+        let is_explicit = with_disable.get_ssl_mode() == config.get_ssl_mode();
         Ok(Self {
-            ssl_mode: said.then(|| config.get_ssl_mode()),
+            ssl_mode: is_explicit.then(|| config.get_ssl_mode()),
             config,
         })
     }
 
-    /// Whether any of the hosts may be another machine than this one.
-    pub(crate) fn leaves_this_machine(&self) -> bool {
+    /// Returns whether any host may be remote.
+    pub(crate) fn has_remote_host(&self) -> bool {
         let local = |host: &Host| match host {
             Host::Tcp(name) => {
                 name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(is_loopback)
@@ -72,7 +74,7 @@ impl ConnectionString {
         !hosts.iter().all(local) || !addresses.iter().copied().all(is_loopback)
     }
 
-    /// Whether there is a name, or an address in a name's place, to verify for every host.
+    /// Returns whether every host has a name, or an address instead, that TLS can verify.
     pub(crate) fn has_names(&self) -> bool {
         let hosts = self.config.get_hosts();
         !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Tcp(_)))
@@ -91,8 +93,9 @@ fn count(config: &Config) -> usize {
     config.get_hosts().len().max(config.get_hostaddrs().len())
 }
 
-/// The string with these settings before its own, of which the last one counts.
-fn before(string: &str, settings: &[(&str, &str)]) -> String {
+/// Returns the string with these settings inserted before its own. The last value of a setting
+/// takes effect.
+fn prepend(string: &str, settings: &[(&str, &str)]) -> String {
     let join = |separator| {
         let settings = settings
             .iter()
@@ -102,7 +105,7 @@ fn before(string: &str, settings: &[(&str, &str)]) -> String {
     if !is_url(string) {
         return format!("{} {string}", join(" "));
     }
-    // As the driver reads it: the options begin at the first `?` after the credentials.
+    // As in the driver, the options begin at the first `?` after the credentials.
     let start = string.find('@').unwrap_or_default();
     match string[start..].split_once('?') {
         Some((head, options)) => {
@@ -118,58 +121,59 @@ fn is_url(string: &str) -> bool {
         .any(|scheme| string.starts_with(scheme))
 }
 
-/// What the driver would find out only when it connects, or take for something else.
+/// Rejects strings that the driver would reject only when it connects, or would misread.
 fn check(string: &str, config: &Config) -> Result<(), Error> {
     let (hosts, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
     if hosts.max(addresses) == 0 {
-        return Err(refused("the connection string names no host"));
+        return Err(config_error("the connection string names no host"));
     }
     if hosts != addresses && hosts.min(addresses) > 0 {
-        return Err(refused(
-            "the connection string has not as many `hostaddr` as hosts",
+        return Err(config_error(
+            "the connection string must list as many `hostaddr` values as `host` values",
         ));
     }
     if config.get_ports().len() > 1 && config.get_ports().len() != hosts.max(addresses) {
-        return Err(refused(
-            "the connection string has not as many ports as hosts",
+        return Err(config_error(
+            "the connection string must list one port, or as many ports as hosts",
         ));
     }
-    // A part of a password would be looked up as a host's name, and printed as one.
+    // The driver would use a part of the password as a host name, and print it.
     let credentials = string
         .split_once("://")
         .and_then(|(_, rest)| rest.split_once('@'));
-    let cut = credentials.is_some_and(|(before, after)| {
-        let place = after.split('?').next().unwrap_or_default();
-        before.contains(['/', '?']) || place.contains('@')
+    let is_ambiguous = credentials.is_some_and(|(before, after)| {
+        let host = after.split('?').next().unwrap_or_default();
+        before.contains(['/', '?']) || host.contains('@')
     });
-    if is_url(string) && cut {
-        return Err(refused(
-            "a user, password or option in the connection URL has `@`, `/` or `?`, and is not percent-encoded",
+    if is_url(string) && is_ambiguous {
+        return Err(config_error(
+            "a user, password or option in the connection URL contains `@`, `/` or `?`: \
+             percent-encode it",
         ));
     }
     Ok(())
 }
 
-/// Without the driver's own error, which may quote a part of a password.
-fn unreadable(string: &str) -> Error {
+/// Omits the driver's own error, which may quote a part of a password.
+fn parse_error(string: &str) -> Error {
     if let Some(option) = unknown_option(string) {
         return Error::new(
             ErrorKind::Configuration,
             format!("unknown option `{option}`"),
         )
-        .with_message("the connection URL has an option that is not known: see its source");
+        .with_message("the connection URL has an unknown option: see the source of this error");
     }
-    refused(
+    config_error(
         if string.contains("sslrootcert=") || string.contains("sslcert=") {
-            "`sslrootcert`, `sslcert` and `sslkey` are not read from the connection string: give the \
-         certificates to the builder"
+            "`sslrootcert`, `sslcert` and `sslkey` are not supported in the connection string: \
+             call root_certificates and client_certificate"
         } else {
-            "the connection string cannot be read"
+            "the connection string cannot be parsed"
         },
     )
 }
 
-/// The options that the driver reads.
+/// The options that the driver supports.
 const OPTIONS: [&str; 19] = [
     "user",
     "password",
@@ -192,8 +196,9 @@ const OPTIONS: [&str; 19] = [
     "load_balance_hosts",
 ];
 
-/// The first option of a URL that the driver does not know. `None` if the name may be a part of a password that is not
-/// percent-encoded: then there is an `@` or a password in the options, or the name is not spelled as names are.
+/// Returns the first option of a URL that the driver does not support. Returns `None` if the name
+/// may be a part of a password that is not percent-encoded: if the options contain an `@` or a
+/// password, or the name is not spelled like an option.
 fn unknown_option(string: &str) -> Option<&str> {
     let (_, options) = string.split_once('?').filter(|_| is_url(string))?;
     if options.contains('@') || options.contains("password") {
@@ -214,8 +219,8 @@ fn unknown_option(string: &str) -> Option<&str> {
         .find(|name| !OPTIONS.contains(name))
 }
 
-pub(crate) fn refused(why: &'static str) -> Error {
-    Error::from_kind(ErrorKind::Configuration).with_message(why)
+pub(crate) fn config_error(message: &'static str) -> Error {
+    Error::from_kind(ErrorKind::Configuration).with_message(message)
 }
 
 #[cfg(test)]
@@ -230,10 +235,10 @@ mod tests {
         ConnectionString::parse(string)
     }
 
-    /// L03: each host counts, under each spelling.
+    /// L03: every host counts, in every notation.
     #[test]
-    fn only_what_is_certainly_this_machine_counts_as_such() {
-        for here in [
+    fn only_hosts_that_are_certainly_local_count_as_local() {
+        for local in [
             "postgres://localhost/app",
             "postgres://LocalHost/app",
             "postgres://u:p@127.0.0.1:5433/app",
@@ -246,9 +251,9 @@ mod tests {
             "hostaddr=127.0.0.1,::1",
             "host=localhost hostaddr=127.0.0.1",
         ] {
-            assert!(!parse(here).unwrap().leaves_this_machine(), "{here}");
+            assert!(!parse(local).unwrap().has_remote_host(), "{local}");
         }
-        for elsewhere in [
+        for remote in [
             "postgres://db.example/app",
             "postgres://10.0.0.1/app",
             "postgres://0.0.0.0/app",
@@ -265,24 +270,21 @@ mod tests {
             "host=/run/postgresql,db.example",
             "hostaddr=10.0.0.1",
         ] {
-            assert!(
-                parse(elsewhere).unwrap().leaves_this_machine(),
-                "{elsewhere}"
-            );
+            assert!(parse(remote).unwrap().has_remote_host(), "{remote}");
         }
     }
 
     #[test]
-    fn what_the_string_says_counts_and_what_it_does_not_say_has_a_default() {
-        for silent in [
+    fn options_in_the_string_take_precedence_over_defaults() {
+        for without_options in [
             "postgres://u:p@db.example",
             "postgres://db.example/app?user=u",
             "postgres://u:p%3F@db.example/app?",
             "host=db.example password='a sslmode=verify-full b'",
         ] {
-            let parsed = parse(silent).unwrap();
+            let parsed = parse(without_options).unwrap();
             let config = parsed.config;
-            assert_eq!(parsed.ssl_mode, None, "{silent}");
+            assert_eq!(parsed.ssl_mode, None, "{without_options}");
             assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(1)));
             assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(2)));
             assert_eq!(config.get_keepalives_idle(), Duration::from_secs(10));
@@ -295,11 +297,11 @@ mod tests {
             assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::Any);
             assert_eq!(config.get_hosts(), [Host::Tcp("db.example".to_owned())]);
         }
-        for said in [
+        for with_options in [
             "postgres://a,b/app?sslmode=prefer&connect_timeout=7&keepalives_idle=7200&target_session_attrs=any&application_name=x",
             "host=a,b sslmode=prefer connect_timeout=7 keepalives_idle=7200 target_session_attrs=any application_name=x",
         ] {
-            let parsed = parse(said).unwrap();
+            let parsed = parse(with_options).unwrap();
             let config = parsed.config;
             assert_eq!(parsed.ssl_mode, Some(SslMode::Prefer));
             assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
@@ -324,7 +326,7 @@ mod tests {
         assert_eq!(quoted.get_password(), Some(&b"a sslmode=verify-full b"[..]));
     }
 
-    /// An option that is not known is named, and white space around the string counts for nothing.
+    /// The error names an unsupported option. White space around the string is ignored.
     #[test]
     fn unknown_option_of_a_url_is_named() {
         for (url, named) in [
@@ -365,9 +367,10 @@ mod tests {
         }
     }
 
-    /// F19: where the driver would quote a part of a password, or take it for a host, nothing is told.
+    /// F19: the error contains no part of the string, even if the driver would quote a part of a
+    /// password or use it as a host.
     #[test]
-    fn a_string_that_is_cut_in_the_wrong_place_is_refused_without_a_word_of_it() {
+    fn error_for_an_ambiguous_string_quotes_no_part_of_it() {
         for string in [
             "postgres://u:hunter2@hunter2@db.example/app",
             "postgres://u:x@hunter2/hunter2@db.example/app",

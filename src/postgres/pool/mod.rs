@@ -1,4 +1,4 @@
-//! A pool from a connection string, encrypted towards every other host.
+//! Pool construction from a connection string, with TLS for every remote host.
 
 mod connection_string;
 mod tls;
@@ -13,55 +13,65 @@ use crate::{
     postgres::{
         connector::PgConnector,
         pool::{
-            connection_string::{ConnectionString, refused},
+            connection_string::{ConnectionString, config_error},
             tls::Certificates,
         },
     },
 };
 
-/// By then a sign-in has been answered with 503; see [`DEFAULT_DEADLINE`](crate::service::DEFAULT_DEADLINE).
-const WAIT: Duration = crate::service::DEFAULT_DEADLINE;
-/// For the TLS handshake, the password and the first answer, once a host has taken the connection.
-const GREETING: Duration = Duration::from_secs(2);
+/// The time limit for waiting for a connection and for recycling one. After the
+/// [`DEFAULT_DEADLINE`](crate::service::DEFAULT_DEADLINE), a sign-in has already been answered with
+/// 503.
+const WAIT_TIMEOUT: Duration = crate::service::DEFAULT_DEADLINE;
+/// The time limit for the TLS handshake, authentication and the first response, after the TCP
+/// connection is established.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Makes a [`Pool`] from a connection string, and does not talk to another host in clear text.
+/// Builds a [`Pool`] from a connection string. It never connects to a remote host in clear text by
+/// default.
 ///
 /// # Encryption
 ///
-/// As soon as one of the string's hosts (`host` and `hostaddr`, each of them) is not on this machine,
-/// TLS is required for all: a missing `sslmode`, or `prefer`, means `require`, and `disable` is an
-/// error. On this machine are a Unix socket, `127.0.0.0/8`, `::1` and `localhost`; for these alone
-/// `sslmode` counts as it stands, and a missing one means clear text, unless
-/// [`root_certificates`](Self::root_certificates) were given.
+/// If any host of the string (in `host` or `hostaddr`) is remote, TLS is required for all hosts. A
+/// missing `sslmode`, or `prefer`, then means `require`, and `disable` is an error. Local hosts are
+/// Unix sockets, `127.0.0.0/8`, `::1` and `localhost`. If all hosts are local, `sslmode` applies as
+/// given. A missing one then means clear text, unless
+/// [`root_certificates`](Self::root_certificates) are set.
 ///
-/// Wherever TLS is used, the server's certificate and its name are verified, so that `require` does
-/// here what `verify-full` does in `libpq`; `verify-full` and `verify-ca` are read as `require`. A
-/// certificate that has expired, belongs to another host or comes from an unknown authority is an
-/// error, and so is a server that offers no TLS where it is required: [`ErrorKind::Tls`]. Nothing is
-/// tried again in clear text. Trusted are the authorities that the platform trusts, so that an
-/// operator adds and removes them without a new build (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace
-/// them), and those given.
+/// With TLS, the server's certificate and its name are always verified. `require` is therefore
+/// equivalent to `verify-full` in `libpq`; `verify-full` and `verify-ca` are read as `require`.
+/// These cases are errors ([`ErrorKind::Tls`]): a certificate that has expired, names another host
+/// or comes from an unknown authority, and a server without TLS where it is required. The pool
+/// never falls back to clear text.
 ///
-/// The cryptography is `ring`'s, whatever provider the process has installed.
+/// The pool trusts the certificate authorities of the platform and those of
+/// [`root_certificates`](Self::root_certificates). An operator can therefore add and remove
+/// authorities without a new build. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the platform's
+/// authorities.
+///
+/// The cryptography provider is `ring`, regardless of the provider that the process has installed.
 ///
 /// # Defaults
 ///
-/// What the string sets, counts. Where it is silent:
+/// A value in the connection string takes precedence over these defaults:
 ///
-/// | setting | default | why |
+/// | setting | default | reason |
 /// |---|---|---|
-/// | `connect_timeout` | 1 s a host | a host that is gone must not use up the deadline of a lookup; 0 means the default too |
-/// | `tcp_user_timeout` | 2 s (Linux) | a host that vanished under an open connection is noticed then, and not after a quarter of an hour |
-/// | `keepalives_idle`, `_interval`, `_retries` | 10 s, 2 s, 3 | an idle connection that a firewall dropped is noticed before it is borrowed |
-/// | `target_session_attrs` | `read-write` where there are several hosts | sessions are written, and a replica may not know who was signed out |
+/// | `connect_timeout` | 1 s per host; also for 0 | a dead host must not use up the deadline |
+/// | `tcp_user_timeout` | 2 s (Linux) | a lost host is detected in 2 s, not 15 min |
+/// | `keepalives_idle`, `_interval`, `_retries` | 10 s, 2 s, 3 | firewalls drop idle connections |
+/// | `target_session_attrs` | `read-write` if several hosts | a replica may lack revocations |
 /// | `application_name` | `tower-user-session` | for `pg_stat_activity` |
-/// | waiting for a connection | 2 s, the [default deadline](crate::service::DEFAULT_DEADLINE) | nobody waits for ever |
-/// | opening one | `connect_timeout` for each host, and 2 s | a host that takes a connection and then says nothing |
-/// | recycling one | 2 s | as for the others |
-/// | connections | two for each processor | |
+/// | waiting for a connection | 2 s, the [default deadline] | no caller waits without limit |
+/// | opening a connection | `connect_timeout` per host, plus 2 s | a host may accept, then hang |
+/// | recycling a connection | 2 s | no caller waits without limit |
+/// | maximum number of connections | two per processor | |
 ///
-/// A connection is lent again without a test query ([`RecyclingMethod::Fast`](deadpool_postgres::RecyclingMethod::Fast)): the query would cost
-/// a round trip each time, and a lookup that meets a dead connection is asked again.
+/// [default deadline]: crate::service::DEFAULT_DEADLINE
+///
+/// The pool recycles a connection without a test query
+/// ([`RecyclingMethod::Fast`](deadpool_postgres::RecyclingMethod::Fast)), because the query would
+/// cost one round trip each time. A lookup on a dead connection is retried.
 ///
 /// # Example
 ///
@@ -73,7 +83,9 @@ const GREETING: Duration = Duration::from_secs(2);
 /// # impl PgUser for User {
 /// #     type Id = i64;
 /// #     const COLUMNS: &'static str = "u.id";
-/// #     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> { Ok(User { id: row.user().get("id")? }) }
+/// #     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+/// #         Ok(User { id: row.user().get("id")? })
+/// #     }
 /// # }
 ///
 /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -85,7 +97,7 @@ const GREETING: Duration = Duration::from_secs(2);
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "there is no pool until `build` is called"]
+#[must_use = "`build` creates the pool"]
 pub struct PgPoolBuilder {
     string: ConnectionString,
     max_size: Option<usize>,
@@ -95,14 +107,14 @@ pub struct PgPoolBuilder {
 }
 
 impl PgPoolBuilder {
-    /// Reads a connection string, in either of PostgreSQL's forms: `postgres://user@host/database`
-    /// or `host=… user=…`, with the options of [`tokio_postgres::Config`]. Connects to nothing.
+    /// Parses a connection string in either of PostgreSQL's forms: `postgres://user@host/database`
+    /// or `host=… user=…`, with the options of [`tokio_postgres::Config`]. It opens no connection.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], without a word of the string, which holds the password: when it
-    /// cannot be read, names no host, or is a URL whose password is not percent-encoded where it must
-    /// be.
+    /// [`ErrorKind::Configuration`] if the string cannot be parsed, names no host, or is a URL
+    /// whose password is not percent-encoded as required. The error does not quote the string,
+    /// because it contains the password.
     pub fn from_url(url: &str) -> Result<Self, Error> {
         Ok(Self {
             string: ConnectionString::parse(url)?,
@@ -113,23 +125,23 @@ impl PgPoolBuilder {
         })
     }
 
-    /// Sets how many connections the pool has at most; lookups have two of their own besides. By
-    /// default two for each processor.
+    /// Sets the maximum number of connections in the pool. The default is two per processor.
+    /// Lookups use two dedicated connections in addition.
     pub fn max_size(mut self, connections: usize) -> Self {
         self.max_size = Some(connections);
         self
     }
 
-    /// Trusts these authorities besides the platform's: one or more certificates in PEM, such as the
-    /// file that libpq calls `sslrootcert`. A missing `sslmode` then means `require` on this machine
-    /// too. Called again, it adds.
+    /// Trusts these certificate authorities in addition to those of the platform: one or more
+    /// certificates in PEM format, such as libpq's `sslrootcert` file. A missing `sslmode` then
+    /// means `require` for local hosts too. Repeated calls add authorities.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.certificates.roots.push(pem.into());
         self
     }
 
-    /// Shows the server this certificate: its chain and its private key (PKCS #8, PKCS #1 or SEC 1),
-    /// in PEM, such as the files that libpq calls `sslcert` and `sslkey`.
+    /// Sets the client certificate: its chain and its private key (PKCS #8, PKCS #1 or SEC 1) in
+    /// PEM format, such as libpq's `sslcert` and `sslkey` files.
     pub fn client_certificate(
         mut self,
         chain_pem: impl Into<Vec<u8>>,
@@ -139,8 +151,8 @@ impl PgPoolBuilder {
         self
     }
 
-    /// Calls `provider` for the password before each connection is opened, for passwords that rotate. See
-    /// [`PgConnector::with_password`].
+    /// Calls `provider` for a password before each connection is opened, for passwords that rotate.
+    /// See [`PgConnector::with_password`].
     pub fn password<F, E>(mut self, provider: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<String, E>> + Send + 'static,
@@ -152,43 +164,51 @@ impl PgPoolBuilder {
         self
     }
 
-    /// **Lets the password, the users' data and the sessions cross the network readable and
-    /// changeable by anyone on the way.** `sslmode` then counts for other hosts as it does for this
-    /// machine. For a network that is encrypted underneath; it is logged as a warning.
+    /// **Allows clear text to remote hosts. Anyone on the network path can then read and change the
+    /// password, the users' data and the sessions.** With this setting, `sslmode` applies to remote
+    /// hosts as it does to local ones. Use it only on a network that is encrypted at a lower layer.
+    /// A warning is logged.
     pub fn insecure_clear_text(mut self) -> Self {
         self.clear_text = true;
         self
     }
 
-    /// The pool. It opens no connection yet, but reads the platform's certificates from disk, where
-    /// TLS is used; that takes some milliseconds.
+    /// Builds the pool. It opens no connection yet. With TLS, it reads the platform's certificates
+    /// from disk, which takes a few milliseconds.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], when `sslmode=disable` meets another host; when TLS is used, but
-    /// a host is a Unix socket, which cannot have it, or a `hostaddr` without a `host`, so that there
-    /// is no name to verify; when a certificate or key cannot be read, or no authority is trusted;
-    /// and for a pool of no connections.
+    /// [`ErrorKind::Configuration`] in each of these cases:
+    ///
+    /// * `sslmode=disable` with a remote host;
+    /// * TLS with a host that is a Unix socket, which cannot use it;
+    /// * TLS with a `hostaddr` without a `host`, so that there is no name to verify;
+    /// * a certificate or key that cannot be read, or no trusted authority;
+    /// * a maximum of 0 connections.
     pub fn build(self) -> Result<Pool, Error> {
         self.build_with_connector().map(|(pool, _)| pool)
     }
 
-    /// The pool, and the way in which it connects: hosts, TLS and password. A
-    /// [feed](super::PgSessionStore::feed_with) with the same connector connects as the pool does.
+    /// Builds the pool, and returns its connector as well: hosts, TLS and password. A
+    /// [feed](super::PgSessionStore::feed_with) with this connector connects as the pool does.
     ///
     /// # Errors
     ///
     /// As for [`build`](Self::build).
     pub fn build_with_connector(self) -> Result<(Pool, PgConnector), Error> {
         if self.max_size == Some(0) {
-            return Err(refused("a pool of no connections has none to lend"));
+            return Err(config_error(
+                "the maximum size of the pool must be at least 1",
+            ));
         }
         let ssl_mode = self.ssl_mode()?;
         let mut config = self.string.config.clone();
         config.ssl_mode(ssl_mode);
-        let patience = config.get_connect_timeout().copied().unwrap_or_default();
+        let connect_timeout = config.get_connect_timeout().copied().unwrap_or_default();
         let hosts = u32::try_from(self.string.hosts()).unwrap_or(u32::MAX);
-        let create = patience.saturating_mul(hosts).saturating_add(GREETING);
+        let create = connect_timeout
+            .saturating_mul(hosts)
+            .saturating_add(HANDSHAKE_TIMEOUT);
         let mut connector = if ssl_mode == SslMode::Disable {
             PgConnector::new(config, NoTls)
         } else {
@@ -199,9 +219,9 @@ impl PgPoolBuilder {
         }
         let mut pool = Pool::builder(connector.manager())
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(WAIT))
+            .wait_timeout(Some(WAIT_TIMEOUT))
             .create_timeout(Some(create))
-            .recycle_timeout(Some(WAIT));
+            .recycle_timeout(Some(WAIT_TIMEOUT));
         if let Some(connections) = self.max_size {
             pool = pool.max_size(connections);
         }
@@ -211,33 +231,38 @@ impl PgPoolBuilder {
         Ok((pool, connector))
     }
 
-    /// What `sslmode` comes to.
+    /// Returns the effective `sslmode`.
     fn ssl_mode(&self) -> Result<SslMode, Error> {
-        let elsewhere = self.string.leaves_this_machine();
+        let is_remote = self.string.has_remote_host();
         let mode = match self.string.ssl_mode {
-            Some(SslMode::Disable) if elsewhere && !self.clear_text => {
-                return Err(refused(
-                    "`sslmode=disable` would send everything to another host in clear text",
+            Some(SslMode::Disable) if is_remote && !self.clear_text => {
+                return Err(config_error(
+                    "`sslmode=disable` is not allowed for a remote host: remove it, or call \
+                     insecure_clear_text",
                 ));
             }
-            _ if elsewhere && !self.clear_text => SslMode::Require,
-            None if self.certificates.are_none() => SslMode::Disable,
+            _ if is_remote && !self.clear_text => SslMode::Require,
+            None if self.certificates.is_empty() => SslMode::Disable,
             None => SslMode::Require,
             Some(mode) => mode,
         };
         if mode == SslMode::Require && !self.string.has_names() {
-            return Err(refused(
-                "TLS has no name to verify: a host is a Unix socket, or a `hostaddr` without `host`",
+            return Err(config_error(
+                "TLS requires a host name to verify, but a host is a Unix socket or a `hostaddr` \
+                 without `host`",
             ));
         }
-        if elsewhere && mode != SslMode::Require {
-            tracing::warn!("clear text is allowed to the database on another host");
+        if is_remote && mode != SslMode::Require {
+            tracing::warn!(
+                target: "tower_user_session",
+                "clear text is allowed to the database on another host"
+            );
         }
         Ok(mode)
     }
 }
 
-/// Without the string, which holds the password, and without the key.
+/// Omits the connection string, which contains the password, and the private key.
 impl fmt::Debug for PgPoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgPoolBuilder")
@@ -251,9 +276,9 @@ impl fmt::Debug for PgPoolBuilder {
 mod tests {
     use super::*;
 
-    /// L03: what `sslmode` comes to: `None` where the pool is refused.
+    /// L03: each row lists the effective `sslmode`; `None` means that `build` fails.
     #[test]
-    fn clear_text_reaches_another_host_only_when_asked_for_by_name() {
+    fn clear_text_to_a_remote_host_requires_insecure_clear_text() {
         use SslMode::{Disable, Prefer, Require};
         let authority = |builder: PgPoolBuilder| builder.root_certificates("not read here");
         let insecure = PgPoolBuilder::insecure_clear_text;
@@ -313,7 +338,7 @@ mod tests {
                 "{url}"
             );
         }
-        // Without a name there is nothing to verify.
+        // Without a host name there is nothing to verify.
         let nameless = PgPoolBuilder::from_url("hostaddr=10.0.0.1").unwrap();
         assert_eq!(
             nameless.build().unwrap_err().kind(),

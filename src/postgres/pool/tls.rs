@@ -1,4 +1,4 @@
-//! TLS towards the database: the certificate and the name are always verified.
+//! TLS client configuration; the certificate and the name are always verified.
 
 use std::sync::Arc;
 
@@ -12,40 +12,42 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{
     error::{Error, ErrorKind},
-    postgres::pool::connection_string::refused,
+    postgres::pool::connection_string::config_error,
 };
 
-/// What the application gave, in PEM.
+/// Certificates of the application, in PEM format.
 #[derive(Default)]
 pub(crate) struct Certificates {
-    /// Authorities to trust.
+    /// Certificate authorities to trust.
     pub(crate) roots: Vec<Vec<u8>>,
-    /// The client's own chain, and its key.
+    /// The client's certificate chain and private key.
     pub(crate) own: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Certificates {
-    pub(crate) fn are_none(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.roots.is_empty() && self.own.is_none()
     }
 
     pub(crate) fn connector(&self) -> Result<MakeRustlsConnect, Error> {
-        // Named, so that it does not matter which provider the process has installed, if any.
+        // Explicit, so that the provider that the process has installed, if any, does not matter.
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(unusable)?
+            .map_err(certificate_error)?
             .with_root_certificates(self.authorities()?);
         let mut config = match &self.own {
             None => config.with_no_client_auth(),
             Some((chain, key)) => {
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(unusable)?;
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(certificate_error)?;
                 let chain = certificates(chain)?;
-                config.with_client_auth_cert(chain, key).map_err(unusable)?
+                config
+                    .with_client_auth_cert(chain, key)
+                    .map_err(certificate_error)?
             }
         };
-        // Each connection verifies the certificate; a resumed session would be taken on trust.
+        // Every connection verifies the certificate; a resumed TLS session would skip that.
         config.resumption = Resumption::disabled();
-        // `sslnegotiation=direct` demands it, and libpq 17 always says it.
+        // `sslnegotiation=direct` requires ALPN, and libpq 17 always sends it.
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         Ok(MakeRustlsConnect::new(config))
     }
@@ -54,13 +56,14 @@ impl Certificates {
         let mut roots = RootCertStore::empty();
         for pem in &self.roots {
             for certificate in certificates(pem)? {
-                roots.add(certificate).map_err(unusable)?;
+                roots.add(certificate).map_err(certificate_error)?;
             }
         }
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
-            return Err(refused(
-                "no certificate authority is trusted: the platform names none, and none was given",
+            return Err(config_error(
+                "no certificate authority is trusted: the platform has none; call \
+                 root_certificates",
             ));
         }
         Ok(roots)
@@ -69,13 +72,13 @@ impl Certificates {
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(unusable)?;
+    let found = found.map_err(certificate_error)?;
     if found.is_empty() {
-        return Err(refused("there is no certificate in the PEM that was given"));
+        return Err(config_error("the PEM input contains no certificate"));
     }
     Ok(found)
 }
 
-fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Configuration, error).with_message("a certificate or key cannot be used")
+fn certificate_error(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Configuration, error).with_message("loading a certificate or key failed")
 }
