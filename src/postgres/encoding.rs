@@ -1,10 +1,10 @@
-//! Text that the database's encoding can store.
+//! Text that the encoding of the database can represent.
 
-/// Returns the text if the encoding can store it. A parameter that cannot be converted would fail the statement, and
-/// with it the application's transaction.
+/// Returns the text if the encoding can represent it. A parameter that the server cannot convert
+/// would fail the statement, and the application's transaction with it.
 ///
-/// `SQL_ASCII` stores any bytes. Of the other encodings only LATIN1 is known here; in the rest, text beyond ASCII is
-/// left out.
+/// `SQL_ASCII` accepts any bytes. Of the other encodings, this function knows UTF-8 and LATIN1
+/// only. For the rest it returns `None` if the text is not ASCII.
 pub(super) fn storable<'a>(encoding: &str, text: Option<&'a str>) -> Option<&'a str> {
     text.filter(|text| match encoding {
         "UTF8" | "SQL_ASCII" => true,
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_that_an_encoding_cannot_store_is_left_out() {
+    fn text_that_an_encoding_cannot_represent_is_omitted() {
         for (encoding, text, stored) in [
             ("UTF8", "Phone \u{1f4f1}", true),
             ("SQL_ASCII", "Phone \u{1f4f1}", true),

@@ -1,4 +1,4 @@
-//! Creating the sessions' table.
+//! Schema migration of the sessions table.
 
 use std::{
     future::{Future, IntoFuture},
@@ -21,33 +21,36 @@ use crate::{
     },
 };
 
-// Each does nothing where it has been applied already.
+// Both are idempotent.
 const CREATE_SESSIONS: &str = include_str!("../../migrations/0001_create_sessions.sql");
 const ANNOUNCE_SESSIONS: &str = include_str!("../../migrations/0002_announce_sessions.sql");
-/// Processes that start together take turns by this lock ("sessions" in ASCII).
-const LOCK: i64 = 0x7365_7373_696f_6e73;
-/// A statement that waits for the lock of a table keeps later statements on that table waiting too.
-const LONGEST_LOCK_WAIT: Duration = Duration::from_secs(10);
+/// The key of the advisory lock that serializes concurrent migrations ("sessions" in ASCII).
+const ADVISORY_LOCK_KEY: i64 = 0x7365_7373_696f_6e73;
+/// While a statement waits for a table lock, later statements on the table wait behind it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A migration that is about to run: say which table the users are in, then await it.
+/// Migration of the sessions table, built by
+/// [`PgSessionStore::migrate`](super::PgSessionStore::migrate) and run by awaiting it.
 ///
-/// It creates the sessions' table, with a key of the same type as the users' key and a foreign key to
-/// it. Where that has happened it does nothing, so that every process can run it when it starts;
-/// those that start together take turns. It never creates or changes the users' table.
+/// It creates the sessions table. `user_id` gets the type of the users' key and a foreign key to
+/// it. If the table exists already, the migration does nothing, so every process may run it at
+/// startup. Concurrent migrations run one after the other. It never creates or changes the users
+/// table.
 ///
 /// # Keys
 ///
-/// `user_id` has the type and the collation of the users' key. A key that is renamed takes its sessions along
-/// (`ON UPDATE CASCADE`), and a user who is deleted loses them (`ON DELETE CASCADE`). A table that an earlier version
-/// created has neither the collation nor the cascade of updates: there, renaming the key of a signed-in user fails
-/// with SQLSTATE 23503 until the sessions are revoked, and [`check`](crate::PgSessionStore::check) names a collation
-/// that differs.
+/// `user_id` has the type and the collation of the users' key. Renaming a key also renames it in
+/// the user's sessions (`ON UPDATE CASCADE`). Deleting a user deletes the user's sessions (`ON
+/// DELETE CASCADE`). A table that an earlier version created lacks the collation and the cascade of
+/// updates. In such a table, renaming the key of a signed-in user fails with SQLSTATE 23503 until
+/// the sessions are revoked. [`check`](crate::PgSessionStore::check) reports a collation that
+/// differs.
 ///
 /// # Running the files
 ///
-/// The files in `migrations/` are plain SQL that runs under `psql` and under any migration tool as
-/// it stands; an application that keeps its schema in one place copies them there and does not call
-/// this. They read where the tables are from these settings:
+/// The files in `migrations/` are plain SQL. They run unchanged under `psql` and under any
+/// migration tool. An application that keeps its schema in one place copies the files there and
+/// does not call this method. The files read the table names from these settings:
 ///
 /// | setting | default |
 /// |---|---|
@@ -64,34 +67,34 @@ const LONGEST_LOCK_WAIT: Duration = Duration::from_secs(10);
 ///
 /// # Privileges
 ///
-/// To create a table in the schema, and `REFERENCES` on the users' table. What is announced needs more:
-/// see [`notify_on_revocation`](Self::notify_on_revocation) and
+/// The role needs `CREATE` in the schema, and `REFERENCES` on the users table. Notifications need
+/// more privileges: see [`notify_on_revocation`](Self::notify_on_revocation) and
 /// [`notify_on_user_change`](Self::notify_on_user_change).
 ///
 /// # Cancellation
 ///
-/// All or nothing happens: it is one transaction.
+/// The migration is one transaction. If it is cancelled, all of it or none of it is applied.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline) if it waits for a lock for more than 10 s: because another
-/// migration is running, or because a transaction holds a lock on the users table or the sessions table. The
-/// migration can be run again.
+/// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline) if the migration waits for a lock for more
+/// than 10 s. The cause is another running migration, or a transaction that holds a lock on the
+/// users table or the sessions table. The migration can be retried.
 #[derive(Debug)]
-#[must_use = "nothing is migrated until this is awaited"]
+#[must_use = "the migration runs only when it is awaited"]
 pub struct Migrate {
     pool: Pool,
     sessions_table: Table,
     users_table: String,
     users_key: String,
-    announce: Announce,
+    triggers: Triggers,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Announce {
-    Nothing,
+enum Triggers {
+    None,
     Sessions,
-    /// The users' columns that count, separated by commas; every column if there is none.
+    /// The watched columns of the users table, separated by commas; every column if empty.
     SessionsAndUsers(String),
 }
 
@@ -102,138 +105,148 @@ impl Migrate {
             sessions_table,
             users_table: "users".to_owned(),
             users_key: "id".to_owned(),
-            announce: Announce::Nothing,
+            triggers: Triggers::None,
         }
     }
 
-    /// The users' table, as SQL names it: with a schema, and quoted, where need be. By default
-    /// `users`.
+    /// Sets the name of the users table as an SQL identifier: quoted and qualified with its schema
+    /// if necessary. By default `users`.
     pub fn users_table(mut self, table: impl Into<String>) -> Self {
         self.users_table = table.into();
         self
     }
 
-    /// The column of the users' table that sessions refer to. By default `id`.
+    /// Sets the column of the users table that sessions refer to. By default `id`.
     pub fn users_key(mut self, column: impl Into<String>) -> Self {
         self.users_key = column.into();
         self
     }
 
-    /// Also installs triggers that announce, with `NOTIFY`, the sessions that end or change, no matter which client
-    /// makes the change: this library, a `DELETE` typed into `psql`, or one that cascades from the users' table. By
-    /// default nothing is announced. Leaving this call out later removes nothing.
+    /// Also installs triggers that send a notification (`NOTIFY`) when a session ends or changes.
+    /// They cover every client: this library, a `DELETE` in `psql`, and a delete that cascades from
+    /// the users table. By default no triggers are installed. Omitting this call later does not
+    /// remove them.
     ///
-    /// This is `migrations/0002_announce_sessions.sql`, where the channels and the payloads are described. They name
-    /// sessions by their [`SessionId`](crate::session::SessionId), and contain neither tokens nor digests.
+    /// This runs `migrations/0002_announce_sessions.sql`, which documents the channels and the
+    /// payloads. A payload names sessions by their [`SessionId`](crate::session::SessionId). It
+    /// contains neither tokens nor digests.
     ///
-    /// A statement announces at most once, when it is committed, and announces `everything` if it has more than 242
-    /// sessions to name. A change of any column but `last_seen_at` is announced. Sessions that begin, that are merely
-    /// used, and that are deleted after their absolute limit are not announced. There is no setting that suppresses an
-    /// announcement.
+    /// A statement sends at most one notification, which is delivered when it is committed. If a
+    /// statement affects more than 242 sessions, its payload is `everything`. A change of any
+    /// column except `last_seen_at` sends a notification. These events send none: a new session,
+    /// the use of a session, and the deletion of a session after its absolute limit. No setting
+    /// suppresses a notification.
     ///
-    /// Run it again after an update of this crate, before the new version is deployed: a feed demands the triggers of
-    /// its own schema version. It also restores triggers that were disabled, or that `ENABLE TRIGGER ALL` has turned
-    /// from `ALWAYS` into the default.
+    /// Run the migration again after an update of this crate, before the new version is deployed. A
+    /// feed requires the triggers of its own schema version. The migration also enables triggers
+    /// that were disabled. It restores `ALWAYS` for triggers that `ENABLE TRIGGER ALL` has changed.
     ///
     /// # Privileges
     ///
-    /// To own the sessions' table, and `CREATE` in its schema. Whoever ends sessions needs no more
-    /// than before.
+    /// The role must own the sessions table, and needs `CREATE` in its schema. Roles that end
+    /// sessions need no further privilege.
     ///
     /// # Cost
     ///
-    /// Installing waits for the writes to the table that are under way, once. After that every statement
-    /// that updates or deletes sessions costs the server some 40 µs more, and one that announces
-    /// another 25 µs for each process that listens. `benches/feed` measures it, in processor time of the
-    /// server for each sign-out, in milliseconds:
+    /// Installing the triggers waits once for the writes to the table that are in progress. After
+    /// that, a statement that updates or deletes sessions costs the server about 40 µs more. A
+    /// statement that sends a notification costs another 25 µs for each listening process.
+    /// `benches/feed` measures the server's processor time for each sign-out, in milliseconds:
     ///
-    /// | sign-outs at the same time | 1 | 8 |
+    /// | concurrent sign-outs | 1 | 8 |
     /// |---|---|---|
     /// | without the triggers | 0.18 | 0.07 |
-    /// | with them | 0.21 | 0.09 |
-    /// | and four processes that listen | 0.32 | 0.14 |
+    /// | with the triggers | 0.21 | 0.09 |
+    /// | with the triggers and four listening processes | 0.32 | 0.14 |
     ///
-    /// Transactions that announce are committed one after the other, in the whole server, which makes
-    /// those dearer that come at once. They cannot be prepared for a two-phase commit, and they fail once the
-    /// queue of notifications is full, which takes a listener that does not read for 8 GB.
+    /// The server commits transactions with notifications one after the other, which slows down
+    /// concurrent ones. Such transactions cannot be prepared for a two-phase commit. They fail if
+    /// the notification queue is full. That takes 8 GB of notifications that a listener does not
+    /// read.
     ///
-    /// # What it does not see
+    /// # Limitations
     ///
-    /// Statements while the triggers are disabled, and what logical replication applies to a
-    /// subscriber's table: PostgreSQL fires no triggers for statements there.
+    /// Statements that run while the triggers are disabled, and changes that logical replication
+    /// applies to a subscriber's table: PostgreSQL fires no triggers for these statements.
     ///
-    /// # Taking it back
+    /// # Uninstalling
     ///
-    /// Qualified with the schema of the sessions' table. The triggers go with their functions, those
-    /// of other tables of sessions in that schema too:
+    /// Qualify the functions with the schema of the sessions table. `CASCADE` drops the triggers
+    /// too, including those of other sessions tables in that schema:
     ///
     /// ```sql
-    /// DROP FUNCTION IF EXISTS tower_user_session_announce(), tower_user_session_announce_user() CASCADE;
+    /// DROP FUNCTION IF EXISTS
+    ///     tower_user_session_announce(), tower_user_session_announce_user() CASCADE;
     /// ```
     pub fn notify_on_revocation(mut self) -> Self {
-        if self.announce == Announce::Nothing {
-            self.announce = Announce::Sessions;
+        if self.triggers == Triggers::None {
+            self.triggers = Triggers::Sessions;
         }
         self
     }
 
-    /// The same as [`notify_on_revocation`](Self::notify_on_revocation), and also announces every user whose row
-    /// in the users' table changes.
+    /// Does the same as [`notify_on_revocation`](Self::notify_on_revocation), and also sends a
+    /// notification for each user whose row in the users table changes.
     ///
-    /// A user is announced by a 64-bit hash of the key, because every role may `LISTEN` and a key may be an e-mail
-    /// address. Lookups return the same hash, so that a cache finds the user's sessions by it: also those that begin
-    /// while the change has not been committed yet. Keys must be integers, `uuid`, `text`, `varchar` or `citext`. For a
-    /// key of another type every update announces `everything`, and so does an update of more than 470 users.
+    /// The payload names a user by a 64-bit hash of the key, because every role may `LISTEN` and a
+    /// key may be an e-mail address. Lookups return the same hash, so that a cache finds the
+    /// sessions of the user. This includes sessions that begin before the change is committed. The
+    /// key must be an integer, `uuid`, `text`, `varchar` or `citext`. For a key of another type,
+    /// every update sends `everything`. An update of more than 470 users does the same.
     ///
-    /// Only that table counts: what [`PgUser::FROM`](super::PgUser::FROM) joins to it is not watched, and neither are
-    /// updates that name a partition of it. The re-check interval bounds how long such a change goes unnoticed: see
+    /// The triggers watch the users table only. They do not see changes of tables that
+    /// [`PgUser::FROM`](super::PgUser::FROM) joins to it, or updates that name a partition of it.
+    /// The re-check interval bounds how long such a change goes unnoticed: see
     /// [`SessionService::enable_cache`](crate::SessionService::enable_cache).
     ///
     /// # Privileges
     ///
-    /// To own the users' table too. The role that updates users needs no further privilege. The trigger reads the
-    /// changed rows and no other table.
+    /// The role must also own the users table. Roles that update users need no further privilege.
+    /// The trigger reads the changed rows and no other table.
     ///
     /// # Cost
     ///
-    /// Some 0.3 ms for every statement that updates users, most of it planning. If a column of every user's row is
-    /// updated on every request, use [`announce_changed_users_if`](Self::announce_changed_users_if).
+    /// About 0.3 ms for every statement that updates users, most of it for planning. If every
+    /// request updates a column of the user's row, use
+    /// [`announce_changed_users_if`](Self::announce_changed_users_if).
     pub fn notify_on_user_change(mut self) -> Self {
-        self.announce = Announce::SessionsAndUsers(String::new());
+        self.triggers = Triggers::SessionsAndUsers(String::new());
         self
     }
 
-    /// The same as [`notify_on_user_change`](Self::notify_on_user_change) for users of whom one of these columns
-    /// changes. Name the columns that [`PgUser`](super::PgUser) reads. Changes of others, such as the time of the last
-    /// request, cost a comparison for each row. The key is always compared.
+    /// Does the same as [`notify_on_user_change`](Self::notify_on_user_change), but only for users
+    /// for whom one of these columns changes. Name the columns that [`PgUser`](super::PgUser)
+    /// reads. A change of another column, such as the time of the last request, costs one
+    /// comparison per row. The key is always compared.
     ///
-    /// The trigger runs for each row that has changed, with a `WHEN` condition, and announces each user by itself.
+    /// The trigger runs for each changed row, with a `WHEN` condition, and sends one notification
+    /// per user.
     pub fn announce_changed_users_if<C: AsRef<str>>(
         mut self,
         columns: impl IntoIterator<Item = C>,
     ) -> Self {
         let quote = |column: C| format!("\"{}\"", column.as_ref().replace('"', "\"\""));
         let columns: Vec<_> = columns.into_iter().map(quote).collect();
-        self.announce = Announce::SessionsAndUsers(columns.join(","));
+        self.triggers = Triggers::SessionsAndUsers(columns.join(","));
         self
     }
 
     async fn run(self) -> Result<(), Error> {
         let client = open_new(&self.pool).await?;
-        let (users, columns) = match &self.announce {
-            Announce::Nothing | Announce::Sessions => ("off", ""),
-            Announce::SessionsAndUsers(columns) => ("on", &**columns),
+        let (users, columns) = match &self.triggers {
+            Triggers::None | Triggers::Sessions => ("off", ""),
+            Triggers::SessionsAndUsers(columns) => ("on", &**columns),
         };
         let bounds = Bounds {
             statement: Duration::ZERO,
-            lock: LONGEST_LOCK_WAIT,
+            lock: LOCK_TIMEOUT,
         };
         Execution::begin(&client, bounds).await?;
         let migrated = async {
             client
                 .execute_typed(
                     "SELECT pg_catalog.pg_advisory_xact_lock($1)",
-                    &[(&LOCK, Type::INT8)],
+                    &[(&ADVISORY_LOCK_KEY, Type::INT8)],
                 )
                 .await?;
             client
@@ -253,7 +266,7 @@ impl Migrate {
                 )
                 .await?;
             client.batch_execute(CREATE_SESSIONS).await?;
-            if self.announce != Announce::Nothing {
+            if self.triggers != Triggers::None {
                 client.batch_execute(ANNOUNCE_SESSIONS).await?;
             }
             client.batch_execute("COMMIT").await
@@ -262,12 +275,13 @@ impl Migrate {
         migrated.map_err(|error| {
             let error = errors::statement(error);
             if errors::code(&error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-                let tables = format!(
-                    "no lock on {} or {} within {LONGEST_LOCK_WAIT:?}: another transaction holds one",
+                let cause = format!(
+                    "migration failed: no lock on {} or {} within {LOCK_TIMEOUT:?}, because \
+                     another transaction holds one; end it, or run the migration again",
                     self.users_table,
                     self.sessions_table.to_sql(),
                 );
-                return Error::new(ErrorKind::Deadline, tables);
+                return Error::new(ErrorKind::Deadline, cause);
             }
             error
         })

@@ -1,4 +1,4 @@
-//! Sessions in PostgreSQL.
+//! Session store and invalidation feed for PostgreSQL.
 
 #[cfg(test)]
 mod boundaries;

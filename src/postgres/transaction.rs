@@ -1,4 +1,4 @@
-//! Sessions together with the application's own writes.
+//! Sign-ins and revocations as part of the application's own transaction.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::{
     store::RevokeScope,
 };
 
-/// What must still be true of the user's row when a sign-in happens.
+/// Preconditions of a sign-in: column values that the user's row must still have.
 #[derive(Default)]
 pub struct SignInConditions(Vec<(&'static str, Box<dyn ToSql + Send + Sync>)>);
 
@@ -29,7 +29,7 @@ impl SignInConditions {
 }
 
 impl fmt::Debug for SignInConditions {
-    /// The values may be password hashes.
+    /// Omits the values, because they may be password hashes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
             .entries(self.0.iter().map(|(column, _)| column))
@@ -38,19 +38,21 @@ impl fmt::Debug for SignInConditions {
 }
 
 impl<U: PgUser> SignIn<PgSessionStore<U>> {
-    /// Signs in only if this column of the user's row still has this value, and otherwise fails with
-    /// [`ErrorKind::UserNotAllowed`](crate::ErrorKind::UserNotAllowed).
+    /// Signs in only if this column of the user's row still has this value. Otherwise the sign-in
+    /// fails with [`ErrorKind::UserNotAllowed`](crate::ErrorKind::UserNotAllowed).
     ///
-    /// Checking a password takes time. Name the hash that was checked, and a sign-in with the old
-    /// password cannot slip in after a change of the password that ends the other sessions.
+    /// Verifying a password takes time, and the password may change meanwhile. Pass the hash that
+    /// was verified. A sign-in with the old password then cannot succeed after a password change
+    /// that revokes the other sessions.
     ///
-    /// `column` is SQL of the application's own, as in [`PgUser::COLUMNS`]: never build it from
-    /// input. It is compared with `pg_catalog.=`, which compares a `citext` as text.
+    /// `column` is an SQL expression of the application, as in [`PgUser::COLUMNS`]: never build it
+    /// from input. It is compared with `pg_catalog.=`, which compares a `citext` as text.
     ///
     /// ```no_run
     /// # use tower_user_session::*;
     /// # async fn example<U: PgUser<Id = i64>>(
-    /// #     sessions: SessionService<PgSessionStore<U>>, headers: http::HeaderMap, checked_hash: String,
+    /// #     sessions: SessionService<PgSessionStore<U>>, headers: http::HeaderMap,
+    /// #     checked_hash: String,
     /// # ) -> Result<(), Error> {
     /// let signed_in =
     ///     sessions.sign_in(7, &headers).if_unchanged("u.password_hash", checked_hash).await?;
@@ -66,18 +68,18 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
         self
     }
 
-    /// Signs in as a part of the application's transaction, on the isolation level `READ COMMITTED`:
-    /// for creating an account and its first session together.
+    /// Signs in as part of the application's transaction, at the isolation level `READ COMMITTED`.
+    /// Use it to create an account and its first session together.
     ///
-    /// Send the cookie only once the transaction has been committed. Other sign-ins and revocations
-    /// of this user wait until it ends.
+    /// Send the cookie only after the transaction has been committed. Other sign-ins and
+    /// revocations of this user wait until the transaction ends.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the transaction's isolation
-    /// level is above `READ COMMITTED`; otherwise as for a sign-in. Where the error comes from the
-    /// database, the transaction can only be rolled back. No deadline applies: the transaction is the
-    /// application's.
+    /// level is above `READ COMMITTED`; otherwise as for a sign-in. After an error of the database,
+    /// the transaction can only be rolled back. No deadline applies, because the application owns
+    /// the transaction.
     pub async fn in_transaction(self, transaction: &Transaction<'_>) -> Result<SignedIn, Error> {
         let token = SessionToken::generate()?;
         let new = self.new_session(token.digest())?;
@@ -90,18 +92,20 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     }
 }
 
-/// # With the application's own writes
+/// # Writes in the application's transaction
 ///
-/// The methods whose names end in `_in_transaction` are a part of the application's transaction, on
-/// the isolation level `READ COMMITTED`: what they did holds when it is committed, and other sign-ins
-/// and revocations of this user wait until it ends. No deadline applies to them. They reject a transaction at a
-/// level above `READ COMMITTED` with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), because its
-/// snapshot may be older than a sign-in that the call has waited for.
+/// The methods whose names end in `_in_transaction` are part of the application's transaction, at
+/// the isolation level `READ COMMITTED`. Their effect becomes permanent when the transaction is
+/// committed. Until it ends, other sign-ins and revocations of this user wait. No deadline applies
+/// to them. They reject a transaction at a level above `READ COMMITTED` with
+/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration). The snapshot of such a
+/// transaction may be older than a sign-in that the call has waited for.
 ///
 /// ```no_run
 /// # use tower_user_session::*;
 /// # async fn example<U: PgUser<Id = i64>>(
-/// #     sessions: SessionService<PgSessionStore<U>>, user_id: i64, current: CurrentSession<U>, hash: String,
+/// #     sessions: SessionService<PgSessionStore<U>>, user_id: i64, current: CurrentSession<U>,
+/// #     hash: String,
 /// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut client = sessions.store().pool().get().await?;
 /// let transaction = client.transaction().await?;
@@ -113,7 +117,8 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
 /// # }
 /// ```
 impl<U: PgUser> SessionService<PgSessionStore<U>> {
-    /// Ends all sessions of this user but one when the transaction is committed, and says how many.
+    /// Ends all sessions of this user except `current` when the transaction is committed. Returns
+    /// the number of sessions.
     pub async fn revoke_others_in_transaction(
         &self,
         transaction: &Transaction<'_>,
@@ -130,7 +135,8 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
             .map(|ended| ended.len() as u64)
     }
 
-    /// Ends all sessions of this user when the transaction is committed, and says how many.
+    /// Ends all sessions of this user when the transaction is committed. Returns the number of
+    /// sessions.
     pub async fn revoke_all_in_transaction(
         &self,
         transaction: &Transaction<'_>,

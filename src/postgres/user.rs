@@ -1,4 +1,4 @@
-//! What the store must know about the application's users, stated once.
+//! The application's users, as the store reads them.
 
 use std::ops::Range;
 
@@ -9,10 +9,10 @@ use tokio_postgres::{
 
 use crate::error::{BoxError, Error, ErrorKind};
 
-/// The application's user, as it stands in the application's own tables.
+/// The application's user, as its own tables store it.
 ///
-/// This is the one place that knows them. The constants are SQL of the application's own, put into
-/// the lookup's statement as they are: never build them from input.
+/// Only this trait describes the users table. Its constants are SQL expressions of the application
+/// that are inserted into the lookup statement unchanged: never build them from input.
 ///
 /// ```
 /// use tower_user_session::{BoxError, LookupRow, PgUser};
@@ -36,8 +36,8 @@ use crate::error::{BoxError, Error, ErrorKind};
 ///
 /// # More than one table
 ///
-/// The statement must yield **one row** for a user; a second one is an error, not an answer. What
-/// belongs to the user many times comes as an array:
+/// The statement must return **one row** per user; a second row is an error. Select values of which
+/// a user has several as an array:
 ///
 /// ```
 /// # use tower_user_session::{BoxError, LookupRow, PgUser};
@@ -55,51 +55,53 @@ use crate::error::{BoxError, Error, ErrorKind};
 /// }
 /// ```
 pub trait PgUser: Clone + Send + Sync + Sized + 'static {
-    /// The type of the users' key: `i32`, `i64`, `String`, `uuid::Uuid` (with the feature `uuid`) and the like.
+    /// The type of the users' key: `i32`, `i64`, `String`, `uuid::Uuid` (with the feature `uuid`)
+    /// and the like.
     type Id: ToSql + Send + Sync + 'static;
 
-    /// What to select. An aggregate is an error, because it would yield a row for a user who does not meet
-    /// [`CONDITION`](Self::CONDITION); so is a column that [`from_row`](Self::from_row) reads and whose name occurs
-    /// twice.
+    /// The columns to select. An aggregate is an error, because it would return a row for a user
+    /// who does not meet [`CONDITION`](Self::CONDITION). A column that [`from_row`](Self::from_row)
+    /// reads must have a unique name.
     const COLUMNS: &'static str;
-    /// What to select it from: the users' table and whatever is joined to it.
+    /// The `FROM` clause: the users table and the tables joined to it.
     const FROM: &'static str = "users AS u";
-    /// The users' key, which the sessions refer to. It is compared with the operator of the foreign key, whatever the
-    /// `search_path` is; a process reads it once.
+    /// The users' key, which the sessions refer to. It is compared with the operator of the foreign
+    /// key, regardless of the `search_path`. Each process reads this operator once.
     const KEY: &'static str = "u.id";
-    /// What must hold for a user to be signed in, and to stay so. It is decided on every request, so
-    /// that a session of a disabled user is dead at once, and alive again if it has not ended when
-    /// the user is enabled.
+    /// The condition that a user must meet to sign in and to stay signed in. Every lookup evaluates
+    /// it. A session of a disabled user is therefore rejected at once. It is accepted again if the
+    /// user is enabled before it ends.
     const CONDITION: &'static str = "true";
 
-    /// Reads the user from a row.
+    /// Decodes the user from a row.
     ///
     /// # Errors
     ///
-    /// When the row is not as expected. The request is then answered with 503, never as anonymous,
-    /// and no other request is affected.
+    /// Return an error if the row is not as expected. The request is then rejected with 503, never
+    /// treated as anonymous. No other request is affected.
     ///
     /// # Panics
     ///
-    /// A panic fails the lookups of this user with [`ErrorKind::Panicked`], and no others. With `panic = "abort"` it
-    /// ends the process. The same holds for `Clone`, which runs in the task of the request.
+    /// A panic fails the lookups of this user with [`ErrorKind::Panicked`], and no others. With
+    /// `panic = "abort"` it terminates the process. The same applies to `Clone`, which runs in the
+    /// task of the request.
     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError>;
 }
 
-/// A row of the lookup as [`PgUser::from_row`] sees it. Each part of it has columns of its own, so that one of
-/// the application's is never taken for one of another part with the same name.
+/// A row of the lookup, as [`PgUser::from_row`] sees it. Each part has its own range of columns, so
+/// columns of the same name in different parts are never confused.
 pub struct LookupRow<'a> {
     row: &'a Row,
     user: Range<usize>,
 }
 
 impl<'a> LookupRow<'a> {
-    /// A row with the user's columns in this range.
+    /// Creates a row whose user columns are in this range.
     pub(super) const fn new(row: &'a Row, user: Range<usize>) -> Self {
         Self { row, user }
     }
 
-    /// The user's columns: those of [`PgUser::COLUMNS`] and no others.
+    /// Returns the user's columns: those of [`PgUser::COLUMNS`] and no others.
     pub const fn user(&self) -> UserRow<'a> {
         UserRow {
             row: self.row,
@@ -140,12 +142,12 @@ impl std::fmt::Debug for LookupRow<'_> {
 /// | `inet` | `std::net::IpAddr` | |
 /// | `T[]` | `Vec<T>` | |
 /// | a column that can be null | `Option<T>` | |
-/// | `numeric`, an enum, and others | a cast in [`PgUser::COLUMNS`] | |
+/// | `numeric`, an enum, and others | cast in [`PgUser::COLUMNS`] | |
 ///
-/// # An enum, and `citext`
+/// # Enums and `citext`
 ///
-/// A cast to `text` reads every type, also behind a pooler that keeps no prepared statements. What the application
-/// does not know is an error, not a default:
+/// A cast to `text` makes every type readable, also behind a pooler without prepared statements.
+/// Return an error for a value that the application does not know, not a default:
 ///
 /// ```
 /// # use tower_user_session::{BoxError, LookupRow, PgUser};
@@ -178,34 +180,38 @@ pub struct UserRow<'a> {
 }
 
 impl<'a> UserRow<'a> {
-    /// The value of a column.
+    /// Returns the value of a column.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if there is no such column, if more than one column has this name, or if its value is
-    /// not a `T`. The source names the column.
+    /// [`ErrorKind::Decode`] if there is no such column, if several columns have this name, or if
+    /// the value is not a `T`. The source names the column.
     pub fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T, Error> {
-        let fails = |text| Error::new(ErrorKind::Decode, text);
-        let mut places = self.columns().iter().enumerate();
-        let mut next = || places.find(|(_, each)| each.name() == column);
-        let Some((place, _)) = next() else {
-            return Err(fails(format!("PgUser::COLUMNS has no column \"{column}\"")));
+        let decode_error = |text| Error::new(ErrorKind::Decode, text);
+        let mut columns = self.columns().iter().enumerate();
+        let mut next = || columns.find(|(_, each)| each.name() == column);
+        let Some((index, _)) = next() else {
+            return Err(decode_error(format!(
+                "PgUser::COLUMNS has no column \"{column}\""
+            )));
         };
         if next().is_some() {
-            return Err(fails(format!(
+            return Err(decode_error(format!(
                 "PgUser::COLUMNS has more than one column \"{column}\": rename them with AS"
             )));
         }
         self.row
-            .try_get(self.columns.start + place)
+            .try_get(self.columns.start + index)
             .map_err(|error| {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 let cause = cause.unwrap_or_else(|| error.to_string());
-                fails(format!("the user's column \"{column}\": {cause}"))
+                decode_error(format!(
+                    "decoding the user's column \"{column}\" failed: {cause}"
+                ))
             })
     }
 
-    /// The columns of [`PgUser::COLUMNS`].
+    /// Returns the columns of [`PgUser::COLUMNS`].
     pub(super) fn columns(&self) -> &'a [Column] {
         self.row
             .columns()
