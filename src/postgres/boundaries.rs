@@ -1,5 +1,5 @@
-//! The instants of both limits, which can be met only inside a transaction, where the clock stands
-//! still. Elsewhere rows are moved; see `tests/it/service/lifetimes.rs`.
+//! Tests of both limits at their exact instants. Only a transaction can reach these, because its
+//! clock does not advance. Other tests change the rows; see `tests/it/service/lifetimes.rs`.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl PgUser for User {
 
 const ABSOLUTE: Duration = Duration::from_secs(60 * 60);
 
-/// C05, C06, C15: dead at the instant of a limit, alive a microsecond before it.
+/// C05, C06, C15: a session is expired at the instant of a limit, and live one microsecond before.
 #[tokio::test]
 async fn a_limit_is_strict_to_the_microsecond() {
     let migration = include_str!("../../migrations/0001_create_sessions.sql");
@@ -55,14 +55,15 @@ async fn a_limit_is_strict_to_the_microsecond() {
         ("now()", true),
     ] {
         let update = format!(
-            "UPDATE sessions SET created_at = {created}, expires_at = now() + interval '1 day', last_seen_at = now()"
+            "UPDATE sessions SET created_at = {created}, last_seen_at = now(),
+                 expires_at = now() + interval '1 day'"
         );
         transaction.execute(&update, &[]).await.unwrap();
         let row = transaction
             .query_one(&statements.find.sql, &[&&digest[..], &0_i64])
             .await;
         let found = super::decode::found::<User>(&row.unwrap(), false, lifetime).unwrap();
-        let outcome = found.answer.into_outcome().unwrap();
+        let outcome = found.result.into_outcome().unwrap();
         assert_eq!(outcome.is_some(), live, "created {created}");
         let listed = transaction.query(list, &[&1_i64, &Some(60.0)]).await;
         assert_eq!(
@@ -98,7 +99,7 @@ async fn a_limit_is_strict_to_the_microsecond() {
             .query_one(&statements.find.sql, &[&&digest[..], &0_i64])
             .await;
         let found = super::decode::found::<User>(&row.unwrap(), false, lifetime).unwrap();
-        let outcome = found.answer.into_outcome().unwrap();
+        let outcome = found.result.into_outcome().unwrap();
         assert_eq!(
             outcome.is_some(),
             live,

@@ -1,8 +1,8 @@
-//! A few connections of the store's own, for one purpose.
+//! Small sets of dedicated connections, one set for each purpose.
 //!
-//! Each is a new object of the application's pool: the pool's hooks have run on it, and no other code has used
-//! it. It is taken out of the pool, so that its settings reach no other code and no other code's settings
-//! reach the store.
+//! Each connection is a new object of the application's pool. The pool's `post_create` hooks have
+//! run on it, and no other code has used it. It is detached from the pool. Its settings therefore
+//! reach no other code, and settings of other code do not reach it.
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ use crate::{
     service::DEFAULT_DEADLINE,
 };
 
-/// The deadline of the service, as the server is told it.
+/// The deadline of the service, in whole milliseconds, as the server's settings use it.
 #[derive(Clone, Debug)]
 pub(super) struct Deadline(Arc<AtomicU64>);
 
@@ -48,55 +48,55 @@ impl Deadline {
         Duration::from_millis(self.0.load(SeqCst))
     }
 
-    /// Returns whether it was another one before.
+    /// Sets the deadline, and returns whether it has changed.
     pub(super) fn set(&self, deadline: Duration) -> bool {
         let milliseconds = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         self.0.swap(milliseconds.max(1), SeqCst) != milliseconds
     }
 }
 
-/// At most a fixed number of connections, opened in the background when they are needed.
+/// A fixed maximum of connections, opened in the background on demand.
 #[derive(Clone)]
 pub(super) struct ConnectionSet(Arc<Shared>);
 
 struct Shared {
     pool: Pool,
     deadline: Deadline,
-    /// The settings of each new connection; none behind a transaction pooler.
+    /// The settings of each new connection; `None` behind a transaction pooler.
     settings: Option<fn(Duration) -> String>,
     size: usize,
     alive: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
     state: Mutex<State>,
-    /// That a connection was returned or opened, or could not be opened.
+    /// Notifies the waiters that a connection was released or opened, or that opening one failed.
     changed: Notify,
-    /// Pauses between failed attempts to connect, during which callers fail at once: for a set that many requests
-    /// use.
+    /// Backoff between failed attempts to connect, during which callers fail at once. Only a set
+    /// that many requests use has one.
     reconnect: Option<Reconnect>,
 }
 
 #[derive(Default)]
 struct State {
     idle: Vec<Connection>,
-    /// Since when connections are being opened.
+    /// The start time of each attempt in progress.
     opening: Vec<Instant>,
-    /// The last attempt that failed: when it began, and why it failed.
+    /// The start time and the error of the last attempt that failed.
     failed: Option<(Instant, Error)>,
-    /// Connections of an earlier generation are closed when they are returned.
+    /// A connection of an earlier generation is closed when it is released.
     generation: u64,
     closed: bool,
 }
 
-/// A connection that no other code has used.
+/// A dedicated connection.
 pub(super) struct Connection {
     client: ClientWrapper,
-    /// The lookup, once it is prepared here, and whether it returns the hash of the user's key.
+    /// The prepared lookup of this connection, and whether it returns the hash of the user's key.
     pub(super) find: Option<(Find, bool)>,
     generation: u64,
     _alive: Alive,
 }
 
-/// Counts a connection for as long as it is open.
+/// Counts a connection while it is open.
 struct Alive(Arc<AtomicUsize>);
 
 impl Drop for Alive {
@@ -105,12 +105,12 @@ impl Drop for Alive {
     }
 }
 
-/// A connection in use. If it is dropped before [`keep`](Self::keep), the connection is closed: what is in
-/// flight on it can reach no other caller.
-pub(super) struct Lent {
+/// A connection in use. Dropping it without [`release`](Self::release) closes the connection, so
+/// that a response in flight reaches no other caller.
+pub(super) struct PooledConnection {
     connection: Option<Connection>,
     shared: Arc<Shared>,
-    // Last, so that the connection is closed before another one is opened in its place.
+    // The last field, so that the connection is closed before another one is opened in its place.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -120,7 +120,7 @@ impl ConnectionSet {
         deadline: Deadline,
         settings: Option<fn(Duration) -> String>,
         size: usize,
-        pauses: bool,
+        with_backoff: bool,
     ) -> Self {
         Self(Arc::new(Shared {
             pool,
@@ -131,23 +131,23 @@ impl ConnectionSet {
             permits: Arc::new(Semaphore::new(size)),
             state: Mutex::default(),
             changed: Notify::new(),
-            reconnect: pauses.then(Reconnect::default),
+            reconnect: with_backoff.then(Reconnect::default),
         }))
     }
 
-    /// Waits for a connection, in the order of the calls. If none is idle, one is opened in the background; the
-    /// caller takes whichever comes first, that one or one that is returned.
+    /// Acquires a connection, in the order of the calls. If none is idle, one is opened in the
+    /// background. The caller gets that one, or one that is released earlier.
     ///
     /// # Errors
     ///
-    /// Those of opening a connection: [`ErrorKind::Pool`] if the pool has none to spare.
-    pub(super) async fn acquire(&self) -> Result<Lent, Error> {
+    /// Those of opening a connection: [`ErrorKind::Pool`] if the pool has none available.
+    pub(super) async fn acquire(&self) -> Result<PooledConnection, Error> {
         let shared = &self.0;
         let permit = Arc::clone(&shared.permits).acquire_owned();
-        let permit = in_time(
+        let permit = before_deadline(
             &shared.deadline,
             permit,
-            "all connections of the store are in use",
+            "acquiring a connection failed: all connections of the store are in use",
         );
         let permit = permit.await?.ok();
         let arrived = Instant::now();
@@ -156,7 +156,7 @@ impl ConnectionSet {
             pin!(changed);
             changed.as_mut().enable();
             if let Some(connection) = shared.idle() {
-                return Ok(Lent {
+                return Ok(PooledConnection {
                     connection: Some(connection),
                     shared: Arc::clone(shared),
                     _permit: permit,
@@ -177,11 +177,11 @@ impl ConnectionSet {
         for _ in 0..self.0.size {
             all.push(self.acquire().await?);
         }
-        all.into_iter().for_each(Lent::keep);
+        all.into_iter().for_each(PooledConnection::release);
         Ok(())
     }
 
-    /// Closes all connections: those that are idle now, and the others when they are returned.
+    /// Closes all connections: the idle ones now, and those in use when they are released.
     pub(super) fn renew(&self) {
         let idle = {
             let mut state = self.0.state();
@@ -191,7 +191,7 @@ impl ConnectionSet {
         drop(idle);
     }
 
-    /// From now on, no connection is kept.
+    /// Closes the set: every connection is closed when it is released.
     pub(super) fn close(&self) {
         self.0.state().closed = true;
         self.renew();
@@ -203,10 +203,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a connection that has not been closed, as far as the driver knows.
+    /// Returns an idle connection that the driver has not reported as closed.
     fn idle(&self) -> Option<Connection> {
         loop {
-            // A statement of its own: the lock must not be held while a closed connection is dropped.
+            // A separate statement, because the lock must not be held while a closed connection is
+            // dropped.
             let connection = self.state().idle.pop();
             match connection {
                 Some(connection) if connection.client.is_closed() => {}
@@ -215,8 +216,8 @@ impl Shared {
         }
     }
 
-    /// Has a connection opened in the background, unless one is being opened. Fails if an attempt has failed
-    /// that began after the caller had arrived.
+    /// Opens a connection in the background, unless an attempt is in progress. Fails if an attempt
+    /// that started after the caller's arrival has failed.
     fn open_another(self: &Arc<Self>, arrived: Instant) -> Result<(), Error> {
         let mut state = self.state();
         if let Some((_, error)) = state.failed.as_ref().filter(|(since, _)| *since >= arrived) {
@@ -224,7 +225,7 @@ impl Shared {
         }
         let now = Instant::now();
         let deadline = self.deadline.get();
-        // A task on a runtime that is not driven never ends.
+        // A task on a runtime that is no longer polled never ends.
         state
             .opening
             .retain(|since| now.duration_since(*since) <= deadline);
@@ -233,7 +234,7 @@ impl Shared {
             return Ok(());
         }
         if let Some(reconnect) = &self.reconnect {
-            reconnect.allowed()?;
+            reconnect.ensure_allowed()?;
         }
         state.opening.push(now);
         drop(state);
@@ -248,7 +249,7 @@ impl Shared {
 
     async fn open(&self) -> Result<Connection, Error> {
         let generation = self.state().generation;
-        let opened = self.open_or_give_up().await;
+        let opened = self.open_unless_pool_is_exhausted().await;
         if let Some(reconnect) = &self.reconnect {
             match &opened {
                 Ok(_) => reconnect.succeeded(),
@@ -269,8 +270,8 @@ impl Shared {
         Ok(connection)
     }
 
-    /// Stops waiting for an exhausted pool before the deadline, so that callers learn what they have waited for.
-    async fn open_or_give_up(&self) -> Result<ClientWrapper, Error> {
+    /// Stops waiting for an exhausted pool before the deadline, so that callers get the cause.
+    async fn open_unless_pool_is_exhausted(&self) -> Result<ClientWrapper, Error> {
         let opening = open_new(&self.pool);
         pin!(opening);
         if let Ok(opened) = timeout(self.deadline.get() * 3 / 4, opening.as_mut()).await {
@@ -284,7 +285,8 @@ impl Shared {
     }
 }
 
-/// The task that opens a connection. Its `Drop` reports the outcome, also if the task ends early.
+/// The background task that opens a connection. Its `Drop` reports the outcome, also if the task
+/// ends early.
 struct Opening {
     since: Instant,
     shared: Arc<Shared>,
@@ -316,25 +318,25 @@ impl Drop for Opening {
                 Err(error) => state.failed = Some((self.since, error.clone())),
             }
         }
-        // What is left of the outcome is dropped without the lock.
+        // The rest of the outcome is dropped after the lock is released.
         shared.changed.notify_waiters();
     }
 }
 
-/// Waits for what a caller needs before it sends anything. It ends before the service's deadline, so that the caller
-/// learns that nothing has happened.
-pub(super) async fn in_time<F: Future>(
+/// Waits for a resource that a caller needs before it sends anything. The wait times out before the
+/// service's deadline, so that the error states that nothing has happened.
+pub(super) async fn before_deadline<F: Future>(
     deadline: &Deadline,
     wait: F,
-    otherwise: &'static str,
+    message: &'static str,
 ) -> Result<F::Output, Error> {
     let waited = timeout(deadline.get() * 3 / 4, wait).await;
-    waited.map_err(|_| Error::from_kind(ErrorKind::Deadline).with_message(otherwise))
+    waited.map_err(|_| Error::from_kind(ErrorKind::Deadline).with_message(message))
 }
 
-/// Returns a connection that no other code has used, and takes it out of the pool.
+/// Returns a new connection, detached from the pool.
 ///
-/// The pool may have used connections to lend. Each of those is closed, and the pool is asked again.
+/// The pool may return used connections. Each of those is closed, and the next one is acquired.
 pub(super) async fn open_new(pool: &Pool) -> Result<ClientWrapper, Error> {
     for _ in 0..=pool.status().max_size {
         let object = pool.get().await.map_err(errors::pool)?;
@@ -344,13 +346,13 @@ pub(super) async fn open_new(pool: &Pool) -> Result<ClientWrapper, Error> {
             return Ok(client);
         }
     }
-    let context = "the pool lent used connections only";
-    Err(Error::from_kind(ErrorKind::Pool).with_message(context))
+    let message = "opening a connection failed: the pool returned only used connections";
+    Err(Error::from_kind(ErrorKind::Pool).with_message(message))
 }
 
-impl Lent {
-    /// Returns the connection to its set.
-    pub(super) fn keep(mut self) {
+impl PooledConnection {
+    /// Releases the connection to its set.
+    pub(super) fn release(mut self) {
         let Some(connection) = self.connection.take() else {
             return;
         };
@@ -368,16 +370,19 @@ impl Lent {
     }
 }
 
-impl Deref for Lent {
+impl Deref for PooledConnection {
     type Target = Connection;
 
-    #[expect(clippy::expect_used, reason = "only `keep` takes it, and it ends self")]
+    #[expect(
+        clippy::expect_used,
+        reason = "only `release` takes it, and it consumes self"
+    )]
     fn deref(&self) -> &Connection {
         self.connection.as_ref().expect("the connection is in use")
     }
 }
 
-impl DerefMut for Lent {
+impl DerefMut for PooledConnection {
     #[expect(clippy::expect_used, reason = "as for `deref`")]
     fn deref_mut(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("the connection is in use")

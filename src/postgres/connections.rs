@@ -1,4 +1,4 @@
-//! The connections of a store, and the transactions that it runs on them.
+//! Connections of the store, and the transactions that run on them.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -9,26 +9,26 @@ use tokio_postgres::{Row, error::SqlState};
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
-        connection_set::{ConnectionSet, Deadline, Lent, in_time, open_new},
+        connection_set::{ConnectionSet, Deadline, PooledConnection, before_deadline, open_new},
         errors,
         sql::{
             execution::{BRIEF_LOCK_WAIT, Bounds, Execution, On, lookup_settings, write_settings},
             statement::{Statement, Values},
         },
-        user_queue::{TakenTurn, Turns},
+        user_queue::{UserQueues, WritePermit},
     },
     store::lookup::MAX_CONCURRENT_LOOKUPS,
 };
 
-/// As many as there are lookups in flight at once.
+/// One connection for each lookup query that may be in flight.
 pub(super) const LOOKUP_CONNECTIONS: usize = MAX_CONCURRENT_LOOKUPS;
 pub(super) const WRITE_CONNECTIONS: usize = 2;
 
-/// What is known of the rows of a single statement.
+/// The expected lock state of the rows of a single statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     Unlocked,
-    /// Another transaction has locked them.
+    /// Another transaction holds locks on them.
     Locked,
 }
 
@@ -38,26 +38,27 @@ pub(super) struct Connections {
     deadline: Deadline,
     pub(super) lookups: ConnectionSet,
     pub(super) writes: ConnectionSet,
-    /// For deleting expired sessions in batches; closed after each round.
-    pub(super) upkeep: ConnectionSet,
-    turns: Turns,
-    waiting_for_locks: Semaphore,
+    /// The connection for deleting expired sessions in batches; closed after each round.
+    pub(super) cleanup: ConnectionSet,
+    user_queues: UserQueues,
+    lock_waiters: Semaphore,
 }
 
 impl Connections {
-    /// If the store runs behind a transaction pooler, no setting outlives a transaction, and none is set.
+    /// Creates the sets. Behind a transaction pooler, no setting outlives a transaction, and none
+    /// is set.
     pub(super) fn new(pool: Pool, execution: &Execution, writes: usize) -> Self {
         let deadline = Deadline::default();
-        let set = |settings: fn(Duration) -> String, size, pauses| {
+        let set = |settings: fn(Duration) -> String, size, with_backoff| {
             let settings = execution.has_settings().then_some(settings);
-            ConnectionSet::new(pool.clone(), deadline.clone(), settings, size, pauses)
+            ConnectionSet::new(pool.clone(), deadline.clone(), settings, size, with_backoff)
         };
         Self {
             lookups: set(lookup_settings, LOOKUP_CONNECTIONS, true),
             writes: set(write_settings, writes.max(WRITE_CONNECTIONS), false),
-            upkeep: set(write_settings, 1, false),
-            turns: Turns::default(),
-            waiting_for_locks: Semaphore::new(1),
+            cleanup: set(write_settings, 1, false),
+            user_queues: UserQueues::default(),
+            lock_waiters: Semaphore::new(1),
             deadline,
             pool,
         }
@@ -67,7 +68,7 @@ impl Connections {
         &self.pool
     }
 
-    /// Takes the service's deadline over into the settings of the connections.
+    /// Applies the service's deadline to the settings of the connections.
     pub(super) fn set_deadline(&self, deadline: Duration) {
         if self.deadline.set(deadline) {
             self.lookups.renew();
@@ -78,7 +79,7 @@ impl Connections {
     pub(super) fn close(&self) {
         self.lookups.close();
         self.writes.close();
-        self.upkeep.close();
+        self.cleanup.close();
     }
 
     /// Opens the connections for lookups and writes, so that an exhausted pool stops neither.
@@ -87,13 +88,13 @@ impl Connections {
         self.writes.fill().await
     }
 
-    /// Waits for the turn of this user's write. See [`Turns`].
-    pub(super) async fn turn(&self, user: &impl Debug) -> Result<TakenTurn<'_>, Error> {
-        let turn = self.turns.take(user);
-        in_time(
+    /// Waits until the earlier writes of this user have ended. See [`UserQueues`].
+    pub(super) async fn queue_write(&self, user: &impl Debug) -> Result<WritePermit<'_>, Error> {
+        let permit = self.user_queues.acquire(user);
+        before_deadline(
             &self.deadline,
-            turn,
-            "an earlier write of the same user has not ended",
+            permit,
+            "the write timed out: an earlier write of the same user has not ended",
         )
         .await
     }
@@ -101,31 +102,31 @@ impl Connections {
     pub(super) fn attempts(&self) -> Attempts<'_> {
         Attempts {
             connections: self,
-            waits_for_locks: None,
+            lock_wait_permit: None,
             rolled_back: false,
             renewed: false,
         }
     }
 
     /// Begins a transaction on a connection for writes.
-    pub(super) async fn begin(&self, bounds: Bounds) -> Result<OwnTransaction, Error> {
+    pub(super) async fn begin(&self, bounds: Bounds) -> Result<StoreTransaction, Error> {
         let connection = self.writes.acquire().await?;
         match Execution::begin(&connection, bounds).await {
-            // An idle connection was lost. Nothing has happened yet.
+            // An idle connection was lost. Nothing has happened yet, so a retry is safe.
             Err(error) if error.kind() == ErrorKind::Connection => {
                 self.writes.renew();
                 drop(connection);
                 let connection = self.writes.acquire().await?;
                 Execution::begin(&connection, bounds).await?;
-                Ok(OwnTransaction(connection))
+                Ok(StoreTransaction(connection))
             }
-            begun => begun.map(|()| OwnTransaction(connection)),
+            begun => begun.map(|()| StoreTransaction(connection)),
         }
     }
 
-    /// Runs one statement in one round trip: by itself if the settings of the connection suffice for it, and
-    /// otherwise in a transaction of its own.
-    pub(super) async fn alone(
+    /// Runs one statement in one round trip. If the settings of the connection suffice for the
+    /// statement, it runs without an explicit transaction.
+    pub(super) async fn run_single(
         &self,
         execution: &Execution,
         statement: &Statement,
@@ -134,31 +135,35 @@ impl Connections {
     ) -> Result<Vec<Row>, Error> {
         let mut attempts = self.attempts();
         if access == Access::Locked {
-            attempts.wait_for_locks().await;
+            attempts.become_only_lock_waiter().await;
         }
         loop {
-            let brief = attempts.waits_for_locks.is_none();
-            // Without the settings of the connection, a policy would hide rows from a statement that reads.
-            let by_itself = brief && execution.has_settings();
-            let bounds = (!by_itself).then(|| attempts.bounds());
-            let outcome = alone(&self.writes, execution, bounds, statement, values).await;
+            let is_short_wait = attempts.lock_wait_permit.is_none();
+            // Without the settings of the connection, a policy would hide rows from a statement
+            // that reads.
+            let settings_suffice = is_short_wait && execution.has_settings();
+            let bounds = (!settings_suffice).then(|| attempts.bounds());
+            let outcome = run_single(&self.writes, execution, bounds, statement, values).await;
             match outcome {
-                Err(error) if attempts.another(&error).await => {}
-                outcome => return self.explained(outcome).await,
+                Err(error) if attempts.should_retry(&error).await => {}
+                outcome => return self.with_recovery_cause(outcome).await,
             }
         }
     }
 
-    /// A write is refused on a replica, and also on a primary whose transactions are read-only. Only the server
-    /// knows which it is.
-    pub(super) async fn explained<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+    /// Determines why a write was rejected: a replica rejects writes, and so does a primary whose
+    /// transactions are read-only. Only the server can distinguish the two.
+    pub(super) async fn with_recovery_cause<T>(
+        &self,
+        outcome: Result<T, Error>,
+    ) -> Result<T, Error> {
         match outcome {
             Err(error) if error.kind() == ErrorKind::ReadOnly => {
                 let in_recovery = async {
                     let connection = self.writes.acquire().await.ok()?;
-                    let asked =
+                    let row =
                         connection.query_typed_one("SELECT pg_catalog.pg_is_in_recovery()", &[]);
-                    asked.await.ok()?.try_get(0).ok()
+                    row.await.ok()?.try_get(0).ok()
                 };
                 Err(match in_recovery.await {
                     Some(true) => Error::new(ErrorKind::Recovery, error),
@@ -169,14 +174,15 @@ impl Connections {
         }
     }
 
-    /// Opens a connection for a task without a deadline. It is closed when the task has ended.
+    /// Opens a connection for a task without a deadline. It is closed when the task ends.
     pub(super) async fn open_new(&self) -> Result<ClientWrapper, Error> {
         open_new(&self.pool).await
     }
 }
 
-/// Runs one statement on a connection of this set; in a transaction of its own if there are bounds.
-pub(super) async fn alone(
+/// Runs one statement on a connection of this set. If `bounds` are given, it runs in its own
+/// transaction.
+pub(super) async fn run_single(
     set: &ConnectionSet,
     execution: &Execution,
     bounds: Option<Bounds>,
@@ -193,12 +199,12 @@ pub(super) async fn alone(
             .map_err(errors::write),
     };
     if outcome.as_ref().err().is_none_or(leaves_connection_usable) {
-        connection.keep();
+        connection.release();
     }
     outcome
 }
 
-/// Whether the server answered, and the next statement may succeed on the same connection.
+/// Returns whether the server responded, and the next statement can succeed on the same connection.
 fn leaves_connection_usable(error: &Error) -> bool {
     errors::code(error).is_some()
         && !matches!(
@@ -207,10 +213,11 @@ fn leaves_connection_usable(error: &Error) -> bool {
         )
 }
 
-/// How often a write is attempted, and with which bounds. A write is repeated only if nothing has happened.
+/// The retries of a write and the bounds of each attempt. A write is retried only if the failed
+/// attempt had no effect.
 pub(super) struct Attempts<'a> {
     connections: &'a Connections,
-    waits_for_locks: Option<SemaphorePermit<'a>>,
+    lock_wait_permit: Option<SemaphorePermit<'a>>,
     rolled_back: bool,
     renewed: bool,
 }
@@ -218,7 +225,7 @@ pub(super) struct Attempts<'a> {
 impl Attempts<'_> {
     pub(super) fn bounds(&self) -> Bounds {
         let deadline = self.connections.deadline.get();
-        let lock = if self.waits_for_locks.is_some() {
+        let lock = if self.lock_wait_permit.is_some() {
             deadline
         } else {
             BRIEF_LOCK_WAIT.min(deadline)
@@ -229,26 +236,26 @@ impl Attempts<'_> {
         }
     }
 
-    /// Waits for the turn among the writes that wait for locks.
-    async fn wait_for_locks(&mut self) {
-        let semaphore = &self.connections.waiting_for_locks;
-        self.waits_for_locks = semaphore.acquire().await.ok();
+    /// Waits until this is the only write of the store that waits for locks.
+    async fn become_only_lock_waiter(&mut self) {
+        let semaphore = &self.connections.lock_waiters;
+        self.lock_wait_permit = semaphore.acquire().await.ok();
     }
 
-    /// Whether to try again after this error. Waits for the turn among the writes that wait for locks, if it is a
-    /// lock that could not be acquired.
-    pub(super) async fn another(&mut self, error: &Error) -> bool {
+    /// Returns whether to retry after this error. If a lock was not available, it first waits until
+    /// no other write of the store waits for locks.
+    pub(super) async fn should_retry(&mut self, error: &Error) -> bool {
         if error.is_outcome_unknown() {
             return false;
         }
         if errors::code(error) == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-            let waited = self.waits_for_locks.is_some();
+            let waited = self.lock_wait_permit.is_some();
             if !waited {
-                self.wait_for_locks().await;
+                self.become_only_lock_waiter().await;
             }
             return !waited;
         }
-        // The other transaction, or the migration, has ended: one more attempt is enough.
+        // The other transaction, or the migration, has ended: one retry is enough.
         if errors::is_transient(error) {
             return !std::mem::replace(&mut self.rolled_back, true);
         }
@@ -260,16 +267,16 @@ impl Attempts<'_> {
     }
 }
 
-/// A transaction on a connection of the store's own. If it is dropped, the connection is closed and the server
-/// rolls the transaction back.
-pub(super) struct OwnTransaction(Lent);
+/// A transaction on a connection of the store. If it is dropped, the connection is closed, and the
+/// server rolls the transaction back.
+pub(super) struct StoreTransaction(PooledConnection);
 
-impl OwnTransaction {
+impl StoreTransaction {
     pub(super) fn on(&self) -> On<'_> {
         On::connection(&self.0)
     }
 
-    /// Commits if `commit` says so of the outcome, and otherwise rolls back.
+    /// Commits if the outcome is `Ok` and `commit` returns true for it. Otherwise rolls back.
     pub(super) async fn end<T>(
         self,
         outcome: Result<T, Error>,
@@ -278,11 +285,11 @@ impl OwnTransaction {
         if outcome.as_ref().is_ok_and(commit) {
             let committed = self.0.batch_execute("COMMIT").await;
             committed.map_err(errors::commit)?;
-            self.0.keep();
+            self.0.release();
         } else if outcome.as_ref().err().is_none_or(leaves_connection_usable)
             && self.0.batch_execute("ROLLBACK").await.is_ok()
         {
-            self.0.keep();
+            self.0.release();
         }
         outcome
     }

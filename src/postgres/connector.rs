@@ -1,4 +1,4 @@
-//! Opens connections, for the pool and for the feed alike.
+//! Database connector, shared by the pool and the feed.
 
 use std::{
     fmt,
@@ -15,14 +15,18 @@ use tokio_postgres::{
     tls::{MakeTlsConnect, TlsConnect, TlsStream},
 };
 
-use crate::error::{BoxError, Chain};
+use crate::{
+    error::{BoxError, Chain},
+    postgres::errors,
+};
 
 type Opened = Result<(Client, Box<dyn Messages>), tokio_postgres::Error>;
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 type PasswordProvider = dyn Fn() -> BoxFuture<'static, Result<String, BoxError>> + Send + Sync;
 
-/// A way to connect to the database: hosts, TLS and password. A pool and a
-/// [feed](super::PgSessionStore::feed_with) that share one connect in the same way. Cheap to clone.
+/// Connection parameters for the database: hosts, TLS and password. A pool and a
+/// [feed](super::PgSessionStore::feed_with) that share a connector connect in the same way. Cloning
+/// is cheap.
 ///
 /// ```no_run
 /// use deadpool_postgres::{Pool, tokio_postgres::{Config, NoTls}};
@@ -42,12 +46,12 @@ pub struct PgConnector {
     config: Config,
     open: Arc<dyn Fn(Config) -> BoxFuture<'static, Opened> + Send + Sync>,
     password: Option<Arc<PasswordProvider>>,
-    /// What the provider returned last.
+    /// The last password that the provider returned.
     last_password: Arc<Mutex<Option<String>>>,
 }
 
 impl PgConnector {
-    /// Connects as `config` says, with this TLS connector. Connects to nothing yet.
+    /// Creates a connector for `config` with this TLS implementation. It opens no connection yet.
     pub fn new<T>(config: Config, tls: T) -> Self
     where
         T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
@@ -70,8 +74,9 @@ impl PgConnector {
         }
     }
 
-    /// Calls `provider` for the password before each connection is opened, for passwords that rotate. If it fails, the
-    /// failure is logged, and the password that it returned last is used, or that of the configuration.
+    /// Calls `provider` for a password before each connection is opened, for passwords that rotate.
+    /// If the provider fails, the failure is logged. The connection then uses the last password
+    /// that the provider returned, or the one in the configuration.
     pub fn with_password<F, E>(mut self, provider: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<String, E>> + Send + 'static,
@@ -84,8 +89,8 @@ impl PgConnector {
         self
     }
 
-    /// Returns a manager for a pool that connects in this way. It recycles connections without a test query
-    /// ([`RecyclingMethod::Fast`]).
+    /// Returns a manager for a pool with these connection parameters. The manager recycles
+    /// connections without a test query ([`RecyclingMethod::Fast`]).
     pub fn manager(&self) -> Manager {
         let recycling = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
@@ -100,7 +105,11 @@ impl PgConnector {
                 Ok(password) => *self.last_password() = Some(password),
                 Err(error) => {
                     let error = Chain(&*error);
-                    tracing::warn!(%error, "password provider failed: the last password is used");
+                    tracing::warn!(
+                        target: "tower_user_session",
+                        %error,
+                        "password provider failed: the last password is used"
+                    );
                 }
             }
             if let Some(password) = &*self.last_password() {
@@ -118,7 +127,7 @@ impl PgConnector {
 }
 
 impl Connect for PgConnector {
-    /// The manager's configuration is the connector's own.
+    /// The manager's configuration equals the connector's own, so the parameter is ignored.
     fn connect(
         &self,
         _: &Config,
@@ -128,7 +137,12 @@ impl Connect for PgConnector {
             let driver = spawn(async move {
                 while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
                     if let Err(error) = message {
-                        tracing::warn!(error = %Chain(&error), "database connection failed");
+                        tracing::warn!(
+                            target: "tower_user_session",
+                            kind = ?errors::connection_kind(&error),
+                            error = %Chain(&error),
+                            "database connection failed"
+                        );
                         return;
                     }
                 }
@@ -138,7 +152,7 @@ impl Connect for PgConnector {
     }
 }
 
-/// The messages of a connection, whatever its TLS is.
+/// The message stream of a connection, independent of its TLS type.
 pub(super) trait Messages: Send {
     fn poll_message(
         &mut self,
@@ -155,7 +169,7 @@ impl<T: TlsStream + Unpin + Send> Messages for Connection<Socket, T> {
     }
 }
 
-/// Without the configuration, which holds the password.
+/// Omits the configuration, which contains the password.
 impl fmt::Debug for PgConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgConnector")

@@ -1,4 +1,4 @@
-//! From PostgreSQL's values to this crate's and back.
+//! Conversions between PostgreSQL values and the types of this crate.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,18 +18,19 @@ use crate::{
     store::LookupResult,
 };
 
-/// The number of columns of `find.sql` before the user's.
+/// The number of columns of `find.sql` that precede the user's columns.
 pub(super) const FIRST_USER_COLUMN: usize = 8;
 
-/// What one row of `find.sql` says.
+/// One decoded row of `find.sql`.
 pub(super) struct FoundRow<U> {
-    pub(super) answer: LookupResult<U>,
+    pub(super) result: LookupResult<U>,
     pub(super) in_recovery: bool,
-    /// The number of the question that it answers.
+    /// The sequence number of the query that the row belongs to.
     pub(super) query_seq: i64,
 }
 
-/// Reads a row of `find.sql`, by position. A user that cannot be read fails this digest alone.
+/// Decodes a row of `find.sql`, by column position. If the user cannot be decoded, only the lookup
+/// of this digest fails.
 pub(super) fn found<U: PgUser>(
     row: &Row,
     with_user_key: bool,
@@ -38,7 +39,7 @@ pub(super) fn found<U: PgUser>(
     let digest = column(row, 0)?;
     let query_seq = column(row, 1)?;
     let in_recovery = column(row, 2)?;
-    let answer = match live(row, with_user_key, lifetime) {
+    let result = match live(row, with_user_key, lifetime) {
         Ok(Some((user, session, Some(key)))) => {
             LookupResult::live(digest, user, session).with_user_key(key)
         }
@@ -47,11 +48,11 @@ pub(super) fn found<U: PgUser>(
         Err(error) => LookupResult::failed(digest, error),
     };
     Ok(FoundRow {
-        // An announcement may have arrived before the replica had replayed what it announces.
-        answer: if in_recovery {
-            answer.without_caching()
+        // A notification may have arrived before the replica replayed the change that it announces.
+        result: if in_recovery {
+            result.without_caching()
         } else {
-            answer
+            result
         },
         in_recovery,
         query_seq,
@@ -67,7 +68,8 @@ fn live<U: PgUser>(row: &Row, with_user_key: bool, lifetime: Lifetime) -> Result
     let after_user = row.len() - 1 - usize::from(with_user_key);
     let created_at = column::<Option<Timestamp>>(row, after_user)?.ok_or_else(|| {
         Error::from_kind(ErrorKind::Protocol).with_message(
-            "the database found the row of another session or user: its index may be corrupt",
+            "the lookup returned the row of another session or user: an index may be corrupt, \
+             run REINDEX",
         )
     })?;
     let times = SessionTimestamps {
@@ -89,8 +91,8 @@ fn live<U: PgUser>(row: &Row, with_user_key: bool, lifetime: Lifetime) -> Result
     Ok(Some((user, session, key)))
 }
 
-/// Reads the user. `from_row` is the application's code: a panic in it fails this row alone, and its message is
-/// not kept, because it may contain the user's data.
+/// Decodes the user. `from_row` is application code, so a panic in it fails this row alone. The
+/// panic message is dropped, because it may contain the user's data.
 pub(super) fn user<U: PgUser>(row: &LookupRow<'_>) -> Result<U, Error> {
     let read = catch_unwind(AssertUnwindSafe(|| U::from_row(row)));
     match read {
@@ -99,7 +101,8 @@ pub(super) fn user<U: PgUser>(row: &LookupRow<'_>) -> Result<U, Error> {
     }
 }
 
-/// Reads `now, id, created_at, authenticated_at, last_seen_at, expires_at` from `first` on.
+/// Decodes `now, id, created_at, authenticated_at, last_seen_at, expires_at`, starting at column
+/// `first`.
 pub(super) fn current(row: &Row, first: usize) -> Result<Session, Error> {
     let time = |offset| time(row, first + offset);
     let times = SessionTimestamps {
@@ -116,7 +119,7 @@ fn time(row: &Row, place: usize) -> Result<SystemTime, Error> {
     column::<Timestamp>(row, place).map(|time| time.0)
 }
 
-/// Reads the hash of `user_key.sql`, if the key has one.
+/// Decodes the result of `user_key.sql`; `None` if the key has no hash.
 pub(super) fn user_key(row: &Row, place: usize) -> Result<Option<UserKey>, Error> {
     let hash: Option<i64> = column(row, place)?;
     Ok(hash.map(|hash| UserKey::from_hash(hash.cast_unsigned())))
@@ -127,13 +130,13 @@ pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T
         .map_err(|error| Error::new(ErrorKind::Decode, error))
 }
 
-/// A `timestamptz`. Unlike the driver's own conversion it refuses `infinity` and whatever else this
-/// machine's clock cannot say.
+/// A `timestamptz`. Unlike the driver's own conversion, this one rejects `infinity` and any time
+/// that `SystemTime` cannot represent.
 struct Timestamp(SystemTime);
 
 impl FromSql<'_> for Timestamp {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, BoxError> {
-        /// From 1970, where Unix time begins, to 2000, where PostgreSQL's does.
+        /// From 1970, the Unix epoch, to 2000, PostgreSQL's epoch.
         const EPOCH: Duration = Duration::from_secs(946_684_800);
         let micros = i64::from_be_bytes(raw.try_into()?);
         let distance = Duration::from_micros(micros.unsigned_abs());
@@ -154,11 +157,11 @@ impl FromSql<'_> for Timestamp {
     }
 }
 
-/// The bytes of a text that another program may have written in another encoding, as a database of `SQL_ASCII` allows.
-/// What is not UTF-8 is replaced.
-pub(super) struct AnyText(pub(super) String);
+/// Text that another client may have written in another encoding, which a database of `SQL_ASCII`
+/// allows. Bytes that are not UTF-8 are replaced.
+pub(super) struct LossyText(pub(super) String);
 
-impl FromSql<'_> for AnyText {
+impl FromSql<'_> for LossyText {
     fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, BoxError> {
         Ok(Self(String::from_utf8_lossy(raw).into_owned()))
     }
@@ -219,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_that_this_machine_cannot_say_are_refused() {
+    fn times_that_system_time_cannot_represent_are_rejected() {
         let read = |micros: i64| {
             Timestamp::from_sql(&Type::TIMESTAMPTZ, &micros.to_be_bytes()).map(|time| time.0)
         };

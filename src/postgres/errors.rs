@@ -1,4 +1,4 @@
-//! What a failure of the driver or of the server means here.
+//! Maps driver and server errors to [`ErrorKind`].
 
 use std::{error::Error as _, fmt, io};
 
@@ -7,16 +7,17 @@ use tokio_postgres::error::{DbError, SqlState};
 
 use crate::error::{Error, ErrorKind};
 
-/// A failure while connecting: whatever its kind, there is no connection.
+/// Converts a failure to open a connection, or to keep it open.
 pub(super) fn connecting(error: tokio_postgres::Error) -> Error {
-    Error::new(kind_of_connecting(&error), error)
+    Error::new(connection_kind(&error), error)
 }
 
-fn kind_of_connecting(error: &tokio_postgres::Error) -> ErrorKind {
+pub(super) fn connection_kind(error: &tokio_postgres::Error) -> ErrorKind {
     if let Some(state) = error.code() {
-        // Invalid authorization, or no right to connect to this database.
-        let refused = state.code().starts_with("28") || *state == SqlState::INSUFFICIENT_PRIVILEGE;
-        return if refused {
+        // Class 28 is invalid authorization. The other state means that the role lacks `CONNECT`.
+        let is_rejected =
+            state.code().starts_with("28") || *state == SqlState::INSUFFICIENT_PRIVILEGE;
+        return if is_rejected {
             ErrorKind::Authentication
         } else {
             ErrorKind::Connection
@@ -25,13 +26,15 @@ fn kind_of_connecting(error: &tokio_postgres::Error) -> ErrorKind {
     let io = error
         .source()
         .and_then(|source| source.downcast_ref::<io::Error>());
-    // `target_session_attrs`: the driver's own refusal, not one of the operating system's.
+    // The driver reports a server that does not match `target_session_attrs` as this kind of I/O
+    // error. An error of the operating system has a code.
     if io.is_some_and(|io| {
         io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none()
     }) {
         return ErrorKind::Recovery;
     }
-    // The driver tells which it was by this text alone. It is for the operator: nothing hangs on it.
+    // The driver distinguishes these causes by this text only. The kind informs the operator; no
+    // decision depends on it.
     match error.to_string().as_str() {
         "error performing TLS handshake" => ErrorKind::Tls,
         "authentication error" => ErrorKind::Authentication,
@@ -43,41 +46,42 @@ fn kind_of_connecting(error: &tokio_postgres::Error) -> ErrorKind {
 pub(super) fn pool(error: PoolError) -> Error {
     match error {
         PoolError::Backend(error) => connecting(error),
-        // The pool had room, but the server did not answer.
+        // The pool had a free slot, but the server did not respond.
         error @ PoolError::Timeout(TimeoutType::Create) => Error::new(ErrorKind::Connection, error),
         other => Error::new(ErrorKind::Pool, other),
     }
 }
 
-/// The kind of a failure while a statement was prepared or ran.
+/// Converts a failure to prepare or to run a statement.
 pub(super) fn statement(error: tokio_postgres::Error) -> Error {
-    if let Some(refused) = error
+    if let Some(db_error) = error
         .as_db_error()
-        .filter(|refused| may_show_values(refused))
+        .filter(|db_error| may_contain_values(db_error))
     {
-        return Error::new(kind(&error), Withheld::new(refused));
+        return Error::new(kind(&error), RedactedDbError::new(db_error));
     }
-    let context = if error.code().is_some_and(is_misplaced) {
+    let message = if error.code().is_some_and(is_prepared_statement_mismatch) {
         Some(
-            "a prepared statement is not where it was prepared, or was there before: behind a pooler \
-             that pools transactions, PgSessionStore::with_transaction_pooling is needed",
+            "a prepared statement is missing or already exists on this server connection: behind a \
+             transaction pooler, enable PgSessionStore::with_transaction_pooling",
         )
     } else if is_conversion(&error) {
         Some(
-            "a parameter does not fit the type of its column, and nothing was sent: check PgUser::Id",
+            "a parameter cannot be converted to the type of its column, and nothing was sent: \
+             check PgUser::Id",
         )
     } else {
         None
     };
     let error = Error::new(kind(&error), error);
-    match context {
-        Some(context) => error.with_message(context),
+    match message {
+        Some(message) => error.with_message(message),
         None => error,
     }
 }
 
-/// Whether the driver could not convert a value. It then sends nothing. The sources of its other failures are
-/// errors of the connection, or missing.
+/// Returns whether the driver failed to convert a value; it then sends nothing. Its other failures
+/// have a connection error as their source, or no source.
 fn is_conversion(error: &tokio_postgres::Error) -> bool {
     error.code().is_none()
         && error
@@ -85,30 +89,31 @@ fn is_conversion(error: &tokio_postgres::Error) -> bool {
             .is_some_and(|source| !source.is::<io::Error>())
 }
 
-/// What an operator must do about a statement that a check found unfit, if its state or place says so.
+/// Returns the remedy for a statement that failed a startup check, if the server's error identifies
+/// the cause.
 pub(super) fn remedy(error: &Error) -> Option<&'static str> {
-    let refused = driver(error)?.as_db_error()?;
-    if refused.routine() == Some("check_enable_rls") {
+    let db_error = driver(error)?.as_db_error()?;
+    if db_error.routine() == Some("check_enable_rls") {
         return Some(
-            "row-level security hides rows of a table that a statement reads: the role must own the table without \
-             FORCE ROW LEVEL SECURITY, or have BYPASSRLS",
+            "row-level security hides rows of a table that a statement reads: the role must own \
+             the table without FORCE ROW LEVEL SECURITY, or have BYPASSRLS",
         );
     }
-    match *refused.code() {
+    match *db_error.code() {
         SqlState::INSUFFICIENT_PRIVILEGE => Some(
-            "the role lacks a right that a statement needs: see its source, and SECURITY.md under \"The database \
-             role\"",
+            "the role lacks a privilege that a statement needs: see the source of this error, \
+             and \"The database role\" in SECURITY.md",
         ),
         SqlState::GROUPING_ERROR => Some(
-            "PgUser::COLUMNS has an aggregate, which would ignore PgUser::CONDITION: select it in a subquery, \
-             ARRAY(SELECT …)",
+            "PgUser::COLUMNS contains an aggregate, which would ignore PgUser::CONDITION: select \
+             it in a subquery, ARRAY(SELECT …)",
         ),
         _ => None,
     }
 }
 
-/// Whether a prepared statement is missing, or there is one where there should be none.
-fn is_misplaced(state: &SqlState) -> bool {
+/// Returns whether a prepared statement is missing, or already exists under the same name.
+fn is_prepared_statement_mismatch(state: &SqlState) -> bool {
     [
         SqlState::INVALID_SQL_STATEMENT_NAME,
         SqlState::DUPLICATE_PSTATEMENT,
@@ -116,70 +121,72 @@ fn is_misplaced(state: &SqlState) -> bool {
     .contains(state)
 }
 
-/// Whether the server's words may show what a row contains: the detail of a violated constraint, and the message of
-/// a value that cannot be converted or computed.
-fn may_show_values(refused: &DbError) -> bool {
-    let class = &refused.code().code()[..2];
+/// Returns whether the server's error may contain values of a row. The detail of a violated
+/// constraint does, and so does the message about a value that cannot be converted or computed.
+fn may_contain_values(db_error: &DbError) -> bool {
+    let class = &db_error.code().code()[..2];
     class == "22" || class == "23"
 }
 
-/// A failure that the server described with values of a row, without them. What is kept of a violated constraint is
-/// the message, which names it. The detail shows the whole row, and so the digest.
+/// A server error without the values of a row. For a violated constraint it keeps the message,
+/// which names the constraint. It drops the detail, which contains the whole row and therefore the
+/// digest.
 #[derive(Debug)]
-struct Withheld {
+struct RedactedDbError {
     state: SqlState,
     message: String,
     table: Option<String>,
     constraint: Option<String>,
 }
 
-impl Withheld {
-    fn new(refused: &DbError) -> Self {
-        let is_constraint = refused.code().code().starts_with("23");
+impl RedactedDbError {
+    fn new(db_error: &DbError) -> Self {
+        let is_constraint = db_error.code().code().starts_with("23");
         Self {
-            state: refused.code().clone(),
+            state: db_error.code().clone(),
             message: if is_constraint {
-                refused.message().to_owned()
+                db_error.message().to_owned()
             } else {
                 "a value cannot be converted or computed".to_owned()
             },
-            table: refused.table().map(str::to_owned),
-            constraint: refused.constraint().map(str::to_owned),
+            table: db_error.table().map(str::to_owned),
+            constraint: db_error.constraint().map(str::to_owned),
         }
     }
 }
 
-impl fmt::Display for Withheld {
+impl fmt::Display for RedactedDbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (SQLSTATE {})", self.message, self.state.code())
     }
 }
 
-impl std::error::Error for Withheld {}
+impl std::error::Error for RedactedDbError {}
 
-/// Whether the digest of a new session is taken: the unique index of the sessions table, whose name `migrations/`
-/// lets the server choose after the column. A unique index that the application has added is none of it.
-pub(super) fn is_taken_digest(error: &Error, sessions: &str) -> bool {
-    let withheld = error
+/// Returns whether a new session failed because its digest exists already. The unique index of the
+/// sessions table decides; the server derives its name in `migrations/` from the column. A unique
+/// index that the application has added does not count.
+pub(super) fn is_duplicate_digest(error: &Error, sessions: &str) -> bool {
+    let redacted = error
         .source()
-        .and_then(|source| source.downcast_ref::<Withheld>());
-    withheld.is_some_and(|withheld| {
-        withheld.state == SqlState::UNIQUE_VIOLATION
-            && withheld.table.as_deref() == Some(sessions)
-            && withheld
+        .and_then(|source| source.downcast_ref::<RedactedDbError>());
+    redacted.is_some_and(|redacted| {
+        redacted.state == SqlState::UNIQUE_VIOLATION
+            && redacted.table.as_deref() == Some(sessions)
+            && redacted
                 .constraint
                 .as_ref()
                 .is_some_and(|name| name.contains("token_digest"))
     })
 }
 
-/// Whether a row refers to another one that is not there.
+/// Returns whether a row refers to a missing row.
 pub(super) fn is_foreign_key(error: &Error) -> bool {
     code(error) == Some(&SqlState::FOREIGN_KEY_VIOLATION)
 }
 
-/// Of a statement that changes something: if the server did not say that it failed, it may have succeeded. A pooler
-/// says of a lost server connection what a server would say of itself.
+/// Marks the error of a write as outcome unknown, unless the server reported a failure. A pooler
+/// reports a lost server connection with the codes that the server itself would use.
 pub(super) fn write(error: Error) -> Error {
     let unknown = driver(&error).is_some_and(|cause| match cause.code() {
         None => !is_conversion(cause),
@@ -199,8 +206,8 @@ pub(super) fn commit(error: tokio_postgres::Error) -> Error {
     write(statement(error))
 }
 
-/// Whether the server rolled a transaction back because of other transactions: a serialization failure or a
-/// deadlock.
+/// Returns whether the server rolled the transaction back because of another one: a serialization
+/// failure or a deadlock.
 pub(super) fn is_transient(error: &Error) -> bool {
     code(error).is_some_and(|code| {
         [
@@ -211,12 +218,12 @@ pub(super) fn is_transient(error: &Error) -> bool {
     })
 }
 
-/// What the server called the failure, if it said so.
+/// Returns the SQLSTATE, if the server reported the failure.
 pub(super) fn code(error: &Error) -> Option<&SqlState> {
-    let withheld = || error.source()?.downcast_ref::<Withheld>();
+    let redacted = || error.source()?.downcast_ref::<RedactedDbError>();
     driver(error)
         .and_then(tokio_postgres::Error::code)
-        .or_else(|| withheld().map(|withheld| &withheld.state))
+        .or_else(|| redacted().map(|redacted| &redacted.state))
 }
 
 fn driver(error: &Error) -> Option<&tokio_postgres::Error> {
@@ -228,17 +235,17 @@ fn kind(error: &tokio_postgres::Error) -> ErrorKind {
         return if is_conversion(error) {
             ErrorKind::Schema
         } else {
-            // The connection broke, or what came over it made no sense.
+            // The connection was lost, or the driver could not parse a message.
             ErrorKind::Connection
         };
     };
     match *state {
         SqlState::READ_ONLY_SQL_TRANSACTION => ErrorKind::ReadOnly,
         SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE => ErrorKind::Deadline,
-        _ if is_misplaced(state) => ErrorKind::Configuration,
-        // Undefined and ambiguous objects, wrong types, missing rights.
+        _ if is_prepared_statement_mismatch(state) => ErrorKind::Configuration,
+        // Undefined and ambiguous objects, wrong types, missing privileges.
         _ if state.code().starts_with("42") => ErrorKind::Schema,
-        // A value that cannot be computed or converted: one row's fault.
+        // A value of one row cannot be computed or converted.
         _ if state.code().starts_with("22") => ErrorKind::Decode,
         _ if ["08", "57", "53"]
             .iter()
@@ -250,8 +257,8 @@ fn kind(error: &tokio_postgres::Error) -> ErrorKind {
     }
 }
 
-/// Whether a statement did nothing because of the state of its connection: what was prepared there does not fit the
-/// tables any more, or the server accepts no writes any more.
+/// Returns whether a statement had no effect because of the state of its connection: a prepared
+/// statement no longer matches the tables, or the server no longer accepts writes.
 pub(super) fn is_outdated(error: &Error) -> bool {
     code(error).is_some_and(|code| {
         [
@@ -263,9 +270,9 @@ pub(super) fn is_outdated(error: &Error) -> bool {
     })
 }
 
-/// Whether the same lookup may succeed on a connection that has just been opened: this one was lost,
-/// its server was demoted, what was prepared on it no longer fits, or a replica needed to replay what
-/// the lookup stood in the way of.
+/// Returns whether a lookup should be retried on a new connection. The connection was lost, its
+/// server was demoted, a prepared statement no longer matches the tables, or the lookup conflicted
+/// with replay on a replica.
 pub(super) fn is_retryable(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
         || is_outdated(error)

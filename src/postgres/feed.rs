@@ -1,4 +1,4 @@
-//! The feed of sessions that end: `LISTEN`, heartbeats on the same connection, and proofs through the store's pool.
+//! Session feed: `LISTEN` with heartbeats on one connection, verified through the store's pool.
 
 use std::{
     fmt,
@@ -29,50 +29,54 @@ use crate::{
     },
 };
 
-/// No query of the feed may take longer.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// A notification of the store must arrive within this time. It is below the
-/// [default deadline](crate::service::DEFAULT_DEADLINE), so that subscribing fails with the reason.
-const ARRIVAL: Duration = Duration::from_millis(1_500);
+/// The time limit of each query of the feed.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time limit for a notification of the store to arrive. It is below the [default
+/// deadline](crate::service::DEFAULT_DEADLINE), so that subscribing fails with the cause.
+const DELIVERY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// The version of `0002_announce_sessions.sql` whose triggers this feed understands.
+/// The version of `0002_announce_sessions.sql` whose triggers this feed supports.
 pub(super) const SCHEMA_VERSION: u32 = 2;
 
-/// The feed that [`PgSessionStore::feed`](super::PgSessionStore::feed) makes: one connection that listens.
+/// A feed that listens on one connection, created by
+/// [`PgSessionStore::feed`](super::PgSessionStore::feed).
 ///
 /// # Heartbeats
 ///
-/// A heartbeat is a query on the feed's own connection. PostgreSQL sends the notifications that are pending for a
-/// connection before it reports the end of a query. When the query has returned, the notifications of every transaction
-/// that had been committed when it was sent have arrived. No other process is involved, so that the work of the server
-/// grows linearly with the number of processes. The query also verifies that the triggers are in place.
+/// A heartbeat is a query on the feed's own connection. PostgreSQL sends pending notifications to a
+/// connection before it reports the end of a query. When a heartbeat returns, the notifications of
+/// all transactions committed before it was sent have arrived. No other process is involved, so the
+/// server's work grows linearly with the number of processes. The query also verifies that the
+/// triggers are in place.
 ///
-/// # Proof of the database
+/// # Verification of the database
 ///
-/// A feed on another database than the pool's would be connected and hear nothing. Therefore each new connection of the
-/// feed is proved: the store sends a notification through its pool, which must arrive on the feed's connection. A feed
-/// behind a transaction pooler fails this. Every 10 to 30 seconds the store tests through its pool that the feed's
-/// connection holds an advisory lock, whose key is random. A feed that fails disconnects, and so does one that has had
-/// no proof for 40 seconds.
+/// A feed that is connected to another database than the pool would receive no notifications.
+/// Therefore the feed verifies each new connection: the store sends a notification through its
+/// pool, which must arrive on the feed's connection. Behind a transaction pooler, this verification
+/// fails. The feed's connection also holds an advisory lock with a random key. Every 10 to 30
+/// seconds, the store verifies through its pool that this lock is held. If it is not, the feed
+/// disconnects. It also disconnects if no verification has succeeded for 40 seconds.
 ///
 /// # Cost
 ///
-/// A connection for each process, four queries in a lease, and one proof every 20 seconds.
+/// Each process uses one connection, four queries per lease, and one verification every 20 seconds
+/// on average.
 ///
 /// # Trust
 ///
-/// Every role that may connect to the database can send notifications on the feed's channels, and listen to them. A
-/// forged announcement makes the service query the store and has no other effect. A payload that the feed does not
-/// understand counts as "any session may have changed". Announcements contain ids of sessions and hashes of users' keys,
-/// and neither tokens nor digests.
+/// Every role that may connect to the database can listen and send notifications on the feed's
+/// channels. A forged notification makes the service query the store, and has no other effect. A
+/// payload that the feed cannot parse invalidates all sessions. Payloads contain session ids and
+/// hashes of users' keys. They contain neither tokens nor digests.
 pub struct PgSessionFeed {
     connector: PgConnector,
     store: StoreConnection,
-    announced: String,
+    channels_sql: String,
     table: String,
 }
 
-/// Where sessions and users are announced.
+/// The channels of the triggers.
 #[derive(Clone, PartialEq)]
 struct Channels {
     sessions: String,
@@ -83,13 +87,13 @@ impl PgSessionFeed {
     pub(super) fn new(
         connector: PgConnector,
         writes: ConnectionSet,
-        announced: String,
+        channels_sql: String,
         table: String,
     ) -> Self {
         Self {
             connector,
             store: StoreConnection(writes),
-            announced,
+            channels_sql,
             table,
         }
     }
@@ -98,24 +102,26 @@ impl PgSessionFeed {
         &self,
         client: &Client,
         listener: &Listener,
-        hearing: &FeedSink,
+        sink: &FeedSink,
     ) -> Result<(), Error> {
-        warn_of_clear_text(client).await?;
+        warn_if_unencrypted(client).await?;
         let table: (&(dyn ToSql + Sync), Type) = (&self.table, Type::TEXT);
-        let rows = patiently(client.query_typed(&self.announced, &[table])).await?;
+        let rows = with_timeout(client.query_typed(&self.channels_sql, &[table])).await?;
         let channels = Channels::read(&rows)?;
-        let announces = if channels.users.is_some() {
+        let scope = if channels.users.is_some() {
             FeedScope::SessionsAndUsers
         } else {
             tracing::info!(
-                "changes of users are not announced: the re-check interval bounds how long they go unnoticed"
+                target: "tower_user_session",
+                "the triggers do not announce changes of users: the re-check interval bounds how \
+                 long a change goes unnoticed"
             );
             FeedScope::Sessions
         };
         let listen = [
             Some(&channels.sessions),
             channels.users.as_ref(),
-            Some(&listener.proof),
+            Some(&listener.probe_channel),
         ];
         let listen: String = listen
             .into_iter()
@@ -123,67 +129,69 @@ impl PgSessionFeed {
             .flat_map(|channel| ["LISTEN ", channel, "; "])
             .collect();
         *lock(&listener.channels) = Some(channels.clone());
-        // The lock is released when the connection is closed.
+        // The server releases the lock when the connection is closed.
         let subscribe = format!(
             "{listen}SELECT pg_catalog.pg_advisory_lock('{}'::pg_catalog.int8)",
             listener.lock
         );
-        patiently(client.batch_execute(&subscribe))
+        with_timeout(client.batch_execute(&subscribe))
             .await
             .map_err(|error| {
                 error.with_message(
-                    "LISTEN failed: the feed needs a direct connection to a primary, not a transaction pooler",
+                    "LISTEN failed: the feed needs a direct connection to a primary, not a \
+                     transaction pooler",
                 )
             })?;
-        hearing.subscribed(announces);
-        self.prove_arrival(listener).await?;
+        sink.subscribed(scope);
+        self.verify_delivery(listener).await?;
         tokio::try_join!(
-            self.beat(client, &channels, hearing),
-            same_database::prove_again_and_again(|| self.store.is_locked(listener.lock))
+            self.run_heartbeats(client, &channels, sink),
+            same_database::verify_periodically(|| self.store.is_locked(listener.lock))
         )
         .map(|((), ())| ())
     }
 
-    /// Sends heartbeats. Each is complete up to the moment at which it was sent.
-    async fn beat(
+    /// Sends heartbeats. Each covers all transactions that were committed before it was sent.
+    async fn run_heartbeats(
         &self,
         client: &Client,
         channels: &Channels,
-        hearing: &FeedSink,
+        sink: &FeedSink,
     ) -> Result<(), Error> {
-        // Prepared, because planning takes the server several times as long as running it.
-        let heartbeat = client.prepare_typed(&self.announced, &[Type::TEXT]);
-        let heartbeat = patiently(heartbeat).await?;
+        // Prepared, because planning costs the server several times as much as execution.
+        let heartbeat = client.prepare_typed(&self.channels_sql, &[Type::TEXT]);
+        let heartbeat = with_timeout(heartbeat).await?;
         loop {
             let sent = Instant::now();
-            let rows = patiently(client.query(&heartbeat, &[&self.table])).await?;
+            let rows = with_timeout(client.query(&heartbeat, &[&self.table])).await?;
             if Channels::read(&rows)? != *channels {
                 return Err(Error::from_kind(ErrorKind::Schema).with_message(
-                    "the sessions table or its triggers were replaced: the feed subscribes again",
+                    "the sessions table or its triggers were replaced: resubscribing",
                 ));
             }
-            hearing.heartbeat_received(sent);
-            hearing.next_heartbeat().await;
+            sink.heartbeat_received(sent);
+            sink.next_heartbeat().await;
         }
     }
 
-    /// Proves that a notification of the store arrives.
-    async fn prove_arrival(&self, listener: &Listener) -> Result<(), Error> {
-        self.store.notify(&listener.proof).await?;
-        timeout(ARRIVAL, listener.arrived.notified())
+    /// Verifies that a notification of the store arrives.
+    async fn verify_delivery(&self, listener: &Listener) -> Result<(), Error> {
+        self.store.notify(&listener.probe_channel).await?;
+        timeout(DELIVERY_TIMEOUT, listener.arrived.notified())
             .await
             .map_err(|_| {
-                same_database::elsewhere(
-                    "a notification of the store did not arrive at its feed: the feed is connected to another \
-                     database than the pool, or through a transaction pooler",
+                same_database::different_database(
+                    "a notification of the store did not arrive at its feed: the feed and the \
+                     pool are connected to different databases, or the feed is connected through \
+                     a transaction pooler",
                 )
             })
     }
 }
 
 impl SessionFeed for PgSessionFeed {
-    async fn listen(&self, hearing: &FeedSink) -> Error {
-        let (client, connection) = match timeout(PATIENCE, self.connector.open()).await {
+    async fn listen(&self, sink: &FeedSink) -> Error {
+        let (client, connection) = match timeout(QUERY_TIMEOUT, self.connector.open()).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => return errors::connecting(error),
             Err(_) => return Error::from_kind(ErrorKind::Deadline),
@@ -192,10 +200,10 @@ impl SessionFeed for PgSessionFeed {
             Ok(listener) => listener,
             Err(error) => return error,
         };
-        let listening = pin!(listener.listen(connection, hearing));
+        let listening = pin!(listener.listen(connection, sink));
         tokio::select! {
             error = listening => error,
-            Err(error) = self.subscribe(&client, &listener, hearing) => error,
+            Err(error) = self.subscribe(&client, &listener, sink) => error,
         }
     }
 }
@@ -209,23 +217,23 @@ impl Channels {
                 users: column(row, 2)?,
             });
         }
-        let needs = format!(
-            "schema version {SCHEMA_VERSION} of the triggers, each of them ENABLE ALWAYS: see \
-             Migrate::notify_on_revocation"
+        let remedy = format!(
+            "the feed needs schema version {SCHEMA_VERSION} of the triggers, each of them ENABLE \
+             ALWAYS: run Migrate::notify_on_revocation"
         );
-        Err(Error::new(ErrorKind::Schema, needs).with_message(
-            "the triggers that announce ended sessions are missing, disabled or of another version",
+        Err(Error::new(ErrorKind::Schema, remedy).with_message(
+            "the notification triggers are missing, disabled or of another schema version",
         ))
     }
 }
 
-/// One connection's subscription.
+/// The subscription of one connection.
 struct Listener {
     channels: Mutex<Option<Channels>>,
-    /// A channel that no other process knows.
-    proof: String,
+    /// A channel with a random name, unknown to other processes.
+    probe_channel: String,
     arrived: Notify,
-    /// The key of an advisory lock that no other process knows.
+    /// The random key of an advisory lock.
     lock: i64,
 }
 
@@ -238,17 +246,17 @@ impl Listener {
         };
         Ok(Self {
             channels: Mutex::default(),
-            proof: format!("tower_user_session_proof_{:016x}", random()?),
+            probe_channel: format!("tower_user_session_proof_{:016x}", random()?),
             arrived: Notify::new(),
             lock: random()?.cast_signed(),
         })
     }
 
-    async fn listen(&self, mut connection: Box<dyn Messages>, hearing: &FeedSink) -> Error {
+    async fn listen(&self, mut connection: Box<dyn Messages>, sink: &FeedSink) -> Error {
         loop {
             match poll_fn(|cx| connection.poll_message(cx)).await {
                 Some(Ok(AsyncMessage::Notification(notification))) => {
-                    self.receive(notification.channel(), notification.payload(), hearing);
+                    self.receive(notification.channel(), notification.payload(), sink);
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return errors::connecting(error),
@@ -257,20 +265,20 @@ impl Listener {
         }
     }
 
-    fn receive(&self, channel: &str, payload: &str, hearing: &FeedSink) {
-        if channel == self.proof {
+    fn receive(&self, channel: &str, payload: &str, sink: &FeedSink) {
+        if channel == self.probe_channel {
             self.arrived.notify_one();
             return;
         }
         let channels = lock(&self.channels).clone();
         let Some(channels) = channels else { return };
         if channel == channels.sessions || Some(channel) == channels.users.as_deref() {
-            hearing.invalidate(payload::read(payload));
+            sink.invalidate(payload::parse(payload));
         }
     }
 }
 
-/// The connections of the store, which its writes use.
+/// The store's connections for writes.
 struct StoreConnection(ConnectionSet);
 
 impl StoreConnection {
@@ -281,7 +289,7 @@ impl StoreConnection {
             .map(drop)
     }
 
-    /// Whether a connection to the same database holds this advisory lock.
+    /// Returns whether a connection to the same database holds this advisory lock.
     async fn is_locked(&self, key: i64) -> Result<bool, Error> {
         let test = "SELECT NOT pg_catalog.pg_try_advisory_xact_lock_shared($1)";
         let row = self.query(test, &[(&key, Type::INT8)]).await?;
@@ -293,38 +301,40 @@ impl StoreConnection {
             let connection = self.0.acquire().await?;
             let row = connection.query_typed_one(sql, values).await;
             let row = row.map_err(errors::statement)?;
-            connection.keep();
+            connection.release();
             Ok(row)
         };
-        timeout(PATIENCE, query)
+        timeout(QUERY_TIMEOUT, query)
             .await
             .unwrap_or_else(|_| Err(Error::from_kind(ErrorKind::Deadline)))
     }
 }
 
-async fn patiently<T>(
+async fn with_timeout<T>(
     query: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Error> {
-    match timeout(PATIENCE, query).await {
+    match timeout(QUERY_TIMEOUT, query).await {
         Ok(result) => result.map_err(errors::statement),
         Err(_) => {
-            Err(Error::from_kind(ErrorKind::Deadline).with_message("the session feed timed out"))
+            Err(Error::from_kind(ErrorKind::Deadline).with_message("session feed query timed out"))
         }
     }
 }
 
-/// As [`PgSessionStore::check`](super::PgSessionStore::check) does for the pool.
-async fn warn_of_clear_text(client: &Client) -> Result<(), Error> {
+/// Logs a warning if the connection to another host is not encrypted, as
+/// [`PgSessionStore::check`](super::PgSessionStore::check) does for the pool.
+async fn warn_if_unencrypted(client: &Client) -> Result<(), Error> {
     let query = "SELECT NOT ssl.ssl AND NOT coalesce(
                      pg_catalog.inet_client_addr() OPERATOR(pg_catalog.<<=) '127.0.0.0/8'::pg_catalog.inet
                      OR pg_catalog.inet_client_addr() OPERATOR(pg_catalog.=) '::1'::pg_catalog.inet, true)
                  FROM pg_catalog.pg_stat_ssl AS ssl
                  WHERE ssl.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
-    let rows = patiently(client.query_typed(query, &[])).await?;
+    let rows = with_timeout(client.query_typed(query, &[])).await?;
     if let Some(row) = rows.first()
         && column(row, 0)?
     {
         tracing::warn!(
+            target: "tower_user_session",
             "the session feed's connection to the database on another host is not encrypted"
         );
     }

@@ -1,14 +1,15 @@
-//! The payloads of notifications, as `0002_announce_sessions.sql` describes them.
+//! Parser for notification payloads. `0002_announce_sessions.sql` defines the format.
 
 use crate::{
     feed::Invalidation,
     session::{SessionId, UserKey},
 };
 
-/// Reads `ended <id> …`, `changed <id> …`, `users <hash> …` or `everything`, with 32 hexadecimal digits an id and 16 a
-/// hash. Any other payload, which a later version may send, means "everything".
-pub(super) fn read(payload: &str) -> Invalidation {
-    let announcement = match payload.split_once(' ') {
+/// Parses `ended <id> …`, `changed <id> …`, `users <hash> …` or `everything`. An id has 32
+/// hexadecimal digits, a hash 16. Any other payload, which a later version may send, counts as
+/// `everything`.
+pub(super) fn parse(payload: &str) -> Invalidation {
+    let invalidation = match payload.split_once(' ') {
         Some(("ended" | "changed", ids)) => {
             let ids = ids
                 .split(' ')
@@ -26,10 +27,10 @@ pub(super) fn read(payload: &str) -> Invalidation {
         }
         _ => None,
     };
-    announcement.unwrap_or(Invalidation::All)
+    invalidation.unwrap_or(Invalidation::All)
 }
 
-/// A number of exactly so many hexadecimal digits.
+/// Parses a number of exactly `N` hexadecimal digits.
 fn digits<const N: usize>(text: &str) -> Option<u128> {
     let all = text.len() == N && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     all.then(|| u128::from_str_radix(text, 16).ok()).flatten()
@@ -39,11 +40,11 @@ fn digits<const N: usize>(text: &str) -> Option<u128> {
 mod tests {
     use super::*;
 
-    /// A payload of a later version, or a forged one, is never misunderstood: it means everything.
+    /// The payload of a later version, or a forged one, invalidates everything.
     #[test]
-    fn an_unknown_payload_means_everything() {
+    fn unknown_payload_invalidates_everything() {
         let one = "0123456789abcdef0123456789abcdef";
-        let named = |text: &str| match read(text) {
+        let named = |text: &str| match parse(text) {
             Invalidation::Sessions(ids) => (ids.len(), 0),
             Invalidation::Users(users) => (0, users.len()),
             _ => (0, 0),
@@ -53,10 +54,10 @@ mod tests {
         assert_eq!(named("users 0123456789abcdef ffffffffffffffff"), (0, 2));
         let user = UserKey::from_hash(0x0123_4567_89ab_cdef);
         assert_eq!(
-            read("users 0123456789abcdef"),
+            parse("users 0123456789abcdef"),
             Invalidation::Users(vec![user])
         );
-        for strange in [
+        for unknown in [
             "",
             "everything",
             "ended",
@@ -77,8 +78,8 @@ mod tests {
             "user 0123456789abcdef",
             "v3 ended 0123456789abcdef0123456789abcdef",
         ] {
-            assert_eq!(read(strange), Invalidation::All, "{strange}");
+            assert_eq!(parse(unknown), Invalidation::All, "{unknown}");
         }
-        assert_eq!(read(&"x".repeat(8_000)), Invalidation::All);
+        assert_eq!(parse(&"x".repeat(8_000)), Invalidation::All);
     }
 }

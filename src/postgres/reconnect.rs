@@ -1,4 +1,4 @@
-//! Pauses between attempts to connect to a server that cannot be had.
+//! Backoff between connection attempts.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,12 +7,13 @@ use std::{
 
 use crate::{backoff::Backoff, error::Error};
 
-/// The pause after a first failure; it doubles up to the longest. So a server that is starting is not
-/// stormed, and one that is back is found within a tenth of a second.
-const SHORTEST: Duration = Duration::from_millis(5);
-const LONGEST: Duration = Duration::from_millis(50);
+/// The first pause; each further failure doubles it, up to `MAX_PAUSE`. The pauses protect a
+/// starting server from a burst of attempts. A server that is available again is used within a
+/// tenth of a second.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
+const MAX_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between a failed attempt and the end of its pause, whoever wants a connection is told why there is none.
+/// Rejects requests for a connection with the last error while a pause lasts.
 #[derive(Debug, Default)]
 pub(super) struct Reconnect(Mutex<Option<Pause>>);
 
@@ -24,8 +25,8 @@ struct Pause {
 }
 
 impl Reconnect {
-    /// Whether to try.
-    pub(super) fn allowed(&self) -> Result<(), Error> {
+    /// Returns the last error if the pause after it has not ended.
+    pub(super) fn ensure_allowed(&self) -> Result<(), Error> {
         match &*self.lock() {
             Some(pause) if Instant::now() < pause.until => Err(pause.error.clone()),
             _ => Ok(()),
@@ -35,7 +36,7 @@ impl Reconnect {
     pub(super) fn failed(&self, error: &Error) {
         let mut pause = self.lock();
         let backoff = pause.take().map(|pause| pause.backoff);
-        let mut backoff = backoff.unwrap_or(Backoff::new(SHORTEST, LONGEST));
+        let mut backoff = backoff.unwrap_or(Backoff::new(MIN_PAUSE, MAX_PAUSE));
         *pause = Some(Pause {
             until: Instant::now() + backoff.pause(),
             backoff,

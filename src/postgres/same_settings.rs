@@ -1,4 +1,4 @@
-//! Whether a connection of the pool, as the application uses it, sees what the store's own connections see.
+//! Compares what a pool connection sees with what the store's own connections see.
 
 use deadpool_postgres::Pool;
 use tokio_postgres::{
@@ -11,22 +11,22 @@ use crate::{
     postgres::{decode::column, errors, sql::Table, user::PgUser},
 };
 
-/// What decides which rows a statement sees.
+/// The settings that decide which rows a statement sees.
 #[derive(Debug, PartialEq, Eq)]
-struct Surroundings {
+struct VisibleSettings {
     role: String,
     search_path: String,
     sessions: Option<u32>,
     users: Option<u32>,
 }
 
-/// Fails if the pool lends connections that the application's code, or a hook that runs whenever one is lent, has
-/// turned to another role, search path or table. The store's own connections have seen only the hooks that run when one
-/// is created.
+/// Verifies that a pool connection has the role, the search path and the tables of the store's own
+/// connections. The application's code, or a hook that runs each time a connection is acquired, may
+/// have changed them. On the store's own connections, only the hooks for new connections have run.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Configuration`], with a source that says what differs.
+/// [`ErrorKind::Configuration`] if the connections differ. The source names the difference.
 pub(super) async fn check<U: PgUser>(
     pool: &Pool,
     own: &Client,
@@ -38,21 +38,21 @@ pub(super) async fn check<U: PgUser>(
     if pooled == own {
         return Ok(());
     }
-    let differs = format!(
-        "connections of the pool have {pooled:?}, and new ones have {own:?}: set the role and the search path for the \
-         database role or in a hook that runs when a connection is created (`post_create`)"
+    let difference = format!(
+        "a connection of the pool has {pooled:?}, and a new connection has {own:?}: set the role \
+         and the search path with ALTER ROLE … SET, or in a `post_create` hook of the pool"
     );
-    Err(Error::new(ErrorKind::Configuration, differs))
+    Err(Error::new(ErrorKind::Configuration, difference))
 }
 
-async fn read<U: PgUser>(client: &Client, table: &Table) -> Result<Surroundings, Error> {
+async fn read<U: PgUser>(client: &Client, table: &Table) -> Result<VisibleSettings, Error> {
     let sql = "SELECT current_user::pg_catalog.text, pg_catalog.current_setting('search_path'),
                       pg_catalog.to_regclass($1)::pg_catalog.oid";
     let name = table.to_sql();
     let name: (&(dyn ToSql + Sync), Type) = (&name, Type::TEXT);
     let row = client.query_typed_one(sql, &[name]).await;
     let row = row.map_err(errors::statement)?;
-    Ok(Surroundings {
+    Ok(VisibleSettings {
         role: column(&row, 0)?,
         search_path: column(&row, 1)?,
         sessions: column(&row, 2)?,
@@ -60,7 +60,8 @@ async fn read<U: PgUser>(client: &Client, table: &Table) -> Result<Surroundings,
     })
 }
 
-/// The oid of the users table, if [`PgUser::KEY`] is a column of it and the table can be read.
+/// Returns the OID of the users table, if [`PgUser::KEY`] is a column of it and the role can read
+/// the table.
 async fn users_table<U: PgUser>(client: &Client) -> Option<u32> {
     let (table, key) = U::KEY.rsplit_once('.')?;
     let is_name = |name: &str| {

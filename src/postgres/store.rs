@@ -1,4 +1,4 @@
-//! The store.
+//! The PostgreSQL session store.
 
 use std::{
     fmt,
@@ -17,7 +17,7 @@ use tokio_postgres::{
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
-        connection_set::Lent,
+        connection_set::PooledConnection,
         connections::{Access, Connections, WRITE_CONNECTIONS},
         connector::PgConnector,
         decode, errors,
@@ -34,77 +34,93 @@ use crate::{
     store::{LookupResult, SessionLookup, SessionUse},
 };
 
-/// Sessions in PostgreSQL 14 or newer, joined to the application's users.
+/// A session store in PostgreSQL 14 or newer, joined to the application's users.
 ///
 /// # Connections
 ///
-/// The store runs its work on a few connections of its own. Each is a new connection of the application's pool: the
-/// pool's hooks that run when a connection is created (`post_create`) have run on it, and no other code has used it.
-/// It is then taken out of the pool, so that neither side's settings reach the other. Hooks that run whenever the pool
-/// lends a connection do not run on it, and [`check`](Self::check) compares the two.
+/// The store uses a small number of dedicated connections. Each is a new connection of the
+/// application's pool: the pool's `post_create` hooks have run on it, and no other code has used
+/// it. The store then detaches it from the pool, so that neither side's settings reach the other.
+/// Hooks that run each time the pool hands out a connection do not run on it.
+/// [`check`](Self::check) compares the two kinds of connections.
 ///
-/// | for | connections of one process |
+/// | purpose | connections per process |
 /// |---|---|
 /// | lookups | 2 |
-/// | sign-ins, sign-outs, lists, re-checks, last uses | 2, or [`with_write_connections`](Self::with_write_connections) |
+/// | sign-ins, sign-outs, lists, re-checks, last uses | 2 by default, [configurable] |
 /// | a [feed](Self::feed) | 1 |
-/// | cleaning up, migrating, [`revoke_everyone`](crate::SessionService::revoke_everyone) | 1 each, while it runs |
+/// | clean-up, migration, [`revoke_everyone`] | 1 each, while it runs |
 /// | the application's pool | its `max_size` |
 ///
-/// The server must allow the sum (`max_connections`), for each process. After a connection was closed, the server may
-/// need up to the deadline to end what ran on it; until then that counts too.
+/// [configurable]: Self::with_write_connections
+/// [`revoke_everyone`]: crate::SessionService::revoke_everyone
 ///
-/// The connections are opened by [`check`](Self::check), or when they are first needed, and replaced when they are lost.
-/// Opening takes a place in the pool for a moment. An exhausted pool stops nothing that has its connection; otherwise
-/// the call fails with [`ErrorKind::Pool`], and nothing has happened.
+/// The server's `max_connections` must cover this sum for all processes. After the store closes a
+/// connection, the server may take up to the deadline to end its statement. Until then the
+/// connection counts too.
 ///
-/// A connection whose statement did not finish is closed and never used again. A lookup that met a connection which was
-/// lost, whose server was demoted, or whose prepared statement no longer fits the tables, is repeated once on a new
-/// connection. A write is repeated only if nothing has happened.
+/// [`check`](Self::check) opens the connections; otherwise they are opened on first use. A lost
+/// connection is replaced. Opening a connection takes a slot of the pool for a moment. An exhausted
+/// pool does not affect connections that are open. If a connection cannot be opened, the call fails
+/// with [`ErrorKind::Pool`] and has no effect.
+///
+/// A connection whose statement did not finish is closed and never reused. A lookup is retried once
+/// on a new connection in three cases: its connection was lost, the server was demoted, or its
+/// prepared statement no longer matches the tables. A write is retried only if the failed attempt
+/// had no effect.
 ///
 /// # Time limits on the server
 ///
-/// Closing a connection does not end its statement. The store therefore sets, on its own connections, `statement_timeout`
-/// to the service's [deadline](crate::service::SessionServiceBuilder::deadline); for writes also `lock_timeout` and
-/// `idle_in_transaction_session_timeout`, so that a client that vanishes does not hold a user's lock; and where the
-/// server accepts it, `client_connection_check_interval` to 500 ms. No time limit covers the wait of a `COMMIT` for a
-/// synchronous standby.
+/// Closing a connection does not end its statement. Therefore the store sets time limits on its own
+/// connections:
 ///
-/// A write that waits for a lock for more than 50 ms gives its connection back, and one of those writes at a time goes on
-/// waiting. The writes of one user take turns in the process. So a locked user delays no other user.
+/// * `statement_timeout`: the service's
+///   [deadline](crate::service::SessionServiceBuilder::deadline).
+/// * `lock_timeout` and `idle_in_transaction_session_timeout`, for writes: a client that disappears
+///   must not hold a user's lock.
+/// * `client_connection_check_interval`: 500 ms, if the server accepts it.
 ///
-/// Behind a pooler that pools transactions, say so:
+/// No time limit covers the wait of a `COMMIT` for a synchronous standby.
+///
+/// A write that has waited 50 ms for a lock releases its connection. One of these writes at a time
+/// continues to wait. Writes of one user run one after the other in the process. A locked user
+/// therefore does not delay other users.
+///
+/// Behind a pooler in transaction mode, enable
 /// [`with_transaction_pooling`](Self::with_transaction_pooling).
 ///
-/// A server in recovery (a replica, or a primary that was demoted) is refused, because it may not
-/// know yet who was signed out: [`ErrorKind::Recovery`].
+/// The store rejects a server in recovery (a replica, or a demoted primary) with
+/// [`ErrorKind::Recovery`], because the server may not know of recent revocations.
 ///
 /// # Failover
 ///
-/// Name all servers in one pool and let the driver find the one that takes writes:
-/// `host=db1,db2 target_session_attrs=read-write connect_timeout=1`. The driver waits `connect_timeout`,
-/// in seconds, for each server, by default without limit: keep it below the service's deadline, or
-/// one silent server keeps every new connection from the next. When a replica has been promoted, what
-/// was under way may fail, and what comes later goes there by itself. Where the old primary falls
-/// silent instead of closing its connections, each of them costs a lookup or a write its deadline;
-/// `tcp_user_timeout` shortens that.
+/// List all servers in one pool, and let the driver find the one that accepts writes: `host=db1,db2
+/// target_session_attrs=read-write connect_timeout=1`. The driver waits `connect_timeout` seconds
+/// for each server, by default without limit. Keep it below the service's deadline. Otherwise one
+/// server that does not respond prevents connections to the next.
 ///
-/// **A replica that was promoted knows only what had reached it.** With asynchronous replication,
-/// PostgreSQL's default, a session whose end was acknowledged a moment before the primary was lost can
-/// be live again; [`revoke_everyone`](crate::SessionService::revoke_everyone) is then the way to be
-/// sure. With `synchronous_standby_names` set and `synchronous_commit` at its default, `on`, an
-/// acknowledged end stays an end. Signing out then waits for the replica: where none answers, it fails
-/// at the deadline with an [outcome that is unknown](Error::is_outcome_unknown), and the session lives
-/// until one does. (PostgreSQL 17, "Log-Shipping Standby Servers".)
+/// After a replica is promoted, calls in progress may fail, and later calls use the new primary. If
+/// the old primary stops responding without closing its connections, each connection costs one
+/// lookup or write its deadline. `tcp_user_timeout` shortens that.
+///
+/// **A promoted replica has only the changes that had reached it.** Replication is asynchronous by
+/// default in PostgreSQL. A session whose revocation was acknowledged shortly before the primary
+/// was lost can then become live again. In this case, call [`revoke_everyone`] to be sure.
+///
+/// With `synchronous_standby_names` set and `synchronous_commit` at its default, `on`, an
+/// acknowledged revocation is permanent. A sign-out then waits for the replica. If no replica
+/// responds, it fails at the deadline with an [unknown outcome](Error::is_outcome_unknown), and the
+/// session stays live until one responds. (PostgreSQL 17, "Log-Shipping Standby Servers".)
 ///
 /// # Privileges
 ///
-/// `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the sessions' table, and `SELECT` on what [`PgUser`] names. Row-level
-/// security must hide no row of these tables: the role must own a table with policies, without `FORCE ROW LEVEL
-/// SECURITY`, or have `BYPASSRLS`. Otherwise calls fail with [`ErrorKind::Schema`], because the store sets
-/// `row_security = off`. Behind a transaction pooler, only [`check`](Self::check) finds policies that hide rows from
-/// lookups.
-/// `SECURITY.md` has the statements that grant them column by column.
+/// The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the sessions table, and `SELECT` on
+/// the tables that [`PgUser`] names. `SECURITY.md` has the `GRANT` statements, column by column.
+///
+/// Row-level security must not hide rows of these tables. The role must own a table with policies,
+/// without `FORCE ROW LEVEL SECURITY`, or have `BYPASSRLS`. Otherwise calls fail with
+/// [`ErrorKind::Schema`], because the store sets `row_security = off`. Behind a transaction pooler,
+/// only [`check`](Self::check) detects policies that hide rows from lookups.
 ///
 /// # Example
 ///
@@ -117,7 +133,9 @@ use crate::{
 /// # impl PgUser for User {
 /// #     type Id = i64;
 /// #     const COLUMNS: &'static str = "u.id";
-/// #     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> { Ok(User { id: row.user().get("id")? }) }
+/// #     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
+/// #         Ok(User { id: row.user().get("id")? })
+/// #     }
 /// # }
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -139,15 +157,17 @@ pub struct PgSessionStore<U> {
     recovery_allowed: bool,
     pub(super) statements: Statements,
     pub(super) execution: Execution,
-    /// How many lookups have been sent.
+    /// The number of lookup queries sent.
     queries_sent: AtomicI64,
-    /// Whether results may be cached, so that lookups return by which key changes of their users are announced.
+    /// Whether a feed exists. If so, results may be cached, and lookups return the key hash that
+    /// notifications of user changes contain.
     has_feed: AtomicBool,
     user: PhantomData<fn() -> U>,
 }
 
 impl<U: PgUser> PgSessionStore<U> {
-    /// A store in the table `sessions`, found through the `search_path`. Connects to nothing yet.
+    /// Creates a store for the table `sessions`, which the `search_path` resolves. It opens no
+    /// connection yet.
     pub fn new(pool: Pool) -> Self {
         let table = Table {
             schema: None,
@@ -167,20 +187,21 @@ impl<U: PgUser> PgSessionStore<U> {
         }
     }
 
-    /// Sets the name of the sessions' table, as it is, upper case and quotes included.
+    /// Sets the name of the sessions table. The name is quoted as given, including upper case and
+    /// quotation marks.
     pub fn with_table(mut self, name: impl Into<String>) -> Self {
         self.table.name = name.into();
         self.with_statements()
     }
 
-    /// Sets the schema of the sessions' table. With it, the `search_path` has no say in where the
-    /// sessions are; name a schema in [`PgUser::FROM`] too, and it has no say in the users.
+    /// Sets the schema of the sessions table. The `search_path` then does not affect which table of
+    /// sessions is used. To have the same for the users, name a schema in [`PgUser::FROM`] too.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.table.schema = Some(schema.into());
         self.with_statements()
     }
 
-    /// Sets how long sessions live. By default [`Lifetime::default`].
+    /// Sets the lifetime of sessions. By default [`Lifetime::default`].
     pub fn with_lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
         self.with_statements()
@@ -191,61 +212,65 @@ impl<U: PgUser> PgSessionStore<U> {
         self
     }
 
-    /// Sets how many sessions a user may have at the same time. By default there is no limit.
+    /// Sets the maximum number of concurrent sessions per user. By default there is no limit.
     pub fn with_session_limit(mut self, limit: SessionLimit) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Sets how many connections of its own the store has for everything but lookups. By default 2, which is also the
-    /// least: one of them may wait for a lock while the other one works. A sign-in takes four round trips on one
-    /// connection; a process far from its server that signs in many people a second needs more.
+    /// Sets the number of dedicated connections for everything except lookups. The default and
+    /// minimum is 2: one may wait for a lock while the other one works. A sign-in takes four round
+    /// trips on one connection. A process that is far from its server and has many sign-ins per
+    /// second needs more.
     pub fn with_write_connections(mut self, connections: usize) -> Self {
         let pool = self.pool().clone();
         self.connections = Connections::new(pool, &self.execution, connections);
         self
     }
 
-    /// Looks sessions up on a server in recovery too. **A session that was ended on the primary is
-    /// live here until the replica has replayed that**, however far it lags behind, and a session that
-    /// has just begun is nobody's. Nothing bounds this but how far the application lets its replicas
-    /// lag; ask the primary wherever it matters who has signed out.
+    /// Allows lookups on a server in recovery. **A session that was revoked on the primary stays
+    /// live here until the replica has replayed the change**, regardless of how far it lags. A
+    /// session that has just begun is unknown here. The crate does not limit the lag. If it matters
+    /// who has signed out, query the primary.
     pub fn allow_stale_replica_reads(mut self) -> Self {
         self.recovery_allowed = true;
         self
     }
 
-    /// Runs behind a pooler that lends a server connection for one transaction at a time, such as
-    /// [PgBouncer] with `pool_mode = transaction`, in any version.
+    /// Enables operation behind a pooler that assigns a server connection for one transaction at a
+    /// time. An example is [PgBouncer] of any version with `pool_mode = transaction`.
     ///
-    /// The store then uses nothing that outlives a transaction: no prepared statement, no setting of
-    /// the session. Each statement is sent whole, in one round trip, and so is a lookup; the server
-    /// plans it each time, which costs it some tenths of a millisecond. Every use of the store needs
-    /// the setting, in every process that goes through the pooler.
+    /// The store then uses nothing that outlives a transaction: no prepared statements and no
+    /// session settings. It sends each statement whole, in one round trip; a lookup takes one round
+    /// trip as well. The server plans each statement each time, which costs some tenths of a
+    /// millisecond. Enable this for every store, in every process that connects through the pooler.
     ///
-    /// **Without it**, the store's prepared statements are looked for where they are not, or meet
-    /// those of another process: lookups and writes fail with [`ErrorKind::Configuration`], if not at
-    /// the first statement then under load, and where two applications share one database and role,
-    /// a statement can run that was not meant. The planner settings of the lookups stay on the
-    /// pooler's server connections and reach others. A pooler that tracks prepared statements
-    /// (PgBouncer from 1.21 with `max_prepared_statements`) spares the errors, but not the settings.
+    /// **If this setting is missing**, a prepared statement may be executed on a server connection
+    /// that never prepared it. It may also meet a statement of the same name. Lookups and writes
+    /// then fail with [`ErrorKind::Configuration`], possibly only under load. If two applications
+    /// share one database and role, the wrong statement can run. The planner settings of the
+    /// lookups stay on the pooler's server connections and affect other clients. A pooler that
+    /// tracks prepared statements (PgBouncer from 1.21 with `max_prepared_statements`) avoids the
+    /// errors, but not the settings.
     ///
-    /// # What the application does
+    /// # Requirements for the application
     ///
     /// * The columns in [`PgUser::COLUMNS`] and in
-    ///   [`if_unchanged`](crate::service::SignIn::if_unchanged) must have types that are built into
-    ///   PostgreSQL, or be domains over them; the driver would prepare a statement to learn about
-    ///   others. Cast an enum: `u.role::text AS role`. Otherwise lookups, [`check`](Self::check) and
-    ///   such sign-ins fail with [`ErrorKind::Configuration`].
-    /// * The pool's connections must have no start-up `options`; PgBouncer refuses them. What the
-    ///   store would set on its own connections, set for the role: `ALTER ROLE … SET statement_timeout = '2s'`, and
-    ///   `SET jit = off`. Without the first, a statement goes on after its lookup was given up;
-    ///   [`check`](Self::check) warns. Writes set their time limits themselves, in each transaction.
-    /// * What the application itself prepares on the pool is its own to see to. `deadpool`'s
-    ///   `prepare_cached` and `tokio-postgres`'s `query` use named statements; `query_typed` does not.
+    ///   [`if_unchanged`](crate::service::SignIn::if_unchanged) must have built-in types, or
+    ///   domains over them. The driver would have to prepare a statement to look up other types.
+    ///   Cast an enum: `u.role::text AS role`. Otherwise lookups, [`check`](Self::check) and such
+    ///   sign-ins fail with [`ErrorKind::Configuration`].
+    /// * The pool's connections must have no startup `options`, because PgBouncer rejects them. Set
+    ///   what the store would set on its own connections for the role: `ALTER ROLE … SET
+    ///   statement_timeout = '2s'`, and `SET jit = off`. Without the first, a statement continues
+    ///   after its lookup has timed out; [`check`](Self::check) logs a warning. Writes set their
+    ///   time limits in each transaction.
+    /// * The application is responsible for its own statements on the pool. `deadpool`'s
+    ///   `prepare_cached` and `tokio-postgres`'s `query` use named statements; `query_typed` does
+    ///   not.
     ///
-    /// [`check`](Self::check) says how the server sees the pooler's connection to it, not how this
-    /// process is connected to the pooler.
+    /// [`check`](Self::check) reports the connection from the pooler to the server, not the one
+    /// from this process to the pooler.
     ///
     /// [PgBouncer]: https://www.pgbouncer.org/features.html
     pub fn with_transaction_pooling(mut self) -> Self {
@@ -254,12 +279,12 @@ impl<U: PgUser> PgSessionStore<U> {
         self.with_write_connections(writes)
     }
 
-    /// Creates the sessions' table, or brings it up to date. See [`Migrate`].
+    /// Creates or updates the sessions table. See [`Migrate`].
     pub fn migrate(&self) -> Migrate {
         Migrate::new(self.pool().clone(), self.table.clone())
     }
 
-    /// The application's pool.
+    /// Returns the application's pool.
     pub const fn pool(&self) -> &Pool {
         self.connections.pool()
     }
@@ -272,18 +297,19 @@ impl<U: PgUser> PgSessionStore<U> {
         values: Values<'_>,
     ) -> Result<Vec<Row>, Error> {
         let connections = &self.connections;
-        let rows = connections.alone(&self.execution, statement, values, access);
+        let rows = connections.run_single(&self.execution, statement, values, access);
         rows.await
     }
 
-    /// Returns a feed of the sessions that end or change, on a connection of its own, for
-    /// [`SessionService::subscribe`](crate::SessionService::subscribe) and
-    /// [`SessionService::enable_cache`](crate::SessionService::enable_cache). It needs the triggers of
-    /// [`Migrate::notify_on_revocation`](crate::postgres::Migrate::notify_on_revocation).
+    /// Returns a feed of sessions that end or change, on its own connection. Pass it to
+    /// [`SessionService::subscribe`](crate::SessionService::subscribe) or
+    /// [`SessionService::enable_cache`](crate::SessionService::enable_cache). It needs the triggers
+    /// of [`Migrate::notify_on_revocation`](crate::postgres::Migrate::notify_on_revocation).
     ///
-    /// `config` must lead to the same database as the pool; see [`PgSessionFeed`] for how that is proved. Behind a
-    /// pooler that lends connections for a transaction only, it must lead to the server itself, because `LISTEN` belongs
-    /// to a connection. [`feed_with`](Self::feed_with) connects as the pool does.
+    /// `config` must connect to the same database as the pool; [`PgSessionFeed`] describes how the
+    /// feed verifies this. Behind a pooler in transaction mode, `config` must connect to the server
+    /// directly, because `LISTEN` belongs to a connection. [`feed_with`](Self::feed_with) connects
+    /// as the pool does.
     pub fn feed<T>(&self, config: tokio_postgres::Config, tls: T) -> PgSessionFeed
     where
         T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
@@ -294,8 +320,8 @@ impl<U: PgUser> PgSessionStore<U> {
         self.feed_with(&PgConnector::new(config, tls))
     }
 
-    /// Returns the same as [`feed`](Self::feed), which connects in this way: with the TLS, the hosts and the rotating
-    /// password of a pool that was built with the same connector.
+    /// Returns the same feed as [`feed`](Self::feed), with an existing connector: it uses the TLS,
+    /// the hosts and the rotating password of the pool that shares the connector.
     pub fn feed_with(&self, connector: &PgConnector) -> PgSessionFeed {
         if !self.has_feed.swap(true, Relaxed) {
             self.connections.lookups.renew();
@@ -308,7 +334,7 @@ impl<U: PgUser> PgSessionStore<U> {
         )
     }
 
-    pub(super) const fn refuse_recovery(&self, in_recovery: bool) -> Result<(), Error> {
+    pub(super) const fn reject_recovery(&self, in_recovery: bool) -> Result<(), Error> {
         if in_recovery && !self.recovery_allowed {
             return Err(Error::from_kind(ErrorKind::Recovery));
         }
@@ -321,11 +347,11 @@ impl<U: PgUser> PgSessionStore<U> {
 
     async fn find_on(
         &self,
-        mut connection: Lent,
+        mut connection: PooledConnection,
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupResult<U>>, Error> {
         if connection.find.is_none() {
-            // The hash of the user's key costs the server time, and only a feed needs it.
+            // Computing the hash of the user's key costs server time, and only a feed needs it.
             let with_user_key = self.has_feed.load(Relaxed);
             let statement = self.statements.find(with_user_key);
             let ready = self.execution.ready(&connection, statement).await?;
@@ -338,45 +364,46 @@ impl<U: PgUser> PgSessionStore<U> {
         let statement = self.statements.find(with_user_key);
         let query_seq = self.queries_sent.fetch_add(1, Relaxed);
         let values: [&(dyn ToSql + Sync); 2] = [&digests, &query_seq];
-        let asked = find.query(&connection, statement, &values);
-        let rows = match asked.await {
+        let query = find.query(&connection, statement, &values);
+        let rows = match query.await {
             Ok(rows) => rows,
             Err(error) => {
-                // A value in a row was at fault, not the connection.
+                // The error is due to a value in a row, not to the connection.
                 if error.kind() == ErrorKind::Decode {
-                    connection.keep();
+                    connection.release();
                 }
                 return Err(error);
             }
         };
-        let mut answers = Vec::with_capacity(rows.len());
+        let mut results = Vec::with_capacity(rows.len());
         for row in &rows {
             let found = decode::found(row, with_user_key, self.lifetime)?;
-            // The connection is out of step: what it says is true of an earlier moment.
+            // The connection is out of sync: the response belongs to an earlier query.
             if found.query_seq != query_seq {
-                let context = "the database answered another query_seq";
-                return Err(Error::from_kind(ErrorKind::Protocol).with_message(context));
+                return Err(Error::from_kind(ErrorKind::Protocol).with_message(
+                    "the query response does not match the request: the connection is out of sync",
+                ));
             }
-            self.refuse_recovery(found.in_recovery)?;
-            answers.push(found.answer);
+            self.reject_recovery(found.in_recovery)?;
+            results.push(found.result);
         }
-        // If a row is missing, or one is of another digest, the connection may be out of step.
-        if is_complete(&answers, digests) {
-            connection.keep();
+        // If a row is missing or has another digest, the connection may be out of sync.
+        if is_complete(&results, digests) {
+            connection.release();
         }
-        Ok(answers)
+        Ok(results)
     }
 }
 
-/// Whether each digest was answered exactly once, and no other was.
-fn is_complete<U>(answers: &[LookupResult<U>], digests: &[TokenDigest]) -> bool {
-    let answered = || answers.iter().map(LookupResult::digest);
-    // Rows come in the order of the digests, though that is not promised.
-    answered().eq(digests.iter().copied()) || {
-        let (mut answered, mut asked) = (answered().collect::<Vec<_>>(), digests.to_vec());
-        answered.sort_unstable();
-        asked.sort_unstable();
-        answered == asked
+/// Returns whether `results` contains each digest exactly once, and no other digest.
+fn is_complete<U>(results: &[LookupResult<U>], digests: &[TokenDigest]) -> bool {
+    let returned = || results.iter().map(LookupResult::digest);
+    // Rows usually come in the order of the digests, but SQL does not guarantee it.
+    returned().eq(digests.iter().copied()) || {
+        let (mut returned, mut requested) = (returned().collect::<Vec<_>>(), digests.to_vec());
+        returned.sort_unstable();
+        requested.sort_unstable();
+        returned == requested
     }
 }
 
@@ -387,7 +414,12 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
         let lookups = &self.connections.lookups;
         match self.find_on(lookups.acquire().await?, digests).await {
             Err(error) if errors::is_retryable(&error) => {
-                tracing::debug!(%error, "a lookup is repeated on a new connection");
+                tracing::debug!(
+                    target: "tower_user_session",
+                    kind = ?error.kind(),
+                    %error,
+                    "a lookup is retried on a new connection"
+                );
                 lookups.renew();
                 self.find_on(lookups.acquire().await?, digests).await
             }

@@ -1,8 +1,8 @@
-//! Writes that a trigger or a rule of the application suppressed.
+//! Detection of writes that an application trigger or rule suppressed.
 //!
-//! A trigger that returns NULL for a row makes the server skip the row without an error. Then the statement looks as
-//! if there had been no such user or session. Each write that changed less than it might have is followed by a
-//! query that tells the two apart.
+//! A trigger that returns NULL for a row makes the server skip the row without an error. The
+//! statement then returns the same result as for an unknown user or session. After each write that
+//! changed fewer rows than it could have, a query distinguishes the two cases.
 
 use tokio_postgres::{Row, types::ToSql};
 
@@ -20,8 +20,8 @@ use crate::{
 };
 
 impl<U: PgUser> PgSessionStore<U> {
-    /// After `insert.sql` has begun no session.
-    pub(super) async fn insert_was_refused(
+    /// Fails if the user may sign in, although `insert.sql` inserted no session.
+    pub(super) async fn verify_insert_was_rejected(
         &self,
         on: On<'_>,
         new: &NewSession<'_, Self>,
@@ -30,36 +30,38 @@ impl<U: PgUser> PgSessionStore<U> {
         let allowed = allowed.demanding(new.condition.columns());
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![new.user_id];
         parameters.extend(new.condition.values());
-        none(&self.execution.query(on, &allowed, &parameters).await?)
+        reject_if_found(&self.execution.query(on, &allowed, &parameters).await?)
     }
 
-    /// After `rotate.sql` has found no session.
-    pub(super) async fn rotation_found_nothing(
+    /// Fails if the session exists, although `rotate.sql` found no session.
+    pub(super) async fn verify_rotation_found_none(
         &self,
         user_id: &U::Id,
         old: &[TokenDigest],
     ) -> Result<(), Error> {
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &old, &self.idle_seconds()];
         let rotatable = &self.statements.rotatable;
-        none(&self.run(Access::Unlocked, rotatable, &values).await?)
+        reject_if_found(&self.run(Access::Unlocked, rotatable, &values).await?)
     }
 
-    /// After a statement that should have deleted all that this one finds.
-    pub(super) async fn none_left(
+    /// Fails if a row is left after a statement that should have deleted all rows that `remaining`
+    /// finds.
+    pub(super) async fn verify_none_left(
         &self,
         on: On<'_>,
         remaining: &Statement,
         values: &[&(dyn ToSql + Sync)],
     ) -> Result<(), Error> {
-        none(&self.execution.query(on, remaining, values).await?)
+        reject_if_found(&self.execution.query(on, remaining, values).await?)
     }
 }
 
-fn none(found: &[Row]) -> Result<(), Error> {
+fn reject_if_found(found: &[Row]) -> Result<(), Error> {
     let row = found.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
     if column(row, 0)? {
-        return Err(Error::from_kind(ErrorKind::Statement)
-            .with_message("a trigger or a rule on the sessions table suppressed the change"));
+        return Err(Error::from_kind(ErrorKind::Statement).with_message(
+            "the write failed: a trigger or a rule on the sessions table suppressed it",
+        ));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Turns: at most one write of a user at a time holds a connection.
+//! Queues of writes per user: at most one write of a user at a time uses a connection.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -9,53 +9,54 @@ use std::{
 
 use tokio::sync::OwnedMutexGuard;
 
-type Turn = Arc<tokio::sync::Mutex<()>>;
+type Queue = Arc<tokio::sync::Mutex<()>>;
 
-/// Makes the writes of one user wait for each other in the process instead of on connections.
+/// Serializes the writes of one user in the process, so that waiting writes use no connections.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    waiting: Mutex<HashMap<u64, Turn>>,
+pub(super) struct UserQueues {
+    queues: Mutex<HashMap<u64, Queue>>,
     hasher: RandomState,
 }
 
-/// A write's turn. The next write of the same user follows when it is dropped.
-pub(super) struct TakenTurn<'a> {
-    turns: &'a Turns,
+/// The permit of one write. Dropping it lets the next write of the same user continue.
+pub(super) struct WritePermit<'a> {
+    queues: &'a UserQueues,
     user: u64,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Turns {
-    /// Waits for the turn of this user's write, in the order of the calls.
-    pub(super) async fn take(&self, user: &impl Debug) -> TakenTurn<'_> {
-        // Users whose hashes collide take turns too, which delays them and changes nothing else.
+impl UserQueues {
+    /// Waits until the earlier writes of this user have ended, in the order of the calls.
+    pub(super) async fn acquire(&self, user: &impl Debug) -> WritePermit<'_> {
+        // Users whose hashes collide share a queue. That delays their writes and has no other
+        // effect.
         let user = self.hasher.hash_one(format!("{user:?}"));
-        let turn = Arc::clone(self.waiting().entry(user).or_default());
-        // Before it is awaited, so that a caller who is cancelled leaves no entry.
-        let mut taken = TakenTurn {
-            turns: self,
+        let queue = Arc::clone(self.lock().entry(user).or_default());
+        // Constructed before the await, so that a cancelled caller leaves no entry.
+        let mut permit = WritePermit {
+            queues: self,
             user,
             guard: None,
         };
-        taken.guard = Some(turn.lock_owned().await);
-        taken
+        permit.guard = Some(queue.lock_owned().await);
+        permit
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Turn>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Queue>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for TakenTurn<'_> {
+impl Drop for WritePermit<'_> {
     fn drop(&mut self) {
-        // Under the lock of the map, so that no other caller finds the entry meanwhile.
-        let mut waiting = self.turns.waiting();
+        // Holds the lock of the map, so that no other caller acquires the entry in the meantime.
+        let mut queues = self.queues.lock();
         self.guard = None;
-        if waiting
+        if queues
             .get(&self.user)
-            .is_some_and(|turn| Arc::strong_count(turn) == 1)
+            .is_some_and(|queue| Arc::strong_count(queue) == 1)
         {
-            waiting.remove(&self.user);
+            queues.remove(&self.user);
         }
     }
 }
@@ -69,18 +70,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn writes_of_one_user_take_turns_and_leave_no_entry() {
-        let turns = Turns::default();
-        let first = turns.take(&7).await;
-        let other = turns.take(&8).await;
-        let mut second = pin!(turns.take(&7));
+    async fn writes_of_one_user_wait_for_each_other_and_leave_no_entry() {
+        let queues = UserQueues::default();
+        let first = queues.acquire(&7).await;
+        let other = queues.acquire(&8).await;
+        let mut second = pin!(queues.acquire(&7));
         let brief = Duration::from_millis(1);
         assert!(timeout(brief, second.as_mut()).await.is_err());
         drop(first);
         let second = second.await;
-        assert!(timeout(brief, turns.take(&7)).await.is_err());
-        assert_eq!(turns.waiting().len(), 2);
+        assert!(timeout(brief, queues.acquire(&7)).await.is_err());
+        assert_eq!(queues.lock().len(), 2);
         drop((second, other));
-        assert_eq!(turns.waiting().len(), 0);
+        assert_eq!(queues.lock().len(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! What changes sessions, each in one transaction.
+//! Writes to the sessions table, each in one transaction.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio_postgres::{Row, types::ToSql};
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
-        connections::{Access, alone},
+        connections::{Access, run_single},
         decode::{self, column},
         encoding::storable,
         errors,
@@ -23,12 +23,13 @@ use crate::{
     },
 };
 
-/// Pages of the table that one batch of cleaning up goes through: some thousand sessions.
-const PAGES_IN_A_BATCH: u64 = 64;
-/// No request waits for a batch of cleaning up, so that it may take longer than the deadline.
-const LONGEST_BATCH: Duration = Duration::from_secs(60);
-/// Sessions that one announcement can name; the same number as in `0002_announce_sessions.sql`.
-const SESSIONS_IN_AN_ANNOUNCEMENT: i64 = 242;
+/// Table pages that one batch of the clean-up scans: several thousand sessions.
+const PAGES_PER_BATCH: u64 = 64;
+/// The time limit of a clean-up batch. It may exceed the deadline, because no request waits for it.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most sessions that one notification can name; the same number as in
+/// `0002_announce_sessions.sql`.
+const MAX_SESSIONS_PER_NOTIFICATION: i64 = 242;
 
 impl<U: PgUser> SessionStore for PgSessionStore<U> {
     type UserId = U::Id;
@@ -39,7 +40,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     }
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
-        let _turn = self.connections.turn(new.user_id).await?;
+        let _permit = self.connections.queue_write(new.user_id).await?;
         let mut attempts = self.connections.attempts();
         let mut replaced = Vec::new();
         let mut user_may_be_gone = true;
@@ -52,13 +53,14 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
                 transaction.end(outcome, is_done).await
             };
             match inserted.await {
-                // If the user was deleted at this moment, the second attempt finds no user. A foreign key of the
-                // application, and one that does not see an inherited row, fail again.
+                // If the user was deleted concurrently, the second attempt finds no user. A foreign
+                // key of the application fails again, and so does one that does not see an
+                // inherited row.
                 Err(error) if user_may_be_gone && errors::is_foreign_key(&error) => {
                     user_may_be_gone = false;
                 }
-                Err(error) if attempts.another(&error).await => {}
-                outcome => return self.connections.explained(outcome).await,
+                Err(error) if attempts.should_retry(&error).await => {}
+                outcome => return self.connections.with_recovery_cause(outcome).await,
             }
         }
     }
@@ -69,7 +71,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         old: &[TokenDigest],
         new: TokenDigest,
     ) -> Result<RotateOutcome, Error> {
-        let _turn = self.connections.turn(user_id).await?;
+        let _permit = self.connections.queue_write(user_id).await?;
         let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
         let rotated = self
             .run(Access::Unlocked, &self.statements.rotate, &values)
@@ -80,10 +82,10 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
                 remembered: column(&row, 6)?,
             }),
             Ok(None) => {
-                self.rotation_found_nothing(user_id, old).await?;
+                self.verify_rotation_found_none(user_id, old).await?;
                 Ok(RotateOutcome::NotFound)
             }
-            Err(error) if errors::is_taken_digest(&error, &self.table.name) => {
+            Err(error) if errors::is_duplicate_digest(&error, &self.table.name) => {
                 Ok(RotateOutcome::DuplicateDigest)
             }
             Err(error) => Err(error),
@@ -94,10 +96,10 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let rows = self
             .run(Access::Unlocked, &self.statements.delete, &[&digests])
             .await?;
-        let (mut seen, mut locked) = (Vec::with_capacity(rows.len()), Vec::new());
+        let (mut found, mut locked) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in &rows {
-            // Sessions may have ended, even if the rows cannot be decoded.
-            let (digest, id, free, ended) = (|| {
+            // Sessions may have ended even if decoding a row fails.
+            let (digest, id, is_unlocked, ended) = (|| {
                 Ok::<_, Error>((
                     column(row, 0)?,
                     column(row, 1)?,
@@ -106,17 +108,17 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
                 ))
             })()
             .map_err(Error::with_outcome_unknown)?;
-            seen.push(EndedSession::new(digest, id));
-            match (free, ended) {
+            found.push(EndedSession::new(digest, id));
+            match (is_unlocked, ended) {
                 (_, true) => {}
-                (true, false) => return Err(kept_by_trigger()),
+                (true, false) => return Err(delete_suppressed()),
                 (false, false) => locked.push(id),
             }
         }
         if !locked.is_empty() {
             self.delete_locked(&locked).await?;
         }
-        Ok(seen)
+        Ok(found)
     }
 
     async fn list(&self, user_id: &U::Id) -> Result<Vec<SessionInfo>, Error> {
@@ -126,33 +128,33 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             .await?;
         rows.iter()
             .map(|row| {
-                let mut device = SessionInfo::new(&decode::current(row, 0)?);
-                device.user_agent = column::<Option<decode::AnyText>>(row, 6)?.map(|text| text.0);
-                device.ip = column(row, 7)?;
-                Ok(device)
+                let mut info = SessionInfo::new(&decode::current(row, 0)?);
+                info.user_agent = column::<Option<decode::LossyText>>(row, 6)?.map(|text| text.0);
+                info.ip = column(row, 7)?;
+                Ok(info)
             })
             .collect()
     }
 
-    async fn revoke(&self, user_id: &U::Id, which: RevokeScope) -> Result<Vec<SessionId>, Error> {
-        let _turn = self.connections.turn(user_id).await?;
+    async fn revoke(&self, user_id: &U::Id, scope: RevokeScope) -> Result<Vec<SessionId>, Error> {
+        let _permit = self.connections.queue_write(user_id).await?;
         let mut attempts = self.connections.attempts();
         loop {
             let revoked = async {
                 let transaction = self.connections.begin(attempts.bounds()).await?;
-                let outcome = self.revoke_in(transaction.on(), user_id, which).await;
+                let outcome = self.revoke_in(transaction.on(), user_id, scope).await;
                 transaction.end(outcome, |_| true).await
             };
             match revoked.await {
-                Err(error) if attempts.another(&error).await => {}
-                outcome => return self.connections.explained(outcome).await,
+                Err(error) if attempts.should_retry(&error).await => {}
+                outcome => return self.connections.with_recovery_cause(outcome).await,
             }
         }
     }
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
-        let revoked = self.revoke_everyone_at_length().await;
-        self.connections.explained(revoked).await
+        let revoked = self.revoke_everyone_unbounded().await;
+        self.connections.with_recovery_cause(revoked).await
     }
 
     async fn remaining_lifetimes(
@@ -169,13 +171,13 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             .await?;
         let mut live = Vec::with_capacity(rows.len());
         for row in &rows {
-            self.refuse_recovery(column(row, 1)?)?;
+            self.reject_recovery(column(row, 1)?)?;
             if let Some(seconds) = column::<Option<f64>>(row, 2)? {
                 let remaining = Duration::try_from_secs_f64(seconds.max(0.0));
-                let one =
+                let lifetime =
                     RemainingLifetime::new(column(row, 0)?, remaining.unwrap_or(Duration::MAX));
                 let key = decode::user_key(row, 3)?;
-                live.push(key.map_or(one, |key| one.with_user_key(key)));
+                live.push(key.map_or(lifetime, |key| lifetime.with_user_key(key)));
             }
         }
         Ok(live)
@@ -183,30 +185,41 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn delete_expired(&self, place: Option<u64>) -> Result<ExpiredBatch, Error> {
         let page = place.unwrap_or(0);
-        let next = page + PAGES_IN_A_BATCH;
+        let next = page + PAGES_PER_BATCH;
         let signed = |page: u64| i64::try_from(page).unwrap_or(i64::MAX);
         let (from, to, table) = (signed(page), signed(next), self.table.to_sql());
-        let most = SESSIONS_IN_AN_ANNOUNCEMENT;
+        let most = MAX_SESSIONS_PER_NOTIFICATION;
         let values: [&(dyn ToSql + Sync); 5] = [&from, &to, &table, &self.idle_seconds(), &most];
         let bounds = Bounds {
-            statement: LONGEST_BATCH,
-            lock: LONGEST_BATCH,
+            statement: BATCH_TIMEOUT,
+            lock: BATCH_TIMEOUT,
         };
-        let upkeep = &self.connections.upkeep;
-        let clean_up = &self.statements.delete_expired;
-        let rows = alone(upkeep, &self.execution, Some(bounds), clean_up, &values).await?;
+        let connections = &self.connections.cleanup;
+        let statement = &self.statements.delete_expired;
+        let rows = run_single(
+            connections,
+            &self.execution,
+            Some(bounds),
+            statement,
+            &values,
+        )
+        .await?;
         let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
         let deleted: i64 = column(row, 0)?;
-        let my_turn: bool = column(row, 1)?;
+        let acquired_lock: bool = column(row, 1)?;
         let pages: i64 = column(row, 2)?;
-        if !my_turn {
-            tracing::debug!(%table, "clean-up skipped: another process is deleting expired sessions");
+        if !acquired_lock {
+            tracing::debug!(
+                target: "tower_user_session",
+                %table,
+                "clean-up skipped: another process is deleting expired sessions"
+            );
         }
-        let announced: i64 = column(row, 3)?;
-        let next = if announced < most { next } else { page };
-        let more = my_turn && signed(next) < pages;
+        let notified: i64 = column(row, 3)?;
+        let next = if notified < most { next } else { page };
+        let more = acquired_lock && signed(next) < pages;
         if !more {
-            upkeep.renew();
+            connections.renew();
         }
         Ok(ExpiredBatch::new(
             deleted.unsigned_abs(),
@@ -216,28 +229,29 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 }
 
 impl<U: PgUser> PgSessionStore<U> {
-    /// Ends sessions whose rows were locked. One that is gone afterwards was ended by the other transaction.
+    /// Ends sessions whose rows were locked. If a row no longer exists, the other transaction ended
+    /// the session.
     async fn delete_locked(&self, ids: &[SessionId]) -> Result<(), Error> {
         let rows = self
             .run(Access::Locked, &self.statements.delete_locked, &[&ids])
             .await?;
         for row in &rows {
             if !column::<bool>(row, 1).map_err(Error::with_outcome_unknown)? {
-                return Err(kept_by_trigger());
+                return Err(delete_suppressed());
             }
         }
         Ok(())
     }
 
-    /// [`SessionStore::revoke_everyone`], on a connection without bounds.
-    async fn revoke_everyone_at_length(&self) -> Result<u64, Error> {
+    /// [`SessionStore::revoke_everyone`], on a connection without time limits.
+    async fn revoke_everyone_unbounded(&self) -> Result<u64, Error> {
         let client = self.connections.open_new().await?;
         let unbounded = Bounds {
             statement: Duration::ZERO,
             lock: Duration::ZERO,
         };
         Execution::begin(&client, unbounded).await?;
-        // A statement of its own, so that the next one sees the sign-ins that it waited for.
+        // A separate statement, so that the next one sees the sign-ins that this one waited for.
         let lock = &self.statements.lock_everyone.sql;
         client
             .batch_execute(lock)
@@ -246,15 +260,16 @@ impl<U: PgUser> PgSessionStore<U> {
         let on = On::connection(&client);
         let revoke = &self.statements.revoke_everyone;
         let ended = self.execution.execute(on, revoke, &[]).await?;
-        self.none_left(on, &self.statements.any_session, &[])
+        self.verify_none_left(on, &self.statements.any_session, &[])
             .await?;
         let committed = client.batch_execute("COMMIT").await;
         committed.map_err(errors::commit)?;
         Ok(ended)
     }
 
-    /// [`SessionStore::insert`] without the transaction around it. `replaced` has the sessions that an earlier
-    /// attempt was to replace; a concurrent rotation may have changed their digests since.
+    /// [`SessionStore::insert`] without the transaction around it. `replaced` contains the sessions
+    /// that an earlier attempt tried to replace; a concurrent rotation may have changed their
+    /// digests since.
     pub(super) async fn insert_in(
         &self,
         on: On<'_>,
@@ -303,10 +318,10 @@ impl<U: PgUser> PgSessionStore<U> {
                 Ok(InsertOutcome::Inserted { session, ended })
             }
             Ok(None) => {
-                self.insert_was_refused(on, new).await?;
+                self.verify_insert_was_rejected(on, new).await?;
                 Ok(InsertOutcome::UserRefused)
             }
-            Err(error) if errors::is_taken_digest(&error, &self.table.name) => {
+            Err(error) if errors::is_duplicate_digest(&error, &self.table.name) => {
                 Ok(InsertOutcome::DuplicateDigest)
             }
             Err(error) => Err(error),
@@ -318,10 +333,10 @@ impl<U: PgUser> PgSessionStore<U> {
         &self,
         on: On<'_>,
         user_id: &U::Id,
-        which: RevokeScope,
+        scope: RevokeScope,
     ) -> Result<Vec<SessionId>, Error> {
         self.lock(on, user_id, &[]).await?;
-        let (only, except) = match which {
+        let (only, except) = match scope {
             RevokeScope::One(id) => (Some(id), None),
             RevokeScope::AllExcept(id) => (None, Some(id)),
             RevokeScope::All => (None, None),
@@ -330,17 +345,18 @@ impl<U: PgUser> PgSessionStore<U> {
         let revoke = &self.statements.revoke;
         let ended = ids(&self.execution.query(on, revoke, &values).await?)?;
         let remaining = &self.statements.revocable;
-        self.none_left(on, remaining, &values).await?;
+        self.verify_none_left(on, remaining, &values).await?;
         Ok(ended)
     }
 
-    /// Acquires the locks of this user, and of the owners of the sessions that are replaced, until the
+    /// Acquires the locks of this user, and of the owners of the replaced sessions, until the
     /// transaction ends.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] if the transaction's isolation level is above `READ COMMITTED`: its
-    /// snapshot could be older than what the lock has waited for. [`ErrorKind::Schema`] if a policy hides sessions.
+    /// [`ErrorKind::Configuration`] if the transaction's isolation level is above `READ COMMITTED`,
+    /// because its snapshot could be older than what the lock has waited for. [`ErrorKind::Schema`]
+    /// if a policy hides sessions.
     async fn lock(
         &self,
         on: On<'_>,
@@ -354,8 +370,8 @@ impl<U: PgUser> PgSessionStore<U> {
         let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
         if column(row, 3)? {
             return Err(Error::from_kind(ErrorKind::Schema).with_message(
-                "row-level security hides sessions from the role, so that they could not be ended: check() names the \
-                 remedy",
+                "row-level security hides sessions from the role, which therefore cannot end \
+                 them: PgSessionStore::check returns the remedy",
             ));
         }
         if column(row, 0)? {
@@ -365,13 +381,13 @@ impl<U: PgUser> PgSessionStore<U> {
             });
         }
         Err(Error::from_kind(ErrorKind::Configuration).with_message(
-            "the transaction's isolation level is above READ COMMITTED: begin it with ISOLATION LEVEL \
-             READ COMMITTED",
+            "the transaction's isolation level is above READ COMMITTED: begin it with ISOLATION \
+             LEVEL READ COMMITTED",
         ))
     }
 }
 
-/// What `lock.sql` returns once the locks are acquired.
+/// The result of `lock.sql`.
 struct Locked {
     /// The sessions that are replaced.
     replaced: Vec<SessionId>,
@@ -379,9 +395,9 @@ struct Locked {
     encoding: String,
 }
 
-fn kept_by_trigger() -> Error {
+fn delete_suppressed() -> Error {
     Error::from_kind(ErrorKind::Statement)
-        .with_message("a trigger on the sessions table kept the session from being deleted")
+        .with_message("deleting the session failed: a trigger on the sessions table prevented it")
 }
 
 fn ids(rows: &[Row]) -> Result<Vec<SessionId>, Error> {

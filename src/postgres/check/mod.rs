@@ -12,7 +12,7 @@ pub use self::report::CheckReport;
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
-        connection_set::Lent,
+        connection_set::PooledConnection,
         decode, errors,
         feed::SCHEMA_VERSION,
         same_settings,
@@ -31,48 +31,54 @@ const NOBODY: [TokenDigest; 1] = [TokenDigest::from_bytes([0; 32])];
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL row_security = off";
 
 impl<U: PgUser> PgSessionStore<U> {
-    /// Checks at an application's startup that the database fits, and returns what kind of server it is. It
-    /// reads one user, and writes nothing.
+    /// Verifies at startup that the database matches this store, and returns a report about the
+    /// server. It reads one user and writes nothing.
     ///
     /// It opens the store's own connections, and verifies on them:
     ///
-    /// * the sessions table: an ordinary table, its columns and their types, the unique index on the digest, the
-    ///   type and the collation of `user_id` compared with the key that it refers to;
-    /// * every statement: its types, [`PgUser::Id`] included, and the rights that it needs;
-    /// * [`PgUser`]: no column twice, no aggregate, no second row for a user, and
+    /// * the sessions table: an ordinary table with the expected columns and types, and a unique
+    ///   index on the digest; `user_id` has the type and the collation of the key that it refers
+    ///   to;
+    /// * every statement: its parameter types, including [`PgUser::Id`], and the privileges that it
+    ///   needs;
+    /// * [`PgUser`]: no duplicate column name, no aggregate, no second row for a user, and
     ///   [`from_row`](PgUser::from_row) for one user, if there is one;
-    /// * that no row-level security policy hides rows of a table, and that transactions are not read-only;
-    /// * that a connection of the pool has the same role and search path, and sees the same tables.
+    /// * row-level security: no policy hides rows of a table;
+    /// * transactions: they are not read-only;
+    /// * the pool: its connections have the same role and search path, and see the same tables.
     ///
-    /// It logs a warning if a connection to another host is not encrypted, if the pool has no timeouts, if it
-    /// has several hosts without `target_session_attrs`, if `user_id` has no foreign key, and if a role behind a
-    /// transaction pooler has no `statement_timeout`.
+    /// It logs a warning in each of these cases: a connection to another host is not encrypted; the
+    /// pool has no timeouts; it has several hosts without `target_session_attrs`; `user_id` has no
+    /// foreign key; a role behind a transaction pooler has no `statement_timeout`.
     ///
-    /// What it reads for one user proves nothing about the others. A lookup verifies its own rows again.
+    /// A successful check of one user does not guarantee that other users can be read. Each lookup
+    /// verifies its own rows.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a right does not fit: the source names each finding and
-    /// its remedy; also if triggers that announce sessions are of another schema version, with the version that is
-    /// needed. [`ErrorKind::Configuration`] if a connection of the pool differs. [`ErrorKind::Decode`] or
-    /// [`ErrorKind::Panicked`] if `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in
-    /// recovery and stale reads were not allowed. Otherwise as for a lookup.
+    /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a privilege does not match: the source names
+    /// each finding and its remedy. Also [`ErrorKind::Schema`] if notification triggers have
+    /// another schema version; the source names the required one. [`ErrorKind::Configuration`] if a
+    /// connection of the pool differs. [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if
+    /// `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in recovery and
+    /// stale reads are not allowed. Otherwise as for a lookup.
     pub async fn check(&self) -> Result<CheckReport, Error> {
         let check = run(self).await?;
         let own = self.connections.writes.acquire().await?;
         let outdated = self.triggers_are_outdated(&own).await;
-        own.keep();
+        own.release();
         if outdated? {
-            let needs = format!("this version of the crate needs schema version {SCHEMA_VERSION}");
-            return Err(Error::new(ErrorKind::Schema, needs).with_message(
-                "the triggers that announce ended sessions are of another schema version: run \
+            let version =
+                format!("this version of the crate needs schema version {SCHEMA_VERSION}");
+            return Err(Error::new(ErrorKind::Schema, version).with_message(
+                "the notification triggers have another schema version: run \
                  Migrate::notify_on_revocation or Migrate::notify_on_user_change",
             ));
         }
         Ok(check)
     }
 
-    async fn triggers_are_outdated(&self, own: &Lent) -> Result<bool, Error> {
+    async fn triggers_are_outdated(&self, own: &PooledConnection) -> Result<bool, Error> {
         let (on, table) = (On::connection(own), self.table.to_sql());
         let outdated = &self.statements.outdated;
         let rows = self.execution.query(on, outdated, &[&table]).await?;
@@ -88,7 +94,7 @@ async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error>
     if !store.execution.has_settings() {
         report::warn_without_statement_timeout(&own).await?;
     }
-    own.keep();
+    own.release();
     // On a connection of the lookups.
     store.find(&NOBODY).await?;
     check.warn();
@@ -101,7 +107,7 @@ async fn with<U: PgUser>(
     client: &ClientWrapper,
 ) -> Result<CheckReport, Error> {
     let check = CheckReport::read(client, store.pool().timeouts()).await?;
-    store.refuse_recovery(check.in_recovery())?;
+    store.reject_recovery(check.in_recovery())?;
     let on = On::connection(client);
     let table = &store.statements.check_table;
     let name = store.table.to_sql();

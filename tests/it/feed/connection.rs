@@ -482,10 +482,7 @@ async fn a_feed_without_announced_users_is_reported() {
     let feed = sessions.store().feed(database.config(), NoTls);
     sessions.subscribe(feed).await.unwrap();
     let told = logs.text();
-    assert!(
-        told.contains("changes of users are not announced"),
-        "{told}"
-    );
+    assert!(told.contains("do not announce changes of users"), "{told}");
     assert!(!told.contains("not encrypted"), "{told}");
 }
 
