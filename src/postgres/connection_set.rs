@@ -26,7 +26,7 @@ use crate::{
     postgres::{
         errors,
         reconnect::Reconnect,
-        sql::execution::{self, Find},
+        sql::execution::{self, LookupStatement},
     },
     service::DEFAULT_DEADLINE,
 };
@@ -91,7 +91,7 @@ struct State {
 pub(super) struct Connection {
     client: ClientWrapper,
     /// The prepared lookup of this connection, and whether it returns the hash of the user's key.
-    pub(super) find: Option<(Find, bool)>,
+    pub(super) find: Option<(LookupStatement, bool)>,
     generation: u64,
     _alive: Alive,
 }

@@ -12,7 +12,9 @@ use crate::{
         connection_set::{ConnectionSet, Deadline, PooledConnection, before_deadline, open_new},
         errors,
         sql::{
-            execution::{BRIEF_LOCK_WAIT, Bounds, Execution, On, lookup_settings, write_settings},
+            execution::{
+                Bounds, Execution, Executor, FIRST_LOCK_TIMEOUT, lookup_settings, write_settings,
+            },
             statement::{Statement, Values},
         },
         user_queue::{UserQueues, WritePermit},
@@ -190,11 +192,15 @@ pub(super) async fn run_single(
     values: Values<'_>,
 ) -> Result<Vec<Row>, Error> {
     let connection = set.acquire().await?;
-    let on = On::connection(&connection);
+    let executor = Executor::connection(&connection);
     let outcome = match bounds {
-        Some(bounds) => execution.alone(on, bounds, statement, values).await,
+        Some(bounds) => {
+            execution
+                .query_in_transaction(executor, bounds, statement, values)
+                .await
+        }
         None => execution
-            .query(on, statement, values)
+            .query(executor, statement, values)
             .await
             .map_err(errors::write),
     };
@@ -228,7 +234,7 @@ impl Attempts<'_> {
         let lock = if self.lock_wait_permit.is_some() {
             deadline
         } else {
-            BRIEF_LOCK_WAIT.min(deadline)
+            FIRST_LOCK_TIMEOUT.min(deadline)
         };
         Bounds {
             statement: deadline,
@@ -272,8 +278,8 @@ impl Attempts<'_> {
 pub(super) struct StoreTransaction(PooledConnection);
 
 impl StoreTransaction {
-    pub(super) fn on(&self) -> On<'_> {
-        On::connection(&self.0)
+    pub(super) fn executor(&self) -> Executor<'_> {
+        Executor::connection(&self.0)
     }
 
     /// Commits if the outcome is `Ok` and `commit` returns true for it. Otherwise rolls back.

@@ -25,7 +25,7 @@ use crate::{
         migrate::Migrate,
         sql::{
             Statements, Table,
-            execution::{Execution, Find},
+            execution::{Execution, LookupStatement},
             statement::{Statement, Values},
         },
         user::PgUser,
@@ -354,12 +354,15 @@ impl<U: PgUser> PgSessionStore<U> {
             // Computing the hash of the user's key costs server time, and only a feed needs it.
             let with_user_key = self.has_feed.load(Relaxed);
             let statement = self.statements.find(with_user_key);
-            let ready = self.execution.ready(&connection, statement).await?;
+            let ready = self
+                .execution
+                .prepare_lookup(&connection, statement)
+                .await?;
             connection.find = Some((ready, with_user_key));
         }
         let (find, with_user_key) = match &connection.find {
             Some((find, with_user_key)) => (find, *with_user_key),
-            None => (&Find::Unnamed, false),
+            None => (&LookupStatement::Unnamed, false),
         };
         let statement = self.statements.find(with_user_key);
         let query_seq = self.queries_sent.fetch_add(1, Relaxed);

@@ -11,7 +11,7 @@ use crate::{
     postgres::{
         connections::Access,
         decode::column,
-        sql::{execution::On, statement::Statement},
+        sql::{execution::Executor, statement::Statement},
         store::PgSessionStore,
         user::PgUser,
     },
@@ -23,14 +23,19 @@ impl<U: PgUser> PgSessionStore<U> {
     /// Fails if the user may sign in, although `insert.sql` inserted no session.
     pub(super) async fn verify_insert_was_rejected(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         new: &NewSession<'_, Self>,
     ) -> Result<(), Error> {
         let allowed = &self.statements.allowed;
-        let allowed = allowed.demanding(new.condition.columns());
+        let allowed = allowed.with_preconditions(new.condition.columns());
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![new.user_id];
         parameters.extend(new.condition.values());
-        reject_if_found(&self.execution.query(on, &allowed, &parameters).await?)
+        reject_if_found(
+            &self
+                .execution
+                .query(executor, &allowed, &parameters)
+                .await?,
+        )
     }
 
     /// Fails if the session exists, although `rotate.sql` found no session.
@@ -48,11 +53,11 @@ impl<U: PgUser> PgSessionStore<U> {
     /// finds.
     pub(super) async fn verify_none_left(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         remaining: &Statement,
         values: &[&(dyn ToSql + Sync)],
     ) -> Result<(), Error> {
-        reject_if_found(&self.execution.query(on, remaining, values).await?)
+        reject_if_found(&self.execution.query(executor, remaining, values).await?)
     }
 }
 

@@ -6,7 +6,7 @@ use tokio_postgres::{Transaction, types::ToSql};
 
 use crate::{
     error::Error,
-    postgres::{sql::execution::On, store::PgSessionStore, user::PgUser},
+    postgres::{sql::execution::Executor, store::PgSessionStore, user::PgUser},
     service::{SessionService, SignIn, SignedIn},
     session::{CurrentSession, SessionToken},
     store::RevokeScope,
@@ -86,7 +86,7 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
         let insertion = self
             .sessions
             .store()
-            .insert_in(On::transaction(transaction), &new, &mut Vec::new())
+            .insert_in(Executor::transaction(transaction), &new, &mut Vec::new())
             .await?;
         self.signed_in(token, &insertion)
     }
@@ -127,7 +127,7 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
     ) -> Result<u64, Error> {
         self.store()
             .revoke_in(
-                On::transaction(transaction),
+                Executor::transaction(transaction),
                 user_id,
                 RevokeScope::AllExcept(current.id()),
             )
@@ -143,7 +143,11 @@ impl<U: PgUser> SessionService<PgSessionStore<U>> {
         user_id: &U::Id,
     ) -> Result<u64, Error> {
         self.store()
-            .revoke_in(On::transaction(transaction), user_id, RevokeScope::All)
+            .revoke_in(
+                Executor::transaction(transaction),
+                user_id,
+                RevokeScope::All,
+            )
             .await
             .map(|ended| ended.len() as u64)
     }

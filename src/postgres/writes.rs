@@ -11,7 +11,7 @@ use crate::{
         decode::{self, column},
         encoding::storable,
         errors,
-        sql::execution::{Bounds, Execution, On},
+        sql::execution::{Bounds, Execution, Executor},
         store::PgSessionStore,
         transaction::SignInConditions,
         user::PgUser,
@@ -47,7 +47,9 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         loop {
             let inserted = async {
                 let transaction = self.connections.begin(attempts.bounds()).await?;
-                let outcome = self.insert_in(transaction.on(), &new, &mut replaced).await;
+                let outcome = self
+                    .insert_in(transaction.executor(), &new, &mut replaced)
+                    .await;
                 let is_done =
                     |outcome: &InsertOutcome| matches!(outcome, InsertOutcome::Inserted { .. });
                 transaction.end(outcome, is_done).await
@@ -142,7 +144,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         loop {
             let revoked = async {
                 let transaction = self.connections.begin(attempts.bounds()).await?;
-                let outcome = self.revoke_in(transaction.on(), user_id, scope).await;
+                let outcome = self.revoke_in(transaction.executor(), user_id, scope).await;
                 transaction.end(outcome, |_| true).await
             };
             match revoked.await {
@@ -257,10 +259,10 @@ impl<U: PgUser> PgSessionStore<U> {
             .batch_execute(lock)
             .await
             .map_err(errors::statement)?;
-        let on = On::connection(&client);
+        let executor = Executor::connection(&client);
         let revoke = &self.statements.revoke_everyone;
-        let ended = self.execution.execute(on, revoke, &[]).await?;
-        self.verify_none_left(on, &self.statements.any_session, &[])
+        let ended = self.execution.execute(executor, revoke, &[]).await?;
+        self.verify_none_left(executor, &self.statements.any_session, &[])
             .await?;
         let committed = client.batch_execute("COMMIT").await;
         committed.map_err(errors::commit)?;
@@ -272,11 +274,11 @@ impl<U: PgUser> PgSessionStore<U> {
     /// digests since.
     pub(super) async fn insert_in(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         new: &NewSession<'_, Self>,
         replaced: &mut Vec<SessionId>,
     ) -> Result<InsertOutcome, Error> {
-        let locked = self.lock(on, new.user_id, new.replaced).await?;
+        let locked = self.lock(executor, new.user_id, new.replaced).await?;
         replaced.extend(locked.replaced);
         let user_agent = storable(&locked.encoding, new.user_agent);
         let replaced = &*replaced;
@@ -284,7 +286,7 @@ impl<U: PgUser> PgSessionStore<U> {
         if let Some(limit) = self.limit.filter(|limit| !limit.ends_oldest) {
             let values: [&(dyn ToSql + Sync); 3] = [new.user_id, replaced, &idle];
             let count = &self.statements.count;
-            let rows = self.execution.query(on, count, &values).await?;
+            let rows = self.execution.query(executor, count, &values).await?;
             let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
             if column::<i64>(row, 0)? >= i64::from(limit.sessions) {
                 return Ok(InsertOutcome::TooManySessions);
@@ -301,8 +303,11 @@ impl<U: PgUser> PgSessionStore<U> {
             &new.ip,
         ];
         parameters.extend(new.condition.values());
-        let insert = self.statements.insert.demanding(new.condition.columns());
-        let inserted = self.execution.query(on, &insert, &parameters).await;
+        let insert = self
+            .statements
+            .insert
+            .with_preconditions(new.condition.columns());
+        let inserted = self.execution.query(executor, &insert, &parameters).await;
         match inserted.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => {
                 let mut ended: Vec<SessionId> = column(&row, 6)?;
@@ -311,14 +316,14 @@ impl<U: PgUser> PgSessionStore<U> {
                     let new_one = &[new.digest][..];
                     let values: [&(dyn ToSql + Sync); 4] = [new.user_id, &new_one, &idle, &others];
                     let end = &self.statements.end_oldest;
-                    let oldest = self.execution.query(on, end, &values).await?;
+                    let oldest = self.execution.query(executor, end, &values).await?;
                     ended.extend(ids(&oldest)?);
                 }
                 let session = decode::current(&row, 0)?;
                 Ok(InsertOutcome::Inserted { session, ended })
             }
             Ok(None) => {
-                self.verify_insert_was_rejected(on, new).await?;
+                self.verify_insert_was_rejected(executor, new).await?;
                 Ok(InsertOutcome::UserRefused)
             }
             Err(error) if errors::is_duplicate_digest(&error, &self.table.name) => {
@@ -331,11 +336,11 @@ impl<U: PgUser> PgSessionStore<U> {
     /// [`SessionStore::revoke`] without the transaction around it.
     pub(super) async fn revoke_in(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         user_id: &U::Id,
         scope: RevokeScope,
     ) -> Result<Vec<SessionId>, Error> {
-        self.lock(on, user_id, &[]).await?;
+        self.lock(executor, user_id, &[]).await?;
         let (only, except) = match scope {
             RevokeScope::One(id) => (Some(id), None),
             RevokeScope::AllExcept(id) => (None, Some(id)),
@@ -343,9 +348,9 @@ impl<U: PgUser> PgSessionStore<U> {
         };
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &only, &except];
         let revoke = &self.statements.revoke;
-        let ended = ids(&self.execution.query(on, revoke, &values).await?)?;
+        let ended = ids(&self.execution.query(executor, revoke, &values).await?)?;
         let remaining = &self.statements.revocable;
-        self.verify_none_left(on, remaining, &values).await?;
+        self.verify_none_left(executor, remaining, &values).await?;
         Ok(ended)
     }
 
@@ -359,14 +364,14 @@ impl<U: PgUser> PgSessionStore<U> {
     /// if a policy hides sessions.
     async fn lock(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         user_id: &U::Id,
         replaced: &[TokenDigest],
     ) -> Result<Locked, Error> {
         let table = self.table.to_sql();
         let values: [&(dyn ToSql + Sync); 3] = [user_id, &table, &replaced];
         let lock = &self.statements.lock;
-        let rows = self.execution.query(on, lock, &values).await?;
+        let rows = self.execution.query(executor, lock, &values).await?;
         let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
         if column(row, 3)? {
             return Err(Error::from_kind(ErrorKind::Schema).with_message(

@@ -1,14 +1,16 @@
-//! Whether the pool may connect to a replica.
+//! Warning for a pool that may connect to a replica.
 
 use deadpool_postgres::Pool;
 
-/// Warns if the pool has several hosts, and takes the first one that answers, also if it is a replica.
+/// Logs a warning if the pool has several hosts and accepts the first one that responds, even a
+/// replica.
 pub(super) fn warn(pool: &Pool) {
-    // The pool's manager shows its configuration in no other way. It leaves the password out.
+    // The pool's manager exposes its configuration only through `Debug`, which omits the password.
     if takes_any_of_several(&format!("{:?}", pool.manager())) {
         tracing::warn!(
-            "the pool has several hosts and no target_session_attrs=read-write: a connection to a replica cannot \
-             sign in, and lookups on it fail"
+            target: "tower_user_session",
+            "the pool has several hosts without target_session_attrs=read-write: sign-ins and \
+             lookups fail on a connection to a replica"
         );
     }
 }
@@ -30,7 +32,7 @@ mod tests {
 
     use super::*;
 
-    /// M17: several hosts without `target_session_attrs` are found.
+    /// M17: several hosts without `target_session_attrs` are detected.
     #[test]
     fn several_hosts_need_target_session_attrs() {
         for (config, found) in [

@@ -1,4 +1,4 @@
-//! Startup checks: verifies the tables, the rights, the users and the connection before the first request.
+//! Startup checks: verifies schema, privileges, users and connection settings.
 
 mod hosts;
 mod report;
@@ -16,7 +16,7 @@ use crate::{
         decode, errors,
         feed::SCHEMA_VERSION,
         same_settings,
-        sql::{execution::On, statement::Statement},
+        sql::{execution::Executor, statement::Statement},
         store::PgSessionStore,
         user::PgUser,
     },
@@ -24,10 +24,10 @@ use crate::{
     store::SessionLookup as _,
 };
 
-/// A lookup of this digest finds nothing.
-const NOBODY: [TokenDigest; 1] = [TokenDigest::from_bytes([0; 32])];
+/// A digest that matches no session.
+const UNKNOWN_DIGEST: [TokenDigest; 1] = [TokenDigest::from_bytes([0; 32])];
 
-/// Policies must be an error, and not an empty answer. What the check does is rolled back.
+/// A policy must cause an error, not an empty result. The transaction is rolled back.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL row_security = off";
 
 impl<U: PgUser> PgSessionStore<U> {
@@ -79,9 +79,9 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     async fn triggers_are_outdated(&self, own: &PooledConnection) -> Result<bool, Error> {
-        let (on, table) = (On::connection(own), self.table.to_sql());
+        let (executor, table) = (Executor::connection(own), self.table.to_sql());
         let outdated = &self.statements.outdated;
-        let rows = self.execution.query(on, outdated, &[&table]).await?;
+        let rows = self.execution.query(executor, outdated, &[&table]).await?;
         decode::column(rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?, 0)
     }
 }
@@ -95,8 +95,8 @@ async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error>
         report::warn_without_statement_timeout(&own).await?;
     }
     own.release();
-    // On a connection of the lookups.
-    store.find(&NOBODY).await?;
+    // Runs on a connection for lookups.
+    store.find(&UNKNOWN_DIGEST).await?;
     check.warn();
     hosts::warn(store.pool());
     Ok(check)
@@ -108,17 +108,18 @@ async fn with<U: PgUser>(
 ) -> Result<CheckReport, Error> {
     let check = CheckReport::read(client, store.pool().timeouts()).await?;
     store.reject_recovery(check.in_recovery())?;
-    let on = On::connection(client);
+    let executor = Executor::connection(client);
     let table = &store.statements.check_table;
     let name = store.table.to_sql();
-    let rows = store.execution.query(on, table, &[&name]).await?;
+    let rows = store.execution.query(executor, table, &[&name]).await?;
     let row = rows.into_iter().next();
     let row = row.ok_or(Error::from_kind(ErrorKind::Decode))?;
     let findings = table::findings(&row, check.in_recovery())?;
     if !findings.is_empty() {
         return Err(
             Error::new(ErrorKind::Schema, findings.join("; ")).with_message(
-                "the sessions table does not fit: its source names each finding and its remedy",
+                "checking the sessions table failed: the source of this error names each finding \
+                 and its remedy",
             ),
         );
     }
@@ -126,20 +127,23 @@ async fn with<U: PgUser>(
         if check.in_recovery() && statement.writes() {
             continue;
         }
-        rolled_back(client, check_statement::<U>(store, on, statement)).await?;
+        rolled_back(client, check_statement::<U>(store, executor, statement)).await?;
     }
-    store.execution.check_columns(on).await?;
-    rolled_back(client, users::check::<U>(store, on)).await?;
+    store.execution.check_columns(executor).await?;
+    rolled_back(client, users::check::<U>(store, executor)).await?;
     Ok(check)
 }
 
 async fn check_statement<U: PgUser>(
     store: &PgSessionStore<U>,
-    on: On<'_>,
+    executor: Executor<'_>,
     statement: &Statement,
 ) -> Result<(), Error> {
     let accepts_key = <U::Id as ToSql>::accepts;
-    let checked = store.execution.check(on, statement, accepts_key).await;
+    let checked = store
+        .execution
+        .check(executor, statement, accepts_key)
+        .await;
     checked.map_err(|error| {
         let Some(context) = errors::remedy(&error) else {
             return error;

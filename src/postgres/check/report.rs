@@ -1,4 +1,4 @@
-//! What a check found out about the server.
+//! Report of the startup check.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use crate::{
     postgres::{decode::column, errors},
 };
 
-/// What kind of server answers, as [`PgSessionStore::check`](crate::PgSessionStore::check) found.
+/// Properties of the server and the pool, as
+/// [`PgSessionStore::check`](crate::PgSessionStore::check) found them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckReport {
     server_version: String,
@@ -21,34 +22,36 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// The server's version, as it states it.
+    /// Returns the server's version, as the server reports it.
     pub fn server_version(&self) -> &str {
         &self.server_version
     }
 
-    /// Whether the server is in recovery: a replica.
+    /// Returns whether the server is in recovery: a replica.
     pub const fn in_recovery(&self) -> bool {
         self.in_recovery
     }
 
-    /// Whether the connection is encrypted, as the server sees it. `None` where it does not say.
+    /// Returns whether the connection is encrypted, as the server reports it. `None` if the server
+    /// does not report it.
     pub const fn encrypted(&self) -> Option<bool> {
         self.encrypted
     }
 
-    /// Whether the server sees the connection come over a Unix socket or the loopback interface.
+    /// Returns whether the connection uses a Unix socket or the loopback interface, as the server
+    /// reports it.
     pub const fn is_local(&self) -> bool {
         self.local
     }
 
-    /// How long the pool lets a caller wait for a connection. `None` means without limit, once all are
-    /// lent; only this crate's own calls have a [deadline](crate::service::DEFAULT_DEADLINE) besides.
+    /// Returns how long a caller may wait for a connection of the pool. `None` means without limit.
+    /// The [deadline](crate::service::DEFAULT_DEADLINE) limits only the calls of this crate.
     pub const fn wait_timeout(&self) -> Option<Duration> {
         self.wait_timeout
     }
 
-    /// How long opening a connection of the pool may take. `None` means without limit, when a host takes
-    /// the connection and then says nothing.
+    /// Returns how long opening a connection of the pool may take. `None` means without limit, for
+    /// example if a host accepts the connection and then does not respond.
     pub const fn create_timeout(&self) -> Option<Duration> {
         self.create_timeout
     }
@@ -78,30 +81,36 @@ impl CheckReport {
 
     pub(super) fn warn(&self) {
         if self.encrypted == Some(false) && !self.local {
-            tracing::warn!("the connection to the database on another host is not encrypted");
+            tracing::warn!(
+                target: "tower_user_session",
+                "the connection to the database on another host is not encrypted"
+            );
         }
         if self.wait_timeout.is_none() || self.create_timeout.is_none() {
             tracing::warn!(
+                target: "tower_user_session",
                 wait_timeout = ?self.wait_timeout,
                 create_timeout = ?self.create_timeout,
-                "the pool has no timeout, so that a caller may wait for a connection without limit"
+                "the pool has no timeout: a caller may wait for a connection without limit"
             );
         }
     }
 }
 
-/// Behind a transaction pooler the store cannot set the time limit of lookups.
+/// Logs a warning if the role has no `statement_timeout`. Behind a transaction pooler, the store
+/// cannot set a time limit for lookups.
 pub(super) async fn warn_without_statement_timeout(client: &ClientWrapper) -> Result<(), Error> {
-    let asked = client.query_typed_one(
+    let row = client.query_typed_one(
         "SELECT pg_catalog.current_setting('statement_timeout')",
         &[],
     );
-    let row = asked.await.map_err(errors::statement)?;
+    let row = row.await.map_err(errors::statement)?;
     let timeout: String = column(&row, 0)?;
     if timeout == "0" {
         tracing::warn!(
-            "the database role has no statement_timeout, so that a lookup goes on after it was given up: ALTER ROLE … \
-             SET statement_timeout"
+            target: "tower_user_session",
+            "the database role has no statement_timeout: a lookup continues on the server after \
+             it has timed out; run ALTER ROLE … SET statement_timeout"
         );
     }
     Ok(())

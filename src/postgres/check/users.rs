@@ -1,4 +1,4 @@
-//! Reads one user as a lookup does.
+//! Check of one user, decoded as a lookup does.
 
 use std::collections::HashSet;
 
@@ -6,15 +6,18 @@ use crate::{
     error::{Error, ErrorKind},
     postgres::{
         decode::{self, FIRST_USER_COLUMN, column},
-        sql::execution::On,
+        sql::execution::Executor,
         store::PgSessionStore,
         user::{LookupRow, PgUser},
     },
 };
 
-pub(super) async fn check<U: PgUser>(store: &PgSessionStore<U>, on: On<'_>) -> Result<(), Error> {
+pub(super) async fn check<U: PgUser>(
+    store: &PgSessionStore<U>,
+    executor: Executor<'_>,
+) -> Result<(), Error> {
     let statement = &store.statements.check_user;
-    let rows = store.execution.query(on, statement, &[]).await?;
+    let rows = store.execution.query(executor, statement, &[]).await?;
     let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
     let matches = row.len() - 1;
     let has_user = column::<Option<bool>>(row, matches)?.is_some();
@@ -22,29 +25,30 @@ pub(super) async fn check<U: PgUser>(store: &PgSessionStore<U>, on: On<'_>) -> R
     let mut names = HashSet::new();
     for each in row.user().columns() {
         if !names.insert(each.name()) {
-            return Err(unfit(format!(
+            return Err(schema_error(format!(
                 "PgUser::COLUMNS has more than one column \"{}\": rename them with AS",
                 each.name()
             )));
         }
     }
     if rows.len() > 1 {
-        return Err(unfit(
-            "PgUser::FROM yields more than one row for one user: join only what belongs to a user once, and select \
-             the rest as an array, ARRAY(SELECT …)"
+        return Err(schema_error(
+            "PgUser::FROM returns more than one row for one user: join only tables with at most \
+             one row per user, and select other values as an array, ARRAY(SELECT …)"
                 .to_owned(),
         ));
     }
     if has_user {
         decode::user::<U>(&row).map_err(|error| {
             error.with_message(
-                "PgUser::from_row cannot read a user of the users' table: see its source",
+                "PgUser::from_row failed for a user of the users table: see the source of this \
+                 error",
             )
         })?;
     }
     Ok(())
 }
 
-fn unfit(finding: String) -> Error {
+fn schema_error(finding: String) -> Error {
     Error::new(ErrorKind::Schema, finding)
 }

@@ -1,5 +1,5 @@
-//! How statements are run: prepared on a connection once, under a name, and found there again; or, where
-//! the next transaction may run on another server connection, each time whole and without a name.
+//! Statement execution: with named prepared statements that each connection caches or, behind a
+//! transaction pooler, with unnamed statements that take one round trip each.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use crate::{
         errors,
         sql::{
             statement::{Statement, Values},
-            user_types::UsersTypes,
+            user_types::UserTypes,
         },
         user::PgUser,
     },
 };
 
-/// The settings of a connection for lookups.
+/// Returns the settings of a connection for lookups.
 ///
-/// There is one plan for every execution, made so that it stays good: a table that was tiny when the plan was
-/// made must not be read from end to end once it has grown, and a plan over an index that is still
-/// estimated as expensive must not be compiled at length.
+/// All executions share one plan, which must stay efficient. A plan made while the table was tiny
+/// must not scan the whole table after it has grown. JIT compilation must not delay a plan whose
+/// index access is still estimated as expensive.
 pub(crate) fn lookup_settings(deadline: Duration) -> String {
     format!(
         "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
@@ -37,11 +37,12 @@ pub(crate) fn lookup_settings(deadline: Duration) -> String {
     )
 }
 
-/// The settings of a connection for writes: the bounds of a write that waits for a lock only briefly.
+/// Returns the settings of a connection for writes: the bounds of the first attempt, which waits
+/// only briefly for a lock.
 pub(crate) fn write_settings(deadline: Duration) -> String {
     let (statement, lock) = (
         deadline.as_millis(),
-        BRIEF_LOCK_WAIT.min(deadline).as_millis(),
+        FIRST_LOCK_TIMEOUT.min(deadline).as_millis(),
     );
     format!(
         "SET default_transaction_isolation = 'read committed'; SET row_security = off; \
@@ -50,37 +51,40 @@ pub(crate) fn write_settings(deadline: Duration) -> String {
     )
 }
 
-/// Closing a connection does not end its backend. With this setting, the server notices within half a second.
-/// Not every platform accepts it.
-const NOTICE_DISCONNECTION: &str = "SET client_connection_check_interval = '500ms'";
+/// Closing a connection does not end its backend. With this setting, the server detects a
+/// disconnected client within half a second. Some platforms reject it.
+const CHECK_CLIENT_CONNECTION: &str = "SET client_connection_check_interval = '500ms'";
 
-/// Sets the settings of a new connection.
+/// Applies the settings to a new connection.
 pub(crate) async fn set(client: &Client, settings: &str) -> Result<(), Error> {
     let (set, _) = join!(
         biased;
         client.batch_execute(settings),
-        client.batch_execute(NOTICE_DISCONNECTION),
+        client.batch_execute(CHECK_CLIENT_CONNECTION),
     );
     set.map_err(errors::statement)
 }
 
-/// A write waits this long for a lock at first. If it needs longer, it gives its connection back and waits for
-/// its turn among the writes that do: all but one of the connections never wait longer for a lock.
-pub(crate) const BRIEF_LOCK_WAIT: Duration = Duration::from_millis(50);
+/// The lock timeout of a write's first attempt. After that, the write releases its connection and
+/// waits until no other write of the store waits for locks. At most one connection therefore waits
+/// longer for a lock.
+pub(crate) const FIRST_LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How long the server may take for a transaction of the store's own.
+/// The time limits of a transaction of the store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// For each statement. A client that vanishes between two of them loses its locks after as long.
+    /// The limit for each statement. It also bounds how long a client that disappears between two
+    /// statements holds its locks.
     pub(crate) statement: Duration,
-    /// For each lock.
+    /// The limit for each lock.
     pub(crate) lock: Duration,
 }
 
 impl Bounds {
-    /// Begins a transaction at `READ COMMITTED`, whatever the role's or the database's default is: every
-    /// statement after a lock must see what the transactions before it have committed. It does not say
-    /// `READ WRITE`, so that a server which accepts no writes says so.
+    /// Returns the statements that begin a transaction at `READ COMMITTED`, regardless of the
+    /// role's or the database's default. Each statement after a lock must see what earlier
+    /// transactions have committed. `READ WRITE` is omitted, so that a read-only server reports
+    /// itself as such.
     fn begin(self) -> String {
         let (statement, lock) = (self.statement.as_millis(), self.lock.as_millis());
         format!(
@@ -91,81 +95,83 @@ impl Bounds {
     }
 }
 
-/// Every statement of the store goes through here.
+/// The way the store executes its statements.
 #[derive(Debug)]
 pub(crate) enum Execution {
     Prepared,
-    /// One round trip each. That needs the types of the parameters, and so those of the user's columns.
-    Unnamed(UsersTypes),
+    /// One round trip each. The driver then needs the types of the parameters, and therefore those
+    /// of the user's columns.
+    Unnamed(UserTypes),
 }
 
-/// A connection, or a transaction on one, and what is prepared there.
+/// A connection or a transaction, with its cache of prepared statements.
 #[derive(Clone, Copy)]
-pub(crate) struct On<'a> {
+pub(crate) struct Executor<'a> {
     client: &'a Client,
-    /// None in a transaction of the application's.
+    /// `None` in a transaction of the application.
     prepared: Option<&'a StatementCache>,
 }
 
-/// How the lookup runs on a connection that is ready for it.
-pub(crate) enum Find {
+/// The lookup statement of a connection, ready to run.
+pub(crate) enum LookupStatement {
     Prepared(tokio_postgres::Statement),
     Unnamed,
 }
 
 impl Execution {
     pub(crate) fn unnamed<U: PgUser>() -> Self {
-        Self::Unnamed(UsersTypes::new::<U>())
+        Self::Unnamed(UserTypes::new::<U>())
     }
 
     pub(crate) async fn query(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<Vec<Row>, Error> {
         let rows = match self {
             Self::Prepared => {
-                let prepared = on.prepare(statement).await?;
-                on.client.query(&prepared, values).await
+                let prepared = executor.prepare(statement).await?;
+                executor.client.query(&prepared, values).await
             }
             Self::Unnamed(users) => {
-                let typed = typed(users, on.client, statement, values).await?;
-                let sql = statement.text(on.client).await?;
-                on.client.query_typed(sql, &typed).await
+                let typed = typed(users, executor.client, statement, values).await?;
+                let sql = statement.text(executor.client).await?;
+                executor.client.query_typed(sql, &typed).await
             }
         };
         rows.map_err(errors::statement)
     }
 
-    /// Begins a transaction on a connection of the store's own.
+    /// Begins a transaction on a connection of the store.
     pub(crate) async fn begin(client: &Client, bounds: Bounds) -> Result<(), Error> {
         let begun = client.batch_execute(&bounds.begin()).await;
         begun.map_err(errors::statement)
     }
 
-    /// Whether the connections for writes have settings, so that a statement needs no transaction for them.
+    /// Returns whether the connections for writes have settings, so that a statement needs no
+    /// transaction to set them.
     pub(crate) const fn has_settings(&self) -> bool {
         matches!(self, Self::Prepared)
     }
 
-    /// Like [`query`](Self::query), in a transaction of its own. `BEGIN`, the statement and `COMMIT` are sent
-    /// together, so that this takes one round trip. The statement's result decides: if it failed, the
-    /// server turns `COMMIT` into a rollback.
-    pub(crate) async fn alone(
+    /// Runs a statement in its own transaction. `BEGIN`, the statement and `COMMIT` are sent
+    /// together, which takes one round trip. The statement's result decides: if it failed, the
+    /// server rolls back on `COMMIT`.
+    pub(crate) async fn query_in_transaction(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         bounds: Bounds,
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<Vec<Row>, Error> {
-        let client = on.client;
+        let client = executor.client;
         let begin = bounds.begin();
         let begin = client.batch_execute(&begin);
         let end = client.batch_execute("COMMIT");
         let (started, rows, ended) = match self {
             Self::Prepared => {
-                let prepared = on.prepare(statement).await?;
+                let prepared = executor.prepare(statement).await?;
                 join!(biased; begin, client.query(&prepared, values), end)
             }
             Self::Unnamed(users) => {
@@ -176,7 +182,7 @@ impl Execution {
         };
         started.map_err(|error| {
             let error = errors::write(errors::statement(error));
-            // Without a transaction around it, the statement has been committed by itself.
+            // Without a transaction, the statement has committed.
             if rows.is_ok() {
                 error.with_outcome_unknown()
             } else {
@@ -188,79 +194,89 @@ impl Execution {
         Ok(rows)
     }
 
-    /// Like [`query`](Self::query), for the number of rows that it changed.
+    /// Runs a statement and returns the number of changed rows.
     pub(crate) async fn execute(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<u64, Error> {
         let changed = match self {
             Self::Prepared => {
-                let prepared = on.prepare(statement).await?;
-                on.client.execute(&prepared, values).await
+                let prepared = executor.prepare(statement).await?;
+                executor.client.execute(&prepared, values).await
             }
             Self::Unnamed(users) => {
-                let typed = typed(users, on.client, statement, values).await?;
-                let sql = statement.text(on.client).await?;
-                on.client.execute_typed(sql, &typed).await
+                let typed = typed(users, executor.client, statement, values).await?;
+                let sql = statement.text(executor.client).await?;
+                executor.client.execute_typed(sql, &typed).await
             }
         };
         changed.map_err(errors::statement)
     }
 
-    /// Makes a connection that serves lookups alone ready for them.
-    pub(crate) async fn ready(&self, client: &Client, find: &Statement) -> Result<Find, Error> {
+    /// Prepares the lookup on a connection for lookups.
+    pub(crate) async fn prepare_lookup(
+        &self,
+        client: &Client,
+        find: &Statement,
+    ) -> Result<LookupStatement, Error> {
         match self {
             Self::Prepared => {
                 let prepared = client.prepare(find.text(client).await?).await;
-                prepared.map(Find::Prepared).map_err(errors::statement)
+                prepared
+                    .map(LookupStatement::Prepared)
+                    .map_err(errors::statement)
             }
             Self::Unnamed(users) => {
                 users.check_columns(client).await?;
-                Ok(Find::Unnamed)
+                Ok(LookupStatement::Unnamed)
             }
         }
     }
 
-    /// Whether the columns in [`PgUser`] can be read.
-    pub(crate) async fn check_columns(&self, on: On<'_>) -> Result<(), Error> {
+    /// Verifies that the driver can read the columns in [`PgUser`].
+    pub(crate) async fn check_columns(&self, executor: Executor<'_>) -> Result<(), Error> {
         match self {
             Self::Prepared => Ok(()),
-            Self::Unnamed(users) => users.check_columns(on.client).await,
+            Self::Unnamed(users) => users.check_columns(executor.client).await,
         }
     }
 
-    /// Whether a statement fits the tables and the role may run it, without running it. It is planned, because
-    /// preparing alone asks for no rights.
+    /// Verifies that a statement matches the tables and that the role may run it, without running
+    /// it. The statement is planned, because preparing it verifies no privileges.
     pub(crate) async fn check(
         &self,
-        on: On<'_>,
+        executor: Executor<'_>,
         statement: &Statement,
         accepts_key: fn(&Type) -> bool,
     ) -> Result<(), Error> {
         let nothing = vec![&Null as &(dyn ToSql + Sync); statement.parameters()];
-        let sql = statement.text(on.client).await?;
+        let sql = statement.text(executor.client).await?;
         let typed = match self {
             Self::Prepared => {
-                let prepared = on.client.prepare(sql).await.map_err(errors::statement)?;
+                let prepared = executor
+                    .client
+                    .prepare(sql)
+                    .await
+                    .map_err(errors::statement)?;
                 let parameters = prepared.params().iter().cloned();
                 nothing.iter().copied().zip(parameters).collect()
             }
-            Self::Unnamed(users) => typed(users, on.client, statement, &nothing).await?,
+            Self::Unnamed(users) => typed(users, executor.client, statement, &nothing).await?,
         };
         let parameters: Vec<_> = typed.iter().map(|(_, each)| each.clone()).collect();
         if let Some(key) = statement
             .key_type(&parameters)
             .filter(|key| !accepts_key(key))
         {
-            let text =
+            let finding =
                 format!("the users' key has the type {key}, which PgUser::Id does not accept");
-            return Err(Error::new(ErrorKind::Schema, text));
+            return Err(Error::new(ErrorKind::Schema, finding));
         }
         if statement.can_be_explained() {
             let explain = format!("EXPLAIN {sql}");
-            let explained = on.client.query_typed(&explain, &typed).await;
+            let explained = executor.client.query_typed(&explain, &typed).await;
             explained.map_err(errors::statement)?;
         }
         Ok(())
@@ -268,21 +284,23 @@ impl Execution {
 }
 
 async fn typed<'a>(
-    users: &UsersTypes,
+    users: &UserTypes,
     client: &Client,
     statement: &Statement,
     values: Values<'a>,
 ) -> Result<Vec<(&'a (dyn ToSql + Sync), Type)>, Error> {
-    let key = if statement.names_a_user() {
-        users.of_key(client).await?
+    let key = if statement.has_user_key_parameter() {
+        users.key_type_on(client).await?
     } else {
         Type::UNKNOWN
     };
-    let preconditions = users.of(client, statement.preconditions()).await?;
+    let preconditions = users
+        .parameter_types(client, statement.preconditions())
+        .await?;
     Ok(statement.typed(values, &key, preconditions))
 }
 
-impl Find {
+impl LookupStatement {
     pub(crate) async fn query(
         &self,
         client: &Client,
@@ -301,7 +319,7 @@ impl Find {
     }
 }
 
-impl<'a> On<'a> {
+impl<'a> Executor<'a> {
     pub(crate) fn connection(connection: &'a ClientWrapper) -> Self {
         Self {
             client: connection,
@@ -309,7 +327,7 @@ impl<'a> On<'a> {
         }
     }
 
-    /// In a transaction of the application's, whatever pool it comes from. Nothing is kept prepared.
+    /// Uses a transaction of the application, from any pool. Prepared statements are not cached.
     pub(crate) fn transaction(transaction: &'a Transaction<'_>) -> Self {
         Self {
             client: GenericClient::client(transaction),
@@ -320,14 +338,14 @@ impl<'a> On<'a> {
     async fn prepare(&self, statement: &Statement) -> Result<tokio_postgres::Statement, Error> {
         let sql = statement.text(self.client).await?;
         let prepared = match self.prepared {
-            Some(kept) => kept.prepare(self.client, sql).await,
+            Some(cache) => cache.prepare(self.client, sql).await,
             None => self.client.prepare(sql).await,
         };
         prepared.map_err(errors::statement)
     }
 }
 
-/// Null, of any type: for a statement that is not run.
+/// NULL of any type, for a statement that is planned and not run.
 #[derive(Debug)]
 struct Null;
 

@@ -1,9 +1,9 @@
 //! The operator that compares users' keys.
 //!
-//! An unqualified `=` would be resolved through the `search_path`, where another role may have planted an operator
-//! that fits better. The operator of the foreign key is the one that decides which user a session belongs to. For
-//! keys of built-in types it is `pg_catalog.=`. For types of extensions, such as `citext`, it is in the extension's
-//! schema.
+//! An unqualified `=` would be resolved through the `search_path`, where another role may have
+//! created a better match. The operator of the foreign key decides which user a session belongs to.
+//! For built-in types it is `pg_catalog.=`. For types of extensions, such as `citext`, it is in the
+//! extension's schema.
 
 use std::sync::OnceLock;
 
@@ -14,11 +14,11 @@ use crate::{
     postgres::{decode::column, errors, sql::text::KEY_OPERATOR},
 };
 
-/// Stands in every statement for the operator until the foreign key has been read. It is spelled as no other
-/// operator is, and is the right one for keys of built-in types.
+/// The placeholder for the operator in every statement, until the foreign key has been read. Its
+/// spelling occurs nowhere else, and it is itself the correct operator for built-in types.
 pub(crate) const PLACEHOLDER: &str = r#"OPERATOR("pg_catalog".=)"#;
 
-/// The operator for one sessions table. It is read once, on the first connection that needs it.
+/// The operator for one sessions table, read once on the first connection that needs it.
 #[derive(Debug)]
 pub(crate) struct KeyOperator {
     table: String,
@@ -33,7 +33,7 @@ impl KeyOperator {
         }
     }
 
-    /// Returns the operator as SQL names it. Without a foreign key it is the one for built-in types.
+    /// Returns the operator as SQL. Without a foreign key, it is the operator for built-in types.
     pub(crate) async fn resolve(&self, client: &Client) -> Result<&str, Error> {
         if let Some(known) = self.known.get() {
             return Ok(known);

@@ -1,4 +1,4 @@
-//! The statements, with the application's names and fragments put in.
+//! SQL statements, completed with the application's identifiers and fragments.
 
 pub(crate) mod execution;
 pub(crate) mod key_operator;
@@ -18,7 +18,7 @@ use crate::postgres::{
     user::PgUser,
 };
 
-/// Where the sessions are.
+/// The sessions table.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub(crate) schema: Option<String>,
@@ -26,7 +26,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The name as SQL has it: quoted, and qualified where the application named a schema.
+    /// Returns the quoted name, qualified if the application set a schema.
     pub(crate) fn to_sql(&self) -> String {
         let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         match &self.schema {
@@ -38,7 +38,7 @@ impl Table {
 
 macro_rules! statements {
     ($($name:ident: $file:literal, $parameters:expr;)*) => {
-        /// The statements. Their parameters come in the order given here.
+        /// The statements. Their parameters are in the order listed here.
         #[derive(Debug)]
         pub(crate) struct Statements {
             $(pub(crate) $name: Statement,)*
@@ -46,14 +46,14 @@ macro_rules! statements {
 
         impl Statements {
             pub(crate) fn new<U: PgUser>(table: &Table, absolute_limit: Duration) -> Self {
-                let filler = Template::new::<U>(table, absolute_limit);
+                let template = Template::new::<U>(table, absolute_limit);
                 let key_operator = Arc::new(KeyOperator::new(table.to_sql()));
                 let mut all = Self { $($name: Statement::new(
-                    filler.fill(include_str!($file), &$parameters),
+                    template.fill(include_str!($file), &$parameters),
                     &$parameters,
                     &key_operator,
                 ),)* };
-                all.find.sql = all.find.sql.replace(&filler.user_key_column, "");
+                all.find.sql = all.find.sql.replace(&template.user_key_column, "");
                 all
             }
 
@@ -65,7 +65,7 @@ macro_rules! statements {
                 }
             }
 
-            /// Every statement, for checking that all of them fit the database.
+            /// Returns every statement, so that a check can verify all of them.
             pub(crate) fn all(&self) -> impl Iterator<Item = &Statement> {
                 [$(&self.$name,)*].into_iter()
             }
@@ -147,10 +147,10 @@ impl Template {
         }
     }
 
-    /// Replaces `:name`, as psql's variables are written, by a text or by the parameter's number.
-    /// What the application put in is not read again, and `::type` is left alone.
+    /// Replaces each `:name`, the notation of psql's variables, with a fragment or a parameter
+    /// number. Inserted fragments are not substituted again, and `::type` is unchanged.
     fn fill(&self, sql: &str, parameters: &[&str]) -> String {
-        // Ours, and with names of its own.
+        // These fragments contain names themselves, so they are inserted first.
         let sql = without_comments(sql)
             .replace(":live", &self.live)
             .replace(":not_idle", &self.not_idle);
@@ -170,7 +170,7 @@ impl Template {
             let (name, after) = rest.split_at(end);
             rest = after;
             if let Some(place) = parameters.iter().position(|parameter| *parameter == name) {
-                // Writing to a string does not fail.
+                // Writing to a string cannot fail.
                 let _ = write!(filled, "${}", place + 1);
             } else {
                 filled.push_str(self.text(name));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_is_filled_in_once() {
+    fn every_name_is_substituted_once() {
         let table = Table {
             schema: Some("my \"own\"".to_owned()),
             name: "log ins".to_owned(),
@@ -299,9 +299,9 @@ mod tests {
         assert_eq!(words(migration).matches(&words(&of_trigger)).count(), 1);
     }
 
-    /// D19: no statement changes a session that another one may have begun.
+    /// D19: no statement updates a session that another statement may have created.
     #[test]
-    fn nothing_upserts() {
+    fn no_statement_upserts() {
         for sql in FILES {
             assert!(!sql.to_uppercase().contains("ON CONFLICT"));
         }

@@ -1,4 +1,4 @@
-//! One statement: its text, and of which types its parameters are.
+//! One statement: its SQL and the types of its parameters.
 
 use std::{
     fmt::Write as _,
@@ -15,15 +15,15 @@ use crate::{
     postgres::sql::key_operator::{KeyOperator, PLACEHOLDER},
 };
 
-/// Values for a statement's parameters, in their order.
+/// The values of a statement's parameters, in order.
 pub(crate) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// A statement's text, ready to be run.
+/// A statement.
 #[derive(Debug)]
 pub(crate) struct Statement {
     pub(crate) sql: String,
     key_operator: Arc<KeyOperator>,
-    /// The text with the operator of the foreign key.
+    /// The SQL with the operator of the foreign key.
     resolved: OnceLock<String>,
     parameters: &'static [&'static str],
     preconditions: Vec<&'static str>,
@@ -44,7 +44,8 @@ impl Statement {
         }
     }
 
-    /// Returns the text to send. The first time it may read the operator for users' keys on this connection.
+    /// Returns the SQL to send. The first call may query the operator for users' keys on this
+    /// connection.
     pub(crate) async fn text(&self, client: &Client) -> Result<&str, Error> {
         if let Some(resolved) = self.resolved.get() {
             return Ok(resolved);
@@ -57,15 +58,15 @@ impl Statement {
         Ok(self.resolved.get_or_init(resolve))
     }
 
-    /// The statement with what must be true of the user's row besides: columns that must still have a
-    /// value, as parameters after the others.
-    pub(crate) fn demanding(&self, columns: Vec<&'static str>) -> Self {
+    /// Returns the statement with preconditions on the user's row: columns that must still have a
+    /// value. The values are parameters after the others.
+    pub(crate) fn with_preconditions(&self, columns: Vec<&'static str>) -> Self {
         let mut preconditions = String::new();
         for (n, column) in columns.iter().enumerate() {
             let place = self.parameters.len() + 1 + n;
-            // Writing to a string does not fail.
-            // `IS NOT DISTINCT FROM` would resolve its operator through the search_path. The comparison comes
-            // first, so that the server takes the parameter's type from the column.
+            // Writing to a string cannot fail. `IS NOT DISTINCT FROM` would resolve its operator
+            // through the `search_path`. The comparison comes first, so that the server infers the
+            // parameter's type from the column.
             let _ = writeln!(
                 preconditions,
                 "AND (({column}) OPERATOR(pg_catalog.=) ${place} \
@@ -81,17 +82,17 @@ impl Statement {
         }
     }
 
-    /// The columns that must still have a value.
+    /// Returns the columns of the preconditions.
     pub(crate) fn preconditions(&self) -> &[&'static str] {
         &self.preconditions
     }
 
-    /// How many parameters it has, without those for demands.
+    /// Returns the number of parameters, without those of the preconditions.
     pub(crate) const fn parameters(&self) -> usize {
         self.parameters.len()
     }
 
-    /// Whether it changes the tables, so that a server in recovery refuses it.
+    /// Returns whether the statement changes the tables, so that a server in recovery rejects it.
     pub(crate) fn writes(&self) -> bool {
         [
             "INSERT INTO ",
@@ -104,24 +105,24 @@ impl Statement {
         .any(|word| self.sql.contains(word))
     }
 
-    /// Whether there is a plan for it to ask for.
+    /// Returns whether `EXPLAIN` supports the statement.
     pub(crate) fn can_be_explained(&self) -> bool {
         !self.sql.starts_with("LOCK ")
     }
 
-    /// The type of the parameter that is the user's key, if there is one, among those of all parameters.
+    /// Returns the type of the parameter that is the user's key, if there is one.
     pub(crate) fn key_type<'a>(&self, types: &'a [Type]) -> Option<&'a Type> {
         let mut named = self.parameters.iter().zip(types);
         named.find_map(|(name, key)| type_of(name).is_none().then_some(key))
     }
 
-    /// Whether one of its parameters is the user's key, whose type is the application's choice.
-    pub(crate) fn names_a_user(&self) -> bool {
+    /// Returns whether one of the parameters is the user's key, whose type the application chooses.
+    pub(crate) fn has_user_key_parameter(&self) -> bool {
         self.parameters.iter().any(|name| type_of(name).is_none())
     }
 
-    /// The values with the types of their parameters, where those of the application's columns are as
-    /// given.
+    /// Returns the values with the types of their parameters. The caller supplies the types of the
+    /// application's columns.
     pub(crate) fn typed<'a>(
         &self,
         values: Values<'a>,
@@ -138,10 +139,11 @@ impl Statement {
     }
 }
 
-/// Where the demands go; a comment, so that the statement without any is whole.
-pub(crate) const NO_PRECONDITIONS: &str = "/* and nothing else */";
+/// The placeholder for preconditions. It is a comment, so that the statement is valid without any.
+pub(crate) const NO_PRECONDITIONS: &str = "/* no preconditions */";
 
-/// The type of a parameter, which has the same name in every statement; `None`: the user's key.
+/// Returns the type of a parameter. A name has the same type in every statement. `None` means the
+/// user's key.
 fn type_of(parameter: &str) -> Option<Type> {
     Some(match parameter {
         "digest" => Type::BYTEA,
@@ -192,8 +194,8 @@ mod tests {
         values.into_iter().map(|(_, ty)| ty).collect()
     }
 
-    /// Sent whole or prepared, a statement means the same: the types given are those that the server
-    /// finds out.
+    /// An unnamed statement and a prepared one have the same parameter types: the declared types
+    /// are those that the server infers.
     #[tokio::test]
     async fn parameters_have_the_types_that_the_server_finds() {
         let migration = include_str!("../../../migrations/0001_create_sessions.sql");
@@ -213,9 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn demands_come_after_the_other_parameters() {
+    fn preconditions_come_after_the_other_parameters() {
         let sql = format!("SELECT WHERE $1 {NO_PRECONDITIONS}");
-        let statement = statement(sql, &["remembered"]).demanding(vec!["u.a", "u.b"]);
+        let statement = statement(sql, &["remembered"]).with_preconditions(vec!["u.a", "u.b"]);
         let expected = "SELECT WHERE $1 \
             AND ((u.a) OPERATOR(pg_catalog.=) $2 OR ((u.a) IS NULL AND $2 IS NULL))\n\
             AND ((u.b) OPERATOR(pg_catalog.=) $3 OR ((u.b) IS NULL AND $3 IS NULL))\n";
@@ -226,9 +228,9 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_the_user_is_of_the_type_given() {
+    fn the_user_key_parameter_has_the_supplied_type() {
         let statement = statement(String::new(), &["user_id", "only"]);
-        assert!(statement.names_a_user());
+        assert!(statement.has_user_key_parameter());
         let found = types(statement.typed(&[&7_i32, &None::<i32>], &Type::INT4, Vec::new()));
         assert_eq!(found, [Type::INT4, Type::UUID]);
     }

@@ -1,21 +1,21 @@
-//! The texts of single statements, without their comments.
+//! SQL texts of single statements, without their comments.
 
 use std::sync::LazyLock;
 
-/// `users_types.sql`, for these expressions.
-pub(crate) fn asking_for_types(from: &'static str, expressions: &str) -> String {
-    // The application's texts are put in last, and not read again.
+/// Returns the query of `users_types.sql` for these expressions.
+pub(crate) fn types_query(from: &'static str, expressions: &str) -> String {
+    // The application's fragments are inserted last and not substituted again.
     let sql = without_comments(include_str!("users_types.sql"));
     let (before, after) = sql.split_once(":expressions").unwrap_or_default();
     let (between, after) = after.split_once(":from").unwrap_or_default();
     [before, expressions, between, from, after].concat()
 }
 
-/// `base_type.sql`.
+/// The query of `base_type.sql`.
 pub(crate) static BASE_TYPE: LazyLock<String> =
     LazyLock::new(|| without_comments(include_str!("base_type.sql")).replace(":type_oid", "$1"));
 
-/// `key_operator.sql`.
+/// The query of `key_operator.sql`.
 pub(crate) static KEY_OPERATOR: LazyLock<String> = LazyLock::new(|| {
     without_comments(include_str!("key_operator.sql")).replace(":table_name", "$1")
 });

@@ -1,7 +1,7 @@
-//! The types of the application's own columns, which only the server knows.
+//! Types of the application's columns, which only the server knows.
 //!
-//! The driver learns types that are not built in by a prepared statement of its own. Where there may be
-//! none, the server is asked here, in a way that needs none.
+//! The driver looks up types that are not built in with a prepared statement. Where prepared
+//! statements are not available, these queries look up the types.
 
 use std::sync::OnceLock;
 
@@ -15,49 +15,49 @@ use crate::{
     postgres::{
         decode::column,
         errors,
-        sql::text::{BASE_TYPE, asking_for_types},
+        sql::text::{BASE_TYPE, types_query},
         user::PgUser,
     },
 };
 
-/// What the server says of the types in [`PgUser`].
+/// The types in [`PgUser`], as the server reports them.
 #[derive(Debug)]
-pub(crate) struct UsersTypes {
+pub(crate) struct UserTypes {
     key: &'static str,
     columns: &'static str,
     from: &'static str,
     accepts_key: fn(&Type) -> bool,
-    known_key: OnceLock<Type>,
+    cached_key: OnceLock<Type>,
 }
 
-impl UsersTypes {
+impl UserTypes {
     pub(crate) fn new<U: PgUser>() -> Self {
         Self {
             key: U::KEY,
             columns: U::COLUMNS,
             from: U::FROM,
             accepts_key: <U::Id as ToSql>::accepts,
-            known_key: OnceLock::new(),
+            cached_key: OnceLock::new(),
         }
     }
 
-    /// The type of the users' key. Remembered, once it is one that fits [`PgUser::Id`].
-    pub(crate) async fn of_key(&self, client: &Client) -> Result<Type, Error> {
-        if let Some(known) = self.known_key.get() {
+    /// Returns the type of the users' key. It is cached if it matches [`PgUser::Id`].
+    pub(crate) async fn key_type_on(&self, client: &Client) -> Result<Type, Error> {
+        if let Some(known) = self.cached_key.get() {
             return Ok(known.clone());
         }
-        let types = self.of(client, &[self.key]).await?;
+        let types = self.parameter_types(client, &[self.key]).await?;
         let key = types.into_iter().next();
         let key = key.ok_or(Error::from_kind(ErrorKind::Decode))?;
         if (self.accepts_key)(&key) {
-            // Somebody else may have been faster, with the same.
-            let _ = self.known_key.set(key.clone());
+            // A concurrent caller may have stored the same value first.
+            let _ = self.cached_key.set(key.clone());
         }
         Ok(key)
     }
 
-    /// The types that parameters need which are compared with these expressions.
-    pub(crate) async fn of(
+    /// Returns the types of parameters that are compared with these expressions.
+    pub(crate) async fn parameter_types(
         &self,
         client: &Client,
         expressions: &[&'static str],
@@ -66,7 +66,7 @@ impl UsersTypes {
         if expressions.is_empty() {
             return Ok(types);
         }
-        // In parentheses, as in the statements.
+        // Parenthesized, as in the statements.
         let expressions = format!("({})", expressions.join("), ("));
         for oid in self.oids(client, &expressions).await? {
             types.push(match base_type(client, oid).await? {
@@ -80,11 +80,11 @@ impl UsersTypes {
         Ok(types)
     }
 
-    /// Whether the driver can read the user's columns without asking for their types.
+    /// Verifies that the driver can read the user's columns without looking up their types.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] where it cannot.
+    /// [`ErrorKind::Configuration`] if it cannot.
     pub(crate) async fn check_columns(&self, client: &Client) -> Result<(), Error> {
         for oid in self.oids(client, self.columns).await? {
             match base_type(client, oid).await? {
@@ -97,7 +97,7 @@ impl UsersTypes {
     }
 
     async fn oids(&self, client: &Client, expressions: &str) -> Result<Vec<Oid>, Error> {
-        let sql = asking_for_types(self.from, expressions);
+        let sql = types_query(self.from, expressions);
         let row = client.query_typed_one(&sql, &[]).await;
         let types: FieldTypes = column(&row.map_err(errors::statement)?, 0)?;
         Ok(types.0)
@@ -106,18 +106,18 @@ impl UsersTypes {
 
 fn not_built_in(place: &str, name: &str) -> Error {
     let text = format!(
-        "{place} has the type \"{name}\", which is not built in: under transaction pooling, cast it \
-         (column::text)"
+        "{place} has the type \"{name}\", which is not built in: behind a transaction pooler, \
+         cast it (column::text)"
     );
     Error::new(ErrorKind::Configuration, text)
 }
 
-/// What a type is, once domains are taken off.
+/// A type after its domains are resolved to their base type.
 enum Base {
     BuiltIn(Type),
-    /// An extension's type without parts, such as `citext`.
+    /// An extension's type without components, such as `citext`.
     Simple(Type),
-    /// An enum, an array of one, a composite and so on, by name.
+    /// The name of another type: an enum, an array of enums, a composite and so on.
     Other(String),
 }
 
@@ -141,7 +141,7 @@ async fn base_type(client: &Client, oid: Oid) -> Result<Base, Error> {
     })
 }
 
-/// The types of a record's fields, which it carries with their values.
+/// The types of a record's fields, which the binary format contains.
 #[derive(Debug, PartialEq)]
 struct FieldTypes(Vec<Oid>);
 
@@ -157,7 +157,7 @@ impl FromSql<'_> for FieldTypes {
         for _ in 0..number()? {
             types.push(number()?);
             if number()? != NULL {
-                return Err("a field of the record is not null".into());
+                return Err("a field of the record is not NULL".into());
             }
         }
         Ok(Self(types))
@@ -168,7 +168,7 @@ impl FromSql<'_> for FieldTypes {
     }
 }
 
-/// The length of what is null: -1.
+/// The length field of a NULL value: -1.
 const NULL: u32 = u32::MAX;
 
 #[cfg(test)]
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_says_of_which_types_its_fields_are() {
+    fn a_record_contains_the_types_of_its_fields() {
         let raw = [
             [0, 0, 0, 2],
             [0, 0, 0, 20],

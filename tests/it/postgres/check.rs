@@ -64,18 +64,18 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     (
         "no right to insert",
         "REVOKE INSERT ON sessions FROM ~",
-        &["no right to INSERT (expires_at)", "GRANT"],
+        &["lacks the privileges INSERT (expires_at)", "GRANT"],
     ),
     (
         "no right to update",
         "REVOKE UPDATE ON sessions FROM ~",
-        &["no right to UPDATE (authenticated_at), UPDATE (last_seen_at), UPDATE (token_digest) on sessions"],
+        &["lacks the privileges UPDATE (authenticated_at), UPDATE (last_seen_at), UPDATE (token_digest) on sessions"],
     ),
-    ("no right to delete", "REVOKE DELETE ON sessions FROM ~", &["no right to DELETE on sessions"]),
+    ("no right to delete", "REVOKE DELETE ON sessions FROM ~", &["lacks the privileges DELETE on sessions"]),
     (
         "no right to a column of the users",
         "REVOKE SELECT ON users FROM ~; GRANT SELECT (id, email, role) ON users TO ~",
-        &["the role lacks a right", "permission denied for table users"],
+        &["the role lacks a privilege", "permission denied for table users"],
     ),
     (
         "a read-only role",
