@@ -83,7 +83,7 @@
 //! | list and revoke a user's sessions | [`SessionService::sessions_of`], [`SessionService::revoke`] |
 //! | set the cookie's name and attributes | [`SessionCookie`](crate::cookie::SessionCookie) |
 //! | set the limits of sessions | [`Lifetime`](crate::session::Lifetime), [`SessionLimit`](crate::session::SessionLimit) |
-//! | end streams and WebSockets with their session | [`feed`] |
+//! | end streams and web sockets with their session | [`feed`] |
 //! | check the origin of a WebSocket handshake | [`websocket`] |
 //! | change the response to a rejected request | [`rejection`] |
 //! | keep sessions in another database | [`store`] |

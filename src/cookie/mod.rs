@@ -190,7 +190,8 @@ impl SessionCookie {
         if self.name().starts_with("__Host-")
             || present.is_some_and(|present| present.eq_ignore_ascii_case(domain))
         {
-            let context = "invalid former domain: it is the present one, or the name allows no domain";
+            let context =
+                "invalid former domain: it is the present one, or the name allows no domain";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         self.former_domains.push(domain.to_owned());
