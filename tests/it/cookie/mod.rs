@@ -4,4 +4,5 @@ mod browser_model;
 mod cache_headers;
 mod reading;
 mod several_cookies;
+mod several_lookups;
 mod writing;

@@ -131,13 +131,13 @@ async fn a_session_cached_twice_is_rejected_at_once() {
     }
 }
 
-/// D07, C08, C09, C10: in other processes a session is invalid as soon as the notification arrives,
-/// whatever ended it.
+/// D05, D07, C08, C09, C10: in other processes a token is invalid as soon as the notification
+/// arrives, whatever ended its session or replaced it.
 #[tokio::test]
 async fn a_session_ended_by_another_process_is_rejected_soon() {
     let database = announced_database().await;
     let (here, elsewhere) = (caching(&database).await, sessions(&database));
-    for way in 0..5 {
+    for way in 0..8 {
         sql(
             &database,
             "UPDATE users SET disabled_at = NULL WHERE id = 1",
@@ -146,6 +146,8 @@ async fn a_session_ended_by_another_process_is_rejected_soon() {
         let signed_in = signed_in(&database, &here).await;
         let token = signed_in.token();
         until_cached(&here, token).await;
+        let headers = cookie(&elsewhere, token);
+        let expire = "UPDATE sessions SET expires_at = now()";
         match way {
             0 => assert!(sign_out(&elsewhere, token).await.unwrap()),
             1 => assert_eq!(elsewhere.revoke_all(&1).await.unwrap(), 1),
@@ -157,13 +159,16 @@ async fn a_session_ended_by_another_process_is_rejected_soon() {
                 )
                 .await,
             ),
-            _ => drop(
+            4 => drop(
                 database
                     .client()
                     .await
                     .batch_execute("TRUNCATE sessions")
                     .await,
             ),
+            5 => drop(elsewhere.reauthenticate(1, &headers).await.unwrap()),
+            6 => drop(elsewhere.sign_in(2, &headers).await.unwrap()),
+            _ => assert!(sql(&database, expire).await > 0),
         }
         let took = refused(&here, token).await;
         // Far below the lease, which would have ended it otherwise.

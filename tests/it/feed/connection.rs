@@ -31,7 +31,8 @@ use crate::support::{
     sign_out, sql, until, watched_with_lease,
 };
 
-/// N04: a feed on another database is rejected when the service subscribes.
+/// N04: a feed on another database is rejected when the service subscribes, and when the feed is
+/// replaced.
 #[tokio::test]
 async fn a_feed_on_another_database_is_rejected() {
     let (ours, other) = (announced_database().await, announced_database().await);
@@ -45,8 +46,15 @@ async fn a_feed_on_another_database_is_rejected() {
         assert!(error.to_string().contains("another database"), "{error}");
     }
     // The failed attempts leave nothing behind.
-    let feed = sessions.store().feed(ours.config(), NoTls);
-    sessions.enable_cache(feed, 10).await.unwrap();
+    let ours = sessions.store().feed(ours.config(), NoTls);
+    sessions.enable_cache(ours, 10).await.unwrap();
+    // Nor does such a feed replace the right one.
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    let error = sessions.replace_feed(feed()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error:?}");
+    until_cached(&sessions, ada.token()).await;
+    assert_eq!(sessions.revoke_all(&1).await.unwrap(), 1);
+    assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
 }
 
 /// Connects to the database that it currently points to.

@@ -2,6 +2,8 @@
 
 mod cache;
 mod connection;
+mod in_flight;
 mod ordering;
+mod outage;
 mod staleness;
 mod streams;

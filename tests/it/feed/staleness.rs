@@ -296,6 +296,49 @@ async fn a_condition_that_fails_for_one_user_ends_the_streams_of_that_user() {
     assert!(open, "a stream of another user closed");
 }
 
+/// N03: such a condition is an error for requests of that user, with the cache, without it, and
+/// behind a transaction pooler. It never makes them anonymous. Requests, sign-ins and streams of
+/// other users are not affected.
+#[tokio::test]
+async fn a_condition_that_fails_for_one_user_affects_no_other_user() {
+    let database = members(2, true).await;
+    let (with_cache, without) = (caching(&database).await, process(&database));
+    let store = PgSessionStore::new(pool(&database, 4)).with_transaction_pooling();
+    let builder = SessionService::builder(store).lease(LEASE);
+    let pooled: Members = builder.build().unwrap();
+    let [ada, eve] = [1, 2].map(|user| without.sign_in_without_request(user));
+    let (ada, eve) = (ada.await.unwrap(), eve.await.unwrap());
+    cached(&with_cache, ada.token()).await;
+    let fail = "UPDATE users SET quota = 0 WHERE id = 1";
+    assert_eq!(sql(&database, fail).await, 1);
+    let changed = Instant::now();
+    while with_cache
+        .user(ada.token())
+        .await
+        .is_ok_and(|user| user.is_some())
+    {
+        assert!(changed.elapsed() < LEASE / 2, "the session is accepted");
+        tokio::task::yield_now().await;
+    }
+    for (name, sessions) in [
+        ("cache", with_cache),
+        ("no cache", without),
+        ("pooled", pooled),
+    ] {
+        for _ in 0..2 {
+            let failed = sessions.user(ada.token()).await.err();
+            let kind = failed.map(|error| error.kind());
+            assert_eq!(kind, Some(ErrorKind::Decode), "{name}");
+            let eve = sessions.user(eve.token()).await;
+            assert!(eve.unwrap().is_some(), "{name}");
+        }
+        let again = sessions.sign_in_without_request(2).await;
+        let stream = sessions.ended(&CurrentSession::new(again.unwrap().session()));
+        let ended = timeout(LEASE, stream).await;
+        assert!(ended.is_err(), "{name}: {ended:?}");
+    }
+}
+
 /// The interval is configurable, within bounds, and shorter by default if changes of users are not
 /// announced.
 #[test]

@@ -163,6 +163,31 @@ async fn a_user_without_a_session_is_not_recently_authenticated() {
     assert_eq!(kind(&response), RejectionKind::ReauthenticationRequired);
 }
 
+/// Without `LoadUserLayer` outside, every request is rejected, also one with a live session.
+#[tokio::test]
+async fn every_request_is_rejected_if_no_user_was_loaded() {
+    let sessions = memory();
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+    let headers = cookie(&sessions, signed_in.token());
+    let inner = tower::service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new("passed".to_owned()))
+    });
+    let guard = RequireUserLayer::<User>::new();
+    let missing = ServiceBuilder::new().layer(guard.clone()).service(inner);
+    let reversed = ServiceBuilder::new()
+        .layer(guard)
+        .layer(LoadUserLayer::new(sessions))
+        .service(inner);
+    let responses = [
+        missing.oneshot(request(headers.clone())).await.unwrap(),
+        reversed.oneshot(request(headers)).await.unwrap(),
+    ];
+    for response in responses {
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(kind(&response), RejectionKind::Unauthenticated);
+    }
+}
+
 /// Signs in with bearer tokens, in memory.
 fn bearing() -> MemorySessions {
     let store = tower_user_session::store::MemorySessionStore::new();

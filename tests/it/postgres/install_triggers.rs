@@ -162,6 +162,46 @@ async fn other_triggers_are_not_mistaken_for_the_announcing_ones() {
     assert!(announced("sessions").await);
 }
 
+/// The re-check interval depends on whether the users of the sessions table are announced. Neither
+/// the users of another sessions table, nor another table that the sessions reference, nor a trigger
+/// of the application counts.
+#[tokio::test]
+async fn only_the_users_of_a_sessions_table_count_as_announced() {
+    let database = database().await;
+    let client = database.client().await;
+    let people = "CREATE TABLE people (id bigint PRIMARY KEY)";
+    client.batch_execute(people).await.unwrap();
+    let web = PgSessionStore::<User>::new(pool(&database, 2)).with_table("web");
+    let migrate = web.migrate().users_table("people");
+    migrate.notify_on_user_change().await.unwrap();
+    let store = PgSessionStore::<User>::new(pool(&database, 2));
+    store.migrate().notify_on_revocation().await.unwrap();
+
+    let announced = ANNOUNCED.replace(":table_name", "$1");
+    let announced = async |table: &str| -> Option<String> {
+        let row = client.query_one(&announced, &[&table]).await;
+        row.unwrap().get(2)
+    };
+    let channel = async |table: &str| -> Option<String> {
+        let channel = format!("SELECT 'tower_user_session_users_' || '{table}'::regclass::oid");
+        client.query_one(&channel, &[]).await.unwrap().get(0)
+    };
+    for statements in [
+        "",
+        "ALTER TABLE sessions ADD COLUMN invited_by bigint REFERENCES people",
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER audit AFTER UPDATE ON users
+             FOR EACH STATEMENT EXECUTE FUNCTION audit('2', 'id');
+         ALTER TABLE users ENABLE ALWAYS TRIGGER audit",
+    ] {
+        client.batch_execute(statements).await.unwrap();
+        assert_eq!(announced("sessions").await, None, "{statements}");
+        assert_eq!(announced("web").await, channel("people").await);
+    }
+    store.migrate().notify_on_user_change().await.unwrap();
+    assert_eq!(announced("sessions").await, channel("users").await);
+}
+
 /// Functions that an older version of this library installed are replaced.
 #[tokio::test]
 async fn older_functions_are_replaced() {
