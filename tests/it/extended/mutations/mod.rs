@@ -66,6 +66,16 @@ fn integrated(test: &str) -> Option<PathBuf> {
     [module, file].into_iter().find(|path| path.exists())
 }
 
+/// The file of the library that contains this test.
+fn inline(test: &str) -> PathBuf {
+    let (module, _) = test.rsplit_once("::").unwrap_or_default();
+    let module = module.strip_suffix("::tests").unwrap_or(module);
+    let folder = root().join("src").join(module.replace("::", "/"));
+    let files = [folder.with_extension("rs"), folder.join("mod.rs")];
+    let file = files.into_iter().find(|path| path.exists());
+    file.unwrap_or(folder)
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -95,7 +105,7 @@ fn the_list_fits_the_sources() {
         }
         for test in &mutation.tests {
             let function = test.rsplit("::").next().unwrap_or_default();
-            let place = integrated(test).unwrap_or_else(|| root().join("src"));
+            let place = integrated(test).unwrap_or_else(|| inline(test));
             if !catalogue::source(&place).contains(&format!("fn {function}")) {
                 wrong.push(format!("{mutation}: no test {test}"));
             }
