@@ -137,7 +137,7 @@ async fn a_session_cached_twice_is_rejected_at_once() {
 async fn a_session_ended_by_another_process_is_rejected_soon() {
     let database = announced_database().await;
     let (here, elsewhere) = (caching(&database).await, sessions(&database));
-    for way in 0..8 {
+    for way in 0..9 {
         sql(
             &database,
             "UPDATE users SET disabled_at = NULL WHERE id = 1",
@@ -168,7 +168,16 @@ async fn a_session_ended_by_another_process_is_rejected_soon() {
             ),
             5 => drop(elsewhere.reauthenticate(1, &headers).await.unwrap()),
             6 => drop(elsewhere.sign_in(2, &headers).await.unwrap()),
-            _ => assert!(sql(&database, expire).await > 0),
+            7 => assert!(sql(&database, expire).await > 0),
+            _ => {
+                // The application's own transaction, in the same process.
+                let kept = current(&here.sign_in_without_request(1).await.unwrap());
+                let mut client = database.client().await;
+                let transaction = client.transaction().await.unwrap();
+                let ending = here.revoke_others_in_transaction(&transaction, &1, &kept);
+                assert!(ending.await.unwrap() > 0);
+                transaction.commit().await.unwrap();
+            }
         }
         let took = refused(&here, token).await;
         // Far below the lease, which would have ended it otherwise.

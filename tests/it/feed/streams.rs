@@ -183,16 +183,22 @@ async fn waited_for(sessions: &WatchedSessions) -> (SignedIn, Ended) {
     (signed_in, ended)
 }
 
-/// A call to this service is a reason, also without a feed.
+/// A call to this service is a reason, also without a feed, and also if another process has ended
+/// the session before.
 #[tokio::test]
 async fn a_stream_closes_at_once_when_its_session_is_ended_here() {
-    for revoked in [false, true] {
+    for (elsewhere, revoked) in [(false, false), (false, true), (true, false), (true, true)] {
         let sessions = watched_with_lease(LONG_LEASE);
         let (signed_in, ended) = waited_for(&sessions).await;
+        if elsewhere {
+            assert_eq!(sessions.store().revoke_everyone().await.unwrap(), 1);
+        }
         if revoked {
-            assert_eq!(sessions.revoke_all(&1).await.unwrap(), 1);
+            let count = sessions.revoke_all(&1).await.unwrap();
+            assert_eq!(count, u64::from(!elsewhere));
         } else {
-            assert!(sign_out(&sessions, signed_in.token()).await.unwrap());
+            let found = sign_out(&sessions, signed_in.token()).await.unwrap();
+            assert_eq!(found, !elsewhere);
         }
         assert_eq!(within(PATIENCE, ended).await, EndReason::Revoked);
     }
