@@ -208,7 +208,7 @@ impl Migrate {
     ///
     /// About 0.3 ms for every statement that updates users, most of it for planning. If every
     /// request updates a column of the user's row, use
-    /// [`announce_changed_users_if`](Self::announce_changed_users_if).
+    /// [`notify_on_user_change_if`](Self::notify_on_user_change_if).
     pub fn notify_on_user_change(mut self) -> Self {
         self.triggers = Triggers::SessionsAndUsers(String::new());
         self
@@ -221,7 +221,7 @@ impl Migrate {
     ///
     /// The trigger runs for each changed row, with a `WHEN` condition, and sends one notification
     /// per user.
-    pub fn announce_changed_users_if<C: AsRef<str>>(
+    pub fn notify_on_user_change_if<C: AsRef<str>>(
         mut self,
         columns: impl IntoIterator<Item = C>,
     ) -> Self {

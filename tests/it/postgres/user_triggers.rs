@@ -232,7 +232,7 @@ async fn changes_of_ignored_columns_are_not_announced() {
     let trigger =
         "SELECT oid::text::bigint FROM pg_trigger WHERE tgname = 'tower_user_session_user_changed'";
     let migrate = async || {
-        let migrate = store.migrate().announce_changed_users_if(columns);
+        let migrate = store.migrate().notify_on_user_change_if(columns);
         migrate.await.unwrap();
         number(&database, trigger).await
     };
@@ -270,7 +270,7 @@ async fn changes_of_ignored_columns_are_not_announced() {
         if columns.is_empty() {
             store.migrate().notify_on_user_change().await.unwrap();
         } else {
-            let migrate = store.migrate().announce_changed_users_if(columns);
+            let migrate = store.migrate().notify_on_user_change_if(columns);
             migrate.await.unwrap();
         }
         sql(
