@@ -1,10 +1,10 @@
-//! The sessions of each user, as far as the users are known.
+//! Index of sessions by user.
 
 use std::collections::BTreeSet;
 
 use crate::session::{SessionId, UserKey};
 
-/// Sessions, ordered by their user. A session whose user is not known belongs to every user.
+/// Session ids, ordered by user. A session whose user is unknown belongs to every user.
 #[derive(Debug, Default)]
 pub(crate) struct ByUser(BTreeSet<(Option<UserKey>, SessionId)>);
 
@@ -20,7 +20,7 @@ impl ByUser {
         self.0.remove(&(user, session));
     }
 
-    /// The sessions of this user, and those of unknown users.
+    /// Returns the sessions of this user, and those whose user is unknown.
     pub(crate) fn of(&self, user: UserKey) -> Vec<SessionId> {
         [None, Some(user)]
             .into_iter()

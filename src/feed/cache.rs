@@ -1,4 +1,4 @@
-//! The cache: live sessions that no announcement has been about since they were looked up.
+//! Cache of live sessions, which invalidations evict.
 
 use std::{
     collections::HashMap,
@@ -15,13 +15,13 @@ use smallvec::SmallVec;
 use crate::{
     feed::{
         by_user::ByUser,
-        invalidation_log::{Asked, InvalidationLog, Subject},
+        invalidation_log::{InvalidationLog, LogPosition, Subject},
     },
     session::{DigestHashing, SessionId, TokenDigest, UserKey},
     store::lookup::SharedSession,
 };
 
-/// Caches lookup results. The number of entries is bounded, and there are no negative entries.
+/// Caches live sessions. The number of entries is bounded, and there are no negative entries.
 pub(crate) struct Cache<U> {
     entries: Entries<U>,
     state: Mutex<State>,
@@ -29,34 +29,35 @@ pub(crate) struct Cache<U> {
     touch_interval: Option<Duration>,
 }
 
-/// When a lookup was asked: among the announcements, and by the clock.
-pub(crate) type Snapshot = (Asked, Instant);
+/// The start of a lookup: its position among the invalidations, and its time.
+pub(crate) type Snapshot = (LogPosition, Instant);
 
-type Entries<U> = sync::Cache<TokenDigest, Arc<Entry<U>>, UnitWeighter, DigestHashing, Evicted>;
+type Entries<U> =
+    sync::Cache<TokenDigest, Arc<Entry<U>>, UnitWeighter, DigestHashing, CollectEvicted>;
 
-/// Everything but a hit goes through one lock, so that an announcement never falls between the check
-/// and the insertion.
+/// All operations but a hit take one lock. Thus no invalidation can come between the check of the
+/// log and the insertion.
 #[derive(Default)]
 struct State {
-    announced: InvalidationLog,
+    log: InvalidationLog,
     digests: HashMap<SessionId, (TokenDigest, Option<UserKey>)>,
     by_user: ByUser,
 }
 
 struct Entry<U> {
     live: SharedSession<U>,
-    /// From here on the store's clock is taken to go as this process's does.
-    asked: Instant,
-    /// When one of the session's limits passes, or the entry must be looked up again.
-    until: Instant,
-    /// Milliseconds after `asked` from which on a use is to be written down.
+    /// When the query was sent. From then on, the session ages by this process's clock.
+    queried_at: Instant,
+    /// When one of the session's limits passes, or the re-check interval ends.
+    valid_until: Instant,
+    /// Milliseconds after `queried_at` from which on a use must be recorded.
     touch_after: AtomicU64,
 }
 
-/// An answer from the cache.
+/// A cached session.
 pub(crate) struct Hit<U> {
     pub(crate) live: SharedSession<U>,
-    /// Whether the use is to be written down.
+    /// Whether the caller must record the use.
     pub(crate) touch: bool,
 }
 
@@ -71,7 +72,7 @@ impl<U> Cache<U> {
             sessions as u64,
             UnitWeighter,
             DigestHashing::default(),
-            Evicted,
+            CollectEvicted,
         );
         Self {
             entries,
@@ -81,30 +82,32 @@ impl<U> Cache<U> {
         }
     }
 
-    /// The session, if it is here, none of its limits has passed, and `hears` says of the present moment
-    /// that the feed hears. It is asked last: a process that slept in between must not answer.
+    /// Returns the session if it is cached and none of its limits has passed.
+    ///
+    /// `is_fresh` receives the current time, and must return whether the feed is connected then. It
+    /// is called after the entry was found, because the process may have been suspended in between.
     pub(crate) fn get(
         &self,
         digest: &TokenDigest,
-        hears: impl FnOnce(Instant) -> bool,
+        is_fresh: impl FnOnce(Instant) -> bool,
     ) -> Option<Hit<U>> {
         let entry = self.entries.get(digest)?;
         let now = Instant::now();
-        if !hears(now) {
+        if !is_fresh(now) {
             return None;
         }
-        if now >= entry.until {
+        if now >= entry.valid_until {
             self.state().remove(entry.live.session.id(), &self.entries);
             return None;
         }
-        let since = now.saturating_duration_since(entry.asked);
+        let since = now.saturating_duration_since(entry.queried_at);
         let mut live = entry.live.clone();
         live.session = live.session.after(since);
         let touch = self.is_due(&entry, since);
         Some(Hit { live, touch })
     }
 
-    /// True once an interval.
+    /// Returns whether a use must be recorded: true once in each touch interval.
     fn is_due(&self, entry: &Entry<U>, since: Duration) -> bool {
         let Some(interval) = self.touch_interval else {
             return false;
@@ -117,25 +120,25 @@ impl<U> Cache<U> {
                 .is_ok()
     }
 
-    /// To be called before the question is sent.
-    pub(crate) fn ask(&self) -> Snapshot {
-        (self.state().announced.ask(), Instant::now())
+    /// Returns the start of a lookup. The caller must call this before it sends the query.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        (self.state().log.position(), Instant::now())
     }
 
-    /// Caches a live session for at most `longest`, unless an announcement about it or its user has overtaken
-    /// the lookup.
-    pub(crate) fn keep(
+    /// Caches a live session for at most `max_age`. Does nothing if an invalidation of the session
+    /// or of its user has overtaken the lookup.
+    pub(crate) fn insert(
         &self,
-        asked: Snapshot,
+        snapshot: Snapshot,
         digest: TokenDigest,
         live: &SharedSession<U>,
-        longest: Duration,
+        max_age: Duration,
     ) {
         let (session, user) = (&live.session, live.user_key);
-        let (asked, at) = asked;
-        let until = at + session.limit_in(self.idle_limit).min(longest);
+        let (position, queried_at) = snapshot;
+        let valid_until = queried_at + session.limit_in(self.idle_limit).min(max_age);
         let touch_after = self.touch_interval.map_or(0, |interval| {
-            // One that was due has just been handed over.
+            // If the interval has passed already, the lookup itself has recorded a use.
             let rest = interval
                 .checked_sub(session.since_last_seen())
                 .filter(|rest| !rest.is_zero());
@@ -143,12 +146,12 @@ impl<U> Cache<U> {
         });
         let entry = Arc::new(Entry {
             live: live.clone(),
-            asked: at,
-            until,
+            queried_at,
+            valid_until,
             touch_after: AtomicU64::new(touch_after),
         });
         let mut state = self.state();
-        if !state.announced.may_cache(asked, session.id(), user) {
+        if !state.log.may_cache(position, session.id(), user) {
             return;
         }
         if let Some((old, old_user)) = state.digests.insert(session.id(), (digest, user)) {
@@ -162,10 +165,10 @@ impl<U> Cache<U> {
         self.entries
             .insert_with_lifecycle(digest, entry, &mut evicted);
         for (digest, session) in evicted {
-            // The entry that this one replaces is handed over too. As long as there is an entry under a digest, it
-            // must be found when its session is announced.
-            let gone = !self.entries.contains_key(&digest);
-            if gone
+            // An entry that was replaced is evicted too. While an entry exists for a digest, the
+            // index must keep its session, so that an invalidation evicts it.
+            let vacant = !self.entries.contains_key(&digest);
+            if vacant
                 && let Some(&(current, user)) = state.digests.get(&session)
                 && current == digest
             {
@@ -176,19 +179,19 @@ impl<U> Cache<U> {
     }
 
     /// Invalidates these sessions.
-    pub(crate) fn announce_sessions(&self, sessions: &[SessionId]) {
+    pub(crate) fn invalidate_sessions(&self, sessions: &[SessionId]) {
         let mut state = self.state();
         for session in sessions {
-            state.announced.announce(Subject::Session(*session));
+            state.log.record(Subject::Session(*session));
             state.remove(*session, &self.entries);
         }
     }
 
-    /// Invalidates all sessions of these users, and those whose user is not known.
-    pub(crate) fn announce_users(&self, users: &[UserKey]) {
+    /// Invalidates all sessions of these users, and those whose user is unknown.
+    pub(crate) fn invalidate_users(&self, users: &[UserKey]) {
         let mut state = self.state();
         for user in users {
-            state.announced.announce(Subject::User(*user));
+            state.log.record(Subject::User(*user));
             for session in state.by_user.of(*user) {
                 state.remove(session, &self.entries);
             }
@@ -198,7 +201,7 @@ impl<U> Cache<U> {
     /// Invalidates every session.
     pub(crate) fn clear(&self) {
         let mut state = self.state();
-        state.announced.announce_everything();
+        state.log.record_all();
         state.digests.clear();
         state.by_user.clear();
         self.entries.clear();
@@ -222,17 +225,17 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Rounded up: the store leaves out a use that comes a part of a millisecond before the interval is over, and the next
-/// one would be due an interval later.
+/// Returns the duration in milliseconds, rounded up. The store ignores a use that comes a fraction
+/// of a millisecond early, and the next one would be due an interval later.
 fn millis_up(time: Duration) -> u64 {
     millis(time + Duration::from_nanos(999_999))
 }
 
-/// Hands over what had to make room, and what was replaced.
+/// Collects the entries that were evicted or replaced.
 #[derive(Clone)]
-struct Evicted;
+struct CollectEvicted;
 
-impl<U> Lifecycle<TokenDigest, Arc<Entry<U>>> for Evicted {
+impl<U> Lifecycle<TokenDigest, Arc<Entry<U>>> for CollectEvicted {
     type RequestState = SmallVec<[(TokenDigest, SessionId); 1]>;
 
     fn on_evict(&self, state: &mut Self::RequestState, digest: TokenDigest, entry: Arc<Entry<U>>) {
@@ -249,13 +252,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const HOUR: Duration = Duration::from_secs(60 * 60);
-    const LONGEST: Duration = Duration::from_secs(60);
+    const MAX_AGE: Duration = Duration::from_secs(60);
 
     fn cache() -> Cache<()> {
         Cache::new(10, None, None)
     }
 
-    /// The session of this number, so old and with so much left, under the digest of its number.
+    /// Returns a session of this age and remaining lifetime. Its id and digest are made of its
+    /// number.
     fn session(number: u16, age: Duration, left: Duration) -> (TokenDigest, SharedSession<()>) {
         let mut digest = [0; 32];
         digest[..2].copy_from_slice(&number.to_be_bytes());
@@ -278,55 +282,55 @@ mod tests {
         (TokenDigest::from_bytes(digest), live)
     }
 
-    fn is_kept(cache: &Cache<()>, digest: &TokenDigest) -> bool {
+    fn is_cached(cache: &Cache<()>, digest: &TokenDigest) -> bool {
         cache.get(digest, |_| true).is_some()
     }
 
-    /// Whether it is kept where it was asked about so long ago.
-    fn kept_after(passed: Duration, (digest, live): &(TokenDigest, SharedSession<()>)) -> bool {
+    /// Returns whether a session is cached if its query was sent this long ago.
+    fn cached_after(passed: Duration, (digest, live): &(TokenDigest, SharedSession<()>)) -> bool {
         let cache = cache();
-        let (asked, now) = cache.ask();
-        let at = now.checked_sub(passed).unwrap();
-        cache.keep((asked, at), *digest, live, LONGEST);
-        is_kept(&cache, digest)
+        let (position, now) = cache.snapshot();
+        let queried_at = now.checked_sub(passed).unwrap();
+        cache.insert((position, queried_at), *digest, live, MAX_AGE);
+        is_cached(&cache, digest)
     }
 
-    /// N01: however long the session can still live.
+    /// N01: the remaining lifetime of the session does not matter.
     #[test]
-    fn nothing_is_cached_for_longer_than_it_may_be() {
+    fn an_entry_expires_after_its_maximum_age() {
         let session = session(1, HOUR, HOUR);
-        assert!(kept_after(59 * SECOND, &session));
-        assert!(!kept_after(LONGEST, &session));
+        assert!(cached_after(59 * SECOND, &session));
+        assert!(!cached_after(MAX_AGE, &session));
     }
 
-    /// When the answer came does not matter: it may have been under way for long.
+    /// The time of the result does not matter, because it may be in transit for long.
     #[test]
-    fn a_limit_counts_from_the_question() {
-        assert!(!kept_after(SECOND, &session(1, HOUR, SECOND / 2)));
-        assert!(kept_after(SECOND, &session(1, HOUR, 10 * SECOND)));
+    fn a_limit_counts_from_when_the_query_was_sent() {
+        assert!(!cached_after(SECOND, &session(1, HOUR, SECOND / 2)));
+        assert!(cached_after(SECOND, &session(1, HOUR, 10 * SECOND)));
     }
 
     #[test]
-    fn what_was_announced_while_it_was_asked_about_is_not_kept() {
+    fn a_lookup_overtaken_by_an_invalidation_is_not_inserted() {
         let cache = cache();
         let (digest, live) = session(1, HOUR, HOUR);
         let user = live.user_key.unwrap();
-        let announcements: [&dyn Fn(); 3] = [
-            &|| cache.announce_sessions(&[live.session.id()]),
-            &|| cache.announce_users(&[user]),
+        let invalidations: [&dyn Fn(); 3] = [
+            &|| cache.invalidate_sessions(&[live.session.id()]),
+            &|| cache.invalidate_users(&[user]),
             &|| cache.clear(),
         ];
-        for announce in announcements {
-            let before = cache.ask();
-            announce();
-            cache.keep(before, digest, &live, LONGEST);
-            assert!(!is_kept(&cache, &digest));
-            cache.keep(cache.ask(), digest, &live, LONGEST);
-            assert!(is_kept(&cache, &digest));
+        for invalidate in invalidations {
+            let before = cache.snapshot();
+            invalidate();
+            cache.insert(before, digest, &live, MAX_AGE);
+            assert!(!is_cached(&cache, &digest));
+            cache.insert(cache.snapshot(), digest, &live, MAX_AGE);
+            assert!(is_cached(&cache, &digest));
         }
     }
 
-    /// A use is due when the whole interval has passed, and no part of a millisecond earlier.
+    /// A use is due when the whole interval has passed, and no fraction of a millisecond earlier.
     #[test]
     fn use_is_due_when_the_interval_has_passed() {
         let interval = Duration::from_micros(66_666);
@@ -343,7 +347,7 @@ mod tests {
                 ..times
             };
             live.session = Session::new(live.session.id(), times);
-            cache.keep(cache.ask(), digest, &live, LONGEST);
+            cache.insert(cache.snapshot(), digest, &live, MAX_AGE);
             let entry = cache.entries.get(&digest).unwrap();
             let is_due = |millis| cache.is_due(&entry, Duration::from_millis(millis));
             assert!(!is_due(not_due), "{last_used:?}");
@@ -353,9 +357,9 @@ mod tests {
         }
     }
 
-    /// N02: all sessions of the user, those whose user is not known, and no others.
+    /// N02: the user's sessions and those whose user is unknown are evicted, and no others.
     #[test]
-    fn a_user_is_announced_with_all_sessions() {
+    fn invalidating_a_user_evicts_all_sessions_of_the_user() {
         let cache = cache();
         let (user, other) = (UserKey::from_hash(70), UserKey::from_hash(71));
         let sessions = [Some(user), Some(user), None, Some(other)];
@@ -364,29 +368,29 @@ mod tests {
             .map(|(number, user)| {
                 let (digest, mut live) = session(number, HOUR, HOUR);
                 live.user_key = user;
-                cache.keep(cache.ask(), digest, &live, LONGEST);
+                cache.insert(cache.snapshot(), digest, &live, MAX_AGE);
                 digest
             })
             .collect();
-        cache.announce_users(&[user]);
-        let kept: Vec<_> = digests
+        cache.invalidate_users(&[user]);
+        let cached: Vec<_> = digests
             .iter()
-            .map(|digest| is_kept(&cache, digest))
+            .map(|digest| is_cached(&cache, digest))
             .collect();
-        assert_eq!(kept, [false, false, false, true]);
+        assert_eq!(cached, [false, false, false, true]);
         assert_eq!(cache.state().by_user.len(), 1);
     }
 
     #[test]
-    fn what_made_room_leaves_nothing_behind() {
+    fn eviction_removes_every_index_entry() {
         let cache = cache();
         for number in 0..1_000 {
             let (digest, live) = session(number, HOUR, HOUR);
-            cache.keep(cache.ask(), digest, &live, LONGEST);
+            cache.insert(cache.snapshot(), digest, &live, MAX_AGE);
         }
-        let names = cache.state().digests.len();
-        assert_eq!(names, cache.entries.len());
-        assert_eq!(names, cache.state().by_user.len());
-        assert!((1..=20).contains(&names), "{names}");
+        let indexed = cache.state().digests.len();
+        assert_eq!(indexed, cache.entries.len());
+        assert_eq!(indexed, cache.state().by_user.len());
+        assert!((1..=20).contains(&indexed), "{indexed}");
     }
 }

@@ -1,4 +1,4 @@
-//! One feed of a subscription: its task, and what it may do.
+//! The task that keeps one feed connected, and the sink for its events.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,56 +21,61 @@ use crate::{
     backoff::Backoff,
     error::{Chain, Error, ErrorKind},
     feed::{
-        session_feed::{FeedScope, FeedSink, Hears, Invalidation, SessionFeed},
-        subscription_state::{Proof, SubscriptionState},
+        session_feed::{FeedHandler, FeedScope, FeedSink, Invalidation, SessionFeed},
+        subscription_state::{LastHeartbeat, SubscriptionState},
     },
 };
 
-/// One heartbeat may be late.
-const HEARTBEATS_IN_A_LEASE: u32 = 4;
-/// The pause before a second attempt to connect. It doubles up to the longest.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// One late heartbeat does not end the lease.
+const HEARTBEATS_PER_LEASE: u32 = 4;
+/// Delay before the first reconnect. It doubles with each failure, up to the maximum.
+const MIN_RECONNECT_DELAY: Duration = Duration::from_millis(50);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
 
-/// Keeps a feed connected, with a pause after each failure.
+/// Runs a feed, and reconnects it after each failure with a growing delay.
 pub(crate) async fn run<U: Clone + Send + Sync + 'static>(
-    line: Arc<Line<U>>,
+    connection: Arc<Connection<U>>,
     feed: impl SessionFeed,
     failed: oneshot::Sender<Error>,
 ) {
-    let hearing = FeedSink::new(Arc::clone(&line) as Arc<dyn Hears>);
-    let state = &line.state;
+    let sink = FeedSink::new(Arc::clone(&connection) as Arc<dyn FeedHandler>);
+    let state = &connection.state;
     let mut failed = Some(failed);
-    let fresh = || Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
-    let mut backoff = fresh();
+    let new_backoff = || Backoff::new(MIN_RECONNECT_DELAY, MAX_RECONNECT_DELAY);
+    let mut backoff = new_backoff();
     loop {
-        let error = hear(&feed, &hearing).await;
+        let error = listen(&feed, &sink).await;
         {
-            let lines = state.lines();
-            if lines.current == line.number {
-                if state.proof.borrow().sent.is_some() {
-                    backoff = fresh();
+            let connections = state.connections();
+            if connections.current == connection.number {
+                if state.last_heartbeat.borrow().sent.is_some() {
+                    backoff = new_backoff();
                 }
-                state.lose(&lines);
+                state.disconnect(&connections);
             }
         }
         if let Some(times) = state.failures.count() {
-            let error = Chain(&error);
-            tracing::warn!(%error, times, "session feed disconnected: the cache is bypassed until it is connected again");
+            tracing::warn!(
+                target: "tower_user_session",
+                kind = ?error.kind(),
+                error = %Chain(&error),
+                times,
+                "session feed disconnected; cache bypassed until it reconnects"
+            );
         }
         if let Some(failed) = failed.take() {
-            // The receiver was dropped if the feed has been connected before.
+            // The receiver was dropped if the feed was connected before.
             let _ = failed.send(error);
         }
         sleep(backoff.pause()).await;
     }
 }
 
-/// Runs the feed until it fails. A panic is a failure too.
-async fn hear(feed: &impl SessionFeed, hearing: &FeedSink) -> Error {
-    let mut hear = pin!(feed.listen(hearing));
+/// Runs the feed until it fails. A panic counts as a failure.
+async fn listen(feed: &impl SessionFeed, sink: &FeedSink) -> Error {
+    let mut listening = pin!(feed.listen(sink));
     std::future::poll_fn(move |cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| hear.as_mut().poll(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| listening.as_mut().poll(cx)));
         polled.unwrap_or_else(|_| {
             Poll::Ready(
                 Error::from_kind(ErrorKind::Store).with_message("the session feed panicked"),
@@ -80,29 +85,29 @@ async fn hear(feed: &impl SessionFeed, hearing: &FeedSink) -> Error {
     .await
 }
 
-/// What one feed may do to the subscription.
-pub(crate) struct Line<U> {
+/// The handle by which one feed updates the subscription.
+pub(crate) struct Connection<U> {
     pub(crate) number: u64,
     pub(crate) state: Arc<SubscriptionState<U>>,
-    pub(crate) heartbeat: Arc<Notify>,
-    pub(crate) announces_users: AtomicBool,
+    pub(crate) heartbeat_request: Arc<Notify>,
+    pub(crate) covers_users: AtomicBool,
 }
 
-impl<U: Clone + Send + Sync + 'static> Hears for Line<U> {
-    fn subscribed(&self, announces: FeedScope) {
-        let users = announces == FeedScope::SessionsAndUsers;
-        self.announces_users.store(users, SeqCst);
-        let lines = self.state.lines();
-        if lines.current == self.number {
-            self.state.announces_users.store(users, SeqCst);
-            self.state.lose(&lines);
+impl<U: Clone + Send + Sync + 'static> FeedHandler for Connection<U> {
+    fn subscribed(&self, scope: FeedScope) {
+        let users = scope == FeedScope::SessionsAndUsers;
+        self.covers_users.store(users, SeqCst);
+        let connections = self.state.connections();
+        if connections.current == self.number {
+            self.state.covers_users.store(users, SeqCst);
+            self.state.disconnect(&connections);
         }
     }
 
-    fn invalidate(&self, announcement: Invalidation) {
-        let lines = self.state.lines();
-        if lines.current == self.number {
-            self.state.apply(announcement);
+    fn invalidate(&self, invalidation: Invalidation) {
+        let connections = self.state.connections();
+        if connections.current == self.number {
+            self.state.apply(invalidation);
         }
     }
 
@@ -110,36 +115,37 @@ impl<U: Clone + Send + Sync + 'static> Hears for Line<U> {
         let state = &self.state;
         let until = state.nanos((sent + state.settings.lease).into_std());
         let now = state.nanos(StdInstant::now());
-        let mut lines = state.lines();
-        // A proof that comes too late proves nothing, and so does one of a feed that was replaced.
-        if now >= until || lines.stopped || self.number < lines.current {
+        let mut connections = state.connections();
+        // A heartbeat that returns after its lease proves nothing, and neither does one of a feed
+        // that was replaced.
+        if now >= until || connections.stopped || self.number < connections.current {
             return;
         }
-        if self.number > lines.current {
-            lines.current = self.number;
-            lines.heartbeat = Arc::clone(&self.heartbeat);
-            lines.task = None;
-            let users = self.announces_users.load(SeqCst);
-            state.announces_users.store(users, SeqCst);
-            state.lose(&lines);
+        if self.number > connections.current {
+            connections.current = self.number;
+            connections.heartbeat_request = Arc::clone(&self.heartbeat_request);
+            connections.task = None;
+            let users = self.covers_users.load(SeqCst);
+            state.covers_users.store(users, SeqCst);
+            state.disconnect(&connections);
         }
         if now >= state.fresh_until.load(SeqCst) {
-            // It was not connected until now.
+            // The lease was over: invalidations may have been missed.
             state.clear_cache();
         }
         state.fresh_until.store(until, SeqCst);
-        state.proof.send_replace(Proof {
-            line: self.number,
+        state.last_heartbeat.send_replace(LastHeartbeat {
+            connection: self.number,
             sent: Some(sent),
         });
     }
 
     fn next_heartbeat(&self) -> BoxFuture<'_, ()> {
-        let next = Instant::now() + self.state.settings.lease / HEARTBEATS_IN_A_LEASE;
+        let next = Instant::now() + self.state.settings.lease / HEARTBEATS_PER_LEASE;
         Box::pin(async move {
             tokio::select! {
                 () = sleep_until(next) => {}
-                () = self.heartbeat.notified() => {}
+                () = self.heartbeat_request.notified() => {}
             }
         })
     }

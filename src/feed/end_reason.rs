@@ -1,18 +1,19 @@
-//! The reasons for which a wait for the end of a session ends.
+//! The reasons why a wait for the end of a session ends.
 
-/// Why a session is over.
+/// The reason why a session ended, or why the wait for its end was cut short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
-    /// It was ended: signed out, revoked, replaced, or its user is gone or may not be signed in.
+    /// The session was signed out, revoked or replaced. Or its user was deleted or may no longer be
+    /// signed in.
     Revoked,
-    /// One of its limits has passed.
+    /// One of the session's limits has passed.
     Expired,
-    /// The store cannot decide whether the session is live, because of what its own rows contain. A condition that
-    /// divides by a column of the user's row, for example, fails if that column is zero. A lookup of the session
-    /// fails too.
+    /// The store cannot decide whether the session is live, because its rows make the query fail.
+    /// For example, a condition that divides by a column of the user's row fails if that column is
+    /// zero. A lookup of the session fails too.
     Undecidable,
-    /// The service was closed, or its runtime is shutting down, or there is none. Nothing is known about the
-    /// session.
+    /// The service was closed, its runtime is shutting down, or the call was made outside of a
+    /// runtime. The session may be live.
     ServiceClosed,
 }

@@ -17,13 +17,15 @@ use crate::{
 
 /// Resolves when a session ends. See [`SessionService::ended`](crate::SessionService::ended).
 ///
+/// # Cancellation
+///
 /// Dropping it cancels the wait and leaves nothing behind.
-#[must_use = "nothing waits until this is polled"]
+#[must_use = "the wait has no effect unless polled"]
 pub struct Ended {
     pub(crate) over: oneshot::Receiver<EndReason>,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) session: SessionId,
-    pub(crate) caller: u64,
+    pub(crate) waiter: u64,
 }
 
 impl Future for Ended {
@@ -37,7 +39,7 @@ impl Future for Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.watchers.leave(self.session, self.caller);
+        self.watchers.remove_waiter(self.session, self.waiter);
     }
 }
 

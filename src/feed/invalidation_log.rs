@@ -1,70 +1,72 @@
-//! The invalidation log: which lookups in flight were overtaken by an announcement. It has no clock, no lock and
-//! no runtime, so that it can be checked by itself.
+//! The invalidation log: decides whether an invalidation has overtaken a lookup in flight.
+//!
+//! It has no clock, no lock and no runtime, so that it can be model-checked.
 
 use std::collections::VecDeque;
 
 use crate::session::{SessionId, UserKey};
 
-/// The log remembers this many announcements one by one. A lookup that was overtaken by more is not cached.
-const REMEMBERED: usize = 1_024;
+/// Most entries in the log. A lookup that more invalidations have overtaken is not cached.
+const CAPACITY: usize = 1_024;
 
-/// The announcements so far, in their order.
+/// The most recent invalidations, in their order.
 #[derive(Debug, Default)]
 pub(crate) struct InvalidationLog {
-    /// The number of announcements.
+    /// Number of invalidations so far.
     count: u64,
-    /// A lookup that was sent when there were fewer is not cached.
+    /// Lookups from before this position are not cached.
     complete_from: u64,
     recent: VecDeque<(u64, Subject)>,
 }
 
-/// What one announcement was about.
+/// The subject of one invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Session(SessionId),
     User(UserKey),
 }
 
-/// The moment at which a lookup was sent.
+/// A position in the log: the number of invalidations when a lookup was sent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked(u64);
+pub(crate) struct LogPosition(u64);
 
 impl InvalidationLog {
-    /// Must be called before the query is sent.
-    pub(crate) const fn ask(&self) -> Asked {
-        Asked(self.count)
+    /// Returns the current position. The caller must call this before it sends the query.
+    pub(crate) const fn position(&self) -> LogPosition {
+        LogPosition(self.count)
     }
 
-    /// Whether no announcement about this session or its user has overtaken the lookup. An announcement of any
-    /// user is about a session whose user is not known.
+    /// Returns whether no invalidation of this session or of its user has overtaken the lookup.
+    ///
+    /// If the session's user is unknown, an invalidation of any user counts.
     pub(crate) fn may_cache(
         &self,
-        asked: Asked,
+        position: LogPosition,
         session: SessionId,
         user: Option<UserKey>,
     ) -> bool {
         let since = self.recent.iter().rev();
-        asked.0 >= self.complete_from
+        position.0 >= self.complete_from
             && since
-                .take_while(|(count, _)| *count > asked.0)
+                .take_while(|(count, _)| *count > position.0)
                 .all(|(_, subject)| match *subject {
-                    Subject::Session(announced) => announced != session,
-                    Subject::User(announced) => user.is_some_and(|user| announced != user),
+                    Subject::Session(invalidated) => invalidated != session,
+                    Subject::User(invalidated) => user.is_some_and(|user| invalidated != user),
                 })
     }
 
-    pub(crate) fn announce(&mut self, subject: Subject) {
+    pub(crate) fn record(&mut self, subject: Subject) {
         self.count += 1;
-        if self.recent.len() == REMEMBERED
-            && let Some((forgotten, _)) = self.recent.pop_front()
+        if self.recent.len() == CAPACITY
+            && let Some((dropped, _)) = self.recent.pop_front()
         {
-            self.complete_from = forgotten;
+            self.complete_from = dropped;
         }
         self.recent.push_back((self.count, subject));
     }
 
-    /// Any session may have changed: no lookup in flight is cached.
-    pub(crate) fn announce_everything(&mut self) {
+    /// Records that any session may have changed. No lookup in flight will be cached.
+    pub(crate) fn record_all(&mut self) {
         self.count += 1;
         self.complete_from = self.count;
         self.recent.clear();
@@ -84,45 +86,45 @@ mod tests {
     const USER: Option<UserKey> = Some(UserKey::from_hash(7));
 
     #[test]
-    fn a_lookup_is_kept_unless_its_session_was_announced_meanwhile() {
-        let mut announced = InvalidationLog::default();
-        announced.announce(Subject::Session(id(1)));
-        let asked = announced.ask();
-        assert!(announced.may_cache(asked, id(1), USER));
-        announced.announce(Subject::Session(id(2)));
-        assert!(announced.may_cache(asked, id(1), USER));
-        assert!(!announced.may_cache(asked, id(2), USER));
-        assert!(announced.may_cache(announced.ask(), id(2), USER));
-        announced.announce_everything();
-        assert!(!announced.may_cache(asked, id(1), USER));
-        assert!(announced.may_cache(announced.ask(), id(1), USER));
+    fn a_lookup_is_cached_unless_its_session_was_invalidated_meanwhile() {
+        let mut log = InvalidationLog::default();
+        log.record(Subject::Session(id(1)));
+        let position = log.position();
+        assert!(log.may_cache(position, id(1), USER));
+        log.record(Subject::Session(id(2)));
+        assert!(log.may_cache(position, id(1), USER));
+        assert!(!log.may_cache(position, id(2), USER));
+        assert!(log.may_cache(log.position(), id(2), USER));
+        log.record_all();
+        assert!(!log.may_cache(position, id(1), USER));
+        assert!(log.may_cache(log.position(), id(1), USER));
     }
 
     /// N02
     #[test]
-    fn a_lookup_is_kept_unless_its_user_was_announced_meanwhile() {
-        let mut announced = InvalidationLog::default();
-        let before = announced.ask();
-        announced.announce(Subject::User(UserKey::from_hash(8)));
-        assert!(announced.may_cache(before, id(1), USER));
-        assert!(!announced.may_cache(before, id(1), None));
-        announced.announce(Subject::User(UserKey::from_hash(7)));
-        assert!(!announced.may_cache(before, id(1), USER));
-        assert!(announced.may_cache(announced.ask(), id(1), USER));
-        assert!(announced.may_cache(announced.ask(), id(1), None));
+    fn a_lookup_is_cached_unless_its_user_was_invalidated_meanwhile() {
+        let mut log = InvalidationLog::default();
+        let before = log.position();
+        log.record(Subject::User(UserKey::from_hash(8)));
+        assert!(log.may_cache(before, id(1), USER));
+        assert!(!log.may_cache(before, id(1), None));
+        log.record(Subject::User(UserKey::from_hash(7)));
+        assert!(!log.may_cache(before, id(1), USER));
+        assert!(log.may_cache(log.position(), id(1), USER));
+        assert!(log.may_cache(log.position(), id(1), None));
     }
 
-    /// The log is bounded. A forgotten announcement counts as one about every session.
+    /// The log is bounded. A dropped entry counts as an invalidation of every session.
     #[test]
-    fn what_is_forgotten_counts_as_announced() {
-        let mut announced = InvalidationLog::default();
-        let before = announced.ask();
-        for _ in 0..REMEMBERED {
-            announced.announce(Subject::Session(id(1)));
+    fn a_dropped_log_entry_counts_as_an_invalidation_of_all() {
+        let mut log = InvalidationLog::default();
+        let before = log.position();
+        for _ in 0..CAPACITY {
+            log.record(Subject::Session(id(1)));
         }
-        assert!(announced.may_cache(before, id(2), USER));
-        announced.announce(Subject::Session(id(1)));
-        assert!(!announced.may_cache(before, id(2), USER));
-        assert_eq!(announced.recent.len(), REMEMBERED);
+        assert!(log.may_cache(before, id(2), USER));
+        log.record(Subject::Session(id(1)));
+        assert!(!log.may_cache(before, id(2), USER));
+        assert_eq!(log.recent.len(), CAPACITY);
     }
 }

@@ -1,5 +1,5 @@
-//! A model check of [what is kept](super::announced): every schedule that shuttle tries of lookups, of a
-//! session that ends, and of a feed that is lost and connected again meanwhile.
+//! Model check of the [invalidation log](super::invalidation_log) and the cache. Shuttle tries
+//! schedules of lookups, of a session that ends, and of a feed that disconnects and reconnects.
 
 use shuttle::{
     check_random,
@@ -18,42 +18,42 @@ use crate::{
 const SESSION: SessionId = SessionId::from_bytes([7; 16]);
 const USER: UserKey = UserKey::from_hash(7);
 
-/// A guard that is left out, to see the model object.
+/// A guard that the model leaves out, to show that the check needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Without {
     Nothing,
-    /// A lookup that was overtaken by an announcement is kept all the same.
-    Overtaking,
-    /// A lookup that began before the feed was lost is kept when it is back.
-    Voiding,
-    /// The moment is taken down when the answer is there, and not before the question.
-    AskingFirst,
-    /// What was kept before the feed was lost is still there when it is back.
-    Clearing,
-    /// The feed counts as hearing before it listens.
-    ListeningFirst,
+    /// The cache inserts a lookup that an invalidation has overtaken.
+    MayCache,
+    /// The cache inserts a lookup from before the feed disconnected.
+    RecordAll,
+    /// A lookup takes its log position after the result instead of before the query.
+    EarlyPosition,
+    /// The cache keeps its entries while the feed reconnects.
+    Clear,
+    /// The feed counts as connected before it listens.
+    ListenFirst,
 }
 
-/// What PostgreSQL does: a session lives or not, and whoever listens is told when that changes.
+/// A PostgreSQL server. It has one session, and notifies a listener when the session ends.
 #[derive(Default)]
 struct Server {
     ended: bool,
     listening: bool,
-    announced: usize,
+    pending: usize,
 }
 
 #[derive(Default)]
-struct Kept {
-    announced: InvalidationLog,
-    kept: bool,
+struct Cached {
+    log: InvalidationLog,
+    cached: bool,
 }
 
 #[derive(Clone)]
 struct Model {
     server: Arc<Mutex<Server>>,
-    cache: Arc<Mutex<Kept>>,
-    hears: Arc<AtomicBool>,
-    /// By what the end of the session is announced.
+    cache: Arc<Mutex<Cached>>,
+    fresh: Arc<AtomicBool>,
+    /// The subject of the notification about the end of the session.
     subject: Subject,
     without: Without,
 }
@@ -67,75 +67,74 @@ impl Model {
         Self {
             server: Arc::new(Mutex::new(server)),
             cache: Arc::default(),
-            hears: Arc::new(AtomicBool::new(true)),
+            fresh: Arc::new(AtomicBool::new(true)),
             subject,
             without,
         }
     }
 
-    /// A lookup, as the resolver makes it.
+    /// Looks up the session, as a batch does.
     fn look_up(&self) {
-        let ask = || self.cache.lock().unwrap().announced.ask();
-        let mut asked = self.hears.load(SeqCst).then(ask);
+        let position_of_log = || self.cache.lock().unwrap().log.position();
+        let mut position = self.fresh.load(SeqCst).then(position_of_log);
         let live = !self.server.lock().unwrap().ended;
         thread::yield_now();
-        if self.without == Without::AskingFirst {
-            asked = self.hears.load(SeqCst).then(ask);
+        if self.without == Without::EarlyPosition {
+            position = self.fresh.load(SeqCst).then(position_of_log);
         }
-        let Some(asked) = asked.filter(|_| live && self.hears.load(SeqCst)) else {
+        let Some(position) = position.filter(|_| live && self.fresh.load(SeqCst)) else {
             return;
         };
         let mut cache = self.cache.lock().unwrap();
-        if self.without == Without::Overtaking
-            || cache.announced.may_cache(asked, SESSION, Some(USER))
-        {
-            cache.kept = true;
+        if self.without == Without::MayCache || cache.log.may_cache(position, SESSION, Some(USER)) {
+            cache.cached = true;
         }
     }
 
     fn end(&self) {
         let mut server = self.server.lock().unwrap();
         server.ended = true;
-        server.announced += usize::from(server.listening);
+        server.pending += usize::from(server.listening);
     }
 
-    /// Takes in what was announced.
-    fn listen(&self) {
-        let announced = std::mem::take(&mut self.server.lock().unwrap().announced);
-        for _ in 0..announced {
+    /// Applies the pending notifications.
+    fn receive(&self) {
+        let pending = std::mem::take(&mut self.server.lock().unwrap().pending);
+        for _ in 0..pending {
             let mut cache = self.cache.lock().unwrap();
-            cache.announced.announce(self.subject);
-            cache.kept = false;
+            cache.log.record(self.subject);
+            cache.cached = false;
         }
     }
 
-    /// As `Following::connected`: anything may have been missed.
-    fn missed(&self) {
-        self.hears.store(false, SeqCst);
+    /// Invalidates all sessions, because notifications may have been missed.
+    /// `SubscriptionState::disconnect` does the same.
+    fn invalidate_all(&self) {
+        self.fresh.store(false, SeqCst);
         let mut cache = self.cache.lock().unwrap();
-        if self.without != Without::Voiding {
-            cache.announced.announce_everything();
+        if self.without != Without::RecordAll {
+            cache.log.record_all();
         }
-        if self.without != Without::Clearing {
-            cache.kept = false;
+        if self.without != Without::Clear {
+            cache.cached = false;
         }
     }
 
-    fn lose_and_connect(&self) {
+    fn reconnect(&self) {
         {
             let mut server = self.server.lock().unwrap();
             server.listening = false;
-            server.announced = 0;
+            server.pending = 0;
         }
-        self.missed();
-        if self.without == Without::ListeningFirst {
-            self.hears.store(true, SeqCst);
+        self.invalidate_all();
+        if self.without == Without::ListenFirst {
+            self.fresh.store(true, SeqCst);
             thread::yield_now();
         }
         self.server.lock().unwrap().listening = true;
-        if self.without != Without::ListeningFirst {
-            self.missed();
-            self.hears.store(true, SeqCst);
+        if self.without != Without::ListenFirst {
+            self.invalidate_all();
+            self.fresh.store(true, SeqCst);
         }
     }
 }
@@ -157,28 +156,30 @@ fn check_subject(subject: Subject, without: Without) {
                 run(Model::look_up),
                 run(Model::end),
                 run(|model| {
-                    model.listen();
-                    model.lose_and_connect();
-                    model.listen();
+                    model.receive();
+                    model.reconnect();
+                    model.receive();
                 }),
             ];
             for thread in threads {
                 thread.join().unwrap();
             }
-            model.listen();
-            // It hears, and has heard everything: what is kept is what a lookup would find.
+            model.receive();
+            // The feed is connected, and all notifications are applied. The cache must agree with a
+            // lookup.
             let ended = model.server.lock().unwrap().ended;
-            assert!(model.hears.load(SeqCst));
+            assert!(model.fresh.load(SeqCst));
             assert!(
-                !(ended && model.cache.lock().unwrap().kept),
-                "an ended session is kept"
+                !(ended && model.cache.lock().unwrap().cached),
+                "an ended session is cached"
             );
-            // And it still keeps what lives.
+            // A live session is still cached.
             let lives = Model::new(subject, without);
             lives.look_up();
-            assert!(lives.cache.lock().unwrap().kept);
+            assert!(lives.cache.lock().unwrap().cached);
         },
-        // Some of what is left out shows in one schedule of thousands; the first one ends the check.
+        // A missing guard may show in one schedule of thousands only. The first failure ends the
+        // check.
         if without == Without::Nothing {
             5_000
         } else {
@@ -189,42 +190,42 @@ fn check_subject(subject: Subject, without: Without) {
 
 /// E05, E07
 #[test]
-fn what_is_kept_is_what_a_lookup_would_find() {
+fn a_cached_session_is_what_a_lookup_would_find() {
     check(Without::Nothing);
 }
 
 /// N02
 #[test]
-fn what_is_kept_of_a_user_is_what_a_lookup_would_find() {
+fn a_cached_session_of_a_user_is_what_a_lookup_would_find() {
     check_subject(Subject::User(USER), Without::Nothing);
 }
 
 #[test]
-#[should_panic = "an ended session is kept"]
-fn the_model_objects_to_keeping_what_was_overtaken() {
-    check(Without::Overtaking);
+#[should_panic = "an ended session is cached"]
+fn the_model_rejects_caching_an_overtaken_lookup() {
+    check(Without::MayCache);
 }
 
 #[test]
-#[should_panic = "an ended session is kept"]
-fn the_model_objects_to_keeping_across_a_loss() {
-    check(Without::Voiding);
+#[should_panic = "an ended session is cached"]
+fn the_model_rejects_caching_across_a_reconnect() {
+    check(Without::RecordAll);
 }
 
 #[test]
-#[should_panic = "an ended session is kept"]
-fn the_model_objects_to_asking_late() {
-    check(Without::AskingFirst);
+#[should_panic = "an ended session is cached"]
+fn the_model_rejects_a_late_log_position() {
+    check(Without::EarlyPosition);
 }
 
 #[test]
-#[should_panic = "an ended session is kept"]
-fn the_model_objects_to_a_cache_that_outlives_its_feed() {
-    check(Without::Clearing);
+#[should_panic = "an ended session is cached"]
+fn the_model_rejects_a_cache_that_outlives_its_feed() {
+    check(Without::Clear);
 }
 
 #[test]
-#[should_panic = "an ended session is kept"]
-fn the_model_objects_to_hearing_before_listening() {
-    check(Without::ListeningFirst);
+#[should_panic = "an ended session is cached"]
+fn the_model_rejects_freshness_before_listening() {
+    check(Without::ListenFirst);
 }

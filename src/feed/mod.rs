@@ -1,7 +1,40 @@
-//! The feed of ended sessions, the cache, and streams that end with their session.
+//! Feeds of ended sessions, the session cache, and streams that end with their session.
 //!
-//! The feed proves with heartbeats that it is connected. When one comes back, everything that had been announced when
-//! it was sent has arrived.
+//! A [`SessionFeed`] notifies a service of sessions that ended or changed in another process.
+//! The service needs one for its cache, and to close open streams at once:
+//!
+//! ```
+//! use futures_core::Stream;
+//! use tower_user_session::{
+//!     CurrentSession, Error, SessionService,
+//!     feed::{SessionFeed, StreamUntilEnded},
+//!     store::SessionStore,
+//! };
+//!
+//! /// Caches up to 10,000 live sessions.
+//! async fn start<S: SessionStore>(
+//!     sessions: &SessionService<S>,
+//!     feed: impl SessionFeed,
+//! ) -> Result<(), Error> {
+//!     sessions.enable_cache(feed, 10_000).await
+//! }
+//!
+//! /// Ends the stream when the session ends.
+//! fn events<S: SessionStore, E: Stream>(
+//!     sessions: &SessionService<S>,
+//!     session: &CurrentSession<S::User>,
+//!     events: E,
+//! ) -> StreamUntilEnded<E> {
+//!     sessions.ended(session).close_stream(events)
+//! }
+//! ```
+//!
+//! # Heartbeats and the lease
+//!
+//! The feed sends four heartbeats per lease ([`DEFAULT_LEASE`] by default) on the path of its
+//! notifications. When one comes back, all notifications from before it was sent have arrived.
+//! The feed counts as connected until one lease after the last such heartbeat was sent.
+//! While it is disconnected, the cache is bypassed and every lookup queries the store.
 
 mod by_user;
 pub(crate) mod cache;

@@ -1,4 +1,4 @@
-//! The task that queries the store about the sessions that streams wait for.
+//! The task that re-checks watched sessions by querying the store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     store::{RemainingLifetime, SessionStore},
 };
 
-/// Waits for a session that was live when it was looked up.
+/// Watches a session that was live when it was looked up.
 pub(crate) fn watch<S: SessionStore>(
     store: &Arc<S>,
     feed: &Arc<FeedSlot<S::User>>,
@@ -25,14 +25,14 @@ pub(crate) fn watch<S: SessionStore>(
     let watchers = Arc::clone(&feed.watchers);
     let (sender, over) = oneshot::channel();
     let mut state = watchers.state();
-    state.callers += 1;
-    let caller = state.callers;
-    // Otherwise the sender is dropped: this caller alone is told that there is no service.
+    state.last_waiter += 1;
+    let waiter = state.last_waiter;
+    // Otherwise the sender is dropped, and this waiter alone receives `EndReason::ServiceClosed`.
     if let Ok(runtime) = Handle::try_current()
         && !state.closed
     {
         let idle_limit = store.lifetime().idle_limit();
-        state.add(session, idle_limit, (caller, sender));
+        state.add(session, idle_limit, (waiter, sender));
         if !state.running {
             state.running = true;
             let mut task = Recheck::new(store, feed);
@@ -45,15 +45,15 @@ pub(crate) fn watch<S: SessionStore>(
         over,
         watchers,
         session: session.id(),
-        caller,
+        waiter,
     }
 }
 
-/// Checks sessions that may have ended, until no stream waits.
+/// Re-checks the watched sessions that are due, until no session is watched.
 struct Recheck<S: SessionStore> {
     store: Arc<S>,
     feed: Arc<FeedSlot<S::User>>,
-    /// Whether the task has ended of itself. Another one may run by the time this one is dropped.
+    /// Whether `run` has returned. If so, another task may run by the time this value is dropped.
     finished: bool,
 }
 
@@ -66,7 +66,8 @@ impl<S: SessionStore> Recheck<S> {
         }
     }
 
-    /// Only borrows the task, so that its end and its drop are two steps.
+    /// Runs until no session is watched. It borrows the task, so that its end and its drop are
+    /// separate steps.
     async fn run(&mut self) {
         let feed = Arc::clone(&self.feed);
         let (watchers, lease) = (&*feed.watchers, feed.settings.lease);
@@ -82,18 +83,19 @@ impl<S: SessionStore> Recheck<S> {
             let (due, next) = {
                 let mut state = watchers.state();
                 if state.sessions.is_empty() {
-                    // Under the same lock, so that the next caller starts another task.
+                    // The flag must change under the lock that found no session. Otherwise the next
+                    // waiter would start no task.
                     state.running = false;
                     self.finished = true;
                     return;
                 }
                 if was_connected && !connected {
-                    state.hasten(now, period);
+                    state.bring_forward(now, period);
                 }
                 (state.take_due(now, period / 8), state.next_due())
             };
             if due.is_empty() {
-                // The feed may lose its connection without notice.
+                // The lease of the feed can end without a wake-up.
                 let latest = now + lease / 4;
                 let wakes_at = next.map_or(latest, |at| at.min(latest));
                 tokio::select! {
@@ -101,40 +103,52 @@ impl<S: SessionStore> Recheck<S> {
                     () = watchers.wake.notified() => {}
                 }
             } else {
-                // Processes that began together must not query together.
+                // The jitter keeps processes that started together from querying at the same time.
                 let next = period * 3 / 4 + jittered(period / 8);
                 self.check(watchers, due, next).await;
             }
         }
     }
 
-    /// Checks these sessions. If the rows of one make the query fail, the sessions are divided until that one is
-    /// alone. Its streams end.
+    /// Re-checks these sessions. If a row makes the query fail, the sessions are divided until that
+    /// row's session is alone. The streams of that session end.
     async fn check(&self, watchers: &Watchers, due: Vec<SessionId>, period: Duration) {
         let mut parts = vec![due];
         while let Some(mut part) = parts.pop() {
             let error = match self.query(&part).await {
                 Ok(live) => {
-                    watchers.state().checked(&part, &live, period);
+                    watchers.state().apply_check(&part, &live, period);
                     continue;
                 }
                 Err(error) => error,
             };
             if let (ErrorKind::Decode, [session]) = (error.kind(), &*part) {
-                tracing::error!(%session, error = %Chain(&error), "re-check of a session failed: its streams end");
+                tracing::error!(
+                    target: "tower_user_session",
+                    kind = ?error.kind(),
+                    error = %Chain(&error),
+                    %session,
+                    "failed to re-check a watched session; its streams end"
+                );
                 watchers.state().resolve(*session, EndReason::Undecidable);
             } else if error.kind() == ErrorKind::Decode {
                 parts.push(part.split_off(part.len() / 2));
                 parts.push(part);
             } else {
                 if let Some(times) = watchers.failures.count() {
-                    tracing::error!(error = %Chain(&error), times, "re-check of sessions failed");
+                    tracing::error!(
+                        target: "tower_user_session",
+                        kind = ?error.kind(),
+                        error = %Chain(&error),
+                        times,
+                        "failed to re-check watched sessions"
+                    );
                 }
                 let pause = self.feed.settings.lease / 4;
                 parts.push(part);
                 watchers
                     .state()
-                    .failed(&parts.concat(), Instant::now() + pause);
+                    .apply_failure(&parts.concat(), Instant::now() + pause);
                 return sleep(pause).await;
             }
         }
@@ -176,7 +190,7 @@ mod tests {
 
     type Store = MemorySessionStore<u8, &'static str>;
 
-    /// A store with one session, and no subscription.
+    /// A store with one session, and a service without a feed.
     struct Fixture {
         store: Arc<Store>,
         feed: Arc<FeedSlot<&'static str>>,
@@ -209,13 +223,13 @@ mod tests {
             watch(&self.store, &self.feed, &self.session)
         }
 
-        /// The task, as [`watch`] starts it.
+        /// Returns the task in the state in which [`watch`] starts it.
         fn started(&self) -> Recheck<Store> {
             self.feed.watchers.state().running = true;
             Recheck::new(&self.store, &self.feed)
         }
 
-        /// Ends all sessions of the user, as the service does.
+        /// Revokes all sessions of the user, as the service does.
         async fn revoke_all(&self) -> Result<(), Error> {
             let ended = self.store.revoke(&1, RevokeScope::All).await?;
             self.feed.invalidate_local(ended);
@@ -223,15 +237,16 @@ mod tests {
         }
     }
 
-    /// The clock is paused, so that a stream which no task checks fails at once.
+    /// Waits for the stream. The clock is paused, so that a stream which no task checks fails at
+    /// once.
     async fn soon(stream: impl Future<Output = EndReason>) -> Option<EndReason> {
         timeout(Duration::from_secs(60), stream).await.ok()
     }
 
-    /// N06: a stream that starts after the task for the last one has ended, and before that task is dropped, stays
-    /// open, and a task of its own checks it.
+    /// N06: a stream may start between the end of the previous task and its drop. It stays open,
+    /// and a task of its own checks it.
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_has_ended_closes_no_stream_that_started_since() {
+    async fn a_finished_task_closes_no_stream_that_started_since() {
         let sessions = Fixture::new().await.unwrap();
         let mut last = sessions.started();
         last.run().await;
@@ -245,10 +260,10 @@ mod tests {
         assert_eq!(soon(stream).await, Some(EndReason::Revoked));
     }
 
-    /// A task that is dropped before it has ended closes the streams that wait for it, and the next stream gets a task
-    /// of its own.
+    /// A task that is dropped early closes the streams of its sessions. The next stream starts a
+    /// task of its own.
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_is_aborted_closes_the_streams_that_it_checks() {
+    async fn an_aborted_task_closes_the_streams_that_it_checks() {
         let sessions = Fixture::new().await.unwrap();
         let last = sessions.started();
         let stream = sessions.watch();
@@ -259,12 +274,13 @@ mod tests {
         assert_eq!(soon(next).await, Some(EndReason::Revoked));
     }
 
-    /// Checks of one session are between 13/16 and 15/16 of the interval apart, and not always the same.
+    /// The checks of one session are between 13/16 and 15/16 of the interval apart, and the gap
+    /// varies.
     #[tokio::test(start_paused = true)]
     async fn checks_are_jittered() {
         let sessions = Fixture::new().await.unwrap();
         let _stream = sessions.watch();
-        // Without a feed, half a lease is the interval.
+        // Without a feed, the interval is half a lease.
         let interval = sessions.feed.settings.lease / 2;
         let mut checks = Vec::new();
         while checks.len() < 20 {

@@ -1,4 +1,4 @@
-//! What a feed implements, and what it announces to.
+//! The trait that a feed implements, and the sink for its events.
 
 use std::{future::Future, sync::Arc};
 
@@ -9,74 +9,93 @@ use crate::{
     session::{SessionId, UserKey},
 };
 
-/// Announces sessions that ended elsewhere: in another process, by an operator's `DELETE`, by a cascade. With
-/// PostgreSQL it is `PgSessionStore::feed`.
+/// Notifies the service of sessions that ended or changed elsewhere: in another process, by an
+/// operator's `DELETE`, by a cascading delete.
+///
+/// `PgSessionStore::feed` creates one for PostgreSQL.
 pub trait SessionFeed: Send + Sync + 'static {
-    /// Subscribes on one connection until that is lost, and passes announcements on to `hearing` in the order in
-    /// which they happened. The service calls it again after a pause that grows and is jittered, also after a panic.
+    /// Listens on one connection until it is lost, and returns why it was lost.
     ///
-    /// It must call [`FeedSink::subscribed`] once no further announcement can be missed. After that it sends a heartbeat
-    /// whenever [`FeedSink::next_heartbeat`] resolves. When the heartbeat comes back *on the same path as announcements
-    /// and behind them*, it calls [`FeedSink::heartbeat_received`]. It must verify that this path leads to the database that the
-    /// service's store uses.
-    fn listen(&self, hearing: &FeedSink) -> impl Future<Output = Error> + Send;
+    /// The service calls it again after a delay that grows and is jittered. It does the same after
+    /// a panic.
+    ///
+    /// # Contract
+    ///
+    /// * The feed must call [`FeedSink::subscribed`] once it can miss no further notification.
+    /// * It must pass invalidations to `sink` in the order in which they happened.
+    /// * After that, it must send a heartbeat whenever [`FeedSink::next_heartbeat`] resolves.
+    /// * When the heartbeat comes back, it must call [`FeedSink::heartbeat_received`].
+    /// * The heartbeat must take *the same path as notifications, and come behind them*.
+    /// * It must verify that this path leads to the database that the service's store uses.
+    ///
+    /// # Cancellation
+    ///
+    /// The service drops the future when the feed is replaced or the service is closed.
+    fn listen(&self, sink: &FeedSink) -> impl Future<Output = Error> + Send;
 }
 
-/// Receives the announcements of a [`SessionFeed`].
+/// Receives the events of a [`SessionFeed`].
 #[derive(Clone)]
-pub struct FeedSink(Arc<dyn Hears>);
+pub struct FeedSink(Arc<dyn FeedHandler>);
 
-/// What has changed.
+/// A set of sessions whose cached lookup results are no longer valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Invalidation {
-    /// These sessions have ended, or a lookup of them may have another result than before.
+    /// These sessions have ended, or the result of a lookup may have changed.
     Sessions(Vec<SessionId>),
-    /// Lookups of all sessions of these users may have another result than before.
+    /// The result of a lookup may have changed for every session of these users.
     Users(Vec<UserKey>),
     /// Any session may have ended or changed.
     All,
 }
 
-/// What a [`SessionFeed`] announces.
+/// The changes of which a [`SessionFeed`] notifies the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FeedScope {
     /// Sessions that end or change.
     Sessions,
-    /// The same, and users that change.
+    /// Sessions that end or change, and users that change.
     SessionsAndUsers,
 }
 
-pub(crate) trait Hears: Send + Sync {
-    fn subscribed(&self, announces: FeedScope);
-    fn invalidate(&self, announcement: Invalidation);
+pub(crate) trait FeedHandler: Send + Sync {
+    fn subscribed(&self, scope: FeedScope);
+    fn invalidate(&self, invalidation: Invalidation);
     fn heartbeat_received(&self, sent: Instant);
     fn next_heartbeat(&self) -> futures_core::future::BoxFuture<'_, ()>;
 }
 
 impl FeedSink {
-    pub(crate) fn new(hears: Arc<dyn Hears>) -> Self {
-        Self(hears)
+    pub(crate) fn new(handler: Arc<dyn FeedHandler>) -> Self {
+        Self(handler)
     }
 
-    /// Reports that announcements arrive from now on. Earlier ones may have been missed.
-    pub fn subscribed(&self, announces: FeedScope) {
-        self.0.subscribed(announces);
+    /// Reports that the feed is subscribed from now on. Earlier notifications may have been missed,
+    /// and therefore the service invalidates every session.
+    pub fn subscribed(&self, scope: FeedScope) {
+        self.0.subscribed(scope);
     }
 
-    /// Passes an announcement on.
-    pub fn invalidate(&self, announcement: Invalidation) {
-        self.0.invalidate(announcement);
+    /// Invalidates sessions.
+    pub fn invalidate(&self, invalidation: Invalidation) {
+        self.0.invalidate(invalidation);
     }
 
-    /// Reports that a heartbeat which was sent at this time has come back: everything that had been announced by then
-    /// has been passed on.
+    /// Reports that a heartbeat came back, and when it was sent. All notifications from before that
+    /// time must have been passed on.
+    ///
+    /// The feed counts as connected until one lease after `sent`.
     pub fn heartbeat_received(&self, sent: Instant) {
         self.0.heartbeat_received(sent);
     }
 
-    /// Waits until the next heartbeat is due. Dropping the future loses nothing.
+    /// Waits until the next heartbeat is due, a quarter of a lease after the call or earlier.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses nothing.
     pub async fn next_heartbeat(&self) {
         self.0.next_heartbeat().await;
     }

@@ -1,4 +1,4 @@
-//! The place for the feed of a service, which may have none.
+//! The optional feed of a service.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -14,7 +14,8 @@ use crate::{
     session::SessionId,
 };
 
-/// The subscription of a service, and the sessions that its streams wait for, with or without a subscription.
+/// The subscription of a service, if it has one, and its watched sessions. Streams can wait without
+/// a subscription.
 pub(crate) struct FeedSlot<U: Clone + Send + Sync + 'static> {
     subscription: OnceLock<Subscription<U>>,
     pub(crate) watchers: Arc<Watchers>,
@@ -30,7 +31,7 @@ impl<U: Clone + Send + Sync + 'static> FeedSlot<U> {
         }
     }
 
-    /// Subscribes to a feed. `false` if there is a subscription already.
+    /// Sets the subscription. Returns `false` if there is one already.
     pub(crate) fn subscribe(&self, subscription: Subscription<U>) -> bool {
         self.subscription.set(subscription).is_ok()
     }
@@ -39,13 +40,13 @@ impl<U: Clone + Send + Sync + 'static> FeedSlot<U> {
         self.subscription.get()
     }
 
-    /// Whether the end of a session anywhere is announced here.
+    /// Returns whether the feed is connected, so that the end of any session causes a notification.
     pub(crate) fn is_fresh(&self) -> bool {
         self.subscription()
             .is_some_and(|subscription| subscription.is_fresh())
     }
 
-    /// After this time a session must be checked again while the feed is connected.
+    /// Returns the time after which a session is checked again while the feed is connected.
     pub(crate) fn recheck_interval(&self) -> Duration {
         self.subscription()
             .map_or(DEFAULT_RECHECK_INTERVAL, |subscription| {
@@ -53,26 +54,27 @@ impl<U: Clone + Send + Sync + 'static> FeedSlot<U> {
             })
     }
 
-    /// Ends these here too, which the store has just ended.
+    /// Invalidates sessions that this process has just ended in the store.
     pub(crate) fn invalidate_local(&self, sessions: Vec<SessionId>) {
         if sessions.is_empty() {
             return;
         }
         match self.subscription() {
-            Some(subscription) => subscription.end(sessions),
+            Some(subscription) => subscription.invalidate_sessions(sessions),
             None => self.watchers.mark_suspect(&sessions),
         }
     }
 
-    /// Ends every session here, because the store has just ended them all.
+    /// Invalidates all sessions, because this process has just ended them in the store.
     pub(crate) fn invalidate_all_local(&self) {
         match self.subscription() {
-            Some(subscription) => subscription.end_everything(),
+            Some(subscription) => subscription.invalidate_all(),
             None => self.watchers.mark_all_suspect(),
         }
     }
 
-    /// Returns once what has just been ended is ended here too.
+    /// Waits until the sessions that this process has just ended are invalid here. Without a
+    /// connected feed, all watched sessions are marked for a check.
     pub(crate) async fn sync(&self) {
         match self
             .subscription()

@@ -1,4 +1,4 @@
-//! The subscription to a feed. It is connected to one feed at a time.
+//! The subscription to a feed, and the replacement of its feed.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -8,35 +8,35 @@ use crate::{
     error::{Error, ErrorKind},
     feed::{
         cache::Cache,
-        connection::{Line, run},
+        connection::{Connection, run},
         session_feed::SessionFeed,
-        subscription_state::{Settings, SubscriptionState, Task},
+        subscription_state::{AbortOnDrop, LastHeartbeat, Settings, SubscriptionState},
         watchers::Watchers,
     },
 };
 
-/// A feed that has been started. Dropped, it keeps its task if it has become the current feed, and is stopped
-/// otherwise.
+/// A feed that was started. When it is dropped, its task continues if it has become the current
+/// feed. Otherwise the task is aborted.
 struct Candidate<'a, U> {
     state: &'a SubscriptionState<U>,
     number: u64,
-    task: Option<Task>,
+    task: Option<AbortOnDrop>,
 }
 
 impl<U> Drop for Candidate<'_, U> {
     fn drop(&mut self) {
-        let mut lines = self.state.lines();
-        if lines.current == self.number && !lines.stopped {
-            lines.task = self.task.take();
+        let mut connections = self.state.connections();
+        if connections.current == self.number && !connections.stopped {
+            connections.task = self.task.take();
         }
     }
 }
 
-/// The owner of a subscription, which ends with it.
+/// The owner of a subscription. Dropping it ends the subscription.
 pub(crate) struct Subscription<U: Clone + Send + Sync + 'static>(Arc<SubscriptionState<U>>);
 
 impl<U: Clone + Send + Sync + 'static> Subscription<U> {
-    /// A subscription without a feed.
+    /// Creates a subscription without a feed.
     pub(crate) fn new(
         cache: Option<Cache<U>>,
         watchers: Arc<Watchers>,
@@ -45,39 +45,44 @@ impl<U: Clone + Send + Sync + 'static> Subscription<U> {
         Self(Arc::new(SubscriptionState::new(cache, watchers, settings)))
     }
 
-    /// Starts a feed, and returns once it has proved that it is connected. Only then it replaces the feed before.
+    /// Starts a feed, and waits until it is connected. Only then does it replace the current feed.
+    ///
+    /// # Errors
+    ///
+    /// The error of the feed, or [`ErrorKind::Deadline`] if no heartbeat came back before the
+    /// deadline.
     pub(crate) async fn connect(&self, feed: impl SessionFeed) -> Result<(), Error> {
-        let mut proof = self.0.proof.subscribe();
+        let mut last_heartbeat = self.0.last_heartbeat.subscribe();
         let (failed, failure) = oneshot::channel();
-        let line = {
-            let mut lines = self.0.lines();
-            lines.newest += 1;
-            Arc::new(Line {
-                number: lines.newest,
+        let connection = {
+            let mut connections = self.0.connections();
+            connections.newest += 1;
+            Arc::new(Connection {
+                number: connections.newest,
                 state: Arc::clone(&self.0),
-                heartbeat: Arc::default(),
-                announces_users: AtomicBool::new(false),
+                heartbeat_request: Arc::default(),
+                covers_users: AtomicBool::new(false),
             })
         };
-        let number = line.number;
-        let task = Task(tokio::spawn(run(line, feed, failed)).abort_handle());
+        let number = connection.number;
+        let task = AbortOnDrop(tokio::spawn(run(connection, feed, failed)).abort_handle());
         let _candidate = Candidate {
             state: &self.0,
             number,
             task: Some(task),
         };
+        let is_first = |last: &LastHeartbeat| last.connection == number && last.sent.is_some();
         let first = async {
             tokio::select! {
-                _ = proof.wait_for(|proof| proof.line == number && proof.sent.is_some()) => Ok(()),
+                _ = last_heartbeat.wait_for(is_first) => Ok(()),
                 Ok(error) = failure => Err(error),
             }
         };
         timeout(self.0.settings.deadline, first)
             .await
             .unwrap_or_else(|_| {
-                Err(Error::from_kind(ErrorKind::Deadline).with_message(
-                    "the session feed did not prove within the deadline that it is connected",
-                ))
+                Err(Error::from_kind(ErrorKind::Deadline)
+                    .with_message("no heartbeat of the session feed came back before the deadline"))
             })
     }
 }

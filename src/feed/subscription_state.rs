@@ -1,4 +1,4 @@
-//! The state of a subscription: until when it is connected, and what it applies announcements to.
+//! The state of a subscription: its lease, its cache and its watchers.
 
 use std::{
     sync::{
@@ -25,60 +25,63 @@ use crate::{
     store::lookup::SharedSession,
 };
 
-/// How long a feed counts as connected after it sent a heartbeat that came back, unless the application sets
-/// another time: one second.
+/// Default lease: one second. A feed counts as connected for this long after it sent a heartbeat
+/// that came back.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(1);
-/// After this time a cached result is looked up again, and a session that a stream waits for is checked again, while
-/// the feed is connected and announces changed users: one minute.
+/// Default re-check interval while the feed is connected, if its scope is
+/// [`FeedScope::SessionsAndUsers`](crate::feed::FeedScope::SessionsAndUsers): one minute.
+///
+/// After this time, a cached session is looked up again and a watched session is checked again.
 pub const DEFAULT_RECHECK_INTERVAL: Duration = Duration::from_secs(60);
-/// The same while the feed is connected and does not announce changed users: 15 seconds.
+/// Default re-check interval while the feed is connected, if its scope is
+/// [`FeedScope::Sessions`](crate::feed::FeedScope::Sessions): 15 seconds.
 pub const DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS: Duration = Duration::from_secs(15);
 
-/// A subscription to a feed, which can be replaced by another one.
+/// A subscription to a feed, which another feed can replace.
 pub(crate) struct SubscriptionState<U> {
     cache: Option<Cache<U>>,
     watchers: Arc<Watchers>,
     pub(crate) settings: Settings,
     start: StdInstant,
-    /// Nanoseconds after `start`. Until then everything that was announced has arrived.
+    /// End of the lease, in nanoseconds after `start`. Until then, all notifications have arrived.
     pub(crate) fresh_until: AtomicU64,
-    pub(crate) announces_users: AtomicBool,
-    lines: Mutex<Lines>,
-    pub(crate) proof: watch::Sender<Proof>,
+    pub(crate) covers_users: AtomicBool,
+    connections: Mutex<Connections>,
+    pub(crate) last_heartbeat: watch::Sender<LastHeartbeat>,
     pub(crate) failures: LogLimiter,
 }
 
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) lease: Duration,
-    /// `None`: the default, which depends on what the feed announces.
+    /// `None` selects the default for the feed's scope.
     pub(crate) recheck_interval: Option<Duration>,
     pub(crate) deadline: Duration,
 }
 
-/// The feeds, of which only the current one has a say. A feed becomes the current one when it proves that it is
-/// connected.
+/// The feeds of the subscription. Only the events of the current one count. A feed becomes current
+/// when its first heartbeat comes back.
 #[derive(Default)]
-pub(crate) struct Lines {
+pub(crate) struct Connections {
     pub(crate) current: u64,
     pub(crate) newest: u64,
-    pub(crate) heartbeat: Arc<Notify>,
-    pub(crate) task: Option<Task>,
+    pub(crate) heartbeat_request: Arc<Notify>,
+    pub(crate) task: Option<AbortOnDrop>,
     pub(crate) stopped: bool,
 }
 
-/// Which feed has proved last that it is connected, and when the heartbeat was sent. `None` if the connection has
-/// been lost since.
+/// Which feed's heartbeat came back last, and when it was sent. `sent` is `None` if the connection
+/// was lost since.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Proof {
-    pub(crate) line: u64,
+pub(crate) struct LastHeartbeat {
+    pub(crate) connection: u64,
     pub(crate) sent: Option<Instant>,
 }
 
-/// Aborts a feed's task when it is dropped.
-pub(crate) struct Task(pub(crate) AbortHandle);
+/// Aborts the task of a feed when it is dropped.
+pub(crate) struct AbortOnDrop(pub(crate) AbortHandle);
 
-impl Drop for Task {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -96,40 +99,41 @@ impl<U: Clone + Send + Sync + 'static> SubscriptionState<U> {
             settings,
             start: StdInstant::now(),
             fresh_until: AtomicU64::new(0),
-            announces_users: AtomicBool::new(false),
-            lines: Mutex::default(),
-            proof: watch::Sender::default(),
+            covers_users: AtomicBool::new(false),
+            connections: Mutex::default(),
+            last_heartbeat: watch::Sender::default(),
             failures: LogLimiter::default(),
         }
     }
 
-    /// The live session, if it is cached.
+    /// Returns the session if it is cached and the feed is connected.
     pub(crate) fn hit(&self, digest: &TokenDigest) -> Option<Hit<U>> {
         let cache = self.cache.as_ref()?;
-        cache.get(digest, |now| self.hears_at(now))
+        cache.get(digest, |now| self.is_fresh_at(now))
     }
 
-    /// Must be called before a lookup is sent.
-    pub(crate) fn ask(&self) -> Option<Snapshot> {
+    /// Returns the start of a lookup, or `None` if its result cannot be cached. The caller must
+    /// call this before it sends the query.
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
         let cache = self.cache.as_ref()?;
-        self.is_fresh().then(|| cache.ask())
+        self.is_fresh().then(|| cache.snapshot())
     }
 
-    /// Caches what a lookup found.
-    pub(crate) fn keep(&self, asked: Snapshot, digest: TokenDigest, live: &SharedSession<U>) {
+    /// Caches the live session that a lookup found, if the feed is connected.
+    pub(crate) fn insert(&self, snapshot: Snapshot, digest: TokenDigest, live: &SharedSession<U>) {
         if let Some(cache) = &self.cache
             && self.is_fresh()
         {
-            cache.keep(asked, digest, live, self.recheck_interval());
+            cache.insert(snapshot, digest, live, self.recheck_interval());
         }
     }
 
-    /// Whether everything that was announced has arrived.
+    /// Returns whether the feed is connected, so that all notifications have arrived.
     pub(crate) fn is_fresh(&self) -> bool {
-        self.hears_at(StdInstant::now())
+        self.is_fresh_at(StdInstant::now())
     }
 
-    fn hears_at(&self, now: StdInstant) -> bool {
+    fn is_fresh_at(&self, now: StdInstant) -> bool {
         self.nanos(now) < self.fresh_until.load(SeqCst)
     }
 
@@ -138,7 +142,7 @@ impl<U: Clone + Send + Sync + 'static> SubscriptionState<U> {
     }
 
     pub(crate) fn recheck_interval(&self) -> Duration {
-        let default = if self.announces_users.load(SeqCst) {
+        let default = if self.covers_users.load(SeqCst) {
             DEFAULT_RECHECK_INTERVAL
         } else {
             DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS
@@ -146,64 +150,66 @@ impl<U: Clone + Send + Sync + 'static> SubscriptionState<U> {
         self.settings.recheck_interval.unwrap_or(default)
     }
 
-    /// Invalidates sessions that have ended.
-    pub(crate) fn end(&self, sessions: Vec<SessionId>) {
+    /// Invalidates these sessions.
+    pub(crate) fn invalidate_sessions(&self, sessions: Vec<SessionId>) {
         self.apply(Invalidation::Sessions(sessions));
     }
 
-    /// Any session may have ended.
-    pub(crate) fn end_everything(&self) {
+    /// Invalidates all sessions.
+    pub(crate) fn invalidate_all(&self) {
         self.apply(Invalidation::All);
     }
 
-    /// Waits until the announcements of everything that has happened so far have arrived. If they do not arrive
-    /// within the lease or the deadline, or if the feed loses its connection, nothing is answered from the cache any
-    /// more.
+    /// Waits until the notifications of all earlier changes have arrived.
+    ///
+    /// The cache is bypassed if they do not arrive within the lease or the deadline, whichever is
+    /// shorter. It is also bypassed if the feed disconnects.
     pub(crate) async fn sync(&self) {
         if self.cache.is_none() || !self.is_fresh() {
             return;
         }
         let now = Instant::now();
-        let mut proof = self.proof.subscribe();
-        self.lines().heartbeat.notify_one();
-        let caught_up = proof.wait_for(|proof| proof.sent.is_none_or(|sent| sent >= now));
-        let patience = self.settings.lease.min(self.settings.deadline);
-        if timeout(patience, caught_up).await.is_err() {
+        let mut last_heartbeat = self.last_heartbeat.subscribe();
+        self.connections().heartbeat_request.notify_one();
+        let caught_up =
+            last_heartbeat.wait_for(|heartbeat| heartbeat.sent.is_none_or(|sent| sent >= now));
+        let limit = self.settings.lease.min(self.settings.deadline);
+        if timeout(limit, caught_up).await.is_err() {
             self.fresh_until.store(0, SeqCst);
         }
     }
 
-    /// Ends the subscription.
+    /// Ends the subscription, and bypasses the cache from then on.
     pub(crate) fn stop(&self) {
-        let mut lines = self.lines();
-        lines.stopped = true;
-        lines.task = None;
-        self.lose(&lines);
+        let mut connections = self.connections();
+        connections.stopped = true;
+        connections.task = None;
+        self.disconnect(&connections);
     }
 
-    /// The current feed has lost its connection.
-    pub(crate) fn lose(&self, lines: &Lines) {
+    /// Records that the current feed was disconnected. Invalidates all sessions.
+    pub(crate) fn disconnect(&self, connections: &Connections) {
         self.fresh_until.store(0, SeqCst);
         self.apply(Invalidation::All);
-        self.proof.send_replace(Proof {
-            line: lines.current,
+        self.last_heartbeat.send_replace(LastHeartbeat {
+            connection: connections.current,
             sent: None,
         });
     }
 
-    pub(crate) fn apply(&self, announcement: Invalidation) {
-        match announcement {
+    pub(crate) fn apply(&self, invalidation: Invalidation) {
+        match invalidation {
             Invalidation::Sessions(sessions) => {
                 if let Some(cache) = &self.cache {
-                    cache.announce_sessions(&sessions);
+                    cache.invalidate_sessions(&sessions);
                 }
                 self.watchers.mark_suspect(&sessions);
             }
             Invalidation::Users(users) => {
                 if let Some(cache) = &self.cache {
-                    cache.announce_users(&users);
+                    cache.invalidate_users(&users);
                 }
-                self.watchers.doubt_users(&users);
+                self.watchers.mark_users_suspect(&users);
             }
             Invalidation::All => {
                 self.clear_cache();
@@ -220,7 +226,9 @@ impl<U: Clone + Send + Sync + 'static> SubscriptionState<U> {
 }
 
 impl<U> SubscriptionState<U> {
-    pub(crate) fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,18 +15,18 @@ use crate::feed::{end_reason::EndReason, ended::Ended};
 type LastItem<T> = Box<dyn FnOnce(EndReason) -> Option<T> + Send + Sync>;
 
 pin_project! {
-    /// A stream that ends when its session does. See [`Ended::close_stream`].
+    /// Stream that ends when its session does. See [`Ended::close_stream`].
     #[must_use = "streams do nothing unless polled"]
     pub struct StreamUntilEnded<S: Stream> {
         #[pin]
         stream: S,
-        // Neither once the stream has ended.
+        // `None` once the stream has ended.
         ended: Option<(Ended, LastItem<S::Item>)>,
     }
 }
 
 pin_project! {
-    /// A body that ends when its session does. See [`Ended::close_body`].
+    /// Body that ends when its session does. See [`Ended::close_body`].
     pub struct BodyUntilEnded<B> {
         #[pin]
         body: B,
@@ -35,13 +35,13 @@ pin_project! {
 }
 
 impl Ended {
-    /// A stream that ends when the session does, without a last word.
+    /// Returns a stream that ends when the session does, without a last item.
     pub fn close_stream<S: Stream>(self, stream: S) -> StreamUntilEnded<S> {
         self.close_stream_with(stream, |_| None)
     }
 
-    /// A stream that ends when the session does, with a last item where `last` makes one: for gRPC the
-    /// status `UNAUTHENTICATED`.
+    /// Returns a stream that ends when the session does, with the last item that `last` returns, if
+    /// any. For gRPC, that item is the status `UNAUTHENTICATED`.
     pub fn close_stream_with<S: Stream>(
         self,
         stream: S,
@@ -53,8 +53,10 @@ impl Ended {
         }
     }
 
-    /// A body that ends when the session does, as if it were complete: for server-sent events. Do not
-    /// give it a body that announces its length.
+    /// Returns a body that ends when the session does, as if it were complete. It is meant for
+    /// server-sent events.
+    ///
+    /// The response must not have a `Content-Length`, because the body may end early.
     pub fn close_body<B: Body>(self, body: B) -> BodyUntilEnded<B> {
         BodyUntilEnded {
             body,
@@ -71,9 +73,9 @@ impl<S: Stream> Stream for StreamUntilEnded<S> {
         let Some((ended, _)) = this.ended else {
             return Poll::Ready(None);
         };
-        if let Poll::Ready(because) = Pin::new(ended).poll(cx) {
+        if let Poll::Ready(reason) = Pin::new(ended).poll(cx) {
             let last = this.ended.take().map(|(_, last)| last);
-            return Poll::Ready(last.and_then(|last| last(because)));
+            return Poll::Ready(last.and_then(|last| last(reason)));
         }
         let next = this.stream.poll_next(cx);
         if let Poll::Ready(None) = next {
@@ -111,7 +113,7 @@ impl<B: Body> Body for BodyUntilEnded<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        // It may end early.
+        // The body may end early, so that only the upper bound holds.
         let mut hint = SizeHint::new();
         if let Some(upper) = self.body.size_hint().upper() {
             hint.set_upper(upper);

@@ -1,4 +1,4 @@
-//! The sessions that streams wait for, in the order in which the store must be queried about them.
+//! The watched sessions, in the order in which they must be checked.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,12 +19,12 @@ use crate::{
     store::RemainingLifetime,
 };
 
-/// Sessions in one query.
-pub(crate) const SESSIONS_IN_A_QUERY: usize = 1_000;
-/// No timer is set further ahead.
-const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Most sessions in one query.
+pub(crate) const MAX_SESSIONS_PER_QUERY: usize = 1_000;
+/// Longest time ahead for which a timer is set: 365 days.
+const MAX_TIMER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The sessions that streams wait for.
+/// The sessions whose end streams wait for.
 pub(crate) struct Watchers {
     state: Mutex<State>,
     pub(crate) wake: Notify,
@@ -34,22 +34,22 @@ pub(crate) struct Watchers {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) sessions: HashMap<SessionId, Watched>,
-    /// The sessions that wait for a check, the one that is due first at the front. A check that failed is due again
-    /// later, so that the sessions behind it come first.
+    /// The sessions that wait for a check, by the time at which it is due. A failed check is due
+    /// again later, so that the sessions behind it are checked first.
     queue: BTreeSet<(Instant, SessionId)>,
     by_user: ByUser,
-    pub(crate) callers: u64,
+    pub(crate) last_waiter: u64,
     pub(crate) running: bool,
     pub(crate) closed: bool,
 }
 
 pub(crate) struct Watched {
-    callers: SmallVec<[(u64, oneshot::Sender<EndReason>); 1]>,
-    /// Known once the session has been checked.
+    waiters: SmallVec<[(u64, oneshot::Sender<EndReason>); 1]>,
+    /// Known once the session was checked.
     user: Option<UserKey>,
-    /// When one of its limits passes, unless it is used until then.
+    /// When one of the session's limits passes, unless the session is used before.
     limit: Instant,
-    /// When the absolute limit passes.
+    /// When the session's absolute limit passes.
     expires: Instant,
     /// When the last check was sent.
     checked: Instant,
@@ -58,9 +58,9 @@ pub(crate) struct Watched {
 
 enum Check {
     Due(Instant),
-    /// Whether the session was announced after the check had been sent.
+    /// Whether the session was invalidated after the check was sent.
     InFlight {
-        announced: bool,
+        suspect: bool,
     },
 }
 
@@ -75,18 +75,18 @@ impl Default for Watchers {
 }
 
 impl Watchers {
-    /// The caller waits no longer.
-    pub(crate) fn leave(&self, session: SessionId, caller: u64) {
+    /// Removes a waiter. The session is no longer watched if it was the last one.
+    pub(crate) fn remove_waiter(&self, session: SessionId, waiter: u64) {
         let mut state = self.state();
         if let Some(watched) = state.sessions.get_mut(&session) {
-            watched.callers.retain(|(other, _)| *other != caller);
-            if watched.callers.is_empty() {
+            watched.waiters.retain(|(other, _)| *other != waiter);
+            if watched.waiters.is_empty() {
                 state.remove(session);
             }
         }
     }
 
-    /// These sessions may have ended.
+    /// Marks these sessions for a check at once, because they may have ended.
     pub(crate) fn mark_suspect(&self, sessions: &[SessionId]) {
         let now = Instant::now();
         let mut state = self.state();
@@ -97,8 +97,8 @@ impl Watchers {
         self.wake.notify_one();
     }
 
-    /// The sessions of these users may have ended.
-    pub(crate) fn doubt_users(&self, users: &[UserKey]) {
+    /// Marks the sessions of these users for a check at once.
+    pub(crate) fn mark_users_suspect(&self, users: &[UserKey]) {
         let now = Instant::now();
         let mut state = self.state();
         for user in users {
@@ -110,13 +110,13 @@ impl Watchers {
         self.wake.notify_one();
     }
 
-    /// Any session may have ended.
+    /// Marks all sessions for a check at once.
     pub(crate) fn mark_all_suspect(&self) {
-        self.state().hasten(Instant::now(), Duration::ZERO);
+        self.state().bring_forward(Instant::now(), Duration::ZERO);
         self.wake.notify_one();
     }
 
-    /// Ends every wait, and lets none begin.
+    /// Ends all waits, and rejects later ones.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -135,24 +135,24 @@ impl State {
         &mut self,
         session: &Session,
         idle_limit: Option<Duration>,
-        caller: (u64, oneshot::Sender<EndReason>),
+        waiter: (u64, oneshot::Sender<EndReason>),
     ) {
         let now = Instant::now();
         let id = session.id();
         let watched = self.sessions.entry(id).or_insert_with(|| {
-            // The lookup may lie any time back, so that the session is checked at once.
+            // The lookup may have been long ago, so that the session is checked at once.
             self.queue.insert((now, id));
             self.by_user.insert(None, id);
             Watched {
-                callers: SmallVec::new(),
+                waiters: SmallVec::new(),
                 user: None,
-                limit: now + session.limit_in(idle_limit).min(FAR),
-                expires: now + session.remaining().min(FAR),
+                limit: now + session.limit_in(idle_limit).min(MAX_TIMER),
+                expires: now + session.remaining().min(MAX_TIMER),
                 checked: now,
                 check: Check::Due(now),
             }
         });
-        watched.callers.push(caller);
+        watched.waiters.push(waiter);
     }
 
     fn mark_suspect(&mut self, session: SessionId, now: Instant) {
@@ -166,13 +166,13 @@ impl State {
                 *at = now;
             }
             Check::Due(_) => {}
-            Check::InFlight { announced } => *announced = true,
+            Check::InFlight { suspect } => *suspect = true,
         }
     }
 
-    /// Makes every session due this long after its last check, or now if that has passed. With no time at all, checks
-    /// that are in flight are repeated.
-    pub(crate) fn hasten(&mut self, now: Instant, after: Duration) {
+    /// Makes every session due `after` its last check, or now if that time has passed. If `after`
+    /// is zero, checks in flight are repeated.
+    pub(crate) fn bring_forward(&mut self, now: Instant, after: Duration) {
         self.queue.clear();
         for (session, watched) in &mut self.sessions {
             match &mut watched.check {
@@ -180,19 +180,19 @@ impl State {
                     *at = (*at).min(now.max(watched.checked + after));
                     self.queue.insert((*at, *session));
                 }
-                Check::InFlight { announced } => *announced |= after.is_zero(),
+                Check::InFlight { suspect } => *suspect |= after.is_zero(),
             }
         }
     }
 
-    /// Takes the sessions of one query, if one is due. Sessions that are due within `slack` go with it, so that one
-    /// query serves many.
+    /// Takes the sessions of one query, if one is due. Sessions that are due within `slack` are
+    /// included, which saves queries.
     pub(crate) fn take_due(&mut self, now: Instant, slack: Duration) -> Vec<SessionId> {
         let mut due = Vec::new();
         if self.next_due().is_none_or(|at| at > now) {
             return due;
         }
-        while due.len() < SESSIONS_IN_A_QUERY
+        while due.len() < MAX_SESSIONS_PER_QUERY
             && let Some((at, session)) = self.queue.pop_first()
         {
             if at > now + slack {
@@ -201,7 +201,7 @@ impl State {
             }
             if let Some(watched) = self.sessions.get_mut(&session) {
                 watched.checked = now;
-                watched.check = Check::InFlight { announced: false };
+                watched.check = Check::InFlight { suspect: false };
                 due.push(session);
             }
         }
@@ -212,8 +212,9 @@ impl State {
         self.queue.first().map(|(at, _)| *at)
     }
 
-    /// Resolves the sessions that the store does not find any more, and sets when the others are due again.
-    pub(crate) fn checked(
+    /// Resolves the waits for sessions that the store no longer finds. Schedules the next check of
+    /// the others.
+    pub(crate) fn apply_check(
         &mut self,
         due: &[SessionId],
         live: &[RemainingLifetime],
@@ -237,7 +238,7 @@ impl State {
                 );
                 continue;
             };
-            watched.limit = watched.checked + live.remaining.min(FAR);
+            watched.limit = watched.checked + live.remaining.min(MAX_TIMER);
             self.by_user.remove(watched.user, *session);
             watched.user = live.user_key;
             self.by_user.insert(watched.user, *session);
@@ -246,9 +247,9 @@ impl State {
         }
     }
 
-    /// Makes these sessions due again at this time, because the store could not be queried. If the absolute limit of
-    /// one has passed, it is over.
-    pub(crate) fn failed(&mut self, due: &[SessionId], again: Instant) {
+    /// Schedules these sessions again, because the query failed. A session whose absolute limit has
+    /// passed is resolved as expired.
+    pub(crate) fn apply_failure(&mut self, due: &[SessionId], retry_at: Instant) {
         let now = Instant::now();
         for session in due {
             let Some(watched) = self.sessions.get(session) else {
@@ -257,28 +258,29 @@ impl State {
             if now >= watched.expires {
                 self.resolve(*session, EndReason::Expired);
             } else {
-                let again = again.min(watched.expires);
-                self.schedule(*session, again, again);
+                let retry_at = retry_at.min(watched.expires);
+                self.schedule(*session, retry_at, retry_at);
             }
         }
     }
 
-    /// Ends the check in flight. An announcement that has overtaken it makes the session due at `announced_at`.
-    fn schedule(&mut self, session: SessionId, next: Instant, announced_at: Instant) {
+    /// Ends the check in flight and schedules the next one. If the session was invalidated
+    /// meanwhile, it is due at `suspect_at`.
+    fn schedule(&mut self, session: SessionId, next: Instant, suspect_at: Instant) {
         if let Some(watched) = self.sessions.get_mut(&session)
-            && let Check::InFlight { announced } = watched.check
+            && let Check::InFlight { suspect } = watched.check
         {
-            let next = if announced { announced_at } else { next };
+            let next = if suspect { suspect_at } else { next };
             watched.check = Check::Due(next);
             self.queue.insert((next, session));
         }
     }
 
-    pub(crate) fn resolve(&mut self, session: SessionId, because: EndReason) {
-        let callers = self.remove(session).into_iter().flat_map(|w| w.callers);
-        for (_, caller) in callers {
-            // The receiver was dropped: the caller waits no longer.
-            let _ = caller.send(because);
+    pub(crate) fn resolve(&mut self, session: SessionId, reason: EndReason) {
+        let waiters = self.remove(session).into_iter().flat_map(|w| w.waiters);
+        for (_, waiter) in waiters {
+            // The send fails if the waiter was cancelled.
+            let _ = waiter.send(reason);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Takes lookups in, and gathers them in batches.
+//! Entry point of session lookups: coalesces concurrent lookups into batched queries.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::{
     deadline::timer,
     error::{Error, ErrorKind},
     lookup::{
-        pending::{PendingLookup, Several, Waiter},
-        queue::{Limits, Together},
+        pending::{PendingLookup, PendingLookups, Waiter},
+        queue::{Limits, RequestDigests},
         runner::BatchRunner,
         worker::{BatchQueue, Enqueued},
     },
@@ -22,11 +22,12 @@ use crate::{
     store::{SessionLookup, lookup::MAX_CONCURRENT_LOOKUPS},
 };
 
-/// Below this a statement costs more than it saves: measured with 2 to 24.
+/// Fewest waiting digests that justify a batch beside one in flight. Below this, a query costs more
+/// than it saves: measured with 2 to 24.
 const MIN_FOR_EXTRA_BATCH: usize = 4;
-/// Beyond this the planner takes the statement for one over many rows.
+/// Most digests in one query. Beyond this, PostgreSQL plans the query as one over many rows.
 const MAX_DIGESTS_PER_BATCH: usize = 128;
-/// Some tenths of a second of work: whoever comes after that waits in vain.
+/// Bounds the backlog to a few hundred milliseconds of work. A later lookup would only time out.
 const MAX_WAITERS: usize = 16_384;
 
 pub(crate) struct LookupBatcher<L: SessionLookup> {
@@ -38,10 +39,10 @@ impl<L: SessionLookup> LookupBatcher<L> {
     pub(crate) fn new(runner: BatchRunner<L>) -> Self {
         let deadline = runner.deadline;
         let limits = Limits {
-            in_flight: MAX_CONCURRENT_LOOKUPS,
-            digests: MAX_DIGESTS_PER_BATCH,
+            max_in_flight: MAX_CONCURRENT_LOOKUPS,
+            max_digests: MAX_DIGESTS_PER_BATCH,
             min_for_extra_batch: MIN_FOR_EXTRA_BATCH,
-            waiting: MAX_WAITERS,
+            max_waiters: MAX_WAITERS,
             max_batch_age: deadline / 4,
         };
         Self {
@@ -50,41 +51,50 @@ impl<L: SessionLookup> LookupBatcher<L> {
         }
     }
 
-    /// Asks whose session this is. The question counts as asked when this returns.
+    /// Looks up one digest. The lookup is in the queue when this returns.
+    ///
+    /// A session that ended before the call is not reported as live.
     pub(crate) fn submit(&self, digest: TokenDigest) -> PendingLookup<L::User> {
-        let (sender, answer) = oneshot::channel();
+        let (sender, result) = oneshot::channel();
         let waiter = Waiter {
-            answer: sender,
-            only: true,
+            result: sender,
+            only_token: true,
         };
         match self.join(SmallVec::from_buf([(digest, waiter)])) {
-            Ok(deadline) => PendingLookup::waiting(answer, deadline),
+            Ok(deadline) => PendingLookup::waiting(result, deadline),
             Err(error) => PendingLookup::failed(error),
         }
     }
 
-    /// Asks about the digests of one request in one batch, past the cache. None of their sessions counts as
-    /// used: the caller decides which of them is the request's.
+    /// Looks up the digests of one request in one batch, and bypasses the cache.
+    ///
+    /// None of their sessions counts as used. The caller decides which of them belongs to the
+    /// request.
     pub(crate) fn submit_together(
         &self,
         digests: &[TokenDigest],
-    ) -> Result<Several<L::User>, Error> {
-        let mut answers = Vec::with_capacity(digests.len());
+    ) -> Result<PendingLookups<L::User>, Error> {
+        let mut results = Vec::with_capacity(digests.len());
         let waiters = digests.iter().map(|digest| {
-            let (sender, answer) = oneshot::channel();
-            answers.push(answer);
+            let (sender, result) = oneshot::channel();
+            results.push(result);
             let waiter = Waiter {
-                answer: sender,
-                only: false,
+                result: sender,
+                only_token: false,
             };
             (*digest, waiter)
         });
         let deadline = self.join(waiters.collect())?;
-        Ok(Several { answers, deadline })
+        Ok(PendingLookups { results, deadline })
     }
 
     /// Adds lookups to a batch, and returns a timer for their deadline.
-    fn join(&self, waiters: Together<Waiter<L::User>>) -> Result<Sleep, Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Overloaded`] if the queue is full. [`ErrorKind::Closed`] if the service is
+    /// closed.
+    fn join(&self, waiters: RequestDigests<Waiter<L::User>>) -> Result<Sleep, Error> {
         let now = Instant::now();
         let deadline = timer(now + self.deadline)?;
         match self.queue.join(waiters, now, &Handle::current()) {
@@ -94,7 +104,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
         }
     }
 
-    /// Rejects lookups from now on, and waits for those in flight.
+    /// Rejects later lookups, and waits for those in flight.
     pub(crate) async fn close(&self) {
         self.queue.close().await;
     }

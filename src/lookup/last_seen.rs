@@ -1,4 +1,4 @@
-//! Writes down, in the background, that sessions are used.
+//! Writer of `last_seen_at`: records in the background that sessions were used.
 
 use std::{
     collections::HashMap,
@@ -9,28 +9,30 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use crate::{
-    error::{Chain, ErrorKind},
+    error::{Chain, Error, ErrorKind},
     log_limit::LogLimiter,
     session::{Session, SessionId},
     store::{SessionLookup, SessionUse},
 };
 
-/// Uses are gathered for this long before they are written together, or for the touch interval if that is shorter: a
-/// session in constant use must not reach a short idle limit before its use is written.
-const GATHER: Duration = Duration::from_secs(1);
-/// Sessions in one statement.
-const SESSIONS_IN_A_STATEMENT: usize = 1_000;
-/// Sessions that wait to be written down. Beyond it uses go unrecorded until there is room: the
-/// sessions are touched by a later request.
-const SESSIONS_WAITING: usize = 100_000;
+/// Time for which uses are collected before one write.
+///
+/// A shorter touch interval replaces it. Otherwise a session in constant use could reach a short
+/// idle limit before its use is written.
+const BATCH_DELAY: Duration = Duration::from_secs(1);
+/// Most sessions in one statement.
+const MAX_SESSIONS_PER_STATEMENT: usize = 1_000;
+/// Most sessions that wait for a write. Beyond this, uses are dropped until there is room. A later
+/// request of the same session records its use.
+const MAX_WAITING_SESSIONS: usize = 100_000;
 
-/// Gathers uses, and keeps at most one task that writes them.
+/// Collects uses of sessions, and runs at most one task that writes them.
 pub(crate) struct LastSeenWriter<L> {
     store: Arc<L>,
     deadline: Duration,
     state: Mutex<State>,
     idle: Notify,
-    hurry: Notify,
+    flush_now: Notify,
     failures: LogLimiter,
 }
 
@@ -38,8 +40,8 @@ pub(crate) struct LastSeenWriter<L> {
 struct State {
     waiting: HashMap<SessionId, SystemTime>,
     writing: bool,
-    /// Whether uses are written without gathering first, because the service is being closed.
-    hurried: bool,
+    /// Whether the task skips the delay because the service is closing.
+    flushing: bool,
 }
 
 impl<L: SessionLookup> LastSeenWriter<L> {
@@ -49,12 +51,12 @@ impl<L: SessionLookup> LastSeenWriter<L> {
             deadline,
             state: Mutex::default(),
             idle: Notify::new(),
-            hurry: Notify::new(),
+            flush_now: Notify::new(),
             failures: LogLimiter::default(),
         }
     }
 
-    /// Takes down that this session was used, if it is time to. Never waits.
+    /// Records that this session was used, if the touch interval has passed. Never waits.
     pub(crate) fn used(self: &Arc<Self>, session: &Session) {
         let times = session.times();
         let since = times
@@ -71,21 +73,21 @@ impl<L: SessionLookup> LastSeenWriter<L> {
             return;
         };
         let mut state = self.state();
-        if state.waiting.len() < SESSIONS_WAITING || state.waiting.contains_key(&session.id()) {
+        if state.waiting.len() < MAX_WAITING_SESSIONS || state.waiting.contains_key(&session.id()) {
             state.waiting.insert(session.id(), times.now);
         }
         if !state.writing && !state.waiting.is_empty() {
             state.writing = true;
             let writer = Writer {
                 last_seen: Arc::clone(self),
-                ended: false,
+                finished: false,
             };
             drop(state);
             runtime.spawn(async move { writer.run().await });
         }
     }
 
-    /// Writes what has gathered, at once.
+    /// Writes all collected uses without delay. Returns when no write is in flight.
     pub(crate) async fn flush(&self) {
         loop {
             let idle = self.idle.notified();
@@ -93,12 +95,12 @@ impl<L: SessionLookup> LastSeenWriter<L> {
             idle.as_mut().enable();
             {
                 let mut state = self.state();
-                state.hurried = true;
+                state.flushing = true;
                 if !state.writing {
                     return;
                 }
             }
-            self.hurry.notify_waiters();
+            self.flush_now.notify_waiters();
             idle.await;
         }
     }
@@ -108,40 +110,41 @@ impl<L: SessionLookup> LastSeenWriter<L> {
     }
 }
 
-/// The task. It ends when nothing is left to write; its `Drop` lets the next one start, however it
-/// ends.
+/// The writing task. It ends when no use is left. Its `Drop` lets the next task start, even if this
+/// one panicked or was aborted.
 struct Writer<L: SessionLookup> {
     last_seen: Arc<LastSeenWriter<L>>,
-    ended: bool,
+    finished: bool,
 }
 
 impl<L: SessionLookup> Writer<L> {
     async fn run(mut self) {
         let last_seen = Arc::clone(&self.last_seen);
         loop {
-            let hurry = last_seen.hurry.notified();
+            let flush_now = last_seen.flush_now.notified();
             let gathering = {
                 let state = last_seen.state();
-                !state.hurried && state.waiting.len() < SESSIONS_IN_A_STATEMENT
+                !state.flushing && state.waiting.len() < MAX_SESSIONS_PER_STATEMENT
             };
             if gathering {
-                // Whichever comes first.
+                // A flush ends the delay early.
                 let interval = last_seen.store.touch_interval();
-                let _ = timeout(GATHER.min(interval.unwrap_or(GATHER)), hurry).await;
+                let _ = timeout(BATCH_DELAY.min(interval.unwrap_or(BATCH_DELAY)), flush_now).await;
             }
             let used: Vec<_> = {
                 let mut state = last_seen.state();
                 if state.waiting.is_empty() {
-                    // Under the same lock, so that what comes next finds no writer.
+                    // The flag must change under the lock that found no use. Otherwise a use
+                    // recorded in between would start no task.
                     state.writing = false;
-                    self.ended = true;
+                    self.finished = true;
                     return;
                 }
                 let first: Vec<_> = state
                     .waiting
                     .keys()
                     .copied()
-                    .take(SESSIONS_IN_A_STATEMENT)
+                    .take(MAX_SESSIONS_PER_STATEMENT)
                     .collect();
                 first
                     .iter()
@@ -151,17 +154,23 @@ impl<L: SessionLookup> Writer<L> {
             let touch = last_seen.store.touch(&used);
             match timeout(last_seen.deadline, touch).await {
                 Ok(Ok(())) => {}
-                // A server that accepts no writes is as it should be: somebody else's to write.
+                // A server in recovery accepts no writes. This is expected, and not reported.
                 Ok(Err(error)) if error.kind() == ErrorKind::Recovery => {}
                 Ok(Err(error)) => self.report(&error, used.len()),
-                Err(elapsed) => self.report(&elapsed, used.len()),
+                Err(_) => self.report(&Error::from_kind(ErrorKind::Deadline), used.len()),
             }
         }
     }
 
-    fn report(&self, error: &(dyn std::error::Error + 'static), sessions: usize) {
+    fn report(&self, error: &Error, sessions: usize) {
         if self.last_seen.failures.count().is_some() {
-            tracing::warn!(error = %Chain(error), sessions, "the use of sessions was not recorded");
+            tracing::warn!(
+                target: "tower_user_session",
+                kind = ?error.kind(),
+                error = %Chain(error),
+                sessions,
+                "failed to record the last use of sessions"
+            );
         }
     }
 }
@@ -169,7 +178,7 @@ impl<L: SessionLookup> Writer<L> {
 impl<L: SessionLookup> Drop for Writer<L> {
     fn drop(&mut self) {
         let last_seen = &self.last_seen;
-        if !self.ended {
+        if !self.finished {
             last_seen.state().writing = false;
         }
         last_seen.idle.notify_waiters();

@@ -1,4 +1,4 @@
-//! Looks sessions up in batches, and records that they are used.
+//! Batched session lookups, and deferred updates of `last_seen_at`.
 
 pub(crate) mod batcher;
 pub(crate) mod last_seen;

@@ -1,4 +1,4 @@
-//! The answer to a lookup, as its caller waits for it.
+//! The future of a lookup, and the receiving end of its result.
 
 use std::{
     future::Future,
@@ -20,66 +20,68 @@ use crate::{
 
 pub(crate) type Outcome<U> = Result<Option<FoundSession<U>>, Error>;
 
-/// Where the answer to one lookup is sent.
+/// A waiter: the sender for the result of one lookup.
 pub(crate) struct Waiter<U> {
-    pub(crate) answer: oneshot::Sender<Outcome<U>>,
-    /// Whether the request presents no other token. Then a live session is the request's, and counts as used.
-    pub(crate) only: bool,
+    pub(crate) result: oneshot::Sender<Outcome<U>>,
+    /// Whether the request presents no other token. If so, a live session belongs to the request
+    /// and counts as used.
+    pub(crate) only_token: bool,
 }
 
 pin_project! {
-    /// The answer to a lookup. Dropping it affects no other caller.
+    /// Resolves with the result of a lookup. Dropping it affects no other waiter.
     pub(crate) struct PendingLookup<U> {
         #[pin]
-        answer: Answer<U>,
+        result: State<U>,
     }
 }
 
 pin_project! {
-    #[project = AnswerProj]
-    enum Answer<U> {
-        /// With the caller's own timer: the runtime that carries the batch may not be driven.
-        Pending { answer: oneshot::Receiver<Outcome<U>>, #[pin] deadline: Sleep },
+    #[project = StateProj]
+    enum State<U> {
+        /// Waits for a batch. The timer belongs to the waiter, because the batch's own timer fires
+        /// only while its runtime is polled.
+        Pending { result: oneshot::Receiver<Outcome<U>>, #[pin] deadline: Sleep },
         Known { live: Option<SharedSession<U>> },
         Failed { error: Option<Error> },
-        /// Of a request with several tokens.
-        OneOf { answer: BoxFuture<'static, Outcome<U>> },
+        /// A request with several tokens.
+        OneOf { result: BoxFuture<'static, Outcome<U>> },
     }
 }
 
 impl<U> PendingLookup<U> {
-    /// Returns the live session if it is known without a query.
+    /// Returns the live session if no query is needed.
     pub(crate) fn known(&mut self) -> Option<LiveSession<U>>
     where
         U: Clone,
     {
-        match &mut self.answer {
-            Answer::Known { live } => live.take().map(|live| FoundSession::from(live).into_live()),
+        match &mut self.result {
+            State::Known { live } => live.take().map(|live| FoundSession::from(live).into_live()),
             _ => None,
         }
     }
 
     pub(crate) const fn of(live: SharedSession<U>) -> Self {
         Self {
-            answer: Answer::Known { live: Some(live) },
+            result: State::Known { live: Some(live) },
         }
     }
 
-    pub(crate) const fn waiting(answer: oneshot::Receiver<Outcome<U>>, deadline: Sleep) -> Self {
+    pub(crate) const fn waiting(result: oneshot::Receiver<Outcome<U>>, deadline: Sleep) -> Self {
         Self {
-            answer: Answer::Pending { answer, deadline },
+            result: State::Pending { result, deadline },
         }
     }
 
-    pub(crate) const fn one_of(answer: BoxFuture<'static, Outcome<U>>) -> Self {
+    pub(crate) const fn one_of(result: BoxFuture<'static, Outcome<U>>) -> Self {
         Self {
-            answer: Answer::OneOf { answer },
+            result: State::OneOf { result },
         }
     }
 
     pub(crate) const fn failed(error: Error) -> Self {
         Self {
-            answer: Answer::Failed { error: Some(error) },
+            result: State::Failed { error: Some(error) },
         }
     }
 }
@@ -88,52 +90,54 @@ impl<U: Clone> Future for PendingLookup<U> {
     type Output = Result<Option<LiveSession<U>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = match self.project().answer.project() {
-            AnswerProj::Pending { answer, deadline } => match Pin::new(answer).poll(cx) {
-                Poll::Ready(answer) => answer.unwrap_or_else(|_| Err(without_answer())),
+        let outcome = match self.project().result.project() {
+            StateProj::Pending { result, deadline } => match Pin::new(result).poll(cx) {
+                Poll::Ready(result) => result.unwrap_or_else(|_| Err(dropped_sender())),
                 Poll::Pending => {
                     ready!(deadline.poll(cx));
                     Err(Error::from_kind(ErrorKind::Deadline))
                 }
             },
-            AnswerProj::Known { live } => Ok(live.take().map(FoundSession::from)),
-            AnswerProj::OneOf { answer } => ready!(answer.as_mut().poll(cx)),
-            AnswerProj::Failed { error } => {
+            StateProj::Known { live } => Ok(live.take().map(FoundSession::from)),
+            StateProj::OneOf { result } => ready!(result.as_mut().poll(cx)),
+            StateProj::Failed { error } => {
                 Err(error.take().unwrap_or(Error::from_kind(ErrorKind::Store)))
             }
         };
-        // In the caller's task: a panic in the application's `Clone` fails this caller alone.
+        // The clone runs in the waiter's task. A panic in the application's `Clone` fails this
+        // waiter alone.
         Poll::Ready(outcome.map(|live| live.map(FoundSession::into_live)))
     }
 }
 
-fn without_answer() -> Error {
-    Error::from_kind(ErrorKind::Store).with_message("the lookup ended without an answer")
+fn dropped_sender() -> Error {
+    Error::from_kind(ErrorKind::Store).with_message("the task of the lookup ended without a result")
 }
 
-/// The answers to the lookups of one request with several tokens.
-pub(crate) struct Several<U> {
-    pub(crate) answers: Vec<oneshot::Receiver<Outcome<U>>>,
+/// The pending results of one request with several tokens.
+pub(crate) struct PendingLookups<U> {
+    pub(crate) results: Vec<oneshot::Receiver<Outcome<U>>>,
     pub(crate) deadline: Sleep,
 }
 
-impl<U> Several<U> {
+impl<U> PendingLookups<U> {
     /// Returns the live sessions.
     ///
     /// # Errors
     ///
-    /// If the answer to one of the lookups is an error: it could be of a live session.
+    /// If one of the lookups failed, because its session might be live. [`ErrorKind::Deadline`] if
+    /// the deadline passed.
     pub(crate) async fn live(self) -> Result<Vec<FoundSession<U>>, Error> {
-        let answers = async {
+        let results = async {
             let mut live = Vec::new();
-            for answer in self.answers {
-                live.extend(answer.await.unwrap_or_else(|_| Err(without_answer()))?);
+            for result in self.results {
+                live.extend(result.await.unwrap_or_else(|_| Err(dropped_sender()))?);
             }
             Ok(live)
         };
         tokio::select! {
             biased;
-            live = answers => live,
+            live = results => live,
             () = self.deadline => Err(Error::from_kind(ErrorKind::Deadline)),
         }
     }

@@ -1,15 +1,19 @@
-//! Which lookups go to the store together. A state machine without a clock, a runtime or a lock, so that it can
-//! be checked by itself.
+//! The lookup queue: decides which lookups share a query.
 //!
-//! While nothing is in flight, a lookup goes out at once and alone. While something is, arrivals gather.
-//! What has gathered goes out when a batch returns, or before that, as long as the allowed number of
-//! batches is not in flight and it is enough to be worth another one.
+//! It is a state machine without a clock, a runtime or a lock, so that it can be model-checked.
 //!
-//! After a time-out, one slow row must not slow down other lookups: each digest of the batch goes alone until it is
-//! answered, and at most one such statement is in flight. After two time-outs in a row on different digests the
-//! database itself is slow: one statement is in flight until one is answered.
-//! Nobody joins a batch that has been sent: a session that was ended before the question was asked
-//! can never be answered from a lookup that was sent earlier.
+//! While no batch is in flight, a lookup is dispatched at once and alone. While a batch is in
+//! flight, lookups wait and share the next batch. A waiting batch is dispatched when another one
+//! completes. It is dispatched earlier if fewer batches than allowed are in flight and it has
+//! enough digests.
+//!
+//! After a timeout, one slow row must not slow down other lookups. Each digest of that batch is a
+//! *suspect* until a query for it completes. Suspects are looked up apart from other digests, and
+//! one such batch is in flight at a time. After two timeouts in a row on different digests, the
+//! database itself is slow. Then one query is in flight at a time, until one completes.
+//!
+//! No lookup joins a batch that was dispatched. Therefore a lookup never receives the result of a
+//! query that was sent before it. A session that had ended by then is not reported as live.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,32 +24,35 @@ use smallvec::SmallVec;
 
 use crate::session::{DigestHashing, TokenDigest};
 
-/// Whoever waits for one digest; nearly always a single caller.
+/// The waiters for one digest; nearly always one.
 pub(crate) type Waiters<W> = SmallVec<[W; 1]>;
 
-/// The digests of one request, with a caller for each. Nearly always a single one.
-pub(crate) type Together<W> = SmallVec<[(TokenDigest, W); 1]>;
+/// The digests of one request, with a waiter for each; nearly always one.
+pub(crate) type RequestDigests<W> = SmallVec<[(TokenDigest, W); 1]>;
 
-/// A client that chooses tokens whose digests collide makes the map of one batch as slow as a list.
+/// The waiters of one batch by digest. If a client chooses tokens whose digests collide, the map of
+/// that batch becomes as slow as a list.
 pub(crate) type DigestMap<V> = HashMap<TokenDigest, V, DigestHashing>;
 
-/// The digests that are asked together, each once, with those who wait for each.
+/// The digests of one query, each once, with the waiters for each.
 #[derive(Debug)]
 pub(crate) struct Batch<W> {
     pub(crate) opened: Instant,
     pub(crate) waiting: DigestMap<Waiters<W>>,
-    /// Whether it is about a digest that has timed out before, and so about those of one request only.
+    /// Whether a digest of the batch is a suspect. Such a batch has the digests of one request
+    /// only.
     pub(crate) alone: bool,
-    /// Whether it is sent only if it has half of its time left, because statements do not end in time at present.
-    pub(crate) in_time: bool,
+    /// Whether the batch is dropped if less than half of its time is left. This is set while
+    /// queries time out.
+    pub(crate) skip_if_late: bool,
 }
 
-/// What became of a batch that was sent.
+/// The outcome of a dispatched batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// The store answered, or failed in time.
-    Answered,
-    /// The store did not answer within the deadline.
+pub(crate) enum BatchOutcome {
+    /// The store returned before the deadline, with results or with an error.
+    Completed,
+    /// The store did not return before the deadline.
     TimedOut,
     /// The batch was not sent, or its task ended early.
     NotSent,
@@ -54,49 +61,51 @@ pub(crate) enum Fate {
 /// The bounds of a [`Queue`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Batches in flight at the same time.
-    pub(crate) in_flight: usize,
-    /// Digests in one batch.
-    pub(crate) digests: usize,
-    /// From so many digests on, what has gathered goes out although another batch is in flight.
+    /// Most batches in flight.
+    pub(crate) max_in_flight: usize,
+    /// Most digests in one batch.
+    pub(crate) max_digests: usize,
+    /// Fewest digests for which a batch is dispatched while another one is in flight.
     pub(crate) min_for_extra_batch: usize,
-    /// Callers whose batch has not been sent. A request that presents several tokens counts for each.
-    pub(crate) waiting: usize,
-    /// How long a batch takes in newcomers. The statement ends at the deadline of its first caller; this
-    /// bounds what that costs the last one.
+    /// Most waiters whose batch was not dispatched. A request with several tokens counts once for
+    /// each.
+    pub(crate) max_waiters: usize,
+    /// Longest time for which a batch accepts lookups. The query ends at the deadline of its first
+    /// waiter. This bounds how much of its own deadline the last waiter loses.
     pub(crate) max_batch_age: Duration,
 }
 
-/// What becomes of a caller.
+/// The decision about the waiters of one request.
 #[derive(Debug)]
 pub(crate) enum Admission<W> {
-    /// This batch is to be sent now.
+    /// The caller must send this batch now.
     Dispatch(Batch<W>),
-    /// The caller waits for a batch in flight to return.
+    /// The waiters wait until a batch in flight completes.
     Waiting,
-    /// There is no room. The callers were dropped.
+    /// The queue is full. The waiters were dropped.
     Overloaded,
 }
 
-/// The number of digests that a batch has room for at first, if it waits for more.
-const GATHERED: usize = 14;
+/// Initial capacity of a batch that waits, in digests.
+const INITIAL_CAPACITY: usize = 14;
 
-/// Digests that have timed out. Beyond this number, more of them go together with others.
-const SUSPECTS: usize = 1_024;
+/// Most suspects. Beyond this, digests that time out share batches with other digests.
+const MAX_SUSPECTS: usize = 1_024;
 
-/// The batches that have not been sent, and the number of those that have not returned.
+/// The batches that wait, and the number of batches in flight.
 #[derive(Debug)]
 pub(crate) struct Queue<W> {
     limits: Limits,
     in_flight: usize,
-    /// Whether a batch of a suspect is in flight.
+    /// Whether a batch with a suspect is in flight.
     alone_in_flight: bool,
-    callers: usize,
+    waiting: usize,
     batches: VecDeque<Batch<W>>,
     /// Digests whose last batch timed out.
     suspects: HashSet<TokenDigest>,
-    /// How many batches in a row have timed out, and a digest of the last one.
+    /// Number of batches in a row that timed out.
     timeouts: usize,
+    /// A digest of the last batch that timed out.
     last_timeout: Option<TokenDigest>,
 }
 
@@ -106,7 +115,7 @@ impl<W> Queue<W> {
             limits,
             in_flight: 0,
             alone_in_flight: false,
-            callers: 0,
+            waiting: 0,
             batches: VecDeque::new(),
             suspects: HashSet::new(),
             timeouts: 0,
@@ -114,108 +123,111 @@ impl<W> Queue<W> {
         }
     }
 
-    /// Admits the callers of one request. Their digests differ, and are asked in one batch.
-    pub(crate) fn admit(&mut self, callers: Together<W>, now: Instant) -> Admission<W> {
-        let alone = callers
+    /// Admits the waiters of one request. Their digests must differ, and they share a batch.
+    pub(crate) fn admit(&mut self, waiters: RequestDigests<W>, now: Instant) -> Admission<W> {
+        let alone = waiters
             .iter()
             .any(|(digest, _)| self.suspects.contains(digest));
         if self.in_flight == 0 {
-            let mut batch = Batch::of(callers, now, alone, 1);
-            self.sent(&mut batch);
+            let mut batch = Batch::new(waiters, now, alone, 1);
+            self.mark_sent(&mut batch);
             return Admission::Dispatch(batch);
         }
-        if self.callers + callers.len() > self.limits.waiting {
+        if self.waiting + waiters.len() > self.limits.max_waiters {
             return Admission::Overloaded;
         }
-        self.callers += callers.len();
+        self.waiting += waiters.len();
         let limits = self.limits;
         match self
             .batches
             .iter_mut()
-            .rfind(|batch| batch.alone == alone && (!alone || batch.new_of(&callers) == 0))
-            .filter(|batch| batch.takes_in(&callers, now, limits))
+            .rfind(|batch| batch.alone == alone && (!alone || batch.count_new(&waiters) == 0))
+            .filter(|batch| batch.has_room_for(&waiters, now, limits))
         {
-            Some(batch) => batch.add(callers),
+            Some(batch) => batch.add(waiters),
             None => self
                 .batches
-                .push_back(Batch::of(callers, now, alone, GATHERED)),
+                .push_back(Batch::new(waiters, now, alone, INITIAL_CAPACITY)),
         }
-        if self.in_flight < self.allowed()
-            && let Some(batch) =
-                self.take(|batch| batch.alone || batch.waiting.len() >= limits.min_for_extra_batch)
+        if self.in_flight < self.max_in_flight()
+            && let Some(batch) = self.take_next_if(|batch| {
+                batch.alone || batch.waiting.len() >= limits.min_for_extra_batch
+            })
         {
             return Admission::Dispatch(batch);
         }
         Admission::Waiting
     }
 
-    /// How many batches may be in flight.
-    fn allowed(&self) -> usize {
+    /// Returns how many batches may be in flight at present.
+    fn max_in_flight(&self) -> usize {
         if self.timeouts > 1 {
             1
         } else {
-            self.limits.in_flight
+            self.limits.max_in_flight
         }
     }
 
-    /// The batch that has waited longest of those that may be sent, if it is like that.
-    fn take(&mut self, wanted: impl FnOnce(&Batch<W>) -> bool) -> Option<Batch<W>> {
+    /// Removes the oldest batch that may be dispatched, if it fulfills the condition.
+    fn take_next_if(&mut self, wanted: impl FnOnce(&Batch<W>) -> bool) -> Option<Batch<W>> {
         let alone_in_flight = self.alone_in_flight;
         let may_be_sent = |batch: &Batch<W>| !(batch.alone && alone_in_flight);
         let place = self.batches.iter().position(may_be_sent)?;
         self.batches.get(place).filter(|batch| wanted(batch))?;
         let mut batch = self.batches.remove(place)?;
-        self.callers -= batch.waiting.values().map(SmallVec::len).sum::<usize>();
-        self.sent(&mut batch);
+        self.waiting -= batch.waiting.values().map(SmallVec::len).sum::<usize>();
+        self.mark_sent(&mut batch);
         Some(batch)
     }
 
-    fn sent(&mut self, batch: &mut Batch<W>) {
-        batch.in_time = batch.alone || self.timeouts > 0;
+    fn mark_sent(&mut self, batch: &mut Batch<W>) {
+        batch.skip_if_late = batch.alone || self.timeouts > 0;
         self.in_flight += 1;
         self.alone_in_flight |= batch.alone;
     }
 
-    /// A batch of these digests returned. The next one, if there is one, is to be sent in its place.
+    /// Records that a batch with these digests completed. Returns the batch that the caller must
+    /// send next.
     pub(crate) fn batch_completed(
         &mut self,
         digests: &[TokenDigest],
         alone: bool,
-        fate: Fate,
+        outcome: BatchOutcome,
     ) -> Option<Batch<W>> {
         self.in_flight -= 1;
         self.alone_in_flight &= !alone;
-        match fate {
-            Fate::Answered => {
+        match outcome {
+            BatchOutcome::Completed => {
                 self.timeouts = 0;
                 self.last_timeout = None;
                 for digest in digests {
                     self.suspects.remove(digest);
                 }
             }
-            Fate::TimedOut => {
+            BatchOutcome::TimedOut => {
                 let same = matches!(digests, [digest] if self.last_timeout == Some(*digest));
                 if !same {
                     self.timeouts += 1;
                     self.last_timeout = digests.first().copied();
                 }
-                let room = SUSPECTS.saturating_sub(self.suspects.len());
+                let room = MAX_SUSPECTS.saturating_sub(self.suspects.len());
                 self.suspects.extend(digests.iter().take(room));
             }
-            Fate::NotSent => {}
+            BatchOutcome::NotSent => {}
         }
-        if self.in_flight < self.allowed() {
-            self.take(|_| true)
+        if self.in_flight < self.max_in_flight() {
+            self.take_next_if(|_| true)
         } else {
             None
         }
     }
 
-    /// A batch was given up, and whoever could send the others with it. They are handed back.
+    /// Records that a batch was dropped and that no task is left to send the others. Returns the
+    /// waiting batches.
     pub(crate) fn abandon(&mut self, alone: bool) -> VecDeque<Batch<W>> {
         self.in_flight -= 1;
         self.alone_in_flight &= !alone;
-        self.callers = 0;
+        self.waiting = 0;
         std::mem::take(&mut self.batches)
     }
 
@@ -225,34 +237,34 @@ impl<W> Queue<W> {
 }
 
 impl<W> Batch<W> {
-    fn of(callers: Together<W>, now: Instant, alone: bool, expected: usize) -> Self {
+    fn new(waiters: RequestDigests<W>, now: Instant, alone: bool, expected: usize) -> Self {
         let mut batch = Self {
             opened: now,
             waiting: DigestMap::with_capacity_and_hasher(expected, DigestHashing::default()),
             alone,
-            in_time: false,
+            skip_if_late: false,
         };
-        batch.add(callers);
+        batch.add(waiters);
         batch
     }
 
-    fn add(&mut self, callers: Together<W>) {
-        for (digest, caller) in callers {
-            self.waiting.entry(digest).or_default().push(caller);
+    fn add(&mut self, waiters: RequestDigests<W>) {
+        for (digest, waiter) in waiters {
+            self.waiting.entry(digest).or_default().push(waiter);
         }
     }
 
-    /// How many of these digests the batch does not hold.
-    fn new_of(&self, callers: &Together<W>) -> usize {
-        let new = callers
+    /// Returns how many of these digests are not in the batch.
+    fn count_new(&self, waiters: &RequestDigests<W>) -> usize {
+        let new = waiters
             .iter()
             .filter(|(digest, _)| !self.waiting.contains_key(digest));
         new.count()
     }
 
-    fn takes_in(&self, callers: &Together<W>, now: Instant, limits: Limits) -> bool {
+    fn has_room_for(&self, waiters: &RequestDigests<W>, now: Instant, limits: Limits) -> bool {
         now.saturating_duration_since(self.opened) < limits.max_batch_age
-            && self.waiting.len() + self.new_of(callers) <= limits.digests
+            && self.waiting.len() + self.count_new(waiters) <= limits.max_digests
     }
 }
 
@@ -261,10 +273,10 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
-        in_flight: 2,
-        digests: 3,
+        max_in_flight: 2,
+        max_digests: 3,
         min_for_extra_batch: 1,
-        waiting: 6,
+        max_waiters: 6,
         max_batch_age: Duration::from_millis(500),
     };
 
@@ -272,20 +284,20 @@ mod tests {
         TokenDigest::from_bytes([n; 32])
     }
 
-    fn alone(n: u8, caller: u32) -> Together<u32> {
-        SmallVec::from_buf([(digest(n), caller)])
+    fn single(n: u8, waiter: u32) -> RequestDigests<u32> {
+        SmallVec::from_buf([(digest(n), waiter)])
     }
 
-    /// A batch returned, and none of its digests was a suspect.
-    fn answered(queue: &mut Queue<u32>) -> Option<Batch<u32>> {
-        queue.batch_completed(&[], false, Fate::Answered)
+    /// Completes a batch without suspects.
+    fn completed(queue: &mut Queue<u32>) -> Option<Batch<u32>> {
+        queue.batch_completed(&[], false, BatchOutcome::Completed)
     }
 
     fn waiting(admission: &Admission<u32>) -> bool {
         matches!(admission, Admission::Waiting)
     }
 
-    fn callers(batch: &Batch<u32>) -> Vec<(u8, Vec<u32>)> {
+    fn waiters(batch: &Batch<u32>) -> Vec<(u8, Vec<u32>)> {
         let mut all: Vec<_> = batch
             .waiting
             .iter()
@@ -295,32 +307,32 @@ mod tests {
         all
     }
 
-    /// E07: whoever comes after a batch was sent is never part of it, be it for the same digest.
+    /// E07: a lookup never joins a batch that was dispatched, even for the same digest.
     #[test]
-    fn a_lookup_joins_only_what_has_not_been_sent() {
+    fn a_lookup_joins_only_unsent_batches() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
-        for caller in [1, 2] {
-            let Admission::Dispatch(sent) = queue.admit(alone(9, caller), now) else {
-                panic!("nothing was in its way")
+        for waiter in [1, 2] {
+            let Admission::Dispatch(sent) = queue.admit(single(9, waiter), now) else {
+                panic!("the batch must be dispatched")
             };
-            assert_eq!(callers(&sent), [(9, vec![caller])]);
+            assert_eq!(waiters(&sent), [(9, vec![waiter])]);
         }
-        assert!(waiting(&queue.admit(alone(9, 3), now)));
-        assert!(waiting(&queue.admit(alone(9, 4), now)));
-        assert!(waiting(&queue.admit(alone(8, 5), now)));
-        let next = answered(&mut queue).unwrap();
-        assert_eq!(callers(&next), [(8, vec![5]), (9, vec![3, 4])]);
-        assert!(waiting(&queue.admit(alone(9, 6), now)));
-        assert_eq!(callers(&answered(&mut queue).unwrap()), [(9, vec![6])]);
-        assert!(answered(&mut queue).is_none());
-        assert!(answered(&mut queue).is_none());
+        assert!(waiting(&queue.admit(single(9, 3), now)));
+        assert!(waiting(&queue.admit(single(9, 4), now)));
+        assert!(waiting(&queue.admit(single(8, 5), now)));
+        let next = completed(&mut queue).unwrap();
+        assert_eq!(waiters(&next), [(8, vec![5]), (9, vec![3, 4])]);
+        assert!(waiting(&queue.admit(single(9, 6), now)));
+        assert_eq!(waiters(&completed(&mut queue).unwrap()), [(9, vec![6])]);
+        assert!(completed(&mut queue).is_none());
+        assert!(completed(&mut queue).is_none());
         assert!(queue.is_idle());
     }
 
-    /// A second batch goes out beside the first when enough has gathered, and a third one does not.
+    /// A second batch is dispatched beside the first once enough digests wait. A third one is not.
     #[test]
-    fn another_batch_goes_out_when_it_is_worth_it() {
+    fn a_second_batch_is_sent_once_enough_digests_wait() {
         let limits = Limits {
             min_for_extra_batch: 2,
             ..LIMITS
@@ -328,71 +340,72 @@ mod tests {
         let mut queue = Queue::new(limits);
         let now = Instant::now();
         assert!(matches!(
-            queue.admit(alone(1, 1), now),
+            queue.admit(single(1, 1), now),
             Admission::Dispatch(_)
         ));
-        assert!(waiting(&queue.admit(alone(2, 2), now)));
-        assert!(waiting(&queue.admit(alone(2, 3), now)));
-        let Admission::Dispatch(second) = queue.admit(alone(3, 4), now) else {
-            panic!("two digests are worth a batch")
+        assert!(waiting(&queue.admit(single(2, 2), now)));
+        assert!(waiting(&queue.admit(single(2, 3), now)));
+        let Admission::Dispatch(second) = queue.admit(single(3, 4), now) else {
+            panic!("two digests must be dispatched")
         };
-        assert_eq!(callers(&second), [(2, vec![2, 3]), (3, vec![4])]);
-        assert!(waiting(&queue.admit(alone(4, 5), now)));
-        assert!(waiting(&queue.admit(alone(5, 6), now)));
+        assert_eq!(waiters(&second), [(2, vec![2, 3]), (3, vec![4])]);
+        assert!(waiting(&queue.admit(single(4, 5), now)));
+        assert!(waiting(&queue.admit(single(5, 6), now)));
         assert_eq!(
-            callers(&answered(&mut queue).unwrap()),
+            waiters(&completed(&mut queue).unwrap()),
             [(4, vec![5]), (5, vec![6])]
         );
-        assert!(answered(&mut queue).is_none());
-        assert!(answered(&mut queue).is_none());
+        assert!(completed(&mut queue).is_none());
+        assert!(completed(&mut queue).is_none());
         assert!(queue.is_idle());
     }
 
-    /// J05: a batch is bounded in digests, the queue in callers; a hot token fills neither.
+    /// J05: a batch is bounded in digests, and the queue in waiters. Many lookups of one token fill
+    /// no batch.
     #[test]
-    fn batches_and_the_queue_are_bounded() {
+    fn batches_are_bounded_in_digests_and_the_queue_in_waiters() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 0..2 {
             assert!(matches!(
-                queue.admit(alone(n, 0), now),
+                queue.admit(single(n, 0), now),
                 Admission::Dispatch(_)
             ));
         }
         for n in 1..=4 {
-            assert!(waiting(&queue.admit(alone(n, u32::from(n)), now)));
+            assert!(waiting(&queue.admit(single(n, u32::from(n)), now)));
         }
-        assert!(waiting(&queue.admit(alone(4, 5), now)));
-        assert!(waiting(&queue.admit(alone(4, 6), now)));
+        assert!(waiting(&queue.admit(single(4, 5), now)));
+        assert!(waiting(&queue.admit(single(4, 6), now)));
         assert!(matches!(
-            queue.admit(alone(4, 7), now),
+            queue.admit(single(4, 7), now),
             Admission::Overloaded
         ));
-        assert_eq!(callers(&answered(&mut queue).unwrap()).len(), 3);
+        assert_eq!(waiters(&completed(&mut queue).unwrap()).len(), 3);
         assert_eq!(
-            callers(&answered(&mut queue).unwrap()),
+            waiters(&completed(&mut queue).unwrap()),
             [(4, vec![4, 5, 6])]
         );
-        assert!(matches!(queue.admit(alone(4, 8), now), Admission::Waiting));
+        assert!(matches!(queue.admit(single(4, 8), now), Admission::Waiting));
     }
 
-    /// O05: the digests of one request are asked in one batch, and each of them counts for the bounds.
+    /// O05: the digests of one request share a batch, and each of them counts toward the bounds.
     #[test]
-    fn digests_of_one_request_stay_together_and_count_each() {
+    fn digests_of_one_request_share_a_batch_and_count_each() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
-        let together = |digests: &[u8], caller| -> Together<u32> {
-            digests.iter().map(|&n| (digest(n), caller)).collect()
+        let together = |digests: &[u8], waiter| -> RequestDigests<u32> {
+            digests.iter().map(|&n| (digest(n), waiter)).collect()
         };
         let Admission::Dispatch(sent) = queue.admit(together(&[1, 2], 1), now) else {
-            panic!("nothing was in its way")
+            panic!("the batch must be dispatched")
         };
-        assert_eq!(callers(&sent), [(1, vec![1]), (2, vec![1])]);
+        assert_eq!(waiters(&sent), [(1, vec![1]), (2, vec![1])]);
         assert!(matches!(
-            queue.admit(alone(1, 2), now),
+            queue.admit(single(1, 2), now),
             Admission::Dispatch(_)
         ));
-        // Six digests may wait. A batch holds three, and those of one request are not divided.
+        // Six waiters fit. A batch holds three digests, and those of one request are not divided.
         assert!(waiting(&queue.admit(together(&[1, 2], 3), now)));
         assert!(waiting(&queue.admit(together(&[3, 4], 4), now)));
         assert!(matches!(
@@ -401,152 +414,154 @@ mod tests {
         ));
         assert!(waiting(&queue.admit(together(&[3, 5], 6), now)));
         assert!(matches!(
-            queue.admit(alone(3, 7), now),
+            queue.admit(single(3, 7), now),
             Admission::Overloaded
         ));
-        let next = answered(&mut queue).unwrap();
-        assert_eq!(callers(&next), [(1, vec![3]), (2, vec![3])]);
-        let next = answered(&mut queue).unwrap();
+        let next = completed(&mut queue).unwrap();
+        assert_eq!(waiters(&next), [(1, vec![3]), (2, vec![3])]);
+        let next = completed(&mut queue).unwrap();
         assert_eq!(
-            callers(&next),
+            waiters(&next),
             [(3, vec![4, 6]), (4, vec![4]), (5, vec![6])]
         );
-        assert!(answered(&mut queue).is_none());
+        assert!(completed(&mut queue).is_none());
     }
 
-    /// E10: two digests are one only if all of their bytes are.
+    /// E10: digests are equal only if all of their bytes are.
     #[test]
-    fn digests_that_are_nearly_the_same_are_two() {
+    fn digests_that_differ_in_one_byte_are_distinct() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 0..2 {
             assert!(matches!(
-                queue.admit(alone(n, 0), now),
+                queue.admit(single(n, 0), now),
                 Admission::Dispatch(_)
             ));
         }
-        for (place, caller) in [(0, 1), (31, 2)] {
+        for (place, waiter) in [(0, 1), (31, 2)] {
             let mut bytes = [9; 32];
             bytes[place] = 8;
             let digest = TokenDigest::from_bytes(bytes);
-            let alone = SmallVec::from_buf([(digest, caller)]);
-            assert!(waiting(&queue.admit(alone, now)));
+            let lookup = SmallVec::from_buf([(digest, waiter)]);
+            assert!(waiting(&queue.admit(lookup, now)));
         }
-        assert_eq!(answered(&mut queue).unwrap().waiting.len(), 2);
+        assert_eq!(completed(&mut queue).unwrap().waiting.len(), 2);
     }
 
-    /// The last of a batch to come gets at least three quarters of the deadline.
+    /// The last lookup of a batch has at least three quarters of the deadline.
     #[test]
-    fn a_batch_closes_for_newcomers_with_age() {
+    fn an_old_batch_admits_no_further_lookups() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 0..2 {
             assert!(matches!(
-                queue.admit(alone(n, 0), now),
+                queue.admit(single(n, 0), now),
                 Admission::Dispatch(_)
             ));
         }
-        assert!(waiting(&queue.admit(alone(1, 1), now)));
+        assert!(waiting(&queue.admit(single(1, 1), now)));
         assert!(waiting(
-            &queue.admit(alone(1, 2), now + LIMITS.max_batch_age)
+            &queue.admit(single(1, 2), now + LIMITS.max_batch_age)
         ));
-        assert_eq!(callers(&answered(&mut queue).unwrap()), [(1, vec![1])]);
-        assert_eq!(callers(&answered(&mut queue).unwrap()), [(1, vec![2])]);
+        assert_eq!(waiters(&completed(&mut queue).unwrap()), [(1, vec![1])]);
+        assert_eq!(waiters(&completed(&mut queue).unwrap()), [(1, vec![2])]);
     }
 
-    /// M06: after a time-out the digests of the batch go alone and one at a time, and the others go as before.
+    /// M06: after a timeout, the digests of the batch are looked up alone and one at a time. Other
+    /// lookups are not delayed.
     #[test]
     fn one_slow_row_slows_down_no_other_lookup() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         let timed_out = |queue: &mut Queue<u32>, digests: &[u8], alone| {
             let digests: Vec<_> = digests.iter().map(|n| digest(*n)).collect();
-            queue.batch_completed(&digests, alone, Fate::TimedOut)
+            queue.batch_completed(&digests, alone, BatchOutcome::TimedOut)
         };
         assert!(matches!(
-            queue.admit(alone(1, 1), now),
+            queue.admit(single(1, 1), now),
             Admission::Dispatch(_)
         ));
         assert!(matches!(
-            queue.admit(alone(2, 2), now),
+            queue.admit(single(2, 2), now),
             Admission::Dispatch(_)
         ));
-        assert!(answered(&mut queue).is_none());
+        assert!(completed(&mut queue).is_none());
         assert!(timed_out(&mut queue, &[1], false).is_none());
 
-        let Admission::Dispatch(suspect) = queue.admit(alone(1, 3), now) else {
-            panic!("nothing is in its way")
+        let Admission::Dispatch(suspect) = queue.admit(single(1, 3), now) else {
+            panic!("the batch must be dispatched")
         };
         assert!(suspect.alone);
         assert!(matches!(
-            queue.admit(alone(2, 4), now),
+            queue.admit(single(2, 4), now),
             Admission::Dispatch(_)
         ));
-        // Nothing of these joins the suspect, and the suspect joins none of them.
-        for (n, caller) in [(3, 5), (1, 6), (4, 7), (1, 8)] {
-            assert!(waiting(&queue.admit(alone(n, caller), now)));
+        // Other digests and the suspect never share a batch.
+        for (n, waiter) in [(3, 5), (1, 6), (4, 7), (1, 8)] {
+            assert!(waiting(&queue.admit(single(n, waiter), now)));
         }
-        let others = answered(&mut queue).unwrap();
-        assert_eq!(callers(&others), [(3, vec![5]), (4, vec![7])]);
-        // The second one of the suspect waits for the first one.
-        assert!(answered(&mut queue).is_none());
+        let others = completed(&mut queue).unwrap();
+        assert_eq!(waiters(&others), [(3, vec![5]), (4, vec![7])]);
+        // The second batch of the suspect waits for the first one.
+        assert!(completed(&mut queue).is_none());
         let again = timed_out(&mut queue, &[1], true).unwrap();
-        assert_eq!(callers(&again), [(1, vec![6, 8])]);
-        // The same digest again is no sign of a slow database.
+        assert_eq!(waiters(&again), [(1, vec![6, 8])]);
+        // Two timeouts of the same digest are no sign of a slow database.
         assert!(matches!(
-            queue.admit(alone(5, 9), now),
+            queue.admit(single(5, 9), now),
             Admission::Dispatch(_)
         ));
         assert!(
             queue
-                .batch_completed(&[digest(1)], true, Fate::Answered)
+                .batch_completed(&[digest(1)], true, BatchOutcome::Completed)
                 .is_none()
         );
         assert!(queue.suspects.is_empty());
     }
 
-    /// M06: after two time-outs in a row on different digests, one statement is in flight until one is answered.
+    /// M06: after two timeouts in a row on different digests, one query is in flight until one
+    /// completes.
     #[test]
-    fn a_slow_database_is_asked_one_statement_at_a_time() {
+    fn a_slow_database_runs_one_query_at_a_time() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 1..=2 {
             assert!(matches!(
-                queue.admit(alone(n, 0), now),
+                queue.admit(single(n, 0), now),
                 Admission::Dispatch(_)
             ));
         }
         for n in 3..=9 {
-            queue.admit(alone(n, u32::from(n)), now);
+            queue.admit(single(n, u32::from(n)), now);
         }
-        let first = queue.batch_completed(&[digest(1)], false, Fate::TimedOut);
+        let first = queue.batch_completed(&[digest(1)], false, BatchOutcome::TimedOut);
         assert_eq!(first.unwrap().waiting.len(), 3);
         assert!(
             queue
-                .batch_completed(&[digest(2)], false, Fate::TimedOut)
+                .batch_completed(&[digest(2)], false, BatchOutcome::TimedOut)
                 .is_none()
         );
         assert_eq!(queue.in_flight, 1);
-        assert!(waiting(&queue.admit(alone(10, 10), now)));
-        let second = queue.batch_completed(&[digest(3)], false, Fate::NotSent);
+        assert!(waiting(&queue.admit(single(10, 10), now)));
+        let second = queue.batch_completed(&[digest(3)], false, BatchOutcome::NotSent);
         assert_eq!(second.unwrap().waiting.len(), 3);
-        let third = queue.batch_completed(&[digest(6)], false, Fate::Answered);
-        assert_eq!(callers(&third.unwrap()), [(10, vec![10])]);
+        let third = queue.batch_completed(&[digest(6)], false, BatchOutcome::Completed);
+        assert_eq!(waiters(&third.unwrap()), [(10, vec![10])]);
         assert!(matches!(
-            queue.admit(alone(11, 11), now),
+            queue.admit(single(11, 11), now),
             Admission::Dispatch(_)
         ));
         assert_eq!(queue.in_flight, 2);
     }
 
-    /// J05: digests that time out are remembered up to a bound.
+    /// J05: the number of suspects is bounded.
     #[test]
     fn suspects_are_bounded() {
         let mut queue = Queue::<u32>::new(LIMITS);
         let now = Instant::now();
         for n in 0..40_u8 {
             assert!(matches!(
-                queue.admit(alone(n, 0), now),
+                queue.admit(single(n, 0), now),
                 Admission::Dispatch(_)
             ));
             let many: Vec<_> = (0..100_u8)
@@ -554,19 +569,19 @@ mod tests {
                 .collect();
             assert!(
                 queue
-                    .batch_completed(&many, false, Fate::TimedOut)
+                    .batch_completed(&many, false, BatchOutcome::TimedOut)
                     .is_none()
             );
         }
-        assert_eq!(queue.suspects.len(), SUSPECTS);
+        assert_eq!(queue.suspects.len(), MAX_SUSPECTS);
     }
 
     #[test]
-    fn what_is_abandoned_is_handed_back_and_the_queue_goes_on() {
+    fn abandoned_batches_are_returned_and_the_queue_remains_usable() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         for n in 0..4 {
-            queue.admit(alone(n, u32::from(n)), now);
+            queue.admit(single(n, u32::from(n)), now);
         }
         let left: usize = queue
             .abandon(false)
@@ -575,38 +590,38 @@ mod tests {
             .sum();
         assert_eq!(left, 2);
         assert!(matches!(
-            queue.admit(alone(5, 5), now),
+            queue.admit(single(5, 5), now),
             Admission::Dispatch(_)
         ));
-        assert!(answered(&mut queue).is_none());
-        assert!(answered(&mut queue).is_none());
+        assert!(completed(&mut queue).is_none());
+        assert!(completed(&mut queue).is_none());
         assert!(queue.is_idle());
     }
 
-    /// J05: whoever was handed back waits no more, and takes nobody's place.
+    /// J05: abandoned waiters no longer count toward the bound.
     #[test]
-    fn those_who_were_abandoned_leave_room_for_as_many() {
+    fn abandoned_waiters_free_their_capacity() {
         let mut queue = Queue::new(LIMITS);
         let now = Instant::now();
         assert!(matches!(
-            queue.admit(alone(0, 0), now),
+            queue.admit(single(0, 0), now),
             Admission::Dispatch(_)
         ));
         for _ in 0..3 {
-            // Beside the one in flight a second, and behind them as many as find room.
+            // One more batch is dispatched beside the first, and then the queue fills up.
             assert!(matches!(
-                queue.admit(alone(1, 0), now),
+                queue.admit(single(1, 0), now),
                 Admission::Dispatch(_)
             ));
-            for caller in 0..6 {
-                assert!(waiting(&queue.admit(alone(2, caller), now)));
+            for waiter in 0..6 {
+                assert!(waiting(&queue.admit(single(2, waiter), now)));
             }
             assert!(matches!(
-                queue.admit(alone(2, 6), now),
+                queue.admit(single(2, 6), now),
                 Admission::Overloaded
             ));
             let abandoned = queue.abandon(false);
-            let abandoned: Vec<_> = abandoned.iter().flat_map(callers).collect();
+            let abandoned: Vec<_> = abandoned.iter().flat_map(waiters).collect();
             assert_eq!(abandoned, [(2, vec![0, 1, 2, 3, 4, 5])]);
         }
     }

@@ -1,4 +1,4 @@
-//! A model check of the [batches](super::batch): every schedule that shuttle tries of callers, of the
+//! Model check of the [lookup queue](super::queue). Shuttle tries schedules of callers, of the
 //! tasks that send batches, and of a session that ends meanwhile.
 
 use std::time::{Duration, Instant};
@@ -11,27 +11,27 @@ use shuttle::{
 use smallvec::SmallVec;
 
 use crate::{
-    lookup::queue::{Admission, Batch, Fate, Limits, Queue},
+    lookup::queue::{Admission, Batch, BatchOutcome, Limits, Queue},
     session::TokenDigest,
 };
 
-type Caller = mpsc::Sender<bool>;
+type Waiter = mpsc::Sender<bool>;
 
 const LIMITS: Limits = Limits {
-    in_flight: 2,
-    digests: 2,
+    max_in_flight: 2,
+    max_digests: 2,
     min_for_extra_batch: 2,
-    waiting: 8,
+    max_waiters: 8,
     max_batch_age: Duration::from_secs(1),
 };
 
-/// What is modelled: two sessions in a database, one of which ends, and the queue before it.
+/// Two sessions in a database, one of which ends, behind a queue.
 #[derive(Clone)]
 struct Model {
-    queue: Arc<Mutex<Queue<Caller>>>,
+    queue: Arc<Mutex<Queue<Waiter>>>,
     live: Arc<Mutex<[bool; 2]>>,
     in_flight: Arc<Mutex<usize>>,
-    /// Which sessions' next statement times out.
+    /// Whether the next query for each session times out.
     slow: Arc<Mutex<[bool; 2]>>,
 }
 
@@ -45,81 +45,84 @@ impl Model {
         }
     }
 
-    /// Asks, as `LookupBatcher::ask` does. `None` for whoever goes away instead of waiting.
-    fn ask(&self, session: u8, now: Instant, stay: bool) -> Option<bool> {
-        let (caller, answer) = mpsc::channel();
+    /// Looks up a session, as `LookupBatcher::submit` does. Returns `None` if the caller does not
+    /// wait, or if the queue is full.
+    fn look_up(&self, session: u8, now: Instant, waits: bool) -> Option<bool> {
+        let (waiter, result) = mpsc::channel();
         let digest = TokenDigest::from_bytes([session; 32]);
         let admission = self
             .queue
             .lock()
             .unwrap()
-            .admit(SmallVec::from_buf([(digest, caller)]), now);
+            .admit(SmallVec::from_buf([(digest, waiter)]), now);
         match admission {
             Admission::Dispatch(batch) => {
                 let model = self.clone();
-                thread::spawn(move || model.fly(batch));
+                thread::spawn(move || model.run_batches(batch));
             }
             Admission::Waiting => {}
             Admission::Overloaded => return None,
         }
-        // A caller that is never answered would make this hang, which shuttle reports.
-        stay.then(|| answer.recv().unwrap())
+        // If a waiter never received a result, this would block, and shuttle would report a
+        // deadlock.
+        waits.then(|| result.recv().unwrap())
     }
 
     /// Sends batches until none is left, as the task of a `BatchWorker` does.
-    fn fly(&self, first: Batch<Caller>) {
+    fn run_batches(&self, first: Batch<Waiter>) {
         let mut next = Some(first);
         while let Some(batch) = next {
             {
                 let mut in_flight = self.in_flight.lock().unwrap();
                 *in_flight += 1;
-                assert!(*in_flight <= LIMITS.in_flight);
+                assert!(*in_flight <= LIMITS.max_in_flight);
             }
-            assert!(batch.waiting.len() <= LIMITS.digests);
+            assert!(batch.waiting.len() <= LIMITS.max_digests);
             assert!(!batch.alone || batch.waiting.len() == 1);
             let digests: Vec<_> = batch.waiting.keys().copied().collect();
             let batch_alone = batch.alone;
-            // The first statement of each session times out, and is answered all the same here.
+            // The first query for each session times out. Its waiters receive a result
+            // nevertheless.
             let timed_out = digests.iter().any(|digest| {
                 let mut slow = self.slow.lock().unwrap();
                 std::mem::take(&mut slow[usize::from(digest.as_bytes()[0])])
             });
-            // The statement's snapshot.
+            // The snapshot of the query.
             let live = *self.live.lock().unwrap();
             thread::yield_now();
             *self.in_flight.lock().unwrap() -= 1;
-            for (digest, callers) in batch.waiting {
-                for caller in callers {
-                    let _ = caller.send(live[usize::from(digest.as_bytes()[0])]);
+            for (digest, waiters) in batch.waiting {
+                for waiter in waiters {
+                    let _ = waiter.send(live[usize::from(digest.as_bytes()[0])]);
                 }
             }
-            let fate = if timed_out {
-                Fate::TimedOut
+            let outcome = if timed_out {
+                BatchOutcome::TimedOut
             } else {
-                Fate::Answered
+                BatchOutcome::Completed
             };
             let mut queue = self.queue.lock().unwrap();
-            next = queue.batch_completed(&digests, batch_alone, fate);
+            next = queue.batch_completed(&digests, batch_alone, outcome);
         }
     }
 }
 
-/// E05, E06, E07, G10: whoever asks after a session has ended never hears that it is live, be there
-/// as many questions about it under way as may be; who stays is answered, whoever goes away; the
-/// bounds hold; and in the end nothing is in flight.
+/// E05, E06, E07, G10: a lookup that starts after a session has ended never reports it as live, no
+/// matter how many lookups of it are in flight. A waiter receives a result even if other waiters
+/// were cancelled. The bounds hold, and no batch stays in flight.
 #[test]
-fn nobody_is_answered_from_before_their_question() {
+fn no_result_predates_its_lookup() {
     check_random(
         || {
             let now = Instant::now();
             let model = Model::new();
-            let callers: Vec<_> = (0..4_u8)
+            let waiters: Vec<_> = (0..4_u8)
                 .map(|n| {
                     let model = model.clone();
                     thread::spawn(move || {
-                        let answer = model.ask(n % 2, now, n != 2);
+                        let result = model.look_up(n % 2, now, n != 2);
                         if n % 2 == 1 {
-                            assert_ne!(answer, Some(false), "a session that lives was refused");
+                            assert_ne!(result, Some(false), "a live session was rejected");
                         }
                     })
                 })
@@ -128,18 +131,18 @@ fn nobody_is_answered_from_before_their_question() {
                 let model = model.clone();
                 thread::spawn(move || {
                     model.live.lock().unwrap()[0] = false;
-                    // From here on it has ended.
+                    // The session has ended from here on.
                     assert_ne!(
-                        model.ask(0, now, true),
+                        model.look_up(0, now, true),
                         Some(true),
-                        "answered from before it ended"
+                        "an ended session was reported as live"
                     );
                 })
             };
-            for thread in callers.into_iter().chain([ending]) {
+            for thread in waiters.into_iter().chain([ending]) {
                 thread.join().unwrap();
             }
-            // Batches of callers that went away may still be under way.
+            // Batches of cancelled waiters may still be in flight.
             while !model.queue.lock().unwrap().is_idle() {
                 thread::yield_now();
             }

@@ -1,4 +1,4 @@
-//! Asks the store about one batch of lookups, and hands the answers to those who wait.
+//! Execution of one batch: queries the store, and delivers each result to its waiters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     lookup::{
         last_seen::LastSeenWriter,
         pending::{Outcome, Waiter},
-        queue::{Batch, DigestMap, Fate, Waiters},
+        queue::{Batch, BatchOutcome, DigestMap, Waiters},
     },
     metrics::{Counter, Counters},
     session::TokenDigest,
@@ -23,7 +23,8 @@ pub(crate) type Digests = SmallVec<[TokenDigest; 4]>;
 
 type Waiting<U> = DigestMap<Waiters<Waiter<U>>>;
 
-/// What a batch needs: the store, the cache that its answers may go to, and the writer of last uses.
+/// The dependencies of a batch: the store, the cache for its results, and the writer of
+/// `last_seen_at`.
 pub(crate) struct BatchRunner<L: SessionLookup> {
     pub(crate) store: Arc<L>,
     pub(crate) feed: Arc<FeedSlot<L::User>>,
@@ -33,99 +34,101 @@ pub(crate) struct BatchRunner<L: SessionLookup> {
 }
 
 impl<L: SessionLookup> BatchRunner<L> {
-    /// Sends one batch and delivers its answers. Returns the digests that were to be asked, and what became of them.
-    pub(crate) async fn run_batch(&self, batch: Batch<Waiter<L::User>>) -> (Digests, Fate) {
+    /// Sends one batch and delivers its results. Returns the digests of the query, and its outcome.
+    pub(crate) async fn run_batch(&self, batch: Batch<Waiter<L::User>>) -> (Digests, BatchOutcome) {
         let mut waiting = batch.waiting;
-        // A caller that has gone away needs no answer.
-        waiting.retain(|_, callers| callers.iter().any(|caller| !caller.answer.is_closed()));
+        // A digest whose waiters were all cancelled needs no query.
+        waiting.retain(|_, waiters| waiters.iter().any(|waiter| !waiter.result.is_closed()));
         let digests: Digests = waiting.keys().copied().collect();
         if waiting.is_empty() {
-            return (digests, Fate::NotSent);
+            return (digests, BatchOutcome::NotSent);
         }
         let opened = Instant::from_std(batch.opened);
-        // The server may be at work until a deadline after it received the statement. While statements time out, a
-        // batch that has lost half of its time is not sent, so that a connection and the one that it replaces have
-        // at most two statements at work there.
-        if batch.in_time && opened.elapsed() > self.deadline / 2 {
+        // The server may execute a statement until a deadline after it received it. A late batch is
+        // not sent while queries time out. Thus a connection and its replacement have at most two
+        // statements in execution.
+        if batch.skip_if_late && opened.elapsed() > self.deadline / 2 {
             send_error(
                 waiting.into_values(),
                 &Error::from_kind(ErrorKind::Deadline),
             );
-            return (digests, Fate::NotSent);
+            return (digests, BatchOutcome::NotSent);
         }
         let deadline = opened + self.deadline;
-        let asked = self.feed.subscription().and_then(|feed| feed.ask());
-        let mut fate = Fate::Answered;
+        let snapshot = self.feed.subscription().and_then(|feed| feed.snapshot());
+        let mut outcome = BatchOutcome::Completed;
         match self.find(&digests, deadline).await {
-            Ok(answers) => self.complete(waiting, answers, asked),
-            // One row made the statement fail for all. Each is asked alone, once.
+            Ok(results) => self.complete(waiting, results, snapshot),
+            // One undecodable row fails the whole query. Each digest is queried alone, once.
             Err(error) if error.kind() == ErrorKind::Decode && digests.len() > 1 => {
-                for (digest, callers) in waiting {
-                    let alone = Waiting::from_iter([(digest, callers)]);
-                    let asked = self.feed.subscription().and_then(|feed| feed.ask());
+                for (digest, waiters) in waiting {
+                    let alone = Waiting::from_iter([(digest, waiters)]);
+                    let snapshot = self.feed.subscription().and_then(|feed| feed.snapshot());
                     match self.find(&[digest], deadline).await {
-                        Ok(answers) => self.complete(alone, answers, asked),
+                        Ok(results) => self.complete(alone, results, snapshot),
                         Err(error) => send_error(alone.into_values(), &error),
                     }
                 }
             }
             Err(error) => {
                 if error.kind() == ErrorKind::Deadline {
-                    fate = Fate::TimedOut;
+                    outcome = BatchOutcome::TimedOut;
                 }
                 send_error(waiting.into_values(), &error);
             }
         }
-        (digests, fate)
+        (digests, outcome)
     }
 
-    /// Hands each answer to those who asked for exactly its digest.
+    /// Delivers each result to the waiters for its digest, and fails waiters without a result.
     fn complete(
         &self,
         mut waiting: Waiting<L::User>,
-        answers: Vec<LookupResult<L::User>>,
-        asked: Option<Snapshot>,
+        results: Vec<LookupResult<L::User>>,
+        snapshot: Option<Snapshot>,
     ) {
-        let violated = |context| Error::from_kind(ErrorKind::Protocol).with_message(context);
-        let mut answered = Vec::with_capacity(answers.len());
-        for answer in answers {
-            let digest = answer.digest();
-            if let Some(callers) = waiting.remove(&digest) {
-                answered.push((callers, answer));
+        let violation = |context| Error::from_kind(ErrorKind::Protocol).with_message(context);
+        let mut matched = Vec::with_capacity(results.len());
+        for result in results {
+            let digest = result.digest();
+            if let Some(waiters) = waiting.remove(&digest) {
+                matched.push((waiters, result));
                 continue;
             }
-            let first = answered
+            let first = matched
                 .iter_mut()
                 .find(|(_, first)| first.digest() == digest);
             let Some((_, first)) = first else {
-                // It may be the answer to another query, and so may all the others.
-                let error = violated("the store answered for a token that was not in the query");
-                send_error(answered.into_iter().map(|(callers, _)| callers), &error);
+                // A result for a digest that was not in the batch may belong to another query, and
+                // so may all other results. The whole batch fails.
+                let error =
+                    violation("the store returned a result for a digest that was not in the batch");
+                send_error(matched.into_iter().map(|(waiters, _)| waiters), &error);
                 return send_error(waiting.into_values(), &error);
             };
-            let error = violated("the store answered twice for one token");
+            let error = violation("the store returned two results for one digest");
             *first = LookupResult::failed(digest, error);
         }
-        for (callers, answer) in answered {
-            let (digest, may_be_cached) = (answer.digest(), answer.may_be_cached());
-            let mut outcome = answer.into_found();
+        for (waiters, result) in matched {
+            let (digest, may_be_cached) = (result.digest(), result.may_be_cached());
+            let mut outcome = result.into_found();
             if let Ok(Some(found)) = &outcome
-                && callers.iter().any(|caller| caller.only)
+                && waiters.iter().any(|waiter| waiter.only_token)
             {
                 self.last_seen.used(&found.session);
-                if let (Some(feed), Some(asked)) = (self.feed.subscription(), asked)
+                if let (Some(feed), Some(snapshot)) = (self.feed.subscription(), snapshot)
                     && may_be_cached
                 {
                     outcome = outcome.map(|found| {
                         let shared = found?.into_shared();
-                        feed.keep(asked, digest, &shared);
+                        feed.insert(snapshot, digest, &shared);
                         Some(shared.into())
                     });
                 }
             }
-            send(callers, outcome);
+            send(waiters, outcome);
         }
-        let error = violated("the store did not answer for a token");
+        let error = violation("the store returned no result for a digest");
         send_error(waiting.into_values(), &error);
     }
 
@@ -142,24 +145,24 @@ impl<L: SessionLookup> BatchRunner<L> {
 }
 
 fn send_error<U>(waiting: impl Iterator<Item = Waiters<Waiter<U>>>, error: &Error) {
-    for callers in waiting {
-        send(callers, Err(error.clone()));
+    for waiters in waiting {
+        send(waiters, Err(error.clone()));
     }
 }
 
-fn send<U>(callers: Waiters<Waiter<U>>, outcome: Outcome<U>) {
-    let mut callers = callers.into_iter();
-    let Some(last) = callers.next_back() else {
+fn send<U>(waiters: Waiters<Waiter<U>>, outcome: Outcome<U>) {
+    let mut waiters = waiters.into_iter();
+    let Some(last) = waiters.next_back() else {
         return;
     };
-    if callers.len() == 0 {
-        // The send fails if the caller has been dropped.
-        let _ = last.answer.send(outcome);
+    if waiters.len() == 0 {
+        // The send fails if the waiter was cancelled.
+        let _ = last.result.send(outcome);
         return;
     }
     let outcome = outcome.map(|found| found.map(FoundSession::into_shared));
-    for caller in callers.chain([last]) {
+    for waiter in waiters.chain([last]) {
         let outcome = outcome.clone().map(|found| found.map(FoundSession::from));
-        let _ = caller.answer.send(outcome);
+        let _ = waiter.result.send(outcome);
     }
 }

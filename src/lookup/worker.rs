@@ -1,4 +1,4 @@
-//! The tasks that carry batches of lookups to the store.
+//! The tasks that send batches of lookups to the store.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,17 +7,17 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use crate::{
     lookup::{
         pending::Waiter,
-        queue::{Admission, Batch, Fate, Limits, Queue, Together},
+        queue::{Admission, Batch, BatchOutcome, Limits, Queue, RequestDigests},
         runner::BatchRunner,
     },
     store::SessionLookup,
 };
 
-/// The queue of batches, and the runtime that carries them.
+/// The queue of batches, and the runtime whose tasks send them.
 ///
-/// All batches are carried by one runtime: that of the first lookup. If it shuts down, every waiter fails at
-/// once, and the next lookup's runtime takes its place. A runtime that is not driven delays no lookup beyond
-/// its deadline, because every waiter has a timer of its own.
+/// All batches run on one runtime: that of the first lookup. If it shuts down, every waiter fails
+/// at once, and the runtime of the next lookup replaces it. A runtime that is not polled delays no
+/// lookup beyond its deadline, because every waiter has a timer of its own.
 pub(crate) struct BatchQueue<L: SessionLookup> {
     runner: BatchRunner<L>,
     state: Mutex<State<L::User>>,
@@ -54,10 +54,10 @@ impl<L: SessionLookup> BatchQueue<L> {
         }
     }
 
-    /// Adds the digests to one batch that has not been sent yet.
+    /// Adds the digests to one batch that was not dispatched.
     pub(crate) fn join(
         self: &Arc<Self>,
-        waiters: Together<Waiter<L::User>>,
+        waiters: RequestDigests<Waiter<L::User>>,
         now: Instant,
         current: &Handle,
     ) -> Enqueued {
@@ -77,7 +77,7 @@ impl<L: SessionLookup> BatchQueue<L> {
         }
     }
 
-    /// Rejects lookups from now on, and waits for those in flight.
+    /// Rejects later lookups, and waits for those in flight.
     pub(crate) async fn close(&self) {
         loop {
             let idle = self.idle.notified();
@@ -95,30 +95,31 @@ impl<L: SessionLookup> BatchQueue<L> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<L::User>> {
-        // Nothing panics while it is held, and if it did: every change is complete in one call.
+        // No code panics while it holds the lock. If one did, the state would still be consistent,
+        // because each change is one call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The task that sends one batch after the other, until none is left.
+/// The task that sends batches until none is left.
 ///
-/// It exists before the task is spawned, so that its `Drop` puts the queue in order however the task
-/// ends: when the store panics, and when the runtime shuts down before the task was polled once.
+/// The value exists before the task is spawned, so that its `Drop` always updates the queue. The
+/// store may panic, or the runtime may shut down before the task was polled.
 struct BatchWorker<L: SessionLookup> {
-    batches: Arc<BatchQueue<L>>,
-    /// Until the task is polled.
+    queue: Arc<BatchQueue<L>>,
+    /// The first batch, until the task is polled.
     first: Option<Batch<Waiter<L::User>>>,
-    /// Whether the batch in flight is about a digest that has timed out before.
+    /// Whether the batch in flight has a suspect.
     alone: bool,
-    /// Whether another runtime had shut down before the first batch was sent.
+    /// Whether another runtime shut down before the first batch was sent.
     moved: bool,
     finished: bool,
 }
 
 impl<L: SessionLookup> BatchWorker<L> {
-    fn start(batches: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
+    fn start(queue: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
         Self {
-            batches,
+            queue,
             alone: batch.alone,
             first: Some(batch),
             moved: false,
@@ -129,16 +130,16 @@ impl<L: SessionLookup> BatchWorker<L> {
 
     fn spawn(self, runtime: &Handle) {
         runtime.spawn(async move {
-            let mut flight = self;
-            let mut next = flight.first.take();
+            let mut worker = self;
+            let mut next = worker.first.take();
             while let Some(batch) = next {
-                flight.alone = batch.alone;
-                let (digests, fate) = flight.batches.runner.run_batch(batch).await;
-                let mut state = flight.batches.state();
-                next = state.queue.batch_completed(&digests, flight.alone, fate);
+                worker.alone = batch.alone;
+                let (digests, outcome) = worker.queue.runner.run_batch(batch).await;
+                let mut state = worker.queue.state();
+                next = state.queue.batch_completed(&digests, worker.alone, outcome);
             }
-            flight.finished = true;
-            flight.batches.idle.notify_waiters();
+            worker.finished = true;
+            worker.queue.idle.notify_waiters();
         });
     }
 }
@@ -149,30 +150,35 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
             return;
         }
         let (first, current) = (self.first.take(), Handle::try_current());
-        let batches = &self.batches;
-        let mut state = batches.state();
+        let queue = &self.queue;
+        let mut state = queue.state();
         match (first, current) {
-            // The runtime of an earlier lookup shut down while nothing was in flight.
+            // The runtime of an earlier lookup shut down while no batch was in flight.
             (first @ Some(_), Ok(runtime)) if !self.moved => {
                 state.runtime = Some(runtime.clone());
                 drop(state);
-                let flight = Self {
-                    batches: Arc::clone(&self.batches),
+                let worker = Self {
+                    queue: Arc::clone(&self.queue),
                     first,
                     alone: self.alone,
                     moved: true,
                     finished: false,
                 };
-                return flight.spawn(&runtime);
+                return worker.spawn(&runtime);
             }
-            // The store panicked: its waiters see their channel closed, and the other batches go on.
+            // The store panicked. The waiters of this batch fail because their sender is dropped,
+            // and the other batches continue.
             (None, Ok(runtime)) if std::thread::panicking() => {
-                if let Some(batch) = state.queue.batch_completed(&[], self.alone, Fate::NotSent) {
+                if let Some(batch) =
+                    state
+                        .queue
+                        .batch_completed(&[], self.alone, BatchOutcome::NotSent)
+                {
                     drop(state);
-                    return Self::start(Arc::clone(&self.batches), batch, &runtime);
+                    return Self::start(Arc::clone(&self.queue), batch, &runtime);
                 }
             }
-            // The runtime is shutting down: the waiters see their channel closed.
+            // The runtime is shutting down. All waiters fail because their sender is dropped.
             (first, _) => {
                 let abandoned = state.queue.abandon(self.alone);
                 state.runtime = None;
@@ -180,6 +186,6 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
                 drop((first, abandoned));
             }
         }
-        batches.idle.notify_waiters();
+        queue.idle.notify_waiters();
     }
 }

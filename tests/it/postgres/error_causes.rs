@@ -343,6 +343,6 @@ async fn read_only_primary_is_not_in_recovery() {
     assert!(sessions.user(ada.token()).await.unwrap().is_some());
     sessions.close().await;
     let events = logs.events();
-    let not_recorded = |event: &String| event.contains("the use of sessions was not recorded");
+    let not_recorded = |event: &String| event.contains("failed to record the last use of sessions");
     assert!(events.iter().any(not_recorded), "{events:?}");
 }
