@@ -1,5 +1,4 @@
-//! Sessions in memory, with a clock that stands still: for tests, and for documentation that runs
-//! without a server.
+//! In-memory store with a manual clock, for tests and for examples without a database server.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,10 +20,10 @@ use crate::{
     },
 };
 
-/// A [`SessionStore`] in memory, for an application's own tests.
+/// A [`SessionStore`] in memory, for an application's tests.
 ///
-/// It behaves as the PostgreSQL store does; the two are compared by a test. Its clock stands still
-/// until [`advance`](Self::advance) moves it, so that a test of expiry waits for nothing.
+/// The store behaves like the PostgreSQL store. A test compares the two.
+/// Only [`advance`](Self::advance) moves its clock, so that a test of expiry does not need to wait.
 ///
 /// ```
 /// use std::time::Duration;
@@ -60,30 +59,30 @@ struct State<I, U> {
 struct Row<I> {
     user_id: I,
     remembered: bool,
-    device: SessionInfo,
+    info: SessionInfo,
 }
 
 impl<I> Row<I> {
     fn is_live(&self, now: SystemTime, lifetime: Lifetime) -> bool {
         let idle = now
-            .duration_since(self.device.last_seen_at)
+            .duration_since(self.info.last_seen_at)
             .unwrap_or_default();
-        self.ends_at(lifetime) > now && lifetime.idle_limit().is_none_or(|limit| idle < limit)
+        self.expires_at(lifetime) > now && lifetime.idle_limit().is_none_or(|limit| idle < limit)
     }
 
-    fn ends_at(&self, lifetime: Lifetime) -> SystemTime {
-        let limit = self.device.created_at + lifetime.absolute_limit();
-        self.device.expires_at.min(limit)
+    fn expires_at(&self, lifetime: Lifetime) -> SystemTime {
+        let limit = self.info.created_at + lifetime.absolute_limit();
+        self.info.expires_at.min(limit)
     }
 
-    fn current(&self, now: SystemTime, lifetime: Lifetime) -> Session {
+    fn session(&self, now: SystemTime, lifetime: Lifetime) -> Session {
         Session::new(
-            self.device.id,
+            self.info.id,
             SessionTimestamps {
-                created_at: self.device.created_at,
-                authenticated_at: self.device.authenticated_at,
-                last_seen_at: self.device.last_seen_at,
-                expires_at: self.ends_at(lifetime),
+                created_at: self.info.created_at,
+                authenticated_at: self.info.authenticated_at,
+                last_seen_at: self.info.last_seen_at,
+                expires_at: self.expires_at(lifetime),
                 now,
             },
         )
@@ -108,29 +107,31 @@ impl<I, U> Default for MemorySessionStore<I, U> {
 }
 
 impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
-    /// A store without users.
+    /// Returns a store without users and without sessions.
+    ///
+    /// Its clock starts at the current time. Its lifetime is [`Lifetime::default`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets how long sessions live.
+    /// Sets the absolute limit and the idle limit of the sessions.
     pub fn with_lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
         self
     }
 
-    /// Sets how many sessions a user may have at the same time.
+    /// Sets the session limit of a user. The default is no limit.
     pub fn with_session_limit(mut self, limit: SessionLimit) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Adds a user, or replaces the one with this key.
+    /// Adds a user, or replaces the user with this key.
     pub fn add_user(&self, id: I, user: U) {
         self.state().users.insert(id, Arc::new(user));
     }
 
-    /// Deletes a user, and ends their sessions as the foreign key does.
+    /// Deletes a user and ends the user's sessions, like the foreign key in PostgreSQL.
     pub fn remove_user(&self, id: &I) {
         let mut state = self.state();
         state.users.remove(id);
@@ -138,8 +139,10 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
         state.sessions.retain(|_, row| row.user_id != *id);
     }
 
-    /// Sets whether a user fails the condition for being signed in. Their sessions stay, and work
-    /// again once the user does not.
+    /// Sets whether the user is disabled and fails the store's condition.
+    ///
+    /// The sessions of a disabled user are rejected. They are valid again if the user is enabled
+    /// before they expire.
     pub fn set_disabled(&self, id: I, disabled: bool) {
         let mut state = self.state();
         if disabled {
@@ -149,12 +152,14 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
         }
     }
 
-    /// Moves the clock.
+    /// Moves the clock forward.
     pub fn advance(&self, time: Duration) {
         self.state().now += time;
     }
 
-    /// Sets whether every operation fails, as with a database that cannot be reached.
+    /// Sets whether every operation fails with [`ErrorKind::Connection`].
+    ///
+    /// A test uses it to simulate an unreachable database.
     pub fn set_failing(&self, failing: bool) {
         self.state().failing = failing;
     }
@@ -163,7 +168,7 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn working(&self) -> Result<MutexGuard<'_, State<I, U>>, Error> {
+    fn state_unless_failing(&self) -> Result<MutexGuard<'_, State<I, U>>, Error> {
         let state = self.state();
         if state.failing {
             Err(Error::from_kind(ErrorKind::Connection))
@@ -187,9 +192,9 @@ impl<I: Clone + Eq + Hash, U: Clone> State<I, U> {
             .collect()
     }
 
-    fn end_where(&mut self, ends: impl Fn(&Row<I>) -> bool) -> Vec<SessionId> {
-        let ended = self.sessions.extract_if(|_, row| ends(row));
-        ended.map(|(_, row)| row.device.id).collect()
+    fn remove_where(&mut self, matches: impl Fn(&Row<I>) -> bool) -> Vec<SessionId> {
+        let removed = self.sessions.extract_if(|_, row| matches(row));
+        removed.map(|(_, row)| row.info.id).collect()
     }
 }
 
@@ -201,9 +206,9 @@ where
     type User = U;
 
     async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<U>>, Error> {
-        let state = self.working()?;
+        let state = self.state_unless_failing()?;
         let now = state.now;
-        let find = |digest: &TokenDigest| {
+        let look_up = |digest: &TokenDigest| {
             let live = state
                 .sessions
                 .get(digest)
@@ -212,13 +217,13 @@ where
                 Some((row, user)) => LookupResult::live_shared(
                     *digest,
                     Arc::clone(user),
-                    row.current(now, self.lifetime),
+                    row.session(now, self.lifetime),
                 )
                 .with_user_key(user_key(&row.user_id)),
                 None => LookupResult::absent(*digest),
             }
         };
-        Ok(digests.iter().map(find).collect())
+        Ok(digests.iter().map(look_up).collect())
     }
 
     fn touch_interval(&self) -> Option<Duration> {
@@ -226,16 +231,16 @@ where
     }
 
     async fn touch(&self, uses: &[SessionUse]) -> Result<(), Error> {
-        let mut state = self.working()?;
+        let mut state = self.state_unless_failing()?;
         let now = state.now;
         for row in state
             .sessions
             .values_mut()
             .filter(|row| row.is_live(now, self.lifetime))
         {
-            for used in uses.iter().filter(|used| used.session == row.device.id) {
-                if used.at >= row.device.last_seen_at + self.lifetime.touch_interval() {
-                    row.device.last_seen_at = used.at;
+            for used in uses.iter().filter(|used| used.session == row.info.id) {
+                if used.at >= row.info.last_seen_at + self.lifetime.touch_interval() {
+                    row.info.last_seen_at = used.at;
                 }
             }
         }
@@ -256,7 +261,7 @@ where
     }
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
-        let mut state = self.working()?;
+        let mut state = self.state_unless_failing()?;
         if state.allowed(new.user_id).is_none() {
             return Ok(InsertOutcome::UserRefused);
         }
@@ -265,7 +270,7 @@ where
         }
         let mut others = state.live_sessions_of(new.user_id, self.lifetime);
         others.retain(|digest| !new.replaced.contains(digest));
-        others.sort_by_key(|digest| state.sessions[digest].device.created_at);
+        others.sort_by_key(|digest| state.sessions[digest].info.created_at);
         if let Some(limit) = self.limit {
             let surplus = (others.len() + 1).saturating_sub(limit.sessions as usize);
             if surplus > 0 && !limit.ends_oldest {
@@ -278,7 +283,7 @@ where
         others.extend(new.replaced);
         let ended = others
             .iter()
-            .filter_map(|digest| Some(state.sessions.remove(digest)?.device.id))
+            .filter_map(|digest| Some(state.sessions.remove(digest)?.info.id))
             .collect();
         let now = state.now;
         let times = SessionTimestamps {
@@ -289,13 +294,13 @@ where
             now,
         };
         let session = Session::new(random_id()?, times);
-        let mut device = SessionInfo::new(&session);
-        device.user_agent = new.user_agent.map(str::to_owned);
-        device.ip = new.ip;
+        let mut info = SessionInfo::new(&session);
+        info.user_agent = new.user_agent.map(str::to_owned);
+        info.ip = new.ip;
         let row = Row {
             user_id: new.user_id.clone(),
             remembered: new.remembered,
-            device,
+            info,
         };
         state.sessions.insert(new.digest, row);
         Ok(InsertOutcome::Inserted { session, ended })
@@ -307,93 +312,90 @@ where
         old: &[TokenDigest],
         new: TokenDigest,
     ) -> Result<RotateOutcome, Error> {
-        let mut state = self.working()?;
+        let mut state = self.state_unless_failing()?;
         if state.sessions.contains_key(&new) {
             return Ok(RotateOutcome::DuplicateDigest);
         }
         let live = state.live_sessions_of(user_id, self.lifetime);
-        let confirmed = old.iter().find(|digest| live.contains(digest));
+        let current = old.iter().find(|digest| live.contains(digest));
         let allowed = state.allowed(user_id).is_some();
         let now = state.now;
-        match confirmed
+        match current
             .filter(|_| allowed)
             .and_then(|digest| state.sessions.remove(digest))
         {
             None => Ok(RotateOutcome::NotFound),
             Some(mut row) => {
-                row.device.authenticated_at = now;
-                row.device.last_seen_at = now;
-                let done = RotateOutcome::Rotated {
-                    session: row.current(now, self.lifetime),
+                row.info.authenticated_at = now;
+                row.info.last_seen_at = now;
+                let outcome = RotateOutcome::Rotated {
+                    session: row.session(now, self.lifetime),
                     remembered: row.remembered,
                 };
                 state.sessions.insert(new, row);
-                Ok(done)
+                Ok(outcome)
             }
         }
     }
 
     async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
-        let mut state = self.working()?;
-        let end = |digest: &TokenDigest| {
+        let mut state = self.state_unless_failing()?;
+        let remove = |digest: &TokenDigest| {
             let row = state.sessions.remove(digest)?;
-            Some(EndedSession::new(*digest, row.device.id))
+            Some(EndedSession::new(*digest, row.info.id))
         };
-        Ok(digests.iter().filter_map(end).collect())
+        Ok(digests.iter().filter_map(remove).collect())
     }
 
     async fn list(&self, user_id: &I) -> Result<Vec<SessionInfo>, Error> {
-        let state = self.working()?;
+        let state = self.state_unless_failing()?;
         let live = state.live_sessions_of(user_id, self.lifetime);
-        let mut devices: Vec<_> = live
+        let mut infos: Vec<_> = live
             .iter()
-            .map(|digest| state.sessions[digest].device.clone())
+            .map(|digest| state.sessions[digest].info.clone())
             .collect();
-        devices.sort_by_key(|device| {
-            std::cmp::Reverse((device.last_seen_at, device.created_at, device.id))
-        });
-        Ok(devices)
+        infos.sort_by_key(|info| std::cmp::Reverse((info.last_seen_at, info.created_at, info.id)));
+        Ok(infos)
     }
 
-    async fn revoke(&self, user_id: &I, which: RevokeScope) -> Result<Vec<SessionId>, Error> {
-        Ok(self.working()?.end_where(|row| {
+    async fn revoke(&self, user_id: &I, scope: RevokeScope) -> Result<Vec<SessionId>, Error> {
+        Ok(self.state_unless_failing()?.remove_where(|row| {
             row.user_id == *user_id
-                && match which {
-                    RevokeScope::One(id) => row.device.id == id,
-                    RevokeScope::AllExcept(id) => row.device.id != id,
+                && match scope {
+                    RevokeScope::One(id) => row.info.id == id,
+                    RevokeScope::AllExcept(id) => row.info.id != id,
                     RevokeScope::All => true,
                 }
         }))
     }
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
-        Ok(self.working()?.end_where(|_| true).len() as u64)
+        Ok(self.state_unless_failing()?.remove_where(|_| true).len() as u64)
     }
 
     async fn remaining_lifetimes(
         &self,
         ids: &[SessionId],
     ) -> Result<Vec<RemainingLifetime>, Error> {
-        let state = self.working()?;
+        let state = self.state_unless_failing()?;
         let (now, idle_limit) = (state.now, self.lifetime.idle_limit());
         let live = state.sessions.values().filter(|row| {
-            ids.contains(&row.device.id)
+            ids.contains(&row.info.id)
                 && row.is_live(now, self.lifetime)
                 && !state.disabled.contains(&row.user_id)
         });
         Ok(live
             .map(|row| {
-                let remaining = row.current(now, self.lifetime).limit_in(idle_limit);
-                RemainingLifetime::new(row.device.id, remaining)
-                    .with_user_key(user_key(&row.user_id))
+                let remaining = row.session(now, self.lifetime).limit_in(idle_limit);
+                RemainingLifetime::new(row.info.id, remaining).with_user_key(user_key(&row.user_id))
             })
             .collect())
     }
 
     async fn delete_expired(&self, _: Option<u64>) -> Result<ExpiredBatch, Error> {
-        let mut state = self.working()?;
+        let mut state = self.state_unless_failing()?;
         let now = state.now;
-        let sessions = state.end_where(|row| !row.is_live(now, self.lifetime));
+        let sessions = state.remove_where(|row| !row.is_live(now, self.lifetime));
         Ok(ExpiredBatch::new(sessions.len() as u64, None))
     }
 }
