@@ -1,4 +1,4 @@
-//! How a service is built.
+//! Builder of a session service.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     store::SessionLookup,
 };
 
-/// Settings of a [`SessionService`] that is about to be built.
+/// Builds a [`SessionService`] with settings other than the defaults.
 #[derive(Debug)]
 #[must_use]
 pub struct SessionServiceBuilder<L> {
@@ -27,12 +27,12 @@ pub struct SessionServiceBuilder<L> {
 }
 
 impl<L: SessionLookup> SessionService<L> {
-    /// A service over this store, with every default.
+    /// Returns a service that uses this store and the default settings.
     pub fn new(store: L) -> Self {
         Self::assemble(Self::builder(store))
     }
 
-    /// A service over this store, with settings of one's own.
+    /// Returns a builder for a service that uses this store.
     pub fn builder(store: L) -> SessionServiceBuilder<L> {
         SessionServiceBuilder {
             lookup: store,
@@ -90,61 +90,84 @@ impl<L: SessionLookup> SessionService<L> {
 }
 
 impl<L: SessionLookup> SessionServiceBuilder<L> {
-    /// The session cookie's name and attributes.
+    /// Sets the name and the attributes of the session cookie.
+    ///
+    /// The default is [`SessionCookie::default`]: `__Host-session`.
     pub fn cookie(mut self, cookie: SessionCookie) -> Self {
         self.credentials.cookie = cookie;
         self
     }
 
-    /// Reads the token from `Authorization: Bearer` as well (RFC 6750 §2.1), for gRPC and mobile
-    /// clients, which are given [`SignedIn::token`](crate::SignedIn::token). A request that presents
-    /// two different tokens is ambiguous and so anonymous. What cannot be a token of this crate, such as a
-    /// proxy's JSON Web Token, does not compete with a cookie that can.
+    /// Reads the token also from `Authorization: Bearer` (RFC 6750 §2.1).
     ///
-    /// Off by default: a browser's cookie needs no script that could read the token; this header
-    /// does.
+    /// gRPC clients and mobile clients can send this header. The application gives them
+    /// [`SignedIn::token`](crate::SignedIn::token).
+    ///
+    /// A request with two different tokens is ambiguous and therefore anonymous.
+    /// A bearer value with another format, such as a proxy's JSON Web Token, does not conflict with
+    /// a valid cookie.
+    ///
+    /// The default is off. In a browser, this header requires a script that can read the token. A
+    /// cookie does not.
     pub fn bearer_tokens(mut self) -> Self {
         self.credentials.bearer = true;
         self
     }
 
-    /// How long a lookup may take, waiting, connecting and asking together; likewise a sign-in and a
-    /// sign-out. By default [`DEFAULT_DEADLINE`].
+    /// Sets the deadline of each operation, from 1 millisecond to 60 seconds.
+    ///
+    /// The deadline includes the time in a queue, the time to connect and the query.
+    /// It applies to lookups, sign-ins, sign-outs, re-authentications, lists and revocations. It
+    /// does not apply to [`revoke_everyone`](SessionService::revoke_everyone) and
+    /// [`delete_expired`](SessionService::delete_expired).
+    ///
+    /// The default is [`DEFAULT_DEADLINE`].
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long a feed of ended sessions counts as hearing after its last proof. By default
-    /// [`DEFAULT_LEASE`]. See [`SessionService::subscribe`].
+    /// Sets the lease of the session feed, from 100 milliseconds to 60 seconds.
+    ///
+    /// The feed counts as connected for one lease after it sent the last heartbeat that came back.
+    /// The cache is bypassed when the lease has run out.
+    ///
+    /// The default is [`DEFAULT_LEASE`]: 1 second. See [`SessionService::subscribe`].
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// Sets after which time a cached result is looked up again, and a session that a stream waits for is checked
-    /// again, while the feed is connected. By default
-    /// [`DEFAULT_RECHECK_INTERVAL`](crate::feed::DEFAULT_RECHECK_INTERVAL) if the feed announces users, and
-    /// [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`](crate::feed::DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS) otherwise. It bounds for how long a
-    /// change that nothing announces goes unnoticed: see [`SessionService::enable_cache`].
+    /// Sets the re-check interval, from 100 milliseconds to 1 hour.
+    ///
+    /// While the feed is connected, the service looks up a cached session again after this time.
+    /// It also checks each session with an open stream again within this time.
+    /// The interval limits how long a change without a notification has no effect: see
+    /// [`SessionService::enable_cache`].
+    ///
+    /// The default is [`DEFAULT_RECHECK_INTERVAL`] if the feed announces users, and
+    /// [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`][without-users] otherwise.
+    ///
+    /// [`DEFAULT_RECHECK_INTERVAL`]: crate::feed::DEFAULT_RECHECK_INTERVAL
+    /// [without-users]: crate::feed::DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS
     pub fn recheck_interval(mut self, interval: Duration) -> Self {
         self.recheck_interval = Some(interval);
         self
     }
 
-    /// The service.
+    /// Builds the service. Needs no runtime and opens no connection.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] unless the deadline lies between a millisecond and a minute, the lease between a
-    /// tenth of a second and a minute, and the re-check interval between a tenth of a second and an hour.
+    /// [`ErrorKind::Configuration`] if the deadline, the lease or the re-check interval is outside
+    /// its range.
     pub fn build(self) -> Result<SessionService<L>, Error> {
         if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.deadline) {
-            let context = "the deadline must lie between a millisecond and a minute";
+            let context = "the deadline must be between 1 ms and 60 s";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&self.lease) {
-            let context = "the lease must lie between a tenth of a second and a minute";
+            let context = "the lease must be between 100 ms and 60 s";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         let interval = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
@@ -152,7 +175,7 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
             .recheck_interval
             .is_some_and(|set| !interval.contains(&set))
         {
-            let context = "the re-check interval must lie between a tenth of a second and an hour";
+            let context = "the re-check interval must be between 100 ms and 1 h";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
         Ok(SessionService::assemble(self))

@@ -1,4 +1,4 @@
-//! Deleting the sessions that are over.
+//! Deletion of expired sessions.
 
 use std::time::Duration;
 
@@ -12,32 +12,39 @@ use crate::{
     store::SessionStore,
 };
 
-/// Nobody waits for a batch, so that it may take longer than what somebody waits for.
-const LONGEST_BATCH: Duration = Duration::from_secs(60);
+/// The time limit of one batch. It exceeds the deadline because no request waits for a batch.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The first round comes about so long after the start: late enough not to burden it.
-const FIRST_ROUND: Duration = Duration::from_secs(30);
+/// The mean delay before the first round. The delay keeps the load away from the startup.
+const FIRST_ROUND_DELAY: Duration = Duration::from_secs(30);
 
-/// # Cleaning up
+/// # Deletion of expired sessions
 ///
-/// A session that is over is dead whether or not its row is still there; cleaning up only frees the
-/// room.
+/// An expired session is invalid even if its row still exists. The deletion only frees disk space.
 impl<S: SessionStore> SessionService<S> {
-    /// Deletes the sessions that are over, once through, and says how many there were.
+    /// Deletes all expired sessions once, and returns their number.
     ///
-    /// It goes through the table in small batches, each a transaction of its own that skips what is
-    /// locked, and rests between them for as long as they take, so that lookups go on as before. It
-    /// needs no index. Where another process is at it, this one leaves it to that one.
+    /// The method deletes in small batches. Each batch is a transaction that skips locked rows.
+    /// After each batch the method pauses for as long as the batch took, so that lookups stay
+    /// fast.
+    /// The deletion needs no index.
+    ///
+    /// If another process is deleting expired sessions, this call ends early.
+    /// The other process continues.
+    ///
+    /// # Errors
+    ///
+    /// If a batch fails or takes longer than 60 seconds. Earlier batches stay deleted.
     ///
     /// # Cancellation
     ///
-    /// What was deleted stays deleted.
+    /// Completed batches stay deleted. A batch in progress may or may not take effect.
     pub async fn delete_expired(&self) -> Result<u64, Error> {
         let mut deleted = 0;
         let mut place = None;
         loop {
             let start = Instant::now();
-            let batch = within(LONGEST_BATCH, self.store().delete_expired(place));
+            let batch = within(BATCH_TIMEOUT, self.store().delete_expired(place));
             let batch = batch.await?;
             deleted += batch.sessions;
             place = batch.next;
@@ -48,13 +55,18 @@ impl<S: SessionStore> SessionService<S> {
         }
     }
 
-    /// Cleans up again and again, about once in `interval`. It never returns: spawn it, and abort
-    /// the task or drop the future to stop it. A failure is logged, and the next round comes as
-    /// usual.
+    /// Deletes expired sessions repeatedly, about once per `interval`.
     ///
-    /// The first round comes within a minute, so that a process that restarts often cleans up too. Each later wait
-    /// is between half and one and a half times `interval`, so that processes that started together do not stay
-    /// together.
+    /// The future never completes. Spawn it, and abort the task or drop the future to stop it.
+    /// A failed round is logged, and the next round runs as usual.
+    ///
+    /// The first round starts within one minute, so that a process that restarts often also deletes
+    /// sessions. Each later wait is 0.5 to 1.5 times `interval` and at least 1 second.
+    /// The jitter spreads the rounds of processes that started together.
+    ///
+    /// # Cancellation
+    ///
+    /// As for [`delete_expired`](Self::delete_expired).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -64,23 +76,31 @@ impl<S: SessionStore> SessionService<S> {
     /// # let sessions = SessionService::new(MemorySessionStore::<i64, String>::new());
     /// let hourly = {
     ///     let sessions = sessions.clone();
-    ///     tokio::spawn(async move { sessions.delete_expired_every(Duration::from_secs(60 * 60)).await })
+    ///     let hour = Duration::from_secs(60 * 60);
+    ///     tokio::spawn(async move { sessions.delete_expired_every(hour).await })
     /// };
-    /// // … and when the process shuts down:
+    /// // When the process shuts down:
     /// hourly.abort();
     /// # }
     /// ```
     pub async fn delete_expired_every(&self, interval: Duration) {
-        let mut wait = interval.min(FIRST_ROUND);
+        let mut wait = interval.min(FIRST_ROUND_DELAY);
         loop {
             sleep(jittered(wait).max(Duration::from_secs(1))).await;
             wait = interval;
             match self.delete_expired().await {
                 Ok(0) => {}
-                Ok(sessions) => tracing::info!(sessions, "sessions that were over were deleted"),
-                Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "sessions could not be cleaned up");
-                }
+                Ok(sessions) => tracing::info!(
+                    target: "tower_user_session",
+                    sessions,
+                    "expired sessions deleted"
+                ),
+                Err(error) => tracing::warn!(
+                    target: "tower_user_session",
+                    error = %Chain(&error),
+                    kind = ?error.kind(),
+                    "deletion of expired sessions failed: the next round retries"
+                ),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a service does with a feed.
+//! Session feed of a service: subscription, cache and waits for the end of a session.
 
 use std::{future::Future, sync::Arc};
 
@@ -12,51 +12,79 @@ use crate::{
 
 /// # Feeds, the cache and streams
 ///
-/// A feed announces sessions that ended or changed, and users that changed, no matter which client made the change.
-/// Four times in a lease a heartbeat proves that the feed is connected and that everything announced before it has
-/// arrived. The lease, [`DEFAULT_LEASE`](crate::feed::DEFAULT_LEASE) by default, runs from when the last heartbeat that came
-/// back was sent.
+/// A feed announces ended sessions, changed sessions and changed users, no matter which client made
+/// the change.
 ///
-/// Some changes are announced by nothing: a row that the lookup joins to the user's, or the passing of time in a
-/// condition such as `paid_until > now()`. Therefore a cached result is valid no longer than the *re-check interval*,
-/// and a session that a stream waits for is checked again within it, also while the feed is connected. The interval is
-/// [`DEFAULT_RECHECK_INTERVAL`](crate::feed::DEFAULT_RECHECK_INTERVAL) if the feed announces users, and
-/// [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`](crate::feed::DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS) if it does not, unless
-/// [`SessionServiceBuilder::recheck_interval`](crate::service::SessionServiceBuilder::recheck_interval) sets it.
+/// The service sends four heartbeats per lease through the feed. A heartbeat that comes back proves
+/// that the feed is connected and that all earlier notifications have arrived.
+/// The lease starts when the last heartbeat that came back was sent. The default is
+/// [`DEFAULT_LEASE`]: 1 second.
 ///
-/// After a change, a request is still answered as before, or a stream is still open, for at most:
+/// Some changes cause no notification. One example is a change of a row that the lookup joins to
+/// the user's row. Another is the passing of time in a condition such as `paid_until > now()`.
+/// The *re-check interval* limits their effect, also while the feed is connected. A cached session
+/// is valid for at most this interval. A session with an open stream is checked again within it.
+/// The interval is [`DEFAULT_RECHECK_INTERVAL`] if the feed announces users, and
+/// [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`][without-users] otherwise.
+/// [`SessionServiceBuilder::recheck_interval`][setting] overrides both.
 ///
-/// | change | request without the cache | request with the cache | stream that waits with [`ended`](Self::ended) |
+/// [`DEFAULT_LEASE`]: crate::feed::DEFAULT_LEASE
+/// [`DEFAULT_RECHECK_INTERVAL`]: crate::feed::DEFAULT_RECHECK_INTERVAL
+/// [without-users]: crate::feed::DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS
+/// [setting]: crate::service::SessionServiceBuilder::recheck_interval
+///
+/// ## Delays after a change
+///
+/// The table contains the longest time for which a request still succeeds, or a stream that waits
+/// with [`ended`](Self::ended) is still open:
+///
+/// | change | request, no cache | request, cache | stream |
 /// |---|---|---|---|
-/// | a call to this service ends the session | 0 | 0 | one query |
-/// | the session's row ends or changes elsewhere | 0 | a notification: milliseconds | a notification and one query |
-/// | the user's row changes, and users are announced | 0 | a notification | a notification and one query |
-/// | the user's row changes, and users are not announced | 0 | the re-check interval | the re-check interval and one query |
-/// | a joined row, or the time, decides otherwise | 0 | the re-check interval | the re-check interval and one query |
-/// | a limit of the session passes | 0 | 0 | one query |
-/// | any of these, and the feed is disconnected | 0 | the lease from the last heartbeat | the lease and one query |
-/// | any of these, and the store cannot be queried | lookups fail | as above, then lookups fail | until the store can be queried, or the absolute limit passes |
+/// | a call to this service ends the session | 0 | 0 | Q |
+/// | another client ends or changes the session's row | 0 | N | N + Q |
+/// | the user's row changes, and the feed announces users | 0 | N | N + Q |
+/// | the user's row changes, and the feed does not announce users | 0 | R | R + Q |
+/// | a joined row or the current time changes the condition | 0 | R | R + Q |
+/// | a limit of the session passes | 0 | 0 | Q |
+/// | any of these while the feed is disconnected | 0 | L | L + Q |
 ///
-/// "0" means that a request which starts after the change was committed sees it. "A call to this service" is one of
-/// those that end sessions in a transaction of their own. A session that ends in the application's transaction has
-/// ended elsewhere.
+/// * 0: a request that starts after the commit sees the change.
+/// * N: a notification, normally some milliseconds, at most L.
+/// * Q: one query.
+/// * R: the re-check interval.
+/// * L: the lease, counted from the last heartbeat that came back.
 ///
-/// While the feed is connected, re-checks of 100,000 streams are about 100 queries of 1,000 sessions in each interval.
-/// One query took a PostgreSQL 15 with 100,000 sessions and users 7 ms of processor time. That is about 0.7 seconds in
-/// an interval: 1.2 % of a processor at 60 seconds, and 5 % at 15 seconds. Re-checks are jittered, and sessions that are
-/// due soon go with others. Each re-check comes between two thirds of the interval and the whole, so that the cost is up
-/// to half as much again.
+/// If the store cannot be queried, lookups without a cache fail. Lookups with a cache fail after
+/// the time in the table.
+/// A stream stays open until the store can be queried or the absolute limit passes.
+///
+/// The first row applies to calls with a transaction of their own. A session that ends in the
+/// application's transaction counts as ended by another client.
+///
+/// ## Cost of re-checks
+///
+/// While the feed is connected, the re-checks of 100,000 streams are about 100 queries per
+/// interval, with 1,000 sessions each.
+/// PostgreSQL 15 with 100,000 sessions and users used 7 ms of processor time per query.
+/// The total is about 0.7 s per interval: 1.2 % of a processor at 60 seconds, and 5 % at 15
+/// seconds.
+/// Re-checks are jittered, and a query includes sessions that are due soon.
+/// Each re-check comes after two thirds of the interval to the whole interval. The cost can
+/// therefore be 50 % higher.
 impl<S: SessionStore> SessionService<S> {
-    /// Subscribes to a feed, so that streams that wait with [`ended`](Self::ended) close at once. Returns when the feed
-    /// has proved that it is connected. From then on it is connected again, after a pause that grows and is jittered,
-    /// whenever the connection is lost.
+    /// Subscribes to a feed, so that a wait with [`ended`](Self::ended) ends at once.
+    ///
+    /// The call returns when the first heartbeat has come back. After that, the service reconnects
+    /// by itself with a jittered exponential backoff.
     ///
     /// # Errors
     ///
-    /// An error of the feed: its connection, its triggers, or a database that does not support `LISTEN`.
-    /// [`ErrorKind::Deadline`] if it did not prove within the deadline that it is connected, and
-    /// [`ErrorKind::Configuration`] if the service has a feed already, or if the feed and the store are connected to
-    /// different databases. The service has no feed then.
+    /// * An error of the feed: no connection, missing triggers, or a database without `LISTEN`.
+    /// * [`ErrorKind::Deadline`] if no heartbeat comes back within the deadline.
+    /// * [`ErrorKind::Configuration`] if the service already has a feed, or if the feed and the
+    ///   store are connected to different databases.
+    ///
+    /// After an error, the service does not use this feed.
     ///
     /// # Cancellation
     ///
@@ -65,19 +93,20 @@ impl<S: SessionStore> SessionService<S> {
         self.start(feed, None).await
     }
 
-    /// Subscribes to a feed and caches up to so many live sessions with their users. Off by default.
+    /// Subscribes to a feed and caches up to this number of live sessions with their users.
     ///
-    /// The cache has no negative entries. It is empty, and every lookup queries the store, while the feed is
-    /// disconnected. An entry is valid no longer than the re-check interval. A result that a server in recovery returned
-    /// is never cached.
+    /// The cache is off by default. It has no negative entries.
+    /// While the feed is disconnected, the cache is empty and every lookup queries the store.
+    /// An entry is valid for at most the re-check interval.
+    /// A result from a server in recovery is never cached.
     ///
     /// # Errors
     ///
-    /// As for [`follow`](Self::subscribe).
+    /// As for [`subscribe`](Self::subscribe).
     ///
     /// # Cancellation
     ///
-    /// As for [`follow`](Self::subscribe).
+    /// As for [`subscribe`](Self::subscribe).
     pub async fn enable_cache(&self, feed: impl SessionFeed, sessions: usize) -> Result<(), Error> {
         let cache = Cache::new(
             sessions,
@@ -87,21 +116,24 @@ impl<S: SessionStore> SessionService<S> {
         self.start(feed, Some(cache)).await
     }
 
-    /// Replaces the feed by another one: after a failover, for example, or to connect in another way. The feed before
-    /// stays until the new one has proved that it is connected. The cache is emptied then, and keeps its size.
+    /// Replaces the feed, for example after a failover or to change the connection settings.
+    ///
+    /// The old feed stays in use until the first heartbeat of the new feed has come back.
+    /// The cache is emptied at that time. Its capacity does not change.
     ///
     /// # Errors
     ///
-    /// As for [`follow`](Self::subscribe), and [`ErrorKind::Configuration`] if the service has no feed. The feed before
-    /// stays.
+    /// As for [`subscribe`](Self::subscribe). [`ErrorKind::Configuration`] if the service has no
+    /// feed. After an error, the old feed stays in use.
     ///
     /// # Cancellation
     ///
-    /// If the future is dropped, the service has one of the two feeds.
+    /// If the future is dropped, the service uses either the old feed or the new feed.
     pub async fn replace_feed(&self, feed: impl SessionFeed) -> Result<(), Error> {
         let Some(subscription) = self.feed().subscription() else {
-            return Err(Error::from_kind(ErrorKind::Configuration)
-                .with_message("the session service has no feed that can be replaced"));
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(
+                "replace_feed failed: the session service has no feed; call subscribe first",
+            ));
         };
         subscription.connect(feed).await
     }
@@ -111,41 +143,52 @@ impl<S: SessionStore> SessionService<S> {
         feed: impl SessionFeed,
         cache: Option<Cache<S::User>>,
     ) -> Result<(), Error> {
-        let again = || {
+        let already_subscribed = || {
             Error::from_kind(ErrorKind::Configuration)
-                .with_message("the session service has a feed already: use replace_feed")
+                .with_message("the session service already has a feed: call replace_feed")
         };
         let slot = self.feed();
         if slot.subscription().is_some() {
-            return Err(again());
+            return Err(already_subscribed());
         }
         let watchers = Arc::clone(&slot.watchers);
         let subscription = Subscription::new(cache, watchers, slot.settings);
         subscription.connect(feed).await?;
-        slot.subscribe(subscription).then_some(()).ok_or_else(again)
+        slot.subscribe(subscription)
+            .then_some(())
+            .ok_or_else(already_subscribed)
     }
 
-    /// Resolves when this session ends, for any reason and in any process, or when it expires. The session is checked
-    /// when the wait begins.
+    /// Returns a future that resolves when this session ends, for any cause and in any process.
     ///
-    /// It needs no feed. Without a feed, and while the feed is disconnected, all sessions that streams wait for are
-    /// checked twice in a lease, a thousand in a query. While it is connected, they are checked once in a re-check
-    /// interval. An open stream is not a use of its session, which expires by its idle limit. If the store cannot be
-    /// queried, a stream stays open until it can, or until the session's absolute limit has passed. If only this
-    /// session cannot be decided, because its rows make the condition fail, the wait ends with
+    /// The session is checked when the wait begins.
+    ///
+    /// A feed is optional. Without a feed, and while the feed is disconnected, all waiting sessions
+    /// are checked twice per lease, 1,000 sessions per query.
+    /// While the feed is connected, they are checked once per re-check interval.
+    ///
+    /// An open stream does not count as a use of its session. The idle limit therefore applies.
+    ///
+    /// If the store cannot be queried, the wait continues until the store can be queried or the
+    /// session's absolute limit passes.
+    /// If only this session's rows make the query fail, the wait ends with
     /// [`EndReason::Undecidable`](crate::feed::EndReason::Undecidable).
     ///
-    /// It must be called inside a tokio runtime; otherwise it resolves with
+    /// The method must be called inside a tokio runtime. Otherwise the future resolves with
     /// [`EndReason::ServiceClosed`](crate::feed::EndReason::ServiceClosed).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future ends the wait. It has no effect on the session.
     pub fn ended(&self, session: &CurrentSession<S::User>) -> Ended {
         recheck::watch(&self.inner.store, &self.inner.feed, session)
     }
 
-    /// Runs the future as long as the session lives.
+    /// Runs the future until it completes or the session ends.
     ///
     /// # Errors
     ///
-    /// Why the session ended before the future did, which is dropped then.
+    /// The reason of the session's end, if the session ends first. The future is dropped then.
     pub fn run_until_ended<F: Future>(
         &self,
         session: &CurrentSession<S::User>,
@@ -155,7 +198,7 @@ impl<S: SessionStore> SessionService<S> {
         async move {
             tokio::select! {
                 biased;
-                because = ended => Err(because),
+                reason = ended => Err(reason),
                 output = future => Ok(output),
             }
         }

@@ -1,4 +1,35 @@
-//! The domain service: everything an application does with sessions.
+//! Session service: sign-in, lookup, re-authentication and revocation.
+//!
+//! A [`SessionService`] is the application's handle to its sessions.
+//! [`LoadUserLayer`](crate::load_user::LoadUserLayer) looks sessions up with the same service.
+//!
+//! # Example
+//!
+//! The example uses the in-memory store, which needs no database server:
+//!
+//! ```
+//! use http::HeaderMap;
+//! use tower_user_session::{SessionService, store::MemorySessionStore};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_user_session::Error> {
+//! let store = MemorySessionStore::new();
+//! store.add_user(7, "Ada");
+//! let sessions = SessionService::new(store);
+//!
+//! // The handler of the sign-in form has verified the password of user 7.
+//! let request_headers = HeaderMap::new();
+//! let mut response_headers = HeaderMap::new();
+//! let signed_in = sessions.sign_in(7, &request_headers).await?;
+//! signed_in.write_to(&mut response_headers);
+//! assert!(response_headers.contains_key("set-cookie"));
+//!
+//! // The user selects "sign out everywhere".
+//! assert_eq!(sessions.revoke_all(&7).await?, 1);
+//! assert_eq!(sessions.user(signed_in.token()).await?, None);
+//! # Ok(())
+//! # }
+//! ```
 
 mod builder;
 mod delete_expired;
@@ -35,35 +66,46 @@ pub use self::{
 };
 pub use crate::metrics::SessionMetrics;
 
-/// How long a lookup, a sign-in or a sign-out may take, unless the application says otherwise.
+/// The default deadline of a lookup and of each other operation of a service: 2 seconds.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Turns a token into the user, begins sessions and ends them. Not a `tower::Service`:
-/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) is what stands in a tower stack, and it holds one of
-/// these.
+/// Looks up the user of a session token, begins sessions and ends them.
 ///
-/// Cheap to clone; clones are one service. Building one needs no runtime; looking a session up needs
-/// the tokio runtime, with its timers, and an error says so where there is none.
+/// A service is cheap to clone, and its clones share one state.
+/// It is not a `tower::Service`. [`LoadUserLayer`](crate::load_user::LoadUserLayer) connects it to
+/// a tower stack.
+///
+/// A service can be built outside a runtime. Its operations need a tokio runtime with timers.
+/// Without one they fail with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
 ///
 /// # Lookups
 ///
-/// While nothing is in flight, a lookup goes to the store at once and alone. While something is,
-/// lookups gather and go together when it returns, or beside it once there are four of them: under
-/// load many requests share one statement. A lookup runs in a task of its own: dropping a call
-/// disturbs nobody who waits for the same answer.
-/// No lookup is ever answered from a question that was sent before it was asked, so a session that
-/// was ended is dead for every request that starts after the ending call returned, in any process.
+/// A lookup is sent to the store at once if no query is in flight.
+/// Otherwise the lookup joins a batch. The batch is sent when a query returns, or earlier, as a
+/// second query, if it contains at least four lookups.
+/// Under load, many requests therefore share one query.
 ///
-/// | bound | value |
+/// Each batch runs in its own task. Dropping the future of a lookup does not affect other waiters.
+///
+/// A lookup never receives the result of a query that was sent before the lookup began.
+/// Without a cache, a session that has ended is therefore invalid for every later request, in every
+/// process that queries the same primary.
+///
+/// With [a cache](Self::enable_cache), the process that ended the session rejects it as soon as the
+/// call returns. Another process may return the session from its cache until the notification
+/// arrives. That delay never exceeds the [lease](SessionServiceBuilder::lease): 1 second by
+/// default.
+///
+/// | limit | value |
 /// |---|---|
-/// | deadline, from asking to the answer, waiting included | 2 s |
-/// | questions in flight | 2 |
-/// | tokens in one question | 128 |
-/// | tokens waiting, beyond which lookups fail at once | 16,384 |
+/// | [deadline](SessionServiceBuilder::deadline), including the time in the queue | 2 s (default) |
+/// | queries in flight | 2 |
+/// | tokens in one query | 128 |
+/// | waiting tokens, beyond which a lookup fails at once | 16,384 |
 ///
 /// # Example
 ///
-/// With the store for tests, which needs no server:
+/// The example uses the in-memory store, which needs no database server:
 ///
 /// ```
 /// use http::HeaderMap;
@@ -100,20 +142,30 @@ struct Inner<L: SessionLookup> {
 }
 
 impl<L: SessionLookup> SessionService<L> {
-    /// The user whose session this token is of, if it is live.
+    /// Returns the user of the session with this token, or `None` if no such session is live.
     ///
     /// # Errors
     ///
-    /// When it could not be found out. Dropping the future abandons the question.
+    /// As for [`resolve`](Self::resolve).
+    ///
+    /// # Cancellation
+    ///
+    /// As for [`resolve`](Self::resolve).
     pub async fn user(&self, token: &SessionToken) -> Result<Option<L::User>, Error> {
         Ok(self.resolve(token).await?.map(|live| live.user))
     }
 
-    /// The session that this token is of and its user, if it is live.
+    /// Returns the session with this token and its user, or `None` if no such session is live.
+    ///
+    /// Unknown, expired, revoked and disabled are the same result: `None`.
     ///
     /// # Errors
     ///
-    /// When it could not be found out. Dropping the future abandons the question.
+    /// If the lookup fails. A caller must not treat a failed lookup as `None`.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels this lookup only.
     pub async fn resolve(
         &self,
         token: &SessionToken,
@@ -121,12 +173,19 @@ impl<L: SessionLookup> SessionService<L> {
         self.submit(token.digest()).await
     }
 
-    /// Like [`resolve`](Self::resolve), for the side of a remote resolver that has the database: it
-    /// is given digests by services that keep the tokens to themselves.
+    /// Returns the session with this token digest and its user, or `None` if no such session is
+    /// live.
+    ///
+    /// This method is for a central lookup service that has the database.
+    /// Its clients send digests and never reveal the tokens.
     ///
     /// # Errors
     ///
-    /// When it could not be found out. Dropping the future abandons the question.
+    /// As for [`resolve`](Self::resolve).
+    ///
+    /// # Cancellation
+    ///
+    /// As for [`resolve`](Self::resolve).
     pub async fn resolve_digest(
         &self,
         digest: TokenDigest,
@@ -134,15 +193,22 @@ impl<L: SessionLookup> SessionService<L> {
         self.submit(digest).await
     }
 
-    /// Rejects new lookups, waits for those in flight, writes which sessions were used, and closes what the
-    /// store holds open. Later lookups fail with [`ErrorKind::Closed`](crate::ErrorKind::Closed); signing out still works.
+    /// Closes the service: rejects new lookups, flushes `last_seen_at` and closes the store.
     ///
-    /// It waits for the lookups in flight for at most the [deadline](SessionServiceBuilder::deadline), and for
-    /// the writes for at most the deadline again. Uses that are not written by then are lost, and a `warn`
-    /// event says so.
+    /// Later lookups fail with [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+    /// A client can still sign out.
+    ///
+    /// `close` first waits for the lookups in flight, for at most the
+    /// [deadline](SessionServiceBuilder::deadline).
+    /// It then waits for the pending `last_seen_at` updates, for at most the deadline again.
+    /// Updates that are still pending after that may be lost. A `warn` event reports the timeout.
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped, new lookups stay rejected. Another call closes the rest.
     pub async fn close(&self) {
         let inner = &*self.inner;
-        // Nothing is answered from memory any more.
+        // A closing service must not return sessions from the cache.
         if let Some(feed) = inner.feed.subscription() {
             feed.stop();
         }
@@ -153,26 +219,29 @@ impl<L: SessionLookup> SessionService<L> {
         closed.await;
     }
 
-    /// Ends every stream that waits for the end of its session
-    /// ([`EndReason::ServiceClosed`](crate::feed::EndReason::ServiceClosed)), and each later one at once. Lookups go on.
+    /// Ends every wait with [`ended`](Self::ended), and each later one at once.
     ///
-    /// For a server that drains: call it when the server is asked to stop, because a stream would keep it from stopping.
-    /// Requests in flight are still answered. Call [`close`](Self::close) once the server has stopped.
+    /// The waits end with
+    /// [`EndReason::ServiceClosed`](crate::feed::EndReason::ServiceClosed).
+    /// Lookups still work, so the server can complete its requests in flight.
+    ///
+    /// Call this method when a graceful shutdown begins, because an open stream would delay it.
+    /// Call [`close`](Self::close) after the server has stopped.
     pub fn end_streams(&self) {
         self.inner.feed.watchers.close();
     }
 
-    /// How often what happened.
+    /// Returns the request and lookup counters.
     pub fn metrics(&self) -> SessionMetrics {
         self.inner.metrics.read()
     }
 
-    /// The cookie that this service reads and writes.
+    /// Returns the name and the attributes of the session cookie.
     pub fn cookie(&self) -> &SessionCookie {
         &self.inner.credentials.cookie
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> &L {
         &self.inner.store
     }
@@ -189,7 +258,7 @@ impl<L: SessionLookup> SessionService<L> {
         &self.inner.feed
     }
 
-    /// Asks whose session this is. The question counts as asked when this returns.
+    /// Starts a lookup. A session that ends after this call returns may still be found.
     fn submit(&self, digest: TokenDigest) -> PendingLookup<L::User> {
         let inner = &*self.inner;
         inner.metrics.add(Counter::Lookups, 1);
@@ -203,8 +272,9 @@ impl<L: SessionLookup> SessionService<L> {
         inner.lookups.submit(digest)
     }
 
-    /// Asks whose session this request is of, or counts why it cannot be of one. A rejected cookie is also a
-    /// security event.
+    /// Starts the lookup of the request's session, or counts the reason for which there is none.
+    ///
+    /// A malformed or ambiguous token is also a security event and is logged.
     pub(crate) fn look_up(&self, headers: &HeaderMap) -> Option<PendingLookup<L::User>> {
         match self.inner.credentials.read(headers) {
             PresentedToken::Token(token) => return Some(self.submit(token.digest())),
@@ -216,8 +286,7 @@ impl<L: SessionLookup> SessionService<L> {
         None
     }
 
-    /// Asks about every token in one batch. The answer is the one session that is live; two of them are
-    /// ambiguous.
+    /// Looks up every token in one batch. Returns a session only if exactly one of them is live.
     fn look_up_one_of(&self, tokens: &[SessionToken]) -> PendingLookup<L::User> {
         let digests: Vec<_> = tokens.iter().map(SessionToken::digest).collect();
         self.inner
@@ -245,12 +314,17 @@ impl<L: SessionLookup> SessionService<L> {
     }
 
     async fn bounded(&self, wait: impl Future<Output = ()>) {
-        let ended = within(self.deadline(), async {
+        let finished = within(self.deadline(), async {
             wait.await;
             Ok(())
         });
-        if let Err(error) = ended.await {
-            tracing::warn!(%error, "closing did not wait any longer for work in flight");
+        if let Err(error) = finished.await {
+            tracing::warn!(
+                target: "tower_user_session",
+                %error,
+                kind = ?error.kind(),
+                "close did not finish: lookups or last-seen updates were still in flight"
+            );
         }
     }
 
@@ -265,18 +339,28 @@ impl<L: SessionLookup> SessionService<L> {
 
     fn report_rejected(&self, reason: &'static str) {
         if let Some(requests) = self.inner.rejected.count() {
-            tracing::warn!(reason, requests, "session cookies were rejected");
+            tracing::warn!(
+                target: "tower_user_session",
+                reason,
+                requests,
+                "session tokens rejected: the requests are anonymous"
+            );
         }
     }
 
     pub(crate) fn report_failed_sign_out(&self, error: &Error) {
         if let Some(sign_outs) = self.inner.failed_sign_outs.count() {
-            let error = Chain(error);
-            tracing::error!(%error, sign_outs, "sessions may live on after sign-out");
+            tracing::error!(
+                target: "tower_user_session",
+                error = %Chain(error),
+                kind = ?error.kind(),
+                sign_outs,
+                "sign-out failed: the session may still be valid"
+            );
         }
     }
 
-    /// Reports that two layers for one user type found different sessions on one request.
+    /// Logs that two layers for one user type found different sessions on one request.
     pub(crate) fn report_disagreement(
         &self,
         outer: CurrentSession<L::User>,
@@ -288,9 +372,11 @@ impl<L: SessionLookup> SessionService<L> {
         if let Some(requests) = self.inner.disagreeing.count() {
             let user_type = std::any::type_name::<L::User>();
             tracing::error!(
+                target: "tower_user_session",
                 user_type,
                 requests,
-                "two LoadUserLayers for one user type found different sessions; the inner one counts"
+                "two LoadUserLayers for one user type found different sessions: \
+                 the request keeps that of the inner layer"
             );
         }
     }
@@ -298,7 +384,13 @@ impl<L: SessionLookup> SessionService<L> {
     pub(crate) fn report_unavailable(&self, error: &Error) {
         self.count(Counter::Unavailable);
         if let Some(requests) = self.inner.unavailable.count() {
-            tracing::error!(error = %Chain(error), requests, "sessions could not be looked up");
+            tracing::error!(
+                target: "tower_user_session",
+                error = %Chain(error),
+                kind = ?error.kind(),
+                requests,
+                "session lookup failed"
+            );
         }
     }
 }

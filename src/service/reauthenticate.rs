@@ -1,4 +1,4 @@
-//! Proving again who one is.
+//! Re-authentication: rotates the session token after the user has proved their identity again.
 
 use std::{
     fmt,
@@ -12,32 +12,42 @@ use crate::{
     error::{Error, ErrorKind},
     service::{
         SessionService, SignedIn,
-        sign_in::{ATTEMPTS, repeating},
+        sign_in::{MAX_TOKEN_ATTEMPTS, tokens_collided},
     },
     session::{SessionToken, TokenDigest},
     store::{RotateOutcome, SessionStore},
 };
 
 impl<S: SessionStore> SessionService<S> {
-    /// Takes down that the person has just proved again who they are, and gives their session a new
-    /// token. See [`Reauthenticate`].
+    /// Records that the user has just proved their identity again, and rotates the session token.
+    ///
+    /// The caller must verify the password, or another authenticator, before this call.
+    /// `headers` are the headers of the request. See [`Reauthenticate`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::SessionNotFound`] if the request presents no live session of this user.
+    /// Other errors are those of the store, such as [`ErrorKind::Deadline`].
+    #[doc(alias = "sudo")]
     pub fn reauthenticate(&self, user_id: S::UserId, headers: &HeaderMap) -> Reauthenticate<S> {
         Reauthenticate::new(self.clone(), user_id, headers)
     }
 }
 
-/// A confirmation that is about to happen, once the application has checked the password again: await
-/// it.
+/// A pending re-authentication. Await it to run it.
 ///
-/// In one atomic step the session gets a new token, the old one is dead (OWASP ASVS 5.0, 7.2.4), and
-/// the session's `authenticated_at` is now. Its public name and its absolute limit stay. A session of
-/// another user, or one that is over, is not confirmed: [`ErrorKind::SessionNotFound`].
+/// The re-authentication is one atomic step:
+///
+/// * The session gets a new token, and the old token becomes invalid (OWASP ASVS 5.0, 7.2.4).
+/// * The session's `authenticated_at` is set to the current time.
+///
+/// The session's id and its absolute limit do not change.
 ///
 /// # Cancellation
 ///
-/// Dropped while it runs, the step may or may not have taken effect; if it has, the client's token is
-/// dead and the person must sign in again.
-#[must_use = "nothing is confirmed until this is awaited"]
+/// If the future is dropped while it runs, the step may or may not take effect. If it does, the
+/// client's token is invalid and the user must sign in again.
+#[must_use = "the session is not re-authenticated until this is awaited"]
 pub struct Reauthenticate<S: SessionStore> {
     sessions: SessionService<S>,
     user_id: S::UserId,
@@ -58,18 +68,22 @@ impl<S: SessionStore> Reauthenticate<S> {
     }
 
     async fn run(self) -> Result<SignedIn, Error> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_TOKEN_ATTEMPTS {
             let token = SessionToken::generate()?;
             let store = self.sessions.store();
-            let rotation = store.rotate(&self.user_id, &self.presented, token.digest());
-            match self.sessions.within_deadline(rotation).await? {
+            let rotate = store.rotate(&self.user_id, &self.presented, token.digest());
+            match self.sessions.within_deadline(rotate).await? {
                 RotateOutcome::Rotated {
                     session,
                     remembered,
                 } => {
-                    // The old token is cached under the same session.
+                    // The cache may contain the old token of this session.
                     self.sessions.feed().invalidate_local(vec![session.id()]);
-                    tracing::info!(session = %session.id(), "confirmed");
+                    tracing::info!(
+                        target: "tower_user_session",
+                        session = %session.id(),
+                        "re-authenticated"
+                    );
                     return Ok(SignedIn::new(&self.sessions, token, session, remembered));
                 }
                 RotateOutcome::NotFound => {
@@ -78,7 +92,7 @@ impl<S: SessionStore> Reauthenticate<S> {
                 RotateOutcome::DuplicateDigest => {}
             }
         }
-        Err(repeating())
+        Err(tokens_collided())
     }
 }
 

@@ -1,4 +1,4 @@
-//! A person's sessions, as they and operators see and end them.
+//! List and revocation of a user's sessions.
 
 use crate::{
     deadline::within,
@@ -8,26 +8,54 @@ use crate::{
     store::{RevokeScope, SessionStore},
 };
 
-/// # The sessions of a user
+/// # List and revocation
 ///
-/// Once one of the calls that end sessions has returned, no request that starts later is answered as
-/// signed in by one of them, in any process. Where a call fails,
-/// [`Error::is_outcome_unknown`] says whether they may have ended all the same; nothing is ever
-/// half done. The same holds where its future is dropped.
+/// A revoked session is invalid in this process as soon as the call returns.
+/// Another process without a cache also rejects it from then on, if it queries the same primary.
+///
+/// Another process with [a cache](Self::enable_cache) may return the session from memory until the
+/// notification arrives. That delay never exceeds the
+/// [lease](crate::service::SessionServiceBuilder::lease), 1 second by default.
+///
+/// If a revocation fails, [`Error::is_outcome_unknown`] returns whether the sessions may have
+/// ended.
+/// Each revocation is atomic: either all of its sessions end or none.
+///
+/// # Cancellation of a revocation
+///
+/// If the future is dropped while it runs, the revocation may or may not take effect.
 impl<S: SessionStore> SessionService<S> {
-    /// The live sessions of this user, the one that was used last first. Never a token or a digest.
+    /// Returns the user's live sessions, most recently used first.
+    ///
+    /// The result contains neither tokens nor digests.
+    ///
+    /// # Errors
+    ///
+    /// If the query fails or exceeds the deadline.
+    #[doc(alias = "devices")]
     pub async fn sessions_of(&self, user_id: &S::UserId) -> Result<Vec<SessionInfo>, Error> {
         self.within_deadline(self.store().list(user_id)).await
     }
 
-    /// Ends one session by its public name, if it is this user's, and says whether there was one. A
-    /// session of somebody else and one that does not exist are the same: `false`.
+    /// Revokes one session of this user by its id, and returns whether it existed.
+    ///
+    /// The result is `false` both for a session of another user and for a session that does not
+    /// exist.
+    ///
+    /// # Errors
+    ///
+    /// If the query fails or exceeds the deadline.
     pub async fn revoke(&self, user_id: &S::UserId, session: SessionId) -> Result<bool, Error> {
         Ok(self.end(user_id, RevokeScope::One(session)).await? > 0)
     }
 
-    /// Ends all sessions of this user but the current one, and says how many. For "sign out
-    /// everywhere else", and after a password was changed (OWASP ASVS 5.0, 7.4.3).
+    /// Revokes all sessions of this user except the current one, and returns their number.
+    ///
+    /// Call it for "sign out everywhere else" and after a password change (OWASP ASVS 5.0, 7.4.3).
+    ///
+    /// # Errors
+    ///
+    /// If the query fails or exceeds the deadline.
     pub async fn revoke_others(
         &self,
         user_id: &S::UserId,
@@ -37,31 +65,46 @@ impl<S: SessionStore> SessionService<S> {
             .await
     }
 
-    /// Ends all sessions of this user, and says how many (OWASP ASVS 5.0, 7.4.5).
+    /// Revokes all sessions of this user, and returns their number (OWASP ASVS 5.0, 7.4.5).
+    ///
+    /// # Errors
+    ///
+    /// If the query fails or exceeds the deadline.
     pub async fn revoke_all(&self, user_id: &S::UserId) -> Result<u64, Error> {
         self.end(user_id, RevokeScope::All).await
     }
 
-    /// Ends every session of everybody, and says how many (OWASP ASVS 5.0, 7.4.5). Sign-ins wait until
-    /// it is done. No deadline applies: it takes as long as there are sessions.
+    /// Revokes all sessions of all users, and returns their number (OWASP ASVS 5.0, 7.4.5).
+    ///
+    /// Sign-ins wait until the revocation is complete.
+    /// No deadline applies, because the duration grows with the number of sessions.
+    ///
+    /// # Errors
+    ///
+    /// If the query fails.
     pub async fn revoke_everyone(&self) -> Result<u64, Error> {
         let ended = self.store().revoke_everyone().await?;
         self.feed().invalidate_all_local();
-        tracing::warn!(sessions = ended, "every session was revoked");
+        tracing::warn!(
+            target: "tower_user_session",
+            sessions = ended,
+            "all sessions of all users revoked"
+        );
         Ok(ended)
     }
 
-    async fn end(&self, user_id: &S::UserId, which: RevokeScope) -> Result<u64, Error> {
+    async fn end(&self, user_id: &S::UserId, scope: RevokeScope) -> Result<u64, Error> {
         let ended = self
-            .within_deadline(self.store().revoke(user_id, which))
+            .within_deadline(self.store().revoke(user_id, scope))
             .await?;
         let sessions = ended.len() as u64;
         self.feed().invalidate_local(ended);
-        // A session that the call did not find may have been ended elsewhere a moment ago.
-        if sessions == 0 || !matches!(which, RevokeScope::One(_)) {
+        // Another process may just have ended a session that this query did not find. Its
+        // notification must arrive before this call returns.
+        if sessions == 0 || !matches!(scope, RevokeScope::One(_)) {
             self.feed().sync().await;
         }
-        tracing::info!(sessions, "sessions were revoked");
+        tracing::info!(target: "tower_user_session", sessions, "sessions revoked");
         Ok(sessions)
     }
 

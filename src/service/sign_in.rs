@@ -1,4 +1,4 @@
-//! Beginning a session.
+//! Sign-in.
 
 use std::{
     fmt,
@@ -18,42 +18,77 @@ use crate::{
     store::{InsertOutcome, NewSession, SessionStore},
 };
 
-/// Two tokens never collide. Should a broken generator repeat itself, it is asked so often.
-pub(crate) const ATTEMPTS: usize = 3;
+/// The maximum number of attempts to generate an unused token.
+///
+/// Only a broken random number generator causes collisions.
+pub(crate) const MAX_TOKEN_ATTEMPTS: usize = 3;
 
 impl<S: SessionStore> SessionService<S> {
-    /// Begins a session for this user, once the application has made sure who they are.
+    /// Begins a session for this user.
     ///
-    /// `headers` are those of the request that asks to sign in. The sessions that it presents end in the same
-    /// step, whosever they were (OWASP ASVS 5.0, 7.2.4). Its `User-Agent` is kept for the list of sessions: at most
-    /// 256 bytes, without control, format and separator characters. A store whose encoding cannot hold it leaves it
-    /// out.
+    /// The caller must verify the user's identity before this call.
+    /// `headers` are the headers of the sign-in request.
     ///
-    /// The token is always new; nothing is adopted from the client. See [`SignIn`] for what else can
-    /// be said before it is awaited.
+    /// The sessions of the tokens in `headers` end in the same atomic step, no matter which users
+    /// they belong to (OWASP ASVS 5.0, 7.2.4).
+    /// At most eight cookie tokens count, and at most eight bearer tokens if
+    /// [`bearer_tokens`](crate::service::SessionServiceBuilder::bearer_tokens) is on. The sessions
+    /// of further tokens do not end.
+    ///
+    /// The `User-Agent` is stored for the list of sessions. The stored text has at most 256 bytes,
+    /// without control, format and separator characters. A store that cannot encode the text omits
+    /// it.
+    ///
+    /// The token is always new. The service never adopts a token from the client.
+    /// [`SignIn`] has more options, which must be set before it is awaited.
+    ///
+    /// # Errors
+    ///
+    /// See [`SignIn`].
+    #[doc(alias = "login")]
     pub fn sign_in(&self, user_id: S::UserId, headers: &HeaderMap) -> SignIn<S> {
         self.sign_in_without_request(user_id).request(headers)
     }
 
-    /// Like [`sign_in`](Self::sign_in) where there is no request: on a command line, in a test, or for a native
-    /// client that is given [`SignedIn::token`](crate::SignedIn::token). **No session ends.** In a server use
-    /// [`sign_in`](Self::sign_in), because the session that the request came with would live on.
+    /// Begins a session for this user without a request.
+    ///
+    /// This method is for a command line, for a test, or for a native client that receives
+    /// [`SignedIn::token`](crate::SignedIn::token).
+    ///
+    /// **This method ends no earlier session of the client.** A server must use
+    /// [`sign_in`](Self::sign_in) instead. Otherwise the session of the sign-in request stays
+    /// valid.
+    ///
+    /// # Errors
+    ///
+    /// See [`SignIn`].
     pub fn sign_in_without_request(&self, user_id: S::UserId) -> SignIn<S> {
         SignIn::new(self.clone(), user_id)
     }
 }
 
-/// A sign-in that is about to happen: say what else is known, then await it.
+/// A pending sign-in. Set its options, then await it to run it.
 ///
-/// In one atomic step it begins the new session and ends the one that the request came with. A user
-/// who does not exist, or does not meet the store's condition (disabled, say), is not signed in:
-/// [`ErrorKind::UserNotAllowed`].
+/// The sign-in is one atomic step. It begins the new session and ends the sessions of the request's
+/// tokens, within the bounds of [`sign_in`](SessionService::sign_in).
+///
+/// # Errors
+///
+/// The future resolves with one of these errors, or with another error of the store:
+///
+/// * [`ErrorKind::UserNotAllowed`] if the user does not exist or does not meet the store's
+///   condition, for example because the user is disabled.
+/// * [`ErrorKind::TooManySessions`] if the session limit rejects another session.
+/// * [`ErrorKind::Deadline`] if the sign-in exceeds the service's deadline.
+/// * [`ErrorKind::Rng`] if the random number generator fails or returns duplicate tokens.
+/// * [`ErrorKind::Configuration`] if [`max_lifetime`](Self::max_lifetime) is shorter than 1 second.
 ///
 /// # Cancellation
 ///
-/// Dropped before it is awaited, nothing happens. Dropped while it runs, the step may or may not
-/// have taken effect; if it has, there is a session whose token nobody holds.
-#[must_use = "nobody is signed in until this is awaited"]
+/// If the future is dropped before it is polled, nothing happens.
+/// If it is dropped while it runs, the step may or may not take effect. If it does, no client has
+/// the token of the new session.
+#[must_use = "the user is not signed in until this is awaited"]
 pub struct SignIn<S: SessionStore> {
     pub(crate) sessions: SessionService<S>,
     user_id: S::UserId,
@@ -61,7 +96,7 @@ pub struct SignIn<S: SessionStore> {
     user_agent: Option<String>,
     ip: Option<IpAddr>,
     pub(crate) condition: S::Condition,
-    shorter: Option<Duration>,
+    max_lifetime: Option<Duration>,
     remembered: bool,
 }
 
@@ -73,39 +108,43 @@ impl<S: SessionStore> SignIn<S> {
             user_agent: None,
             ip: None,
             condition: S::Condition::default(),
-            shorter: None,
+            max_lifetime: None,
             remembered: false,
             sessions,
         }
     }
 
-    /// With the request that asks to sign in.
+    /// Adds the tokens and the `User-Agent` of the sign-in request.
     pub(crate) fn request(mut self, headers: &HeaderMap) -> Self {
         self.replaced = self.sessions.credentials().digests(headers);
         self.user_agent = user_agent::of(headers);
         self
     }
 
-    /// Where the request came from, for the list of devices. The library reads no header for it: only
-    /// the application knows which proxies it trusts. `None` says nothing. An IPv4 address that is mapped to IPv6,
-    /// such as `::ffff:192.0.2.7`, is stored as IPv4.
+    /// Sets the client's address for the list of sessions. The default is `None`: no address.
+    ///
+    /// This crate reads the address from no header, because only the application knows which
+    /// proxies it trusts.
+    /// An IPv4-mapped IPv6 address, such as `::ffff:192.0.2.7`, is stored as IPv4.
     pub fn ip(mut self, ip: impl Into<Option<IpAddr>>) -> Self {
         self.ip = ip.into().map(|ip| ip.to_canonical());
         self
     }
 
-    /// Whether the person asked to be remembered when the browser is closed. By default not: the
-    /// cookie then has no `Max-Age`, and the browser forgets it when it ends its own session. The
-    /// server's limits hold in either case.
+    /// Sets whether the browser stores the cookie after it is closed. The default is `false`.
+    ///
+    /// Without this option, the cookie has no `Max-Age`. The browser deletes the cookie when the
+    /// browser session ends. The server's limits apply in both cases.
     pub const fn remember(mut self, remembered: bool) -> Self {
         self.remembered = remembered;
         self
     }
 
-    /// A shorter life for this one session than the store's absolute limit. A longer one has no
-    /// effect.
+    /// Sets a shorter absolute limit for this session, of at least 1 second.
+    ///
+    /// The default is the store's absolute limit. A longer lifetime than that has no effect.
     pub const fn max_lifetime(mut self, lifetime: Duration) -> Self {
-        self.shorter = Some(lifetime);
+        self.max_lifetime = Some(lifetime);
         self
     }
 
@@ -113,29 +152,35 @@ impl<S: SessionStore> SignIn<S> {
         self,
         mut generate: impl FnMut() -> Result<SessionToken, Error> + Send,
     ) -> Result<SignedIn, Error> {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_TOKEN_ATTEMPTS {
             let token = generate()?;
             let new = self.new_session(token.digest())?;
-            let insertion = self.sessions.store().insert(new);
-            match self.sessions.within_deadline(insertion).await? {
+            let insert = self.sessions.store().insert(new);
+            match self.sessions.within_deadline(insert).await? {
                 InsertOutcome::DuplicateDigest => {}
-                other => {
-                    if let InsertOutcome::Inserted { ended, .. } = &other {
+                outcome => {
+                    if let InsertOutcome::Inserted { ended, .. } = &outcome {
                         self.sessions.feed().invalidate_local(ended.clone());
-                        // A session that was not found may have been ended elsewhere a moment ago.
+                        // Another process may just have ended a session that this statement did
+                        // not find. Its notification must arrive before this call returns.
                         if !self.replaced.is_empty() {
                             self.sessions.feed().sync().await;
                         }
                     }
-                    return self.signed_in(token, &other);
+                    return self.signed_in(token, &outcome);
                 }
             }
         }
-        Err(repeating())
+        Err(tokens_collided())
     }
 
     pub(crate) fn new_session(&self, digest: TokenDigest) -> Result<NewSession<'_, S>, Error> {
-        let mut new = NewSession::new(digest, &self.user_id, &self.condition, self.life()?);
+        let mut new = NewSession::new(
+            digest,
+            &self.user_id,
+            &self.condition,
+            self.session_lifetime()?,
+        );
         new.replaced = &self.replaced;
         new.remembered = self.remembered;
         new.user_agent = self.user_agent.as_deref();
@@ -146,11 +191,15 @@ impl<S: SessionStore> SignIn<S> {
     pub(crate) fn signed_in(
         &self,
         token: SessionToken,
-        insertion: &InsertOutcome,
+        outcome: &InsertOutcome,
     ) -> Result<SignedIn, Error> {
-        match insertion {
+        match outcome {
             InsertOutcome::Inserted { session, .. } => {
-                tracing::info!(session = %session.id(), "signed in");
+                tracing::info!(
+                    target: "tower_user_session",
+                    session = %session.id(),
+                    "signed in"
+                );
                 Ok(SignedIn::new(
                     &self.sessions,
                     token,
@@ -160,27 +209,34 @@ impl<S: SessionStore> SignIn<S> {
             }
             InsertOutcome::UserRefused => Err(Error::from_kind(ErrorKind::UserNotAllowed)),
             InsertOutcome::TooManySessions => Err(Error::from_kind(ErrorKind::TooManySessions)),
-            InsertOutcome::DuplicateDigest => Err(repeating()),
+            InsertOutcome::DuplicateDigest => Err(tokens_collided()),
         }
     }
 
-    fn life(&self) -> Result<Duration, Error> {
-        let longest = self.sessions.store().lifetime().absolute_limit();
-        let Some(shorter) = self.shorter else {
-            return Ok(longest);
+    fn session_lifetime(&self) -> Result<Duration, Error> {
+        let absolute_limit = self.sessions.store().lifetime().absolute_limit();
+        let Some(max_lifetime) = self.max_lifetime else {
+            return Ok(absolute_limit);
         };
-        if shorter < Lifetime::SHORTEST {
-            let context = "a session must live for at least one second";
+        if max_lifetime < Lifetime::SHORTEST {
+            let context = "max_lifetime must be at least 1 s";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
-        Ok(shorter.min(longest))
+        Ok(max_lifetime.min(absolute_limit))
     }
 }
 
-/// Every attempt met a digest that was taken.
-pub(crate) fn repeating() -> Error {
-    tracing::error!("new session tokens collided with existing ones");
-    Error::from_kind(ErrorKind::Rng).with_message("the random generator repeats itself")
+/// Returns the error for a sign-in in which the digest of every new token already exists.
+pub(crate) fn tokens_collided() -> Error {
+    let error = Error::from_kind(ErrorKind::Rng)
+        .with_message("the random number generator returned duplicate tokens");
+    tracing::error!(
+        target: "tower_user_session",
+        %error,
+        kind = ?error.kind(),
+        "token generation failed: every new session token already exists"
+    );
+    error
 }
 
 impl<S: SessionStore> IntoFuture for SignIn<S> {
@@ -198,11 +254,13 @@ impl<S: SessionStore> fmt::Debug for SignIn<S> {
     }
 }
 
-/// A session that has begun. Its cookie must still reach the client.
+/// A completed sign-in, whose cookie must be written to the response.
 ///
-/// With axum it is part of a response (feature `axum`); elsewhere [`write_to`](Self::write_to)
-/// writes it. Do not sign in on a response with status 304: a cache merges its headers into what it
-/// has stored (RFC 9111 §4.3.4).
+/// With the feature `axum`, this type is part of a response (`IntoResponseParts`).
+/// Other frameworks call [`write_to`](Self::write_to).
+///
+/// The response must not have the status 304. A cache merges the headers of a 304 response into the
+/// stored response (RFC 9111 §4.3.4).
 #[derive(Debug)]
 #[must_use = "the client is not signed in until its cookie is written to the response"]
 pub struct SignedIn {
@@ -227,21 +285,21 @@ impl SignedIn {
         }
     }
 
-    /// Writes `Set-Cookie`, `Cache-Control: no-store` and `Vary: Cookie`: whoever stored such a
-    /// response would hand one person's session to another.
+    /// Writes `Set-Cookie`, `Cache-Control: no-store` and `Vary: Cookie`.
     ///
-    /// Replaces an earlier `Set-Cookie` of the same name, and whatever `Cache-Control` there was.
+    /// A cache that stored the response would give one user's session to another user.
+    /// The method replaces an earlier `Set-Cookie` of the same name and any `Cache-Control`.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         self.cookie
             .set(headers, &self.token, &self.session, self.remembered);
     }
 
-    /// The session that has begun.
+    /// Returns the new session.
     pub const fn session(&self) -> Session {
         self.session
     }
 
-    /// The new token, for clients without cookies.
+    /// Returns the new token, for clients without cookies.
     pub const fn token(&self) -> &SessionToken {
         &self.token
     }
@@ -252,9 +310,10 @@ mod tests {
     use super::*;
     use crate::store::MemorySessionStore;
 
-    /// B04: a generator that repeats itself never touches an existing session; it ends in an error.
+    /// B04: if the generator repeats a token, the sign-in retries and then fails. The session with
+    /// that token does not change.
     #[tokio::test]
-    async fn a_digest_that_is_taken_is_drawn_again_and_then_given_up() {
+    async fn a_duplicate_token_is_retried_and_then_fails() {
         let sessions = SessionService::new(MemorySessionStore::new());
         sessions.store().add_user(1, "Ada");
         sessions.store().add_user(2, "Eve");
@@ -266,9 +325,9 @@ mod tests {
             .await
             .unwrap();
 
-        let mut drawn = 0;
+        let mut attempts = 0;
         let generate = || {
-            drawn += 1;
+            attempts += 1;
             Ok(repeat().unwrap())
         };
         let error = sessions
@@ -276,7 +335,10 @@ mod tests {
             .run(generate)
             .await
             .unwrap_err();
-        assert_eq!((error.kind(), drawn), (ErrorKind::Rng, ATTEMPTS));
+        assert_eq!(
+            (error.kind(), attempts),
+            (ErrorKind::Rng, MAX_TOKEN_ATTEMPTS)
+        );
         assert_eq!(sessions.user(&same.unwrap()).await.unwrap(), Some("Ada"));
     }
 }

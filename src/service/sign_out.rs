@@ -1,4 +1,4 @@
-//! Ending the session that a request came with.
+//! Sign-out.
 
 use std::{
     fmt,
@@ -17,24 +17,32 @@ use crate::{
 };
 
 impl<S: SessionStore> SessionService<S> {
-    /// Ends whatever sessions this request presents. It needs no lookup before it, so that a route
-    /// for signing out can be exempt from the layer. See [`SignOut`].
+    /// Ends the sessions that this request presents.
+    ///
+    /// At most eight cookie tokens count, and at most eight bearer tokens if
+    /// [`bearer_tokens`](crate::service::SessionServiceBuilder::bearer_tokens) is on. The sessions
+    /// of further tokens do not end.
+    ///
+    /// The sign-out needs no earlier lookup. The sign-out route can therefore be exempt from
+    /// [`LoadUserLayer`](crate::load_user::LoadUserLayer). See [`SignOut`].
+    #[doc(alias = "logout")]
     pub fn sign_out(&self, headers: &HeaderMap) -> SignOut<S> {
         SignOut::new(self.clone(), headers)
     }
 }
 
-/// A sign-out that is about to happen: await it.
+/// A pending sign-out. Await it to run it.
 ///
-/// It ends every session that the request presents, and always yields the cookie's removal: when
-/// there was no session, and when the database cannot be reached. Doing it again changes nothing.
+/// The sign-out ends the sessions of at most eight cookie tokens and at most eight bearer tokens.
+/// It is one query, limited by the service's deadline. A repeated sign-out changes nothing.
 ///
-/// A sign-out is one statement, which ends at the service's deadline.
+/// The output always removes the cookie, also if there was no session or if the query failed.
+/// [`SignedOut::ended`] returns the outcome of the query.
 ///
 /// # Cancellation
 ///
-/// If the future is dropped while it runs, the session may or may not have ended.
-#[must_use = "nobody is signed out until this is awaited"]
+/// If the future is dropped while it runs, the sessions may or may not end.
+#[must_use = "the client is not signed out until this is awaited"]
 pub struct SignOut<S: SessionStore> {
     sessions: SessionService<S>,
     digests: Vec<TokenDigest>,
@@ -53,11 +61,11 @@ impl<S: SessionStore> SignOut<S> {
             Ok(false)
         } else {
             let ended = self.sessions.within_deadline(self.end()).await;
-            self.caught_up(ended).await
+            self.sync_unless_all_ended(ended).await
         };
         match &outcome {
             Ok(false) => {}
-            Ok(true) => tracing::info!("signed out"),
+            Ok(true) => tracing::info!(target: "tower_user_session", "signed out"),
             Err(error) => {
                 self.sessions.report_failed_sign_out(error);
             }
@@ -68,25 +76,27 @@ impl<S: SessionStore> SignOut<S> {
         }
     }
 
-    /// How many sessions have ended, and ended here too.
+    /// Ends the sessions in the store and in this process, and returns their number.
     async fn end(&self) -> Result<usize, Error> {
         let ended = self.sessions.store().delete(&self.digests).await?;
-        let asked = |ended: EndedSession| self.digests.contains(&ended.digest).then_some(ended.id);
-        let ended: Vec<_> = ended.into_iter().filter_map(asked).collect();
+        let requested =
+            |ended: EndedSession| self.digests.contains(&ended.digest).then_some(ended.id);
+        let ended: Vec<_> = ended.into_iter().filter_map(requested).collect();
         let count = ended.len();
         self.sessions.feed().invalidate_local(ended);
         Ok(count)
     }
 
-    /// Whether a session has ended, once none of these is live here any more.
-    async fn caught_up(&self, ended: Result<usize, Error>) -> Result<bool, Error> {
+    /// Returns whether a session has ended, after the cache contains none of the sessions.
+    async fn sync_unless_all_ended(&self, ended: Result<usize, Error>) -> Result<bool, Error> {
         match ended {
             Ok(count) if count >= self.digests.len() => Ok(true),
             Err(error) if !error.is_outcome_unknown() => Err(error),
-            // What was not there may have been ended elsewhere a moment ago.
-            other => {
+            // Another process may just have ended a session that the query did not find. Its
+            // notification must arrive before this call returns.
+            partial => {
                 self.sessions.feed().sync().await;
-                other.map(|count| count > 0)
+                partial.map(|count| count > 0)
             }
         }
     }
@@ -107,10 +117,10 @@ impl<S: SessionStore> fmt::Debug for SignOut<S> {
     }
 }
 
-/// A sign-out that has happened. The cookie's removal must still reach the client.
+/// A completed sign-out, whose removal of the cookie must be written to the response.
 ///
-/// With axum it is part of a response (feature `axum`); elsewhere [`write_to`](Self::write_to)
-/// writes it.
+/// With the feature `axum`, this type is part of a response (`IntoResponseParts`).
+/// Other frameworks call [`write_to`](Self::write_to).
 #[derive(Debug)]
 #[must_use = "the client keeps its cookie until the removal is written to the response"]
 pub struct SignedOut {
@@ -124,12 +134,12 @@ impl SignedOut {
         self.cookie.clear(headers);
     }
 
-    /// Whether there was a session and it has ended.
+    /// Returns whether the sign-out ended at least one session.
     ///
     /// # Errors
     ///
-    /// When the store could not be asked, or did not answer: the session may live on, although this
-    /// client has forgotten it.
+    /// If the query failed or exceeded the deadline. The session may still be valid, although the
+    /// client has deleted its cookie.
     pub const fn ended(&self) -> Result<bool, &Error> {
         match &self.outcome {
             Ok(ended) => Ok(*ended),

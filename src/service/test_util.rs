@@ -1,4 +1,4 @@
-//! Signed-in requests for an application's tests.
+//! Sign-in for an application's tests.
 
 use http::HeaderValue;
 
@@ -9,8 +9,9 @@ use crate::{
 };
 
 impl<S: SessionStore> SessionService<S> {
-    /// Signs this user in and returns the `Cookie` header of a request with that session, for an
-    /// application's tests. Works with every store.
+    /// Signs this user in, and returns the `Cookie` header for a request with the new session.
+    ///
+    /// The method is for an application's tests. It works with every store.
     ///
     /// ```
     /// # use tower_user_session::{SessionService, store::MemorySessionStore};
@@ -26,7 +27,8 @@ impl<S: SessionStore> SessionService<S> {
     ///
     /// # Errors
     ///
-    /// As for [`sign_in`](Self::sign_in).
+    /// As for [`sign_in`](Self::sign_in). [`ErrorKind::Configuration`] if the cookie is not a valid
+    /// header value.
     pub async fn cookie_for(&self, user_id: S::UserId) -> Result<HeaderValue, Error> {
         let signed_in = self.sign_in_without_request(user_id).await?;
         let cookie = format!("{}={}", self.cookie().name(), signed_in.token().expose());
