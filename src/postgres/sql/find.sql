@@ -9,6 +9,10 @@
 -- in the subquery's own select list: if COLUMNS contained an aggregate, this would be an error, and not a row for a user
 -- who does not meet the condition.
 --
+-- The condition stands in a CASE. On a small table the server may evaluate it for every user before it compares the keys.
+-- Without the CASE, a condition that raises an error for one user would fail the lookups of all. Another user's row, to
+-- which a corrupt index can lead, passes it and becomes an error.
+--
 -- The server runs this for every request. The client applies the idle limit and the absolute limit of the store to the
 -- times that this returns, among them the server's now().
 SELECT asked.asked_digest, :query_seq::pg_catalog.int8 AS query_seq, pg_catalog.pg_is_in_recovery(),
@@ -38,7 +42,7 @@ LEFT JOIN LATERAL (
                :user_key_column
         FROM :from
         WHERE :key :equals live_session.live_session_user_id
-          AND (:condition)
+          AND CASE WHEN :key :equals live_session.live_session_user_id THEN (:condition) ELSE true END
     ) AS live_user
     OFFSET 0
 ) AS live ON true
