@@ -181,9 +181,8 @@ impl PgSessionFeed {
             .await
             .map_err(|_| {
                 same_database::different_database(
-                    "a notification of the store did not arrive at its feed: the feed and the \
-                     pool are connected to different databases, or the feed is connected through \
-                     a transaction pooler",
+                    "a notification of the store did not arrive at its feed: the feed is connected to \
+                     another database than the pool, or through a transaction pooler",
                 )
             })
     }

@@ -32,7 +32,7 @@ pub(super) async fn verify_periodically<F: Future<Output = Result<bool, Error>>>
                 }
                 Ok(false) => {
                     return Err(different_database(
-                        "the feed and the pool are connected to different databases",
+                        "the feed is connected to another database than the pool",
                     ));
                 }
                 Err(error) if last_success.elapsed() >= MAX_TIME_WITHOUT_SUCCESS => {

@@ -100,8 +100,8 @@ use crate::{
 /// server that does not respond prevents connections to the next.
 ///
 /// After a replica is promoted, calls in progress may fail, and later calls use the new primary. If
-/// the old primary stops responding without closing its connections, each connection costs one
-/// lookup or write its deadline. `tcp_user_timeout` shortens that.
+/// the old primary stops responding without closing its connections, one lookup or write on each
+/// connection waits until its deadline and fails. `tcp_user_timeout` shortens that.
 ///
 /// **A promoted replica has only the changes that had reached it.** Replication is asynchronous by
 /// default in PostgreSQL. A session whose revocation was acknowledged shortly before the primary

@@ -4,9 +4,9 @@ use std::fmt;
 
 use http::StatusCode;
 
-/// Kind of a [`Rejection`].
+/// Kind of a [`Rejection`](crate::rejection::Rejection).
 ///
-/// It is exhaustive: a [`ResponseForRejection`] must handle every kind, so a new one is a breaking
+/// It is exhaustive: a [`ResponseForRejection`](crate::rejection::ResponseForRejection) must handle every kind, so a new one is a breaking
 /// change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RejectionKind {

@@ -146,7 +146,7 @@ impl<U, R> RequireUserLayer<U, R> {
 
     /// Redirects a navigation to this page if the user does not meet the condition.
     ///
-    /// The page can lead back, or to a sign-in as another user. It has the parameters of
+    /// The page can link back to where the user came from, or to a sign-in as another user. It has the parameters of
     /// [`sign_in_page`](Self::sign_in_page).
     pub fn forbidden_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.forbidden_page = Some(page.into());

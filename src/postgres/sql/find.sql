@@ -13,8 +13,8 @@
 -- Without the CASE, a condition that raises an error for one user would fail the lookups of all. Another user's row, to
 -- which a corrupt index can lead, passes it and becomes an error.
 --
--- The server runs this for every request. The client applies the idle limit and the absolute limit of the store to the
--- times that this returns, among them the server's now().
+-- The server runs this for every request. The client applies the expiry, the idle limit and the absolute limit of the
+-- store to the times that this returns, among them the server's now().
 SELECT asked.asked_digest, :query_seq::pg_catalog.int8 AS query_seq, pg_catalog.pg_is_in_recovery(),
        pg_catalog.now(), live.*
 FROM pg_catalog.unnest(:digests::pg_catalog.bytea[]) AS asked (asked_digest)
@@ -28,7 +28,6 @@ LEFT JOIN LATERAL (
         SELECT s.token_digest, s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at
         FROM :sessions AS s
         WHERE s.token_digest OPERATOR(pg_catalog.=) asked.asked_digest
-          AND s.expires_at OPERATOR(pg_catalog.>) pg_catalog.now()
         OFFSET 0
     ) AS live_session (
         live_session_token_digest, live_session_id, live_session_user_id, live_session_created_at,

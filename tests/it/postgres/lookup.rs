@@ -358,7 +358,7 @@ async fn one_invalid_row_fails_one_caller() {
     assert!(
         outcome(of::<Twice>(&database), token(1), None)
             .await
-            .contains("twice")
+            .contains("two results for one digest")
     );
 }
 

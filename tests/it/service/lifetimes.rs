@@ -259,7 +259,9 @@ async fn the_first_clean_up_comes_soon_after_the_start() {
         "clean-up rounds end only if they are dropped"
     );
     let events = logs.events();
-    let rounds = events.iter().filter(|line| line.contains("were deleted"));
+    let rounds = events
+        .iter()
+        .filter(|line| line.contains("expired sessions deleted"));
     assert_eq!(rounds.count(), 1, "{events:?}");
 }
 
