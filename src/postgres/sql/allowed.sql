@@ -4,6 +4,6 @@ SELECT EXISTS (
     SELECT
     FROM :from
     WHERE :key :equals :user_id
-      AND (:condition)
+      AND CASE WHEN :key :equals :user_id THEN (:condition) END
       :preconditions
 )

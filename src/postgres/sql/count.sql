@@ -6,4 +6,4 @@ FROM :sessions AS s
 WHERE s.user_id :equals :user_id
   AND s.id OPERATOR(pg_catalog.<>) ALL (:replaced_ids::pg_catalog.uuid[])
   AND :live
-  AND EXISTS (SELECT FROM :from WHERE :key :equals :user_id AND (:condition))
+  AND EXISTS (SELECT FROM :from WHERE :key :equals :user_id AND CASE WHEN :key :equals :user_id THEN (:condition) END)

@@ -1,11 +1,11 @@
 -- Inserts a session and deletes those that it replaces. If the user does not exist or does not meet
 -- the application's condition, nothing changes. A duplicate digest fails the whole statement. The
--- statement never updates a row.
+-- statement never updates a row. The condition is evaluated for this user only: see find.sql.
 WITH allowed_user AS MATERIALIZED (
     SELECT DISTINCT :key AS allowed_user_id
     FROM :from
     WHERE :key :equals :user_id
-      AND (:condition)
+      AND CASE WHEN :key :equals :user_id THEN (:condition) END
       :preconditions
 ), replaced AS (
     -- Deletes by id, because a concurrent rotation changes the digests.
