@@ -96,8 +96,9 @@ const INTRODUCTION: &str = "\
 
 These benchmarks measure the time from a session cookie to a user, with this crate and with
 alternatives.
-The first command starts a PostgreSQL of its own, fills it, checks every response and measures.
-The second one writes this page from the results:
+The first command starts its own PostgreSQL server, fills the tables, checks every response and
+measures.
+The second command writes this page from the results:
 
 ```sh
 cargo run --release --manifest-path benches/comparison/Cargo.toml -- --growth-10m
@@ -106,7 +107,8 @@ cargo run --release --manifest-path benches/comparison/Cargo.toml -- --report
 
 `--help` lists the options, such as `--quick`, `--parts` and `--contestants`.
 The commands use Debian's packages `postgresql`, `redis-server` and `wrk` if they are installed.
-Without `redis-server` or `wrk` the run skips the rows that need it and reports that.
+Without `redis-server` or `wrk` the run skips the rows that need this program, and reports the
+skipped rows.
 
 **Compare ratios, not absolute figures.**
 The load generator, the contestant and its server share the same processors.
@@ -118,23 +120,25 @@ const FAIRNESS: &str = "
 The contestants do not provide the same features.
 `axum-login` over `tower-sessions` and `axum_session_auth` over `axum_session` are built on general
 session stores.
-An application can store any data in a session, and can switch the database by switching the store.
-This crate supports only sessions and users in one PostgreSQL, and therefore needs only one
-statement.
+With such a store, an application can keep any data in a session.
+It can use another database by using another store.
+This crate supports only sessions and users in one PostgreSQL database.
+Therefore it needs only one statement.
 
-* By default, `axum_session` caches a session in the process for an hour, and `axum_session_auth` a
-  user for six hours.
-  The row shows both hits and queries.
+* By default, `axum_session` caches a session in the process for an hour.
+  `axum_session_auth` caches a user for six hours.
+  The row `axum_session` includes lookups from these caches and queries.
   `axum_session` also writes a session back after it has been loaded.
-* `joined` and `two` only look up: they have no deadline, no bounded queue and no cache headers.
-* `ours-cached` serves lookups from memory and subscribes to a feed that invalidates sessions which
-  ended elsewhere.
-* Redis returns a value that the application has to populate and to invalidate when the user
-  changes.
+* `joined` and `two` only look up the user: they have no deadline, no bounded queue and no cache headers.
+* `ours-cached` serves lookups from memory.
+  It subscribes to a feed, which invalidates sessions that ended elsewhere.
+* Redis returns a stored value.
+  The application has to write this value, and to invalidate it when the user changes.
 
 The conditions are the same for all contestants:
 
-* The `Cookie` header has 612 bytes and five cookies, one of which belongs to the contestant.
+* The `Cookie` header has 612 bytes and five cookies.
+  One of the cookies belongs to the contestant.
 * Each contestant has the same users and the same number of sessions in its own tables.
   The requests use 100,000 of the sessions in random order.
 * The pool has ten connections, which is close to the default of both pools.
@@ -144,22 +148,22 @@ The conditions are the same for all contestants:
 
 Each contestant is configured as its own documentation shows.
 This crate records the last use of a session every five minutes.
-The sessions here count as just used, so no such write occurs during the measurement;
+In this benchmark `last_seen_at` of every session is in the future, so no such write occurs.
 `benches/upkeep` measures these writes.
 `pgbench` computes the digest in SQL, which costs one or two microseconds.
 
 Rounds are interleaved, and each round starts with a different contestant.
 Each cell runs for a quarter of its time before the measurement starts.
-Client CPU is the processor time of this process, including the load generator; the empty service
-shows the generator's share.
-Server CPU is that of the database server with all its backends.
-Allocations are counted in the same program, at a cost of a few nanoseconds each.
+Client CPU is the processor time of the benchmark process, including the load generator.
+The row `empty` shows the share of the load generator.
+Server CPU is the processor time of the database server with all its backends.
+The benchmark process counts allocations, at a cost of a few nanoseconds each.
 ";
 
 const CLOSED: &str = "
 Each task sends one request after another.
-With one task, the result depends on whether the kernel runs both sides on one processor.
-Differences below a factor of 1.4 are not significant there.
+With one task, the result depends on whether the kernel runs client and server on one processor.
+Differences below a factor of 1.4 are not significant with one task.
 
 ![Requests a second, in process](benches/comparison/plots/throughput.svg)
 
@@ -183,27 +187,28 @@ The same services run under axum over loopback.
 const FLOOD: &str = "
 256 tasks run as a closed loop.
 In `ours-flooded` nine of ten requests carry unknown tokens.
-The rates and times are those of the remaining requests.
+The rates and times are for the remaining requests.
 ";
 
 const MEMORY: &str = "
 64 tasks run as a closed loop, with different numbers of sessions in use.
-With a thousand sessions, headers and entries fit into the processor's caches, as if the same users
-make many requests.
-With a hundred thousand sessions in random order, each request waits for main memory, for about ten
-cache lines of its header alone.
-That cost dominates the comparison then.
+With a thousand sessions, headers and entries fit into the processor's caches.
+This is similar to a few users who make many requests.
+With a hundred thousand sessions in random order, each request waits for main memory.
+Its header alone occupies about ten cache lines.
+This cost then dominates the comparison.
 ";
 
 const COUNTS: &str = "
 64 tasks run as a closed loop.
 `pg_stat_statements` counts the statements; it does not count the ping that sqlx's pool sends before
 each use.
-Allocations are those in addition to the empty service, including the drivers' own tasks.
+The allocations of the empty service are subtracted.
+The allocations of the drivers' tasks are included.
 ";
 
 const STEPS: &str = "
-One thread, with warm caches.
+One thread runs each step, with warm caches.
 ";
 
 const RATIOS: &str = "
@@ -211,7 +216,7 @@ const RATIOS: &str = "
 
 Each value is the median of the ratios between rounds with the same number.
 `ratio` and `ratio-http` compare requests per second: more is better.
-`ratio-memory` does so for lookups from memory.
+`ratio-memory` compares requests per second for lookups from memory.
 `ratio-cpu`, `ratio-p50`, `ratio-p99` and `ratio-p99-flood` compare times: less is better.
 
 ```text
@@ -221,8 +226,8 @@ const GROWTH: &str = "
 The table shows the server's processor time for one lookup of this crate, for tables of several
 sizes.
 The index on the digests has one entry of 32 bytes plus overhead for each row, live or not.
-If it outgrows `shared_buffers`, and then the machine's memory, give the server more memory or
-delete expired sessions sooner.
+If the index becomes larger than `shared_buffers`, and then larger than the machine's memory, give
+the server more memory or delete expired sessions sooner.
 
 ![The server's processor time as the table grows](benches/comparison/plots/growth.svg)
 
