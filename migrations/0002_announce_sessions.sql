@@ -1,38 +1,42 @@
--- Optional. Installs triggers that announce changes with NOTIFY, so that a process can invalidate
--- its cache. They announce sessions that end or change, and users whose rows change. The client
--- that makes the change does not matter: it can be psql, and the change can be a cascading delete.
+-- Installs triggers that announce changes with NOTIFY. This script is optional. A process can
+-- invalidate its cache when it receives an announcement. The triggers announce sessions that end or
+-- change, and users whose rows change. They announce the changes of every client, such as psql, and
+-- also cascading deletes.
 --
--- The settings of 0001 name the tables, and two more settings are read. Set them before this runs:
+-- The settings of 0001 name the tables, and two more settings are read. Set them before the script
+-- runs:
 --   tower_user_session.sessions_table          default: sessions; the table must exist
 --   tower_user_session.users_table             default: users
 --   tower_user_session.users_key               default: id
 --   tower_user_session.announce_users          default: off. If it is on, users whose rows change are announced
 --   tower_user_session.announce_users_columns  default: empty, which means all columns. Otherwise a list of columns,
---                                              separated by commas. A user is announced if one of them changes.
---                                              The trigger then runs for each row, and other updates cost nothing.
+--                                              separated by commas. A user is announced if one of these columns
+--                                              changes. The trigger then runs once for each such user, and other
+--                                              updates cost nothing.
 -- If all triggers are installed, the script changes nothing and waits for no lock.
 --
 -- Sessions are announced on the channel tower_user_session_<oid of the sessions table>:
---   ended <id> <id> ...    these sessions were deleted
+--   ended <id> <id> ...    these sessions have been deleted
 --   changed <id> <id> ...  a column other than last_seen_at has changed; these sessions may still be live
 --   everything             any session may have ended or changed
 -- Users are announced on the channel tower_user_session_users_<oid of the users table>:
 --   users <hash> <hash> ...  the rows of these users have changed; both the old key and the new key are hashed
 --   everything               any user may have changed
 -- An id is 32 hexadecimal digits, and a hash is 16. A reader must treat any other payload as
--- "everything". src/postgres/sql/user_key.sql computes the hash. It replaces the key because every role
--- may LISTEN, and a key can be an email address. Only keys of integer types, uuid, text, varchar
--- and citext have a hash. A change of a user with a key of another type is announced as
--- "everything".
+-- "everything". src/postgres/sql/user_key.sql computes the hash. The payload contains the hash and
+-- not the key, because every role may LISTEN, and a key can be an email address. Only keys of
+-- integer types, uuid, text, varchar and citext have a hash. A change of a user with a key of
+-- another type is announced as "everything".
 --
--- A statement announces at most once, when it is committed. The exception is
--- announce_users_columns, which announces each row. These sessions are not announced: new ones,
--- ones that are only used (a later last_seen_at), and ones that are deleted after their absolute
--- limit.
+-- Each statement sends at most one notification, and PostgreSQL delivers it after the commit. The
+-- exception is announce_users_columns, which sends one notification for each row. Three kinds of
+-- sessions are not announced: a new session, a session that is only used (a later last_seen_at),
+-- and a session that is deleted after its absolute limit.
 --
 -- This is schema version 2. The version is the first argument of each trigger.
 --
--- To uninstall (qualify with the schema of the sessions table; CASCADE drops the triggers too):
+-- To uninstall, run this statement. Qualify the functions with the schema of the sessions table.
+-- CASCADE drops the triggers too:
 --   DROP FUNCTION IF EXISTS tower_user_session_announce(), tower_user_session_announce_user() CASCADE;
 DO $migration$
 DECLARE
@@ -46,14 +50,14 @@ DECLARE
     announce_users_columns text :=
         nullif(current_setting('tower_user_session.announce_users_columns', true), '');
 
-    -- Runs after each statement on the sessions table. It runs with the search_path of the writer,
-    -- so that every name is qualified. Setting another search_path here would slow down every touch
-    -- and sign-in.
+    -- This function runs after each statement on the sessions table, with the search_path of the
+    -- writer. Therefore every name in the function is schema-qualified. A search_path of its own
+    -- would slow down every touch and sign-in.
     of_sessions CONSTANT text := $function$
-#variable_conflict use_variable -- A column that the application adds can have the name of a variable.
+#variable_conflict use_variable -- An application can add a column that has the name of a variable.
 DECLARE
     channel CONSTANT pg_catalog.text := pg_catalog.concat('tower_user_session_', TG_RELID);
-    -- The number of ids that fit into a payload of 7999 bytes, the longest.
+    -- The number of ids that fit into the longest payload, 7999 bytes.
     most CONSTANT pg_catalog.int8 := 242;
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
@@ -70,9 +74,9 @@ BEGIN
         HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0;
     ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
         -- If the id of a row has changed, the full join yields both ids. A full join is never a
-        -- nested loop, even in an old plan. Rows are compared byte by byte, so that no operator of
-        -- a column's type is called. The new row first gets the old row's last_seen_at, because a
-        -- use is not announced.
+        -- nested loop, even in an old plan. Rows are compared byte by byte. Therefore no operator
+        -- of a column's type is called. A use is not announced: before the comparison, the new row
+        -- gets the last_seen_at of the old row.
         PERFORM pg_catalog.pg_notify(channel, CASE
             WHEN pg_catalog.count(*) OPERATOR(pg_catalog.>) most THEN 'everything'
             ELSE pg_catalog.concat('changed ', pg_catalog.string_agg(changed.id, ' '))
@@ -97,9 +101,9 @@ BEGIN
 END
 $function$;
 
-    -- Runs after each UPDATE of the users table, or after each updated row. The second argument
-    -- names the key. The function reads only the changed rows and the catalog, and no other table.
-    -- Its search_path is pg_catalog.
+    -- This function runs after each UPDATE of the users table, or after each updated row. The
+    -- second argument of the trigger names the key. The function reads only the changed rows and
+    -- the catalog. Its search_path is pg_catalog.
     of_users CONSTANT text := $function$
 DECLARE
     channel CONSTANT text := 'tower_user_session_users_' || TG_RELID;
@@ -132,7 +136,7 @@ BEGIN
     JOIN pg_type AS type ON type.oid = key.atttypid
     WHERE key.attrelid = TG_RELID AND key.attname = TG_ARGV[1] AND NOT key.attisdropped;
     IF has_hash IS NOT TRUE THEN
-        -- The type of the key has no hash, or the key was renamed.
+        -- There is no hash for the type of the key, or the key column was renamed.
         IF TG_LEVEL = 'ROW' THEN
             PERFORM pg_notify(channel, 'everything');
         ELSE
@@ -144,9 +148,9 @@ BEGIN
         EXECUTE format(changed, format('(VALUES (($1).%1$I), (($2).%1$I)) AS keys (key)', TG_ARGV[1]), most)
         INTO number, hashes USING OLD, NEW;
     ELSE
-        -- Joins by the text of the key, because the operators of its type can be in any schema.
-        -- Compares byte by byte, as for sessions, because some types, such as json, have no
-        -- equality operator.
+        -- Rows are joined by the text of the key, because the operators of its type can be in any
+        -- schema. As for sessions, rows are compared byte by byte, because some types, such as
+        -- json, have no equality operator.
         EXECUTE format(changed, format($rows$
             old_rows AS o
             FULL JOIN new_rows AS n ON n.%1$I::text COLLATE "C" = o.%1$I::text COLLATE "C"
@@ -185,8 +189,8 @@ BEGIN
             HINT = 'Set tower_user_session.users_key to the key of the users'' table.';
     END IF;
     IF announce_users AND announce_users_columns IS NOT NULL THEN
-        -- parse_ident rejects a string that is not a name, so that only identifiers reach the
-        -- statement below. Rows are compared byte by byte, as above.
+        -- parse_ident rejects a string that is not a name. Therefore the statement below contains
+        -- only identifiers. Rows are compared byte by byte, as above.
         SELECT format('WHEN (ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record)',
                       string_agg('OLD.' || quote_ident(name), ', '), string_agg('NEW.' || quote_ident(name), ', '))
         INTO condition
@@ -223,7 +227,7 @@ BEGIN
         WHERE pg_class.oid = sessions;
 
         -- The function runs with the privileges of the role that writes. No other role may be able
-        -- to change it.
+        -- to change the function.
         IF EXISTS (
             SELECT FROM pg_proc, pg_class
             WHERE pg_proc.oid = to_regprocedure(function || '()') AND pg_class.oid = sessions
@@ -241,8 +245,8 @@ BEGIN
                 'CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY INVOKER %s AS %L',
                 function, place.path, place.source);
         END IF;
-        -- The last argument of a trigger repeats its condition, so that the condition can be
-        -- compared.
+        -- The last argument of a trigger repeats its condition. The condition can then be compared
+        -- here.
         IF NOT EXISTS (
             SELECT FROM pg_trigger
             WHERE tgrelid = place.on_table AND tgname = place.trigger AND NOT tgisinternal AND tgenabled = 'A'

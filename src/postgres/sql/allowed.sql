@@ -1,4 +1,4 @@
--- Returns whether the user exists and may sign in, so that insert.sql should have inserted a
+-- Returns whether the user exists and may sign in. If true, insert.sql should have inserted a
 -- session.
 SELECT EXISTS (
     SELECT

@@ -1,13 +1,16 @@
--- Returns one row of (text, boolean, text): the channel of sessions; whether all triggers on the
--- sessions table are installed in this schema version; and the channel of users, or null if they
--- are not announced. Fails if the table does not exist.
+-- Returns one row of (text, boolean, text):
+-- * the channel of sessions;
+-- * whether all triggers on the sessions table are installed in this schema version;
+-- * the channel of users, or null if users are not announced.
+-- Fails if the table does not exist.
 --
--- A trigger counts only if it is ENABLE ALWAYS. ENABLE TRIGGER ALL turns ALWAYS into the default.
--- Then the writes of a database session with session_replication_role = replica are not announced.
+-- A trigger counts only if it is ENABLE ALWAYS. ENABLE TRIGGER ALL turns an ALWAYS trigger into an
+-- ordinary trigger. Then the writes of a database session with session_replication_role = replica
+-- are not announced.
 SELECT pg_catalog.concat('tower_user_session_', asked.sessions),
        (
-           -- Three triggers, AFTER and FOR EACH STATEMENT (bits 1 and 2 are not set): DELETE,
-           -- UPDATE, TRUNCATE.
+           -- The three triggers run AFTER and FOR EACH STATEMENT (bits 1 and 2 are not set). Their
+           -- events are DELETE, UPDATE and TRUNCATE.
            SELECT pg_catalog.count(DISTINCT t.tgtype) OPERATOR(pg_catalog.=) 3
            FROM pg_catalog.pg_trigger AS t
            JOIN pg_catalog.pg_proc AS f ON f.oid OPERATOR(pg_catalog.=) t.tgfoid
@@ -20,9 +23,9 @@ SELECT pg_catalog.concat('tower_user_session_', asked.sessions),
              AND t.tgargs OPERATOR(pg_catalog.=) '\x3200'::pg_catalog.bytea
        ),
        (
-           -- A trigger AFTER UPDATE, for each statement or for each row, whose argument is the
-           -- column that the sessions reference. Both columns must have the same hash for the same
-           -- key.
+           -- The trigger runs AFTER UPDATE, for each statement or for each row. Its argument is the
+           -- column that sessions.user_id references. Both columns must have the same hash for the
+           -- same key.
            SELECT pg_catalog.concat('tower_user_session_users_', reference.confrelid)
            FROM pg_catalog.pg_constraint AS reference
            JOIN pg_catalog.pg_attribute AS user_id

@@ -1,3 +1,3 @@
--- Returns whether the table still contains a session, which revoke_everyone.sql should have
--- deleted.
+-- Returns whether the table still contains a session. revoke_everyone.sql should have deleted all
+-- sessions.
 SELECT EXISTS (SELECT FROM :sessions AS s)

@@ -1,4 +1,4 @@
--- Returns a type, or the base type of a domain.
+-- Returns the type itself, or, for a domain, its base type.
 WITH RECURSIVE made_of (oid) AS (
     SELECT :type_oid::pg_catalog.oid
     UNION ALL

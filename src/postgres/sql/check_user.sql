@@ -1,6 +1,6 @@
--- Returns one user as a lookup reads it. The columns that precede the user's columns in find.sql
--- are null. If there is no user, one row of nulls is returned, so that the result always names the
--- columns. A second row means that a lookup would return two rows too.
+-- Returns one user in the form in which a lookup reads the user. The columns that precede the
+-- user's columns in find.sql are null. If there is no user, the result is one row of nulls, which
+-- still names the columns. If the result has a second row, a lookup would return two rows too.
 SELECT :before_user, live_user.*
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (

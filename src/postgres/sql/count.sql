@@ -1,6 +1,6 @@
--- Returns the number of the user's live sessions, without those that the new session replaces.
--- Returns 0 if the user may not sign in, so that the sign-in fails for that reason and not because
--- of the limit.
+-- Returns the number of the user's live sessions. Sessions that the new session replaces are not
+-- counted. Returns 0 if the user may not sign in. Then the sign-in fails for that reason, not
+-- because of the limit.
 SELECT pg_catalog.count(*)
 FROM :sessions AS s
 WHERE s.user_id :equals :user_id

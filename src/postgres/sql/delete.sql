@@ -1,8 +1,8 @@
--- Ends the sessions with these digests in the statement's snapshot. For each it returns whether its
--- row was not locked, and whether it has been deleted.
+-- Ends the sessions that have these digests in the statement's snapshot. Returns for each session
+-- whether its row was not locked, and whether the row has been deleted.
 --
--- A row that another transaction has locked is skipped, so that no connection waits for it. Rows
--- are deleted by id, because a concurrent rotation changes the digest.
+-- A row that another transaction has locked is skipped. Therefore no connection waits for a lock.
+-- Rows are deleted by id, because a concurrent rotation changes the digest.
 WITH seen AS MATERIALIZED (
     SELECT s.token_digest, s.id
     FROM :sessions AS s

@@ -1,10 +1,11 @@
--- Deletes expired and idle sessions from a range of pages of the table. Addressing rows by page
--- needs no index, which would slow down other writes. Rows that another transaction has locked stay
--- until the next round.
+-- Deletes expired and idle sessions from a range of pages of the table. The rows are addressed by
+-- page. This needs no index, and an index would slow down other writes. Rows that another
+-- transaction has locked stay until the next round.
 --
--- The deletion of an idle session, whose absolute limit has not passed, is announced. One statement
--- deletes at most as many idle sessions as one announcement can name; a longer announcement would
--- clear every cache. If the maximum is reached, the caller processes the same pages again.
+-- An idle session has reached the idle limit but not the absolute limit. Its deletion is announced.
+-- One statement deletes at most as many idle sessions as one announcement can name. A longer
+-- announcement would clear every cache. If the maximum is reached, the caller processes the same
+-- pages again.
 WITH mine AS MATERIALIZED (
     -- Only one process cleans up at a time.
     SELECT pg_catalog.pg_try_advisory_xact_lock(

@@ -1,5 +1,5 @@
 -- Ends these sessions, whose rows were locked, and waits for the locks. Returns each session that
--- still existed, and whether it has been deleted.
+-- still existed, and whether the session has been deleted.
 WITH found AS MATERIALIZED (
     SELECT s.id
     FROM :sessions AS s

@@ -1,5 +1,5 @@
--- Ends the user's oldest sessions, so that the number of live sessions with the new one does not
--- exceed the limit. The new session is never deleted.
+-- Ends the user's oldest sessions. Afterwards the user's live sessions, with the new session, do
+-- not exceed the limit. The new session is never deleted.
 DELETE FROM :sessions AS s
 WHERE s.id OPERATOR(pg_catalog.=) ANY (
     SELECT s.id

@@ -1,20 +1,25 @@
--- Whose sessions are these? One row for every digest asked, live or not, in no promised order.
+-- Looks up the session and the user of each digest. Returns one row for each digest, live or not,
+-- in no particular order.
 --
--- The user's part is a subquery of its own: the names in it are the application's tables' and never
--- the sessions'. What decides is pg_catalog's, whatever the search_path says. The question's number comes
--- back, so that no answer to an earlier question passes for this one's.
+-- The user's part is a separate subquery. Names in it can refer only to the application's tables
+-- and never to the sessions table. Outside the application's expressions, every operator and
+-- function is schema-qualified. Therefore the search_path does not change the result. Each row
+-- repeats the number of the query. Therefore the client detects a row of an earlier query.
 --
--- A corrupt index can lead to the row of another session or user. The server therefore compares the digest and the key
--- in the rows that were found once more, for live_session_created_at: a session without it is an error. The column stands
--- in the subquery's own select list: if COLUMNS contained an aggregate, this would be an error, and not a row for a user
--- who does not meet the condition.
+-- A corrupt index can lead to the row of another session or user. Therefore the server compares the
+-- digest and the key of the rows that it found once more. If one of them differs,
+-- live_session_created_at is null, and the client fails the lookup. This column is in the select
+-- list of the user's subquery. If COLUMNS contains an aggregate, the statement therefore fails.
+-- Otherwise the aggregate would yield a row for a user who does not meet the condition.
 --
--- The condition stands in a CASE. On a small table the server may evaluate it for every user before it compares the keys.
--- Without the CASE, a condition that raises an error for one user would fail the lookups of all. Another user's row, to
--- which a corrupt index can lead, passes it and becomes an error.
+-- The condition is in a CASE. On a small table the server may evaluate the condition for every user
+-- before it compares the keys. Without the CASE, a condition that raises an error for one user
+-- would fail the lookups of all users. The CASE accepts the row of another user, to which a corrupt
+-- index can lead. The second comparison then makes this row an error.
 --
--- The server runs this for every request. The client applies the expiry, the idle limit and the absolute limit of the
--- store to the times that this returns, among them the server's now().
+-- The server runs this statement for every request. The client applies the expiry, the idle limit
+-- and the absolute limit of the store to the times that the statement returns. They include the
+-- server's now().
 SELECT asked.asked_digest, :query_seq::pg_catalog.int8 AS query_seq, pg_catalog.pg_is_in_recovery(),
        pg_catalog.now(), live.*
 FROM pg_catalog.unnest(:digests::pg_catalog.bytea[]) AS asked (asked_digest)

@@ -1,6 +1,7 @@
--- Inserts a session and deletes those that it replaces. If the user does not exist or does not meet
--- the application's condition, nothing changes. A duplicate digest fails the whole statement. The
--- statement never updates a row. The condition is evaluated for this user only: see find.sql.
+-- Inserts a session and deletes the sessions that it replaces. If the user does not exist or does
+-- not meet the application's condition, nothing changes. A duplicate digest fails the whole
+-- statement. The statement never updates a row. The condition is evaluated for this user only: see
+-- find.sql.
 WITH allowed_user AS MATERIALIZED (
     SELECT DISTINCT :key AS allowed_user_id
     FROM :from
@@ -8,7 +9,7 @@ WITH allowed_user AS MATERIALIZED (
       AND CASE WHEN :key :equals :user_id THEN (:condition) END
       :preconditions
 ), replaced AS (
-    -- Deletes by id, because a concurrent rotation changes the digests.
+    -- Sessions are deleted by id, because a concurrent rotation changes the digests.
     DELETE FROM :sessions AS s
     USING allowed_user
     WHERE s.id OPERATOR(pg_catalog.=) ANY (:replaced_ids::pg_catalog.uuid[])

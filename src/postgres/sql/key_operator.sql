@@ -1,4 +1,4 @@
--- Returns the operator with which the foreign key compares the users' key and sessions.user_id.
+-- Returns the operator of the foreign key, which compares the users' key with sessions.user_id.
 -- Returns no row if there is no foreign key. A statement with this operator does not depend on the
 -- search_path.
 SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)

@@ -2,7 +2,8 @@
 -- digests.
 --
 -- The User-Agent is returned as bytes. In a database with the encoding SQL_ASCII, another program
--- can have stored bytes that are not UTF-8. As text they would fail the whole statement.
+-- can have stored bytes that are not UTF-8. If such bytes were returned as text, the whole
+-- statement would fail.
 SELECT pg_catalog.now(), s.id, s.created_at, s.authenticated_at, s.last_seen_at, :ends_at,
        pg_catalog.convert_to(
            s.user_agent,

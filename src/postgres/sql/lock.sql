@@ -1,13 +1,16 @@
--- Acquires the locks of a user's sign-ins and revocations. Returns whether the transaction's
--- isolation level allows it, the sessions that the snapshot sees under the replaced digests,
--- whether a policy hides rows of the sessions table, and the database's encoding.
+-- Acquires the locks of a user's sign-ins and revocations. Returns these values:
+-- * whether the transaction's isolation level allows the locks;
+-- * a count of the acquired locks;
+-- * the sessions that have the replaced digests in this snapshot;
+-- * whether a policy hides rows of the sessions table;
+-- * the database's encoding.
 --
--- It is a separate statement, because the next statement needs a snapshot that includes the changes
--- of the other transaction. Above READ COMMITTED there is no later snapshot, and no lock is
--- acquired. The owners of the replaced sessions are locked too. All locks are acquired in the order
--- of their keys and before any row lock, so that two sign-ins cannot deadlock. The key of a lock
--- contains the oid of the table, so that the spelling of the table's name does not matter. The
--- statement needs no privilege on the users table except SELECT.
+-- The locks are acquired in a separate statement. The next statement then has a newer snapshot,
+-- which includes the changes of the other transaction. Above READ COMMITTED there is no newer
+-- snapshot, and no lock is acquired. The owners of the replaced sessions are locked too. All locks
+-- are acquired in the order of their keys and before any row lock. Therefore two sign-ins cannot
+-- deadlock. The key of a lock contains the oid of the table. Therefore the spelling of the table's
+-- name does not matter. The statement needs no privilege on the users table except SELECT.
 SELECT level.allowed,
        CASE
            WHEN level.allowed

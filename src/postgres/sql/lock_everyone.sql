@@ -1,2 +1,2 @@
--- Waits for the sign-ins in progress and blocks new ones. Lookups continue.
+-- Waits for the sign-ins in progress and blocks new sign-ins. Lookups continue.
 LOCK TABLE :sessions IN SHARE ROW EXCLUSIVE MODE

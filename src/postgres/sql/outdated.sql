@@ -1,5 +1,5 @@
--- Returns whether a trigger that announces sessions or users has another schema version. The
--- version is its first argument.
+-- Returns whether a trigger that announces sessions or users has another schema version. The first
+-- argument of a trigger is its schema version.
 SELECT EXISTS (
     SELECT
     FROM pg_catalog.pg_trigger AS t

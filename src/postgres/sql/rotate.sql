@@ -1,5 +1,5 @@
--- Replaces the digest of a live session of this user. The old token is invalid once the statement
--- is committed.
+-- Replaces the digest of a live session of this user. The old token is invalid after the
+-- transaction has committed.
 -- The condition is evaluated for this user only: see find.sql.
 UPDATE :sessions AS s
 SET token_digest = :digest,

@@ -1,5 +1,6 @@
--- Records the last use of sessions, once per interval, no matter how many processes try. It never
--- updates a session that is not live, and it skips rows that another transaction has locked.
+-- Records the last use of sessions. Each session is updated at most once per interval, no matter
+-- how many processes try. The statement updates only live sessions. It skips rows that another
+-- transaction has locked.
 WITH used AS (
     SELECT s.id, u.used_at
     FROM ROWS FROM (

@@ -1,8 +1,8 @@
 -- The hash that represents a user's key in announcements, computed from sessions.user_id. The
--- trigger on the users table computes the same expression from the key
--- (migrations/0002_announce_sessions.sql). Equal keys have equal hashes: text is hashed under its
--- collation, and citext in lower case. The text form of these types depends on no setting. The hash
--- is null for keys of other types.
+-- trigger on the users table (migrations/0002_announce_sessions.sql) computes the same expression
+-- from the key. Equal keys have equal hashes: text is hashed under its collation, and citext in
+-- lower case. The text form of these types does not depend on a setting. For keys of other types
+-- the hash is null.
 CASE
     WHEN pg_catalog.pg_typeof(s.user_id)::pg_catalog.oid
          OPERATOR(pg_catalog.=) ANY ('{20,21,23,25,1043,2950}'::pg_catalog.oid[])

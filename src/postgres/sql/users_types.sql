@@ -1,5 +1,5 @@
--- Returns the types of these expressions over the user's tables, in one row. It reads no user: the
--- fields of the record are null, but the record contains their types.
+-- Returns the types of these expressions over the user's tables, in one row. The statement reads no
+-- user. The fields of the record are null, but the record contains their types.
 SELECT ROW(described.*)
 FROM (SELECT) AS one
 LEFT JOIN (
