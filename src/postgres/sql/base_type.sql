@@ -1,4 +1,4 @@
--- Returns the type itself, or, for a domain, its base type.
+-- Returns one row that describes a type. For a domain, the row describes its base type.
 WITH RECURSIVE made_of (oid) AS (
     SELECT :type_oid::pg_catalog.oid
     UNION ALL

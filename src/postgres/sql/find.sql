@@ -9,8 +9,8 @@
 -- A corrupt index can lead to the row of another session or user. Therefore the server compares the
 -- digest and the key of the rows that it found once more. If one of them differs,
 -- live_session_created_at is null, and the client fails the lookup. This column is in the select
--- list of the user's subquery. If COLUMNS contains an aggregate, the statement therefore fails.
--- Otherwise the aggregate would yield a row for a user who does not meet the condition.
+-- list of the user's subquery. Therefore the statement fails if COLUMNS contains an aggregate.
+-- Without this column, an aggregate would yield a row for a user who does not meet the condition.
 --
 -- The condition is in a CASE. On a small table the server may evaluate the condition for every user
 -- before it compares the keys. Without the CASE, a condition that raises an error for one user
@@ -18,8 +18,8 @@
 -- index can lead. The second comparison then makes this row an error.
 --
 -- The server runs this statement for every request. The client applies the expiry, the idle limit
--- and the absolute limit of the store to the times that the statement returns. They include the
--- server's now().
+-- and the absolute limit of the store to the times that the statement returns. These times include
+-- the server's now().
 SELECT asked.asked_digest, :query_seq::pg_catalog.int8 AS query_seq, pg_catalog.pg_is_in_recovery(),
        pg_catalog.now(), live.*
 FROM pg_catalog.unnest(:digests::pg_catalog.bytea[]) AS asked (asked_digest)

@@ -6,11 +6,12 @@
 -- * the database's encoding.
 --
 -- The locks are acquired in a separate statement. The next statement then has a newer snapshot,
--- which includes the changes of the other transaction. Above READ COMMITTED there is no newer
--- snapshot, and no lock is acquired. The owners of the replaced sessions are locked too. All locks
--- are acquired in the order of their keys and before any row lock. Therefore two sign-ins cannot
--- deadlock. The key of a lock contains the oid of the table. Therefore the spelling of the table's
--- name does not matter. The statement needs no privilege on the users table except SELECT.
+-- which includes the changes of the transactions that held the locks before. Above READ COMMITTED
+-- there is no newer snapshot, and no lock is acquired. The owners of the replaced sessions are
+-- locked too. All locks are acquired in the order of their keys and before any row lock. Therefore
+-- two sign-ins cannot deadlock. The key of a lock contains the oid of the table. Therefore the
+-- spelling of the table's name does not matter. The statement needs no privilege on the users table
+-- except SELECT.
 SELECT level.allowed,
        CASE
            WHEN level.allowed

@@ -1,6 +1,6 @@
--- Returns two values for each session: its remaining lifetime in seconds, if the session is not
--- used, and the hash of its user's key. Both are null if a lookup would not find the session. Each
--- id yields a row. Therefore a server in recovery is always detected.
+-- Returns two values for each session: its remaining lifetime in seconds, if no request uses the
+-- session, and the hash of its user's key. Both are null if a lookup would not find the session.
+-- Each id yields a row. Therefore a server in recovery is always detected.
 -- The condition is evaluated for this user only: see find.sql.
 SELECT asked.id, pg_catalog.pg_is_in_recovery(), live.seconds, live.user_key
 FROM pg_catalog.unnest(:ids::pg_catalog.uuid[]) AS asked (id)
