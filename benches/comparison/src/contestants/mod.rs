@@ -54,7 +54,7 @@ pub(crate) const ALL: &[About] = &[
     ),
     about(
         "ours-cached",
-        "the same with the feed of ended sessions and the cache, once it is warm",
+        "`ours` with the feed of ended sessions and a warm cache",
         true,
     ),
     about(
@@ -62,7 +62,11 @@ pub(crate) const ALL: &[About] = &[
         "one joined query by hand: deadpool, prepare_cached, query_opt",
         true,
     ),
-    about("two", "two queries by hand, the same way", true),
+    about(
+        "two",
+        "two queries by hand, with the same functions as `joined`",
+        true,
+    ),
     about(
         "usual",
         "axum-login, tower-sessions and its sqlx store, every default",
@@ -70,12 +74,12 @@ pub(crate) const ALL: &[About] = &[
     ),
     about(
         "usual-no-ping",
-        "the same, with the pool's test_before_acquire off",
+        "`usual` with the pool's test_before_acquire off",
         true,
     ),
     about(
         "usual-memory",
-        "the same layers on tower-sessions' MemoryStore, users in a HashMap",
+        "the layers of `usual` on tower-sessions' MemoryStore, with users in a HashMap",
         false,
     ),
     about(
@@ -85,7 +89,7 @@ pub(crate) const ALL: &[About] = &[
     ),
     about(
         "redis",
-        "a limit: one GET in Redis that holds the user, two multiplexed connections",
+        "a limit: one GET in Redis that returns the user, over two multiplexed connections",
         true,
     ),
     about(
