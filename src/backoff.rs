@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{TryRng, rngs::SysRng};
 
-/// Pauses between attempts. Each is twice as long as the one before, up to `longest`.
+/// Pauses between attempts. Each pause is twice as long as the previous pause, up to `longest`.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -27,11 +27,12 @@ impl Backoff {
     }
 }
 
-/// Returns a random time from half to one and a half times as long.
+/// Returns a random duration of 0.5 to 1.5 times `time`.
 ///
-/// Processes that started together, or lost the same server, then do not retry at the same time.
+/// Without this jitter, processes that started together or lost the same server would retry at the
+/// same time.
 pub(crate) fn jittered(time: Duration) -> Duration {
-    // Without randomness there is no jitter. A sign-in reports the failure of the generator.
+    // If the random number generator fails, there is no jitter. A sign-in reports that failure.
     let random = SysRng.try_next_u32().unwrap_or(u32::MAX / 2);
     time.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Configuration`] outside a tokio runtime, and inside one without timers.
+/// [`ErrorKind::Configuration`] outside a tokio runtime, and inside a runtime without timers.
 pub(crate) fn timer(at: Instant) -> Result<Sleep, Error> {
     if Handle::try_current().is_err() {
         return Err(configuration(
@@ -30,7 +30,7 @@ pub(crate) fn timer(at: Instant) -> Result<Sleep, Error> {
 ///
 /// # Errors
 ///
-/// * [`ErrorKind::Deadline`] with an unknown outcome, if the time passes first.
+/// * [`ErrorKind::Deadline`] if `limit` passes first. The outcome is then unknown.
 /// * The errors of [`timer`] and of the operation.
 pub(crate) async fn within<T>(
     limit: Duration,

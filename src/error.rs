@@ -9,15 +9,16 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Failure of an operation on sessions.
 ///
-/// The struct is opaque, so that context can be added without a breaking change. Match on
+/// The struct is opaque. Context can therefore be added without a breaking change. Match on
 /// [`kind`](Self::kind). `Display` prints the message of this error only, and
 /// [`source`](StdError::source) returns its cause.
 ///
-/// Neither contains a token, a digest or a password, unless an error of the application does, such
-/// as that of `PgUser::from_row`. The server's message is omitted for SQLSTATE class 22, and its
-/// detail for class 23, because they can quote the values of a row.
+/// Neither text contains a token, a digest or a password. Only an error of the application, such as
+/// an error of `PgUser::from_row`, may contain one of these. For SQLSTATE class 22, the server's
+/// message is omitted. For class 23, the detail of the server's message is omitted. Both can quote
+/// the values of a row.
 ///
-/// Cloning is cheap, because one failed query fails every request that waited for its batch.
+/// Cloning is cheap, because each request that waited for a failed query receives a clone.
 #[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
@@ -33,7 +34,7 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting is missing, invalid or in conflict with another one.
+    /// A setting is missing, invalid or in conflict with another setting.
     Configuration,
     /// The service is closed.
     Closed,
@@ -50,7 +51,7 @@ pub enum ErrorKind {
     Deadline,
     /// The application's pool had no connection available.
     Pool,
-    /// Too many lookups were waiting. This one was rejected without waiting.
+    /// Too many lookups were waiting. This lookup was rejected at once.
     Overloaded,
     /// The server is in recovery: a replica, or a primary that was demoted.
     Recovery,
@@ -74,7 +75,7 @@ pub enum ErrorKind {
     UserNotAllowed,
     /// The user has as many sessions as the limit allows.
     TooManySessions,
-    /// The request has no live session of this user to re-authenticate.
+    /// The request presents no live session of this user that can be re-authenticated.
     SessionNotFound,
     /// A store that is not part of this crate failed.
     Store,
@@ -161,7 +162,7 @@ impl ErrorKind {
         }
     }
 
-    /// Returns the gRPC status of a response, as the number that every gRPC library converts. See
+    /// Returns the gRPC status of a response as a number, which every gRPC library can convert. See
     /// [`status`](Self::status) for the table.
     pub const fn grpc_code(self) -> i32 {
         match self {

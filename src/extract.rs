@@ -1,12 +1,13 @@
-//! Extractors and response parts for axum, on `axum-core` alone.
+//! Extractors and response parts for axum, which depend on `axum-core` only.
 //!
 //! | extractor | if no user is signed in |
 //! |---|---|
 //! | [`CurrentUser<U>`](CurrentUser), [`CurrentSession<U>`](CurrentSession) | 401 (gRPC 16) |
 //! | `Option<CurrentUser<U>>`, `Option<CurrentSession<U>>` | `None` |
 //!
-//! [`SignedIn`] and [`SignedOut`] are response parts: in a tuple before the response, they set or
-//! remove the cookie. A handler can return [`Error`] and [`ParseSessionIdError`] as responses.
+//! [`SignedIn`] and [`SignedOut`] are response parts. In a tuple before the response, [`SignedIn`]
+//! sets the cookie, and [`SignedOut`] removes it. A handler can return [`Error`] and
+//! [`ParseSessionIdError`] as responses.
 //!
 //! # Example
 //!
@@ -60,7 +61,7 @@ use crate::{
 
 /// Extractor of the user that [`LoadUserLayer`](crate::load_user::LoadUserLayer) attached.
 ///
-/// If no user is signed in, it rejects the request with 401 (gRPC 16), as
+/// If no user is signed in, the extractor rejects the request with 401 (gRPC 16), as
 /// [`RequireUserLayer`](crate::require_user::RequireUserLayer) does. `Option<CurrentUser<U>>`
 /// accepts anonymous requests. `CurrentSession<U>` can be extracted in the same two ways.
 ///
@@ -88,7 +89,7 @@ use crate::{
 ///     .layer(LoadUserLayer::new(sessions));
 /// ```
 ///
-/// It dereferences to the user.
+/// `CurrentUser` dereferences to the user.
 #[doc(alias("auth", "authenticated", "login", "principal"))]
 #[derive(Clone, Copy, Debug)]
 pub struct CurrentUser<U>(pub U);
@@ -165,8 +166,8 @@ impl IntoResponse for Rejection {
 impl IntoResponse for Error {
     /// Responds with [`Error::status`] and an empty body.
     ///
-    /// The client does not learn the cause. If the status is 500 or above, it is logged. A 503
-    /// has `Retry-After`.
+    /// The client does not learn the cause. The error is logged if the status is 500 or above. A
+    /// response with 503 has `Retry-After`.
     fn into_response(self) -> Response {
         let status = self.status();
         if status.is_server_error() {
@@ -195,10 +196,10 @@ impl IntoResponse for ParseSessionIdError {
 
 /// Extractor that turns client errors (4xx) of the extractor `E` into 404.
 ///
-/// It is for axum's `Path`, which responds with 400 if a parameter cannot be parsed. A malformed
-/// [`SessionId`] and an unknown one then have the same response. Server errors (5xx) of `E` pass
-/// unchanged, because they show a defect: the handler reads a parameter that its route does not
-/// have.
+/// Use it with axum's `Path`, which responds with 400 if a parameter cannot be parsed. A malformed
+/// [`SessionId`] and an unknown [`SessionId`] then have the same response. Server errors (5xx) of
+/// `E` are not changed, because they show a defect: the handler reads a parameter that its route
+/// does not have.
 ///
 /// With the feature `serde`, `Path` can parse a [`SessionId`].
 ///
@@ -213,8 +214,8 @@ impl IntoResponse for ParseSessionIdError {
 /// let app: Router = Router::new().route("/sessions/{id}", delete(revoke));
 /// ```
 ///
-/// Without `serde`, extract `Path<String>` and parse the text. A [`ParseSessionIdError`] is a 404
-/// too.
+/// Without `serde`, extract `Path<String>` and parse the text. The response of a
+/// [`ParseSessionIdError`] is 404, too.
 ///
 /// [`SessionId`]: crate::session::SessionId
 #[derive(Clone, Copy, Debug)]

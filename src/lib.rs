@@ -117,11 +117,11 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `postgres` | yes | [`PgSessionStore`]: sessions in PostgreSQL |
-//! | `rustls` | | [`PgPoolBuilder`](crate::postgres::PgPoolBuilder): a pool from a connection URL, with TLS to every other host |
-//! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`, on `axum-core` alone |
+//! | `rustls` | | [`PgPoolBuilder`](crate::postgres::PgPoolBuilder): a pool from a connection URL, with TLS to every host except this machine |
+//! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`; depends on `axum-core` only |
 //! | `serde` | | `Serialize` and `Deserialize` for [`SessionId`](crate::session::SessionId), [`Session`](crate::session::Session), [`SessionTimestamps`](crate::session::SessionTimestamps), [`SessionInfo`](crate::session::SessionInfo) and [`ReturnTo`](crate::require_user::ReturnTo) |
 //! | `chrono`, `serde_json`, `time`, `uuid` | | types that [`UserRow::get`](crate::postgres::UserRow::get) can read |
-//! | `test-util` | | [`MemorySessionStore`](crate::store::MemorySessionStore), and a signed-in request for an application's tests |
+//! | `test-util` | | [`MemorySessionStore`](crate::store::MemorySessionStore), and signed-in requests for an application's tests |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

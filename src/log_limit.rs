@@ -8,11 +8,11 @@ use std::{
 /// Minimum time between two events of one limiter.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Passes one event per interval, with the number of occurrences since the last one.
+/// Allows one log event per interval, and counts the occurrences since the last event.
 #[derive(Debug)]
 pub(crate) struct LogLimiter {
     start: Instant,
-    /// Milliseconds after `start` at which the next event may pass.
+    /// Milliseconds after `start` at which the next event may be logged.
     open_at: AtomicU64,
     suppressed: AtomicU64,
 }
@@ -28,8 +28,8 @@ impl Default for LogLimiter {
 }
 
 impl LogLimiter {
-    /// Counts an occurrence. Returns `Some(n)` if it must be logged: it is the n-th since the last
-    /// event that was logged.
+    /// Counts an occurrence. Returns `Some(n)` if the caller must log an event. `n` is the number
+    /// of occurrences since the last event, including this occurrence.
     pub(crate) fn count(&self) -> Option<u64> {
         self.count_at(self.start.elapsed())
     }

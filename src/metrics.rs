@@ -13,17 +13,18 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct SessionMetrics {
     /// Requests with a live session.
     pub authenticated: u64,
-    /// Requests without a token: no session cookie and, if these are enabled, no bearer token.
+    /// Requests without a token: no session cookie and, if bearer tokens are enabled, no bearer
+    /// token.
     pub anonymous: u64,
-    /// Requests whose token was malformed, ambiguous, or of no live session.
+    /// Requests whose token was malformed or ambiguous, or belonged to no live session.
     pub rejected: u64,
-    /// Requests whose lookup failed. The response was a 503.
+    /// Requests whose lookup failed. The response is 503 by default.
     pub unavailable: u64,
     /// Tokens looked up, by the layer and by calls of the service.
     pub lookups: u64,
     /// Lookups that the cache answered. They are part of `lookups`.
     pub from_cache: u64,
-    /// Queries sent to the store. One query has the lookups of a batch.
+    /// Queries sent to the store. One query contains all lookups of a batch.
     pub statements: u64,
 }
 
@@ -38,7 +39,8 @@ pub(crate) enum Counter {
     Statements,
 }
 
-/// Separate atomics: no reader needs a consistent snapshot of all counters.
+/// The counters are separate atomics, because no reader needs a consistent snapshot of all
+/// counters.
 #[derive(Debug, Default)]
 pub(crate) struct Counters([AtomicU64; 7]);
 

@@ -1,8 +1,10 @@
 //! Origin checks for WebSocket handshakes.
 //!
-//! A page of any site can open a WebSocket, and the browser sends cookies with the handshake. A CSRF
-//! layer does not reject the handshake, because it is a `GET` request (RFC 6455 §10.2). A handler
-//! must therefore check the origin before it accepts a WebSocket.
+//! A page of any site can open a WebSocket to your server. With `SameSite=Lax` or `Strict`, the
+//! browser sends the session cookie with the handshake if the page is of the same site, such as a
+//! sibling subdomain. With `SameSite=None`, it sends the cookie for pages of every site. A CSRF
+//! layer does not reject the handshake, because it is a `GET` request. A handler must therefore
+//! check the origin before it accepts a WebSocket (RFC 6455 §10.2).
 //!
 //! To end a WebSocket with its session, see [`feed`](crate::feed).
 //!
@@ -32,22 +34,23 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Uri, header, uri::Authority};
 
-/// Returns whether the request's `Origin` is the origin that the request is sent to, or is absent.
+/// Returns whether the request has no `Origin`, or was sent to the origin that `Origin` names.
 ///
 /// If it returns `false`, respond to the WebSocket handshake with 403.
 ///
 /// * `Origin` must have the host and port of the request. `null`, an invalid origin and more than
 ///   one `Origin` are rejected. A client that sends no `Origin` is not a browser and is accepted.
 /// * `Origin` must be `https:`, unless the host is a loopback address or `localhost`. A server
-///   behind a proxy that terminates TLS does not know its own scheme. Without this rule, a page
-///   that a network attacker serves over plain http on the same host would pass. A browser can send
-///   the session cookie on the `wss:` handshake of such a page, because `Secure` depends on the
-///   scheme of the handshake only.
-/// * `Sec-Fetch-Site`, if present, must be `same-origin`. Its absence proves nothing.
+///   behind a proxy that terminates TLS does not know its own scheme. Without this rule, the
+///   function would accept a page that a network attacker serves over plain http on the same host.
+///   A browser can send the session cookie on the `wss:` handshake of such a page, because `Secure`
+///   depends only on the scheme of the handshake.
+/// * `Sec-Fetch-Site`, if present, must be `same-origin`. If it is absent, only `Origin` is
+///   checked.
 ///
-/// The request's host is that of the URI if it has one (HTTP/2), otherwise that of `Host`. Use
-/// [`is_from_origin`] behind a proxy that changes the host, and for an application that uses plain
-/// http on a host that is not loopback.
+/// The request's host is the host of the URI, if the URI has one (HTTP/2). Otherwise it is the host
+/// in the header `Host`. Use [`is_from_origin`] behind a proxy that changes the host, and for an
+/// application that uses plain http on a host that is not loopback.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, Uri, header};
@@ -73,12 +76,12 @@ pub fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
     })
 }
 
-/// Returns whether the request's `Origin` is `expected`, or is absent.
+/// Returns whether the request has no `Origin`, or an `Origin` that equals `expected`.
 ///
 /// `expected` is the origin that browsers use: `https://app.example.com`, or
 /// `http://intranet.example:8080` for an application that uses plain http. Scheme, host and port
-/// must be equal. An invalid origin, in either place, equals none. `Sec-Fetch-Site` is checked as
-/// in [`is_same_origin`].
+/// must be equal. If `expected` or the request's `Origin` is invalid, the two are not equal.
+/// `Sec-Fetch-Site` is checked as in [`is_same_origin`].
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header};
@@ -137,7 +140,7 @@ impl Origin {
         (!authority.as_str().contains('@')).then_some(Self { https, authority })
     }
 
-    /// Returns whether the host and port are equal. The default port is that of the scheme.
+    /// Returns whether the host and the port are equal. The default port depends on the scheme.
     fn is_at(&self, to: &Authority) -> bool {
         let standard = if self.https { 443 } else { 80 };
         self.authority.host().eq_ignore_ascii_case(to.host())
@@ -261,7 +264,8 @@ mod tests {
         }
     }
 
-    /// O07: Fetch Metadata can only reject a request. Its absence proves nothing.
+    /// O07: `Sec-Fetch-Site` can only reject a request. A request without it is checked by its
+    /// `Origin`.
     #[test]
     fn fetch_metadata_of_another_site_is_rejected() {
         for (sites, allowed) in [
