@@ -17,8 +17,9 @@ pub(crate) struct Credentials {
 impl Credentials {
     /// Reads the token of a request.
     ///
-    /// A bearer token and a cookie's token that differ are ambiguous. A value that cannot be a
-    /// session token, such as a proxy's JSON Web Token, is ignored if the other source has a token.
+    /// If the bearer token and the cookie's token differ, the result is ambiguous. A value that
+    /// cannot be a session token, such as a proxy's JSON Web Token, is ignored if the other source
+    /// has a token.
     pub(crate) fn read(&self, headers: &HeaderMap) -> PresentedToken {
         let by_cookie = self.cookie.read(headers);
         if !self.bearer {
@@ -28,7 +29,7 @@ impl Credentials {
             (by_cookie, PresentedToken::Nothing) => by_cookie,
             (PresentedToken::Nothing | PresentedToken::Malformed, by_bearer) => by_bearer,
             (by_cookie, PresentedToken::Malformed) => by_cookie,
-            // `SessionToken` has no `PartialEq`, so that code compares digests.
+            // `SessionToken` has no `PartialEq`. Therefore the digests are compared.
             (PresentedToken::Token(by_cookie), PresentedToken::Token(token))
                 if by_cookie.digest() == token.digest() =>
             {
@@ -38,8 +39,8 @@ impl Credentials {
         }
     }
 
-    /// Returns the digests of all tokens that a request presents, for a sign-out. Of each source,
-    /// at most [`MAX_PRESENTED`] are used.
+    /// Returns the digests of all tokens that a request presents, for a sign-out. At most
+    /// [`MAX_PRESENTED`] tokens of each source are used.
     pub(crate) fn digests(&self, headers: &HeaderMap) -> Vec<TokenDigest> {
         let bearer = self
             .bearer

@@ -5,11 +5,12 @@ use crate::error::{Error, ErrorKind};
 /// Second-level labels under which most country registries delegate names: `co.uk`, `com.au`.
 const SECOND_LEVELS: [&str; 9] = ["ac", "co", "com", "edu", "gob", "gov", "mil", "net", "org"];
 
-/// Countries whose registries delegate names directly. There, `co.de` is an ordinary name.
+/// Country domains whose registries delegate names directly. For example, `co.de` is an ordinary
+/// name.
 const WITHOUT_SECOND_LEVELS: [&str; 9] = ["be", "ca", "ch", "cz", "de", "dk", "eu", "fi", "nl"];
 
 /// Other public suffixes under which applications run. Browsers have the complete list. This table
-/// only detects a mistake before the first sign-in does.
+/// only detects a mistake earlier than the first sign-in would.
 const PUBLIC_SUFFIXES: [&str; 44] = [
     "appspot.com",
     "asn.au",

@@ -1,7 +1,7 @@
 //! The session cookie: its name and attributes, and how a request is read.
 //!
-//! [`SessionCookie`] configures the cookie, and reads, sets and removes it. The default suits an
-//! application on one host. [`PresentedToken`] is what it reads from a request.
+//! [`SessionCookie`] configures the cookie, and reads, sets and removes it. The default is for an
+//! application on one host. [`PresentedToken`] is the result of reading a request.
 //!
 //! # Example
 //!
@@ -48,7 +48,8 @@ pub(crate) const MAX_PRESENTED: usize = 8;
 ///
 /// The default is `__Host-session` with `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/` and no
 /// `Domain`. Browsers accept the prefix `__Host-` only on such a cookie (RFC 6265bis §4.1.3.2). A
-/// sibling subdomain can therefore neither read nor set it (OWASP ASVS 5.0, 3.3.1 to 3.3.4).
+/// sibling subdomain can therefore neither read nor set the cookie (OWASP ASVS 5.0, 3.3.1 to
+/// 3.3.4).
 ///
 /// # How a request is read
 ///
@@ -64,11 +65,12 @@ pub(crate) const MAX_PRESENTED: usize = 8;
 /// | the request has | result |
 /// |---|---|
 /// | no cookie of this name | [`PresentedToken::Nothing`] |
-/// | one value, or several equal ones, that is a token | [`PresentedToken::Token`] |
+/// | one value, or several equal values, in the format of a token | [`PresentedToken::Token`] |
 /// | a value that cannot be a token | [`PresentedToken::Malformed`] |
 /// | several values that differ, under a name with `__Host-` | [`PresentedToken::Ambiguous`] |
-/// | several values that differ, under another name, and more than one is a token | [`PresentedToken::Several`] |
-/// | the same, and one is a token | [`PresentedToken::Token`] |
+/// | several values that differ, under another name: more than one is a token | [`PresentedToken::Several`] |
+/// | several values that differ, under another name: exactly one is a token | [`PresentedToken::Token`] |
+/// | several values that differ, under another name: none is a token | [`PresentedToken::Malformed`] |
 /// | more than eight different values | [`PresentedToken::Ambiguous`] |
 ///
 /// # Several cookies of one name
@@ -76,9 +78,9 @@ pub(crate) const MAX_PRESENTED: usize = 8;
 /// A browser sends several cookies of one name if they differ in `Domain` or `Path`. This happens
 /// after a change of the `Domain`, or if another application on the host uses the name.
 ///
-/// With `__Host-`, neither can differ, so a second value is an attack or a defect. Without it,
-/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) looks up all tokens in one query. It accepts
-/// the request if exactly one of their sessions is live.
+/// With the prefix `__Host-`, neither attribute can differ. A second value is therefore an attack
+/// or a defect. Without the prefix, [`LoadUserLayer`](crate::load_user::LoadUserLayer) looks up all
+/// tokens in one query. The layer accepts the request if exactly one of the sessions is live.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue, header::COOKIE};
@@ -103,7 +105,7 @@ pub struct SessionCookie {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PresentedToken {
-    /// No cookie of this name.
+    /// The request has no cookie of this name.
     Nothing,
     /// One token. Its session may not exist.
     Token(SessionToken),
@@ -111,10 +113,10 @@ pub enum PresentedToken {
     Malformed,
     /// Several tokens. The request is accepted only if exactly one of their sessions is live.
     ///
-    /// It does not occur under a name with `__Host-`, unless the cookie is
+    /// This variant does not occur under a name with `__Host-`, unless the cookie is
     /// [partitioned](SessionCookie::partitioned).
     Several(Vec<SessionToken>),
-    /// Several different values, none of which can be preferred.
+    /// Several different values. No rule prefers one of them.
     Ambiguous,
 }
 
@@ -148,24 +150,25 @@ impl SessionCookie {
     /// Creates a cookie named `__Secure-{name}` that **every subdomain of `domain` can read and
     /// set**.
     ///
-    /// An attacker who controls one subdomain gets the session. Use it only for an application that
-    /// is deliberately spread over subdomains (OWASP ASVS 5.0, 3.3.3).
+    /// An attacker who controls one subdomain gets the session. Use this cookie only for an
+    /// application that is deliberately spread over subdomains (OWASP ASVS 5.0, 3.3.3).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] if the name is invalid (see [`named`](Self::named)), or the
     /// domain is an IP address, a single label such as `localhost`, or a public suffix such as
     /// `co.uk` (RFC 6265bis §5.7). Only well-known public suffixes are recognized. A browser knows
-    /// all of them, and stores no cookie for one.
+    /// all public suffixes, and stores no cookie for a public suffix.
     ///
     /// # Changing the domain
     ///
-    /// The browser keeps the cookie with the former `Domain` until it expires, and sends both. Such
-    /// requests are accepted as long as exactly one of the two sessions is live ([How a request is
-    /// read](#how-a-request-is-read)).
+    /// The browser keeps the cookie with the former `Domain` until that cookie expires. Until then,
+    /// the browser sends both cookies. A request with both cookies is accepted if exactly one of
+    /// the two sessions is live ([How a request is read](#how-a-request-is-read)).
     ///
-    /// Pass the former `Domain` to [`former_domain`](Self::former_domain) until its last cookie has
-    /// expired. The next sign-in or sign-out then ends the sessions and removes the cookies.
+    /// Pass the former `Domain` to [`former_domain`](Self::former_domain) until the last cookie
+    /// with that `Domain` has expired. The next sign-in or sign-out then ends the sessions of both
+    /// cookies and removes the former cookie.
     pub fn shared_with_subdomains(name: &str, domain: &str) -> Result<Self, Error> {
         domain::check(domain)?;
         Ok(Self {
@@ -177,13 +180,13 @@ impl SessionCookie {
 
     /// Also removes, at each sign-in and sign-out, the cookie of this name with this `Domain`.
     ///
-    /// An earlier version of the application has set that cookie. The method can be called several
-    /// times.
+    /// Use it if an earlier version of the application has set such a cookie. The method can be
+    /// called several times.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for a cookie with `__Host-`, which has no `Domain`, for the
-    /// present `Domain`, and for an invalid one.
+    /// [`ErrorKind::Configuration`] in three cases: the cookie's name begins with `__Host-` and the
+    /// cookie therefore has no `Domain`; `domain` is the present `Domain`; or `domain` is invalid.
     pub fn former_domain(mut self, domain: &str) -> Result<Self, Error> {
         domain::check(domain)?;
         let present = self.domain.as_deref();
@@ -201,15 +204,16 @@ impl SessionCookie {
     /// Creates a cookie named `session` without `Secure` and without a prefix, for local
     /// development.
     ///
-    /// **An attacker on the network can read it, and every other site on the host can set it.** The
-    /// method logs a warning.
+    /// **An attacker on the network can read the cookie, and every other site on the host can set
+    /// it.** The method logs a warning.
     ///
-    /// Browsers differ in whether `http://localhost` is secure. This cookie works in all of them.
+    /// Browsers differ in whether they treat `http://localhost` as secure. This cookie works in all
+    /// browsers.
     ///
-    /// Cookies ignore ports: two applications on `localhost` with one cookie name overwrite each
-    /// other's cookie. Use
-    /// [`insecure_for_local_development_named`](Self::insecure_for_local_development_named) for
-    /// different names.
+    /// Cookies ignore ports. Two applications on `localhost` with one cookie name therefore
+    /// overwrite each other's cookie. Use
+    /// [`insecure_for_local_development_named`](Self::insecure_for_local_development_named) to give
+    /// them different names.
     pub fn insecure_for_local_development() -> Self {
         Self::insecure(Name::new("session"))
     }
@@ -248,12 +252,13 @@ impl SessionCookie {
 
     /// Sets `SameSite=None`: the browser sends the cookie on **every cross-site request**.
     ///
-    /// It is for an application that other sites embed. Only a CSRF check then protects the session
-    /// from these sites.
+    /// Use it for an application that other sites embed. Only a CSRF check then protects the
+    /// session from these sites.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for a cookie without `Secure`, which browsers would reject.
+    /// [`ErrorKind::Configuration`] for a cookie without `Secure`, because browsers reject
+    /// `SameSite=None` on such a cookie.
     pub fn same_site_none(mut self) -> Result<Self, Error> {
         if !self.secure {
             let context = "a cookie with SameSite=None must have Secure";
@@ -266,18 +271,19 @@ impl SessionCookie {
     /// Sets `Partitioned` (CHIPS): the browser keeps one cookie for each site that embeds the
     /// application.
     ///
-    /// It also sends the cookie if it blocks third-party cookies. A user signs in separately on
-    /// each embedding site.
+    /// A browser that blocks third-party cookies sends this cookie, too. A user signs in separately
+    /// on each embedding site.
     ///
-    /// A browser can have a partitioned and an older unpartitioned cookie of one name, and sends
-    /// both. They are read as [several cookies of one name](#several-cookies-of-one-name), also
-    /// under a name with `__Host-`. A sign-in removes the unpartitioned one, and a sign-out removes
-    /// both.
+    /// A browser can have a partitioned and an older unpartitioned cookie of one name. It then
+    /// sends both cookies. The service reads them as [several cookies of one
+    /// name](#several-cookies-of-one-name), also under a name with `__Host-`. A sign-in removes the
+    /// unpartitioned cookie, and a sign-out removes both cookies.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] without [`same_site_none`](Self::same_site_none). The browser
-    /// sends the cookie of an embedded application only with `SameSite=None; Secure`.
+    /// [`ErrorKind::Configuration`] if [`same_site_none`](Self::same_site_none) was not called
+    /// before. The browser sends the cookie of an embedded application only with `SameSite=None;
+    /// Secure`.
     pub fn partitioned(mut self) -> Result<Self, Error> {
         if self.same_site != SameSite::None {
             let context = "a partitioned cookie must have SameSite=None";
@@ -311,7 +317,7 @@ impl SessionCookie {
         }
     }
 
-    /// Reads a request with more than one value.
+    /// Reads the cookie of a request that has more than one value.
     fn read_several(&self, headers: &HeaderMap) -> PresentedToken {
         if !self.may_be_several() {
             return PresentedToken::Ambiguous;
@@ -369,7 +375,7 @@ impl SessionCookie {
     ) {
         let mut cookie = self.cookie(token.expose());
         if remembered {
-            // Rounded down to seconds, so that the cookie never outlives the session.
+            // The time is rounded down to seconds. The cookie therefore never outlives the session.
             let life = session.remaining().min(MAX_AGE).as_secs();
             let life = i64::try_from(life).unwrap_or(i64::MAX).max(1);
             cookie.set_max_age(time::Duration::seconds(life));
@@ -399,7 +405,7 @@ impl SessionCookie {
     }
 
     /// Removes the cookie. The removal has the same attributes, because a browser applies the rules
-    /// of the prefix to it, too (RFC 6265bis §5.7).
+    /// of the prefix to the removal, too (RFC 6265bis §5.7).
     pub(crate) fn clear(&self, headers: &mut HeaderMap) {
         self.write(headers, &self.removal());
     }
@@ -417,11 +423,12 @@ impl SessionCookie {
         cookie.build()
     }
 
-    /// Writes the removals of earlier cookies, then this cookie. If a browser treats two of them as
-    /// one cookie, it keeps the last.
+    /// Writes the removals of earlier cookies, then this cookie. If a browser treats two of these
+    /// cookies as one, it keeps the last one.
     fn write(&self, headers: &mut HeaderMap, cookie: &Cookie<'_>) {
         self.remove_earlier(headers);
-        // First, so that no cookie is written to a response that a cache may store.
+        // `no-store` is set before any cookie is appended. If it cannot be set, no cookie is
+        // written, because a cache could store the response.
         let no_store = HeaderValue::from_static("no-store");
         if headers.try_insert(header::CACHE_CONTROL, no_store).is_err() {
             return report_full();
@@ -451,21 +458,21 @@ impl SessionCookie {
                 .collect();
             headers.remove(header::SET_COOKIE);
             for other in others {
-                // Cannot fail: at least as many fields have just been removed.
+                // This cannot fail, because at least as many fields have just been removed.
                 let _ = headers.try_append(header::SET_COOKIE, other);
             }
         }
     }
 }
 
-/// The header fields with credentials, as `Vary` lists them.
+/// The names of the header fields with credentials, for `Vary`.
 pub(crate) static VARY_COOKIE: HeaderValue = HeaderValue::from_static("cookie");
 pub(crate) static VARY_AUTHORIZATION: HeaderValue = HeaderValue::from_static("authorization");
 
 /// Adds a header's name, in lower case, to `Vary`, unless `Vary` has the name or `*`.
 pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static HeaderValue) {
-    // Fails if the map is full. A response with so many fields is not cached, because no server or
-    // proxy passes it on.
+    // This fails if the map is full. A response with so many fields is not cached, because no
+    // server or proxy passes it on.
     match headers.try_entry(header::VARY) {
         Ok(Entry::Vacant(entry)) => {
             let _ = entry.try_insert(name.clone());
@@ -486,7 +493,7 @@ fn lists(value: &HeaderValue, name: &HeaderValue) -> bool {
 }
 
 fn append(headers: &mut HeaderMap, cookie: &Cookie<'_>) {
-    // Cannot fail: the name was validated, and the value is base64url or empty.
+    // This cannot fail: the name was validated, and the value is base64url or empty.
     let Ok(mut value) = HeaderValue::try_from(cookie.to_string()) else {
         return;
     };

@@ -40,7 +40,7 @@ impl Name {
     }
 
     /// Returns the values of this name in one `Cookie` header. Pieces end at `;`. SP and HTAB
-    /// around them are ignored.
+    /// around a piece are ignored.
     pub(crate) fn values<'a>(&'a self, line: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
         let mut start = 0;
         std::iter::from_fn(move || {
@@ -48,7 +48,8 @@ impl Name {
                 let at = start + self.finder.find(&line[start..])?;
                 start = at + self.finder.needle().len();
                 let before = trim_end(&line[..at]).last();
-                // Otherwise the match is the end of a longer name, or part of another value.
+                // After any other byte, the match is the end of a longer name, or part of another
+                // value.
                 if before.is_none_or(|&byte| byte == b';') {
                     let rest = &line[start..];
                     let end = memchr(b';', rest).unwrap_or(rest.len());
@@ -59,7 +60,7 @@ impl Name {
     }
 }
 
-/// Compares the text only: equal texts have equal searchers.
+/// Compares only the text, because equal texts have equal searchers.
 impl PartialEq for Name {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
