@@ -20,7 +20,7 @@ impl ByUser {
         self.0.remove(&(user, session));
     }
 
-    /// Returns the sessions of this user, and those whose user is unknown.
+    /// Returns the sessions of this user, and the sessions whose user is unknown.
     pub(crate) fn of(&self, user: UserKey) -> Vec<SessionId> {
         [None, Some(user)]
             .into_iter()

@@ -35,8 +35,8 @@ pub(crate) type Snapshot = (LogPosition, Instant);
 type Entries<U> =
     sync::Cache<TokenDigest, Arc<Entry<U>>, UnitWeighter, DigestHashing, CollectEvicted>;
 
-/// All operations but a hit take one lock. Thus no invalidation can come between the check of the
-/// log and the insertion.
+/// All operations except a hit take one lock. Therefore no invalidation can happen between the
+/// check of the log and the insertion.
 #[derive(Default)]
 struct State {
     log: InvalidationLog,
@@ -50,7 +50,7 @@ struct Entry<U> {
     queried_at: Instant,
     /// When one of the session's limits passes, or the re-check interval ends.
     valid_until: Instant,
-    /// Milliseconds after `queried_at` from which on a use must be recorded.
+    /// Milliseconds from `queried_at` until a use must be recorded.
     touch_after: AtomicU64,
 }
 
@@ -84,8 +84,9 @@ impl<U> Cache<U> {
 
     /// Returns the session if it is cached and none of its limits has passed.
     ///
-    /// `is_fresh` receives the current time, and must return whether the feed is connected then. It
-    /// is called after the entry was found, because the process may have been suspended in between.
+    /// `is_fresh` receives the current time, and must return whether the feed is connected at that
+    /// time. The method calls it after the entry was found, because the process may be suspended
+    /// before that.
     pub(crate) fn get(
         &self,
         digest: &TokenDigest,
@@ -126,7 +127,7 @@ impl<U> Cache<U> {
     }
 
     /// Caches a live session for at most `max_age`. Does nothing if an invalidation of the session
-    /// or of its user has overtaken the lookup.
+    /// or of its user was recorded after `snapshot`.
     pub(crate) fn insert(
         &self,
         snapshot: Snapshot,
@@ -138,7 +139,7 @@ impl<U> Cache<U> {
         let (position, queried_at) = snapshot;
         let valid_until = queried_at + session.limit_in(self.idle_limit).min(max_age);
         let touch_after = self.touch_interval.map_or(0, |interval| {
-            // If the interval has passed already, the lookup itself has recorded a use.
+            // If the interval has already passed, the lookup itself has recorded a use.
             let rest = interval
                 .checked_sub(session.since_last_seen())
                 .filter(|rest| !rest.is_zero());
@@ -166,7 +167,7 @@ impl<U> Cache<U> {
             .insert_with_lifecycle(digest, entry, &mut evicted);
         for (digest, session) in evicted {
             // An entry that was replaced is evicted too. While an entry exists for a digest, the
-            // index must keep its session, so that an invalidation evicts it.
+            // index must keep its session. Otherwise an invalidation would not evict the entry.
             let vacant = !self.entries.contains_key(&digest);
             if vacant
                 && let Some(&(current, user)) = state.digests.get(&session)
@@ -187,7 +188,7 @@ impl<U> Cache<U> {
         }
     }
 
-    /// Invalidates all sessions of these users, and those whose user is unknown.
+    /// Invalidates all sessions of these users, and all sessions whose user is unknown.
     pub(crate) fn invalidate_users(&self, users: &[UserKey]) {
         let mut state = self.state();
         for user in users {
@@ -225,8 +226,8 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns the duration in milliseconds, rounded up. The store ignores a use that comes a fraction
-/// of a millisecond early, and the next one would be due an interval later.
+/// Returns the duration in milliseconds, rounded up. The store ignores a use that is recorded a
+/// fraction of a millisecond early. The next use would then be due one interval later.
 fn millis_up(time: Duration) -> u64 {
     millis(time + Duration::from_nanos(999_999))
 }
@@ -258,8 +259,8 @@ mod tests {
         Cache::new(10, None, None)
     }
 
-    /// Returns a session of this age and remaining lifetime. Its id and digest are made of its
-    /// number.
+    /// Returns a session of this age and remaining lifetime. The id and the digest contain
+    /// `number`.
     fn session(number: u16, age: Duration, left: Duration) -> (TokenDigest, SharedSession<()>) {
         let mut digest = [0; 32];
         digest[..2].copy_from_slice(&number.to_be_bytes());
@@ -303,7 +304,7 @@ mod tests {
         assert!(!cached_after(MAX_AGE, &session));
     }
 
-    /// The time of the result does not matter, because it may be in transit for long.
+    /// The time at which the result arrives does not matter, because the result may arrive late.
     #[test]
     fn a_limit_counts_from_when_the_query_was_sent() {
         assert!(!cached_after(SECOND, &session(1, HOUR, SECOND / 2)));
@@ -330,7 +331,8 @@ mod tests {
         }
     }
 
-    /// A use is due when the whole interval has passed, and no fraction of a millisecond earlier.
+    /// A use is due when the whole interval has passed, and not a fraction of a millisecond
+    /// earlier.
     #[test]
     fn use_is_due_when_the_interval_has_passed() {
         let interval = Duration::from_micros(66_666);
@@ -357,7 +359,7 @@ mod tests {
         }
     }
 
-    /// N02: the user's sessions and those whose user is unknown are evicted, and no others.
+    /// N02: only the user's sessions, and the sessions whose user is unknown, are evicted.
     #[test]
     fn invalidating_a_user_evicts_all_sessions_of_the_user() {
         let cache = cache();

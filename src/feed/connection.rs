@@ -26,13 +26,13 @@ use crate::{
     },
 };
 
-/// One late heartbeat does not end the lease.
+/// With four heartbeats per lease, one late heartbeat does not end the lease.
 const HEARTBEATS_PER_LEASE: u32 = 4;
-/// Delay before the first reconnect. It doubles with each failure, up to the maximum.
+/// Delay before the first reconnect. The delay doubles with each failure, up to the maximum.
 const MIN_RECONNECT_DELAY: Duration = Duration::from_millis(50);
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
 
-/// Runs a feed, and reconnects it after each failure with a growing delay.
+/// Runs a feed, and reconnects the feed after each failure with a growing delay.
 pub(crate) async fn run<U: Clone + Send + Sync + 'static>(
     connection: Arc<Connection<U>>,
     feed: impl SessionFeed,
@@ -64,7 +64,8 @@ pub(crate) async fn run<U: Clone + Send + Sync + 'static>(
             );
         }
         if let Some(failed) = failed.take() {
-            // The receiver was dropped if the feed was connected before.
+            // The send fails if the feed was connected before, because the receiver was then
+            // dropped.
             let _ = failed.send(error);
         }
         sleep(backoff.pause()).await;
@@ -116,8 +117,8 @@ impl<U: Clone + Send + Sync + 'static> FeedHandler for Connection<U> {
         let until = state.nanos((sent + state.settings.lease).into_std());
         let now = state.nanos(StdInstant::now());
         let mut connections = state.connections();
-        // A heartbeat that returns after its lease proves nothing, and neither does one of a feed
-        // that was replaced.
+        // A heartbeat that is received after the end of its lease is ignored. A heartbeat of a feed
+        // that was replaced is ignored, too.
         if now >= until || connections.stopped || self.number < connections.current {
             return;
         }
@@ -130,7 +131,7 @@ impl<U: Clone + Send + Sync + 'static> FeedHandler for Connection<U> {
             state.disconnect(&connections);
         }
         if now >= state.fresh_until.load(SeqCst) {
-            // The lease was over: invalidations may have been missed.
+            // The lease had ended. Therefore invalidations may have been missed.
             state.clear_cache();
         }
         state.fresh_until.store(until, SeqCst);

@@ -19,7 +19,7 @@ use crate::{
 ///
 /// # Cancellation
 ///
-/// Dropping it cancels the wait and leaves nothing behind.
+/// Dropping the future cancels the wait and has no other effect.
 #[must_use = "the wait has no effect unless polled"]
 pub struct Ended {
     pub(crate) over: oneshot::Receiver<EndReason>,

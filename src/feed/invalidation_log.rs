@@ -1,12 +1,13 @@
-//! The invalidation log: decides whether an invalidation has overtaken a lookup in flight.
+//! The invalidation log, which decides whether the result of a lookup may be cached.
 //!
-//! It has no clock, no lock and no runtime, so that it can be model-checked.
+//! The log has no clock, no lock and no runtime. It can therefore be model-checked.
 
 use std::collections::VecDeque;
 
 use crate::session::{SessionId, UserKey};
 
-/// Most entries in the log. A lookup that more invalidations have overtaken is not cached.
+/// Maximum number of entries in the log. If more invalidations are recorded during a lookup, its
+/// result is not cached.
 const CAPACITY: usize = 1_024;
 
 /// The most recent invalidations, in their order.
@@ -14,7 +15,7 @@ const CAPACITY: usize = 1_024;
 pub(crate) struct InvalidationLog {
     /// Number of invalidations so far.
     count: u64,
-    /// Lookups from before this position are not cached.
+    /// The results of lookups from before this position are not cached.
     complete_from: u64,
     recent: VecDeque<(u64, Subject)>,
 }
@@ -36,7 +37,8 @@ impl InvalidationLog {
         LogPosition(self.count)
     }
 
-    /// Returns whether no invalidation of this session or of its user has overtaken the lookup.
+    /// Returns whether the result of the lookup may be cached. It may not be cached if an
+    /// invalidation of this session or of its user was recorded after `position`.
     ///
     /// If the session's user is unknown, an invalidation of any user counts.
     pub(crate) fn may_cache(
@@ -65,7 +67,7 @@ impl InvalidationLog {
         self.recent.push_back((self.count, subject));
     }
 
-    /// Records that any session may have changed. No lookup in flight will be cached.
+    /// Records that any session may have changed. No result of a lookup in flight will be cached.
     pub(crate) fn record_all(&mut self) {
         self.count += 1;
         self.complete_from = self.count;

@@ -22,9 +22,10 @@ const USER: UserKey = UserKey::from_hash(7);
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Without {
     Nothing,
-    /// The cache inserts a lookup that an invalidation has overtaken.
+    /// The cache inserts the result of a lookup although an invalidation was recorded during the
+    /// lookup.
     MayCache,
-    /// The cache inserts a lookup from before the feed disconnected.
+    /// The cache inserts the result of a lookup from before the feed disconnected.
     RecordAll,
     /// A lookup takes its log position after the result instead of before the query.
     EarlyPosition,
@@ -178,8 +179,8 @@ fn check_subject(subject: Subject, without: Without) {
             lives.look_up();
             assert!(lives.cache.lock().unwrap().cached);
         },
-        // A missing guard may show in one schedule of thousands only. The first failure ends the
-        // check.
+        // If a guard is missing, perhaps only one schedule in thousands fails. The check ends at
+        // the first failure.
         if without == Without::Nothing {
             5_000
         } else {

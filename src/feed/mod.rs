@@ -1,7 +1,7 @@
 //! Feeds of ended sessions, the session cache, and streams that end with their session.
 //!
-//! A [`SessionFeed`] notifies a service of sessions that ended or changed in another process.
-//! The service needs one for its cache, and to close open streams at once:
+//! A [`SessionFeed`] notifies a service of sessions that ended or changed in another process. The
+//! service needs a feed for its cache, and to close open streams at once:
 //!
 //! ```
 //! use futures_core::Stream;
@@ -32,9 +32,10 @@
 //! # Heartbeats and the lease
 //!
 //! The feed sends four heartbeats per lease ([`DEFAULT_LEASE`] by default) on the path of its
-//! notifications. When one comes back, all notifications from before it was sent have arrived.
-//! The feed counts as connected until one lease after the last such heartbeat was sent.
-//! While it is disconnected, the cache is bypassed and every lookup queries the store.
+//! notifications. When a heartbeat is received, all notifications from before the heartbeat was
+//! sent have arrived. The feed counts as connected until one lease after it sent the last heartbeat
+//! that was received. While the feed is disconnected, the cache is bypassed and every lookup
+//! queries the store.
 
 mod by_user;
 pub(crate) mod cache;

@@ -27,7 +27,8 @@ pub(crate) fn watch<S: SessionStore>(
     let mut state = watchers.state();
     state.last_waiter += 1;
     let waiter = state.last_waiter;
-    // Otherwise the sender is dropped, and this waiter alone receives `EndReason::ServiceClosed`.
+    // Without a runtime, or if the watchers are closed, the sender is dropped. Then only this
+    // waiter receives `EndReason::ServiceClosed`.
     if let Ok(runtime) = Handle::try_current()
         && !state.closed
     {
@@ -53,7 +54,7 @@ pub(crate) fn watch<S: SessionStore>(
 struct Recheck<S: SessionStore> {
     store: Arc<S>,
     feed: Arc<FeedSlot<S::User>>,
-    /// Whether `run` has returned. If so, another task may run by the time this value is dropped.
+    /// Whether `run` has returned. If so, another task may be running when this value is dropped.
     finished: bool,
 }
 
@@ -66,8 +67,8 @@ impl<S: SessionStore> Recheck<S> {
         }
     }
 
-    /// Runs until no session is watched. It borrows the task, so that its end and its drop are
-    /// separate steps.
+    /// Runs until no session is watched. The method borrows the task. The end of `run` and the drop
+    /// of the task are therefore separate steps.
     async fn run(&mut self) {
         let feed = Arc::clone(&self.feed);
         let (watchers, lease) = (&*feed.watchers, feed.settings.lease);
@@ -83,8 +84,8 @@ impl<S: SessionStore> Recheck<S> {
             let (due, next) = {
                 let mut state = watchers.state();
                 if state.sessions.is_empty() {
-                    // The flag must change under the lock that found no session. Otherwise the next
-                    // waiter would start no task.
+                    // The lock that was held when no session was found must still be held when the
+                    // flag changes. Otherwise the next waiter would start no task.
                     state.running = false;
                     self.finished = true;
                     return;
@@ -110,8 +111,9 @@ impl<S: SessionStore> Recheck<S> {
         }
     }
 
-    /// Re-checks these sessions. If a row makes the query fail, the sessions are divided until that
-    /// row's session is alone. The streams of that session end.
+    /// Re-checks these sessions. If a row makes the query fail, the sessions are divided among
+    /// smaller queries, until the session of that row is alone in a query. The streams of that
+    /// session then end.
     async fn check(&self, watchers: &Watchers, due: Vec<SessionId>, period: Duration) {
         let mut parts = vec![due];
         while let Some(mut part) = parts.pop() {
@@ -237,14 +239,14 @@ mod tests {
         }
     }
 
-    /// Waits for the stream. The clock is paused, so that a stream which no task checks fails at
-    /// once.
+    /// Waits for the stream. The clock is paused. If no task checks the stream, the wait therefore
+    /// times out at once.
     async fn soon(stream: impl Future<Output = EndReason>) -> Option<EndReason> {
         timeout(Duration::from_secs(60), stream).await.ok()
     }
 
-    /// N06: a stream may start between the end of the previous task and its drop. It stays open,
-    /// and a task of its own checks it.
+    /// N06: a stream may start after the previous task has ended and before that task is dropped.
+    /// The stream stays open, and a new task checks its session.
     #[tokio::test(start_paused = true)]
     async fn a_finished_task_closes_no_stream_that_started_since() {
         let sessions = Fixture::new().await.unwrap();
@@ -261,7 +263,7 @@ mod tests {
     }
 
     /// A task that is dropped early closes the streams of its sessions. The next stream starts a
-    /// task of its own.
+    /// new task.
     #[tokio::test(start_paused = true)]
     async fn an_aborted_task_closes_the_streams_that_it_checks() {
         let sessions = Fixture::new().await.unwrap();

@@ -12,20 +12,23 @@ use crate::{
 /// Notifies the service of sessions that ended or changed elsewhere: in another process, by an
 /// operator's `DELETE`, by a cascading delete.
 ///
-/// `PgSessionStore::feed` creates one for PostgreSQL.
+/// `PgSessionStore::feed` creates a feed for PostgreSQL.
 pub trait SessionFeed: Send + Sync + 'static {
     /// Listens on one connection until it is lost, and returns why it was lost.
     ///
-    /// The service calls it again after a delay that grows and is jittered. It does the same after
-    /// a panic.
+    /// The service then calls the method again after a delay, also after a panic. The delay grows
+    /// and is jittered.
     ///
     /// # Contract
     ///
-    /// * The feed must call [`FeedSink::subscribed`] once it can miss no further notification.
+    /// * The feed must call [`FeedSink::subscribed`] as soon as it can miss no further
+    ///   notification.
     /// * It must pass invalidations to `sink` in the order in which they happened.
-    /// * After that, it must send a heartbeat whenever [`FeedSink::next_heartbeat`] resolves.
-    /// * When the heartbeat comes back, it must call [`FeedSink::heartbeat_received`].
-    /// * The heartbeat must take *the same path as notifications, and come behind them*.
+    /// * After the call of `subscribed`, it must send a heartbeat whenever
+    ///   [`FeedSink::next_heartbeat`] resolves.
+    /// * When the feed receives the heartbeat, it must call [`FeedSink::heartbeat_received`].
+    /// * The heartbeat must take *the same path as notifications, and arrive after all earlier
+    ///   notifications*.
     /// * It must verify that this path leads to the database that the service's store uses.
     ///
     /// # Cancellation
@@ -42,7 +45,7 @@ pub struct FeedSink(Arc<dyn FeedHandler>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Invalidation {
-    /// These sessions have ended, or the result of a lookup may have changed.
+    /// These sessions have ended, or the results of their lookups may have changed.
     Sessions(Vec<SessionId>),
     /// The result of a lookup may have changed for every session of these users.
     Users(Vec<UserKey>),
@@ -83,8 +86,8 @@ impl FeedSink {
         self.0.invalidate(invalidation);
     }
 
-    /// Reports that a heartbeat came back, and when it was sent. All notifications from before that
-    /// time must have been passed on.
+    /// Reports that the heartbeat from the time `sent` was received. All notifications from before
+    /// that time must have been passed to this sink.
     ///
     /// The feed counts as connected until one lease after `sent`.
     pub fn heartbeat_received(&self, sent: Instant) {

@@ -31,7 +31,7 @@ impl<U: Clone + Send + Sync + 'static> FeedSlot<U> {
         }
     }
 
-    /// Sets the subscription. Returns `false` if there is one already.
+    /// Sets the subscription. Returns `false` if the service already has a subscription.
     pub(crate) fn subscribe(&self, subscription: Subscription<U>) -> bool {
         self.subscription.set(subscription).is_ok()
     }
@@ -40,7 +40,8 @@ impl<U: Clone + Send + Sync + 'static> FeedSlot<U> {
         self.subscription.get()
     }
 
-    /// Returns whether the feed is connected, so that the end of any session causes a notification.
+    /// Returns whether the feed is connected. While it is connected, the end of any session causes
+    /// a notification.
     pub(crate) fn is_fresh(&self) -> bool {
         self.subscription()
             .is_some_and(|subscription| subscription.is_fresh())
@@ -73,8 +74,8 @@ impl<U: Clone + Send + Sync + 'static> FeedSlot<U> {
         }
     }
 
-    /// Waits until the sessions that this process has just ended are invalid here. Without a
-    /// connected feed, all watched sessions are marked for a check.
+    /// Waits until the sessions that this process has just ended are invalid in this process.
+    /// Without a connected feed, all watched sessions are marked for a check.
     pub(crate) async fn sync(&self) {
         match self
             .subscription()

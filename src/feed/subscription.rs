@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// A feed that was started. When it is dropped, its task continues if it has become the current
-/// feed. Otherwise the task is aborted.
+/// A feed that was started. When this value is dropped, the task of the feed continues if the feed
+/// has become the current one. Otherwise the task is aborted.
 struct Candidate<'a, U> {
     state: &'a SubscriptionState<U>,
     number: u64,
@@ -45,11 +45,12 @@ impl<U: Clone + Send + Sync + 'static> Subscription<U> {
         Self(Arc::new(SubscriptionState::new(cache, watchers, settings)))
     }
 
-    /// Starts a feed, and waits until it is connected. Only then does it replace the current feed.
+    /// Starts a feed, and waits until it is connected. After that, the new feed replaces the
+    /// current feed.
     ///
     /// # Errors
     ///
-    /// The error of the feed, or [`ErrorKind::Deadline`] if no heartbeat came back before the
+    /// The error of the feed, or [`ErrorKind::Deadline`] if no heartbeat was received before the
     /// deadline.
     pub(crate) async fn connect(&self, feed: impl SessionFeed) -> Result<(), Error> {
         let mut last_heartbeat = self.0.last_heartbeat.subscribe();

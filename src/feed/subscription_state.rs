@@ -25,8 +25,8 @@ use crate::{
     store::lookup::SharedSession,
 };
 
-/// Default lease: one second. A feed counts as connected for this long after it sent a heartbeat
-/// that came back.
+/// Default lease: one second. A feed counts as connected for this long after it sent the last
+/// heartbeat that was received.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(1);
 /// Default re-check interval while the feed is connected, if its scope is
 /// [`FeedScope::SessionsAndUsers`](crate::feed::FeedScope::SessionsAndUsers): one minute.
@@ -43,7 +43,8 @@ pub(crate) struct SubscriptionState<U> {
     watchers: Arc<Watchers>,
     pub(crate) settings: Settings,
     start: StdInstant,
-    /// End of the lease, in nanoseconds after `start`. Until then, all notifications have arrived.
+    /// End of the lease, in nanoseconds after `start`. Until then, the feed counts as connected,
+    /// and all notifications have arrived.
     pub(crate) fresh_until: AtomicU64,
     pub(crate) covers_users: AtomicBool,
     connections: Mutex<Connections>,
@@ -59,8 +60,8 @@ pub(crate) struct Settings {
     pub(crate) deadline: Duration,
 }
 
-/// The feeds of the subscription. Only the events of the current one count. A feed becomes current
-/// when its first heartbeat comes back.
+/// The feeds of the subscription. Only the events of the current feed count. A feed becomes current
+/// when its first heartbeat is received.
 #[derive(Default)]
 pub(crate) struct Connections {
     pub(crate) current: u64,
@@ -70,8 +71,8 @@ pub(crate) struct Connections {
     pub(crate) stopped: bool,
 }
 
-/// Which feed's heartbeat came back last, and when it was sent. `sent` is `None` if the connection
-/// was lost since.
+/// The last heartbeat that was received: the feed that sent it, and the time. `sent` is `None` if
+/// the connection has been lost since then.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct LastHeartbeat {
     pub(crate) connection: u64,
@@ -128,7 +129,7 @@ impl<U: Clone + Send + Sync + 'static> SubscriptionState<U> {
         }
     }
 
-    /// Returns whether the feed is connected, so that all notifications have arrived.
+    /// Returns whether the feed is connected. If so, all notifications have arrived.
     pub(crate) fn is_fresh(&self) -> bool {
         self.is_fresh_at(StdInstant::now())
     }

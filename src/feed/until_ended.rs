@@ -15,7 +15,7 @@ use crate::feed::{end_reason::EndReason, ended::Ended};
 type LastItem<T> = Box<dyn FnOnce(EndReason) -> Option<T> + Send + Sync>;
 
 pin_project! {
-    /// Stream that ends when its session does. See [`Ended::close_stream`].
+    /// Stream that ends when its session ends. See [`Ended::close_stream`].
     #[must_use = "streams do nothing unless polled"]
     pub struct StreamUntilEnded<S: Stream> {
         #[pin]
@@ -26,7 +26,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// Body that ends when its session does. See [`Ended::close_body`].
+    /// Body that ends when its session ends. See [`Ended::close_body`].
     pub struct BodyUntilEnded<B> {
         #[pin]
         body: B,
@@ -35,13 +35,13 @@ pin_project! {
 }
 
 impl Ended {
-    /// Returns a stream that ends when the session does, without a last item.
+    /// Returns a stream that ends when the session ends, without a last item.
     pub fn close_stream<S: Stream>(self, stream: S) -> StreamUntilEnded<S> {
         self.close_stream_with(stream, |_| None)
     }
 
-    /// Returns a stream that ends when the session does, with the last item that `last` returns, if
-    /// any. For gRPC, that item is the status `UNAUTHENTICATED`.
+    /// Returns a stream that ends when the session ends. If `last` returns an item, it is the last
+    /// item of the stream. For gRPC, return the status `UNAUTHENTICATED`.
     pub fn close_stream_with<S: Stream>(
         self,
         stream: S,
@@ -53,7 +53,7 @@ impl Ended {
         }
     }
 
-    /// Returns a body that ends when the session does, as if it were complete. It is meant for
+    /// Returns a body that ends when the session ends, as if the body were complete. Use it for
     /// server-sent events.
     ///
     /// The response must not have a `Content-Length`, because the body may end early.
@@ -113,7 +113,7 @@ impl<B: Body> Body for BodyUntilEnded<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        // The body may end early, so that only the upper bound holds.
+        // The body may end early. Therefore only the upper bound is valid.
         let mut hint = SizeHint::new();
         if let Some(upper) = self.body.size_hint().upper() {
             hint.set_upper(upper);

@@ -24,7 +24,7 @@ pub(crate) const MAX_SESSIONS_PER_QUERY: usize = 1_000;
 /// Longest time ahead for which a timer is set: 365 days.
 const MAX_TIMER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The sessions whose end streams wait for.
+/// The watched sessions. Each has at least one waiter for its end.
 pub(crate) struct Watchers {
     state: Mutex<State>,
     pub(crate) wake: Notify,
@@ -34,8 +34,8 @@ pub(crate) struct Watchers {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) sessions: HashMap<SessionId, Watched>,
-    /// The sessions that wait for a check, by the time at which it is due. A failed check is due
-    /// again later, so that the sessions behind it are checked first.
+    /// The sessions that wait for a check, in the order of the times at which their checks are due.
+    /// A failed check becomes due again later. The sessions behind it are therefore checked first.
     queue: BTreeSet<(Instant, SessionId)>,
     by_user: ByUser,
     pub(crate) last_waiter: u64,
@@ -45,7 +45,7 @@ pub(crate) struct State {
 
 pub(crate) struct Watched {
     waiters: SmallVec<[(u64, oneshot::Sender<EndReason>); 1]>,
-    /// Known once the session was checked.
+    /// The session's user, which is known after the first check.
     user: Option<UserKey>,
     /// When one of the session's limits passes, unless the session is used before.
     limit: Instant,
@@ -75,7 +75,7 @@ impl Default for Watchers {
 }
 
 impl Watchers {
-    /// Removes a waiter. The session is no longer watched if it was the last one.
+    /// Removes a waiter. If it was the last waiter, the session is no longer watched.
     pub(crate) fn remove_waiter(&self, session: SessionId, waiter: u64) {
         let mut state = self.state();
         if let Some(watched) = state.sessions.get_mut(&session) {
@@ -140,7 +140,7 @@ impl State {
         let now = Instant::now();
         let id = session.id();
         let watched = self.sessions.entry(id).or_insert_with(|| {
-            // The lookup may have been long ago, so that the session is checked at once.
+            // The lookup may have been long ago. Therefore the session is checked at once.
             self.queue.insert((now, id));
             self.by_user.insert(None, id);
             Watched {
@@ -185,8 +185,8 @@ impl State {
         }
     }
 
-    /// Takes the sessions of one query, if one is due. Sessions that are due within `slack` are
-    /// included, which saves queries.
+    /// Takes the sessions of one query, if a session is due. Sessions that are due within `slack`
+    /// are included. This saves queries.
     pub(crate) fn take_due(&mut self, now: Instant, slack: Duration) -> Vec<SessionId> {
         let mut due = Vec::new();
         if self.next_due().is_none_or(|at| at > now) {
@@ -213,7 +213,7 @@ impl State {
     }
 
     /// Resolves the waits for sessions that the store no longer finds. Schedules the next check of
-    /// the others.
+    /// the other sessions.
     pub(crate) fn apply_check(
         &mut self,
         due: &[SessionId],
@@ -264,8 +264,8 @@ impl State {
         }
     }
 
-    /// Ends the check in flight and schedules the next one. If the session was invalidated
-    /// meanwhile, it is due at `suspect_at`.
+    /// Ends the check in flight and schedules the next one. If the session was invalidated during
+    /// the check, the next check is due at `suspect_at`.
     fn schedule(&mut self, session: SessionId, next: Instant, suspect_at: Instant) {
         if let Some(watched) = self.sessions.get_mut(&session)
             && let Check::InFlight { suspect } = watched.check
