@@ -7,9 +7,9 @@ use crate::cookie::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by};
 /// The responses to which the layer adds cache headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CacheHeaders {
-    /// All vary with the credentials, and those to signed-in users are private.
+    /// All responses vary with the credentials, and the responses to signed-in users are private.
     All,
-    /// Only those to signed-in users.
+    /// Only the responses to signed-in users vary with the credentials. They are also private.
     SignedIn,
     None,
 }
@@ -45,8 +45,8 @@ impl Marks {
 
     /// Adds the headers to the response.
     ///
-    /// A cache stores neither an upgrade nor a gRPC response, because that is a response to a
-    /// `POST`.
+    /// Upgrades and gRPC responses are not changed, because no cache stores them. A gRPC response
+    /// is a response to a `POST`.
     pub(super) fn write<B>(self, response: &mut Response<B>) {
         if !self.vary
             || response.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -56,7 +56,7 @@ impl Marks {
         }
         let headers = response.headers_mut();
         if self.private && !headers.contains_key(header::CACHE_CONTROL) {
-            // Fails if the map is full, at 32,768 fields.
+            // This fails if the map is full, at 32,768 fields.
             let private = HeaderValue::from_static("private");
             let _ = headers.try_insert(header::CACHE_CONTROL, private);
         }

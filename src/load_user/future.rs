@@ -47,7 +47,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// A lookup, and what is needed when it completes.
+    /// A lookup, and the values that are needed when the lookup completes.
     pub(super) struct Lookup<S, L: SessionLookup, R, B> {
         #[pin]
         pub(super) answer: PendingLookup<L::User>,

@@ -37,9 +37,8 @@ impl<L: SessionLookup> LoadUserLayer<L> {
 impl<L: SessionLookup, R> LoadUserLayer<L, R> {
     /// Passes requests for which `exempt` returns `true` to the inner service without a lookup.
     ///
-    /// It is for static files, health checks and sign-out. These requests also work if the database
-    /// is unavailable. The inner service receives **no user** with them, even if they have a
-    /// cookie.
+    /// Use it for static files, health checks and sign-out. These requests reach the inner service
+    /// even if the database is unavailable. They have **no user**, even if they have a cookie.
     pub fn exempt(
         mut self,
         exempt: impl Fn(&Method, &Uri) -> bool + Send + Sync + 'static,
@@ -58,9 +57,9 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
 
     /// Disables `Vary` on responses to anonymous requests.
     ///
-    /// It is for routes whose response does not depend on the session, such as static content in a
-    /// shared cache. It must not be used for pages that differ for signed-in users, because a
-    /// shared cache would send them the anonymous page.
+    /// Use it for routes whose response does not depend on the session, such as static content in a
+    /// shared cache. Do not use it for pages that differ for signed-in users. A shared cache would
+    /// send the anonymous page to these users.
     pub fn without_vary_for_anonymous(mut self) -> Self {
         if matches!(self.settings.cache_headers, CacheHeaders::All) {
             self.settings.cache_headers = CacheHeaders::SignedIn;
@@ -82,7 +81,7 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
 
     /// Sets the response that is sent when a lookup fails (503 by default).
     ///
-    /// Anonymous requests are not rejected here. They are passed to the inner service.
+    /// This layer does not reject anonymous requests. It passes them to the inner service.
     pub fn rejection_response<T>(self, response: T) -> LoadUserLayer<L, T> {
         let Settings {
             exempt,

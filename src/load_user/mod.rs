@@ -2,8 +2,9 @@
 //!
 //! [`LoadUserLayer`] reads the session cookie and looks the session up with the
 //! [`SessionService`](crate::service::SessionService). It attaches the user and the
-//! [`CurrentSession`](crate::session::CurrentSession) to the request's extensions. It never rejects
-//! an anonymous request; [`RequireUserLayer`](crate::require_user::RequireUserLayer) does.
+//! [`CurrentSession`](crate::session::CurrentSession) to the request's extensions. The layer never
+//! rejects an anonymous request. To reject these requests, add
+//! [`RequireUserLayer`](crate::require_user::RequireUserLayer).
 //!
 //! | the request | the inner service receives | cost |
 //! |---|---|---|
@@ -13,8 +14,8 @@
 //! | has a token of a live session | the user and its `CurrentSession` | one lookup |
 //! | has a token whose lookup fails | no call: the response is a 503 (gRPC 14) | one lookup |
 //!
-//! The layer first removes a user and a session of its own type from the extensions. Identity
-//! therefore comes from the store only, not from an outer layer.
+//! The layer first removes a user and a session of its own user type from the extensions. The user
+//! of a request therefore comes only from the store, not from an outer layer.
 //!
 //! A client cannot distinguish a malformed, ambiguous, unknown, expired or revoked token by the
 //! response.
@@ -57,9 +58,9 @@
 //!
 //! # Caches
 //!
-//! The layer adds `Vary: Cookie` to every response that can depend on a session, including those to
-//! anonymous requests. With bearer tokens it also adds `Vary: Authorization` (RFC 9110 §12.5.5). A
-//! cache therefore does not send an anonymous page to a user who is signed in.
+//! The layer adds `Vary: Cookie` to every response that can depend on a session, including
+//! responses to anonymous requests. With bearer tokens it also adds `Vary: Authorization` (RFC 9110
+//! §12.5.5). A cache therefore does not send an anonymous page to a user who is signed in.
 //!
 //! If the request has a live session, and the inner service set no `Cache-Control`, the layer adds
 //! `Cache-Control: private`. A shared cache therefore does not send one user's page to another.
@@ -73,8 +74,9 @@
 //! # Sign-in pages
 //!
 //! If a browser opens a page, the layer records the path in the request's extensions.
-//! [`RequireUserLayer::sign_in_page`](crate::RequireUserLayer::sign_in_page) uses it to lead back
-//! to the page, also inside a nested router. For other requests, nothing is recorded or allocated.
+//! [`RequireUserLayer::sign_in_page`](crate::RequireUserLayer::sign_in_page) uses this path to lead
+//! back to the page, also inside a nested router. For other requests, nothing is recorded or
+//! allocated.
 //!
 //! # Order of layers
 //!
@@ -84,16 +86,17 @@
 //!
 //! # Several kinds of users
 //!
-//! An application can have one service for its staff and another one for its customers. Their two
-//! layers can be on one router, in either order. Each needs its own cookie and its own user type.
+//! An application can have one service for its staff and another one for its customers. The layers
+//! of both services can be on one router, in either order. Each layer needs its own cookie and its
+//! own user type.
 //!
 //! A layer attaches and removes only the user of its type and the
 //! [`CurrentSession`](crate::session::CurrentSession) of that user. `RequireUserLayer::<Staff>`
 //! reads only the `Staff` user.
 //!
 //! Two layers for one user type are a mistake, unless both use the same service. The inner layer
-//! decides which user the handlers see. If it finds another session than the outer one, or none, it
-//! logs an error.
+//! decides which user the handlers see. If the inner layer finds another session than the outer
+//! layer, or no session, it logs an error.
 //!
 //! # Cancellation
 //!

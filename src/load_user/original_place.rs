@@ -30,7 +30,7 @@ impl OriginalPlace {
         }
     }
 
-    /// Returns the path as the browser sees it. It may be unsafe to return to.
+    /// Returns the path as the browser sees it. A redirect to this path may be unsafe.
     pub(crate) fn place(&self) -> Cow<'_, str> {
         let place = self.place.as_str();
         match &self.stripped {

@@ -81,8 +81,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        // Identity comes from the store only, not from outer layers. A layer for another user type
-        // removes that type itself.
+        // The user comes only from the store, not from outer layers. A layer for another user type
+        // removes the values of that type itself.
         let extensions = request.extensions_mut();
         extensions.remove::<L::User>();
         let outer = extensions.remove::<CurrentSession<L::User>>();
@@ -107,7 +107,7 @@ where
             let marks = marks(true);
             return ResponseFuture::calling(self.inner.call(request), marks);
         }
-        // Only the service that was polled ready may be called, and its clone was not:
+        // Only the service that was polled ready may be called. Its clone was not polled:
         // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
         let not_ready_inner = self.inner.clone();
         let ready_inner = std::mem::replace(&mut self.inner, not_ready_inner);
