@@ -22,12 +22,14 @@ use crate::{
     store::{SessionLookup, lookup::MAX_CONCURRENT_LOOKUPS},
 };
 
-/// Fewest waiting digests that justify a batch beside one in flight. Below this, a query costs more
-/// than it saves: measured with 2 to 24.
+/// Minimum number of waiting digests for a second batch while one is in flight. With fewer digests,
+/// the second query costs more than it saves. Values from 2 to 24 were measured.
 const MIN_FOR_EXTRA_BATCH: usize = 4;
-/// Most digests in one query. Beyond this, PostgreSQL plans the query as one over many rows.
+/// Maximum number of digests in one query. With more digests, PostgreSQL chooses a plan for many
+/// rows.
 const MAX_DIGESTS_PER_BATCH: usize = 128;
-/// Bounds the backlog to a few hundred milliseconds of work. A later lookup would only time out.
+/// Maximum number of waiters. Their lookups take a few hundred milliseconds. A further lookup would
+/// only time out.
 const MAX_WAITERS: usize = 16_384;
 
 pub(crate) struct LookupBatcher<L: SessionLookup> {
@@ -51,7 +53,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
         }
     }
 
-    /// Looks up one digest. The lookup is in the queue when this returns.
+    /// Looks up one digest. The lookup is in the queue when this method returns.
     ///
     /// A session that ended before the call is not reported as live.
     pub(crate) fn submit(&self, digest: TokenDigest) -> PendingLookup<L::User> {
@@ -68,7 +70,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
 
     /// Looks up the digests of one request in one batch, and bypasses the cache.
     ///
-    /// None of their sessions counts as used. The caller decides which of them belongs to the
+    /// None of the sessions counts as used. The caller decides which session belongs to the
     /// request.
     pub(crate) fn submit_together(
         &self,

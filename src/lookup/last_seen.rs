@@ -17,13 +17,13 @@ use crate::{
 
 /// Time for which uses are collected before one write.
 ///
-/// A shorter touch interval replaces it. Otherwise a session in constant use could reach a short
-/// idle limit before its use is written.
+/// If the touch interval is shorter, it applies instead. Otherwise a session in constant use could
+/// reach a short idle limit before its use is written.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
-/// Most sessions in one statement.
+/// Maximum number of sessions in one statement.
 const MAX_SESSIONS_PER_STATEMENT: usize = 1_000;
-/// Most sessions that wait for a write. Beyond this, uses are dropped until there is room. A later
-/// request of the same session records its use.
+/// Maximum number of sessions that wait for a write. Further uses are dropped. A later request of
+/// the same session records its use.
 const MAX_WAITING_SESSIONS: usize = 100_000;
 
 /// Collects uses of sessions, and runs at most one task that writes them.
@@ -110,8 +110,8 @@ impl<L: SessionLookup> LastSeenWriter<L> {
     }
 }
 
-/// The writing task. It ends when no use is left. Its `Drop` lets the next task start, even if this
-/// one panicked or was aborted.
+/// The writing task. The task ends when no recorded use is waiting to be written. Its `Drop` lets
+/// the next task start, even if this task panicked or was aborted.
 struct Writer<L: SessionLookup> {
     last_seen: Arc<LastSeenWriter<L>>,
     finished: bool,
@@ -134,8 +134,8 @@ impl<L: SessionLookup> Writer<L> {
             let used: Vec<_> = {
                 let mut state = last_seen.state();
                 if state.waiting.is_empty() {
-                    // The flag must change under the lock that found no use. Otherwise a use
-                    // recorded in between would start no task.
+                    // The lock that was held when no use was found must still be held when the flag
+                    // changes. Otherwise a use that is recorded in between would start no task.
                     state.writing = false;
                     self.finished = true;
                     return;
@@ -154,7 +154,8 @@ impl<L: SessionLookup> Writer<L> {
             let touch = last_seen.store.touch(&used);
             match timeout(last_seen.deadline, touch).await {
                 Ok(Ok(())) => {}
-                // A server in recovery accepts no writes. This is expected, and not reported.
+                // A server in recovery accepts no writes. This error is expected and is not
+                // reported.
                 Ok(Err(error)) if error.kind() == ErrorKind::Recovery => {}
                 Ok(Err(error)) => self.report(&error, used.len()),
                 Err(_) => self.report(&Error::from_kind(ErrorKind::Deadline), used.len()),

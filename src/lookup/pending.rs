@@ -29,7 +29,7 @@ pub(crate) struct Waiter<U> {
 }
 
 pin_project! {
-    /// Resolves with the result of a lookup. Dropping it affects no other waiter.
+    /// Resolves with the result of a lookup. Dropping the future affects no other waiter.
     pub(crate) struct PendingLookup<U> {
         #[pin]
         result: State<U>,
@@ -40,7 +40,7 @@ pin_project! {
     #[project = StateProj]
     enum State<U> {
         /// Waits for a batch. The timer belongs to the waiter, because the batch's own timer fires
-        /// only while its runtime is polled.
+        /// only while the runtime of the batch is polled.
         Pending { result: oneshot::Receiver<Outcome<U>>, #[pin] deadline: Sleep },
         Known { live: Option<SharedSession<U>> },
         Failed { error: Option<Error> },
@@ -104,8 +104,8 @@ impl<U: Clone> Future for PendingLookup<U> {
                 Err(error.take().unwrap_or(Error::from_kind(ErrorKind::Store)))
             }
         };
-        // The clone runs in the waiter's task. A panic in the application's `Clone` fails this
-        // waiter alone.
+        // The clone runs in the waiter's task. A panic in the application's `Clone` fails only this
+        // waiter.
         Poll::Ready(outcome.map(|live| live.map(FoundSession::into_live)))
     }
 }
@@ -125,8 +125,8 @@ impl<U> PendingLookups<U> {
     ///
     /// # Errors
     ///
-    /// If one of the lookups failed, because its session might be live. [`ErrorKind::Deadline`] if
-    /// the deadline passed.
+    /// The error of a failed lookup, because the session of that lookup might be live.
+    /// [`ErrorKind::Deadline`] if the deadline passed.
     pub(crate) async fn live(self) -> Result<Vec<FoundSession<U>>, Error> {
         let results = async {
             let mut live = Vec::new();

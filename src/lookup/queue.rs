@@ -1,11 +1,12 @@
 //! The lookup queue: decides which lookups share a query.
 //!
-//! It is a state machine without a clock, a runtime or a lock, so that it can be model-checked.
+//! The queue is a state machine without a clock, a runtime or a lock. It can therefore be
+//! model-checked.
 //!
 //! While no batch is in flight, a lookup is dispatched at once and alone. While a batch is in
 //! flight, lookups wait and share the next batch. A waiting batch is dispatched when another one
-//! completes. It is dispatched earlier if fewer batches than allowed are in flight and it has
-//! enough digests.
+//! completes. A waiting batch with enough digests is dispatched earlier, if fewer batches than
+//! allowed are in flight.
 //!
 //! After a timeout, one slow row must not slow down other lookups. Each digest of that batch is a
 //! *suspect* until a query for it completes. Suspects are looked up apart from other digests, and
@@ -13,7 +14,7 @@
 //! database itself is slow. Then one query is in flight at a time, until one completes.
 //!
 //! No lookup joins a batch that was dispatched. Therefore a lookup never receives the result of a
-//! query that was sent before it. A session that had ended by then is not reported as live.
+//! query that was sent before it. A session that ended before the lookup is not reported as live.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -61,17 +62,17 @@ pub(crate) enum BatchOutcome {
 /// The bounds of a [`Queue`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Most batches in flight.
+    /// Maximum number of batches in flight.
     pub(crate) max_in_flight: usize,
-    /// Most digests in one batch.
+    /// Maximum number of digests in one batch.
     pub(crate) max_digests: usize,
-    /// Fewest digests for which a batch is dispatched while another one is in flight.
+    /// Minimum number of digests for which a batch is dispatched while another batch is in flight.
     pub(crate) min_for_extra_batch: usize,
-    /// Most waiters whose batch was not dispatched. A request with several tokens counts once for
-    /// each.
+    /// Maximum number of waiters whose batch was not dispatched. A request with several tokens
+    /// counts once for each token.
     pub(crate) max_waiters: usize,
-    /// Longest time for which a batch accepts lookups. The query ends at the deadline of its first
-    /// waiter. This bounds how much of its own deadline the last waiter loses.
+    /// Maximum time for which a batch accepts lookups. The query ends at the deadline of the first
+    /// waiter. The last waiter therefore loses at most this time of its own deadline.
     pub(crate) max_batch_age: Duration,
 }
 
@@ -89,7 +90,7 @@ pub(crate) enum Admission<W> {
 /// Initial capacity of a batch that waits, in digests.
 const INITIAL_CAPACITY: usize = 14;
 
-/// Most suspects. Beyond this, digests that time out share batches with other digests.
+/// Maximum number of suspects. Further digests that time out share batches with other digests.
 const MAX_SUSPECTS: usize = 1_024;
 
 /// The batches that wait, and the number of batches in flight.
@@ -123,7 +124,8 @@ impl<W> Queue<W> {
         }
     }
 
-    /// Admits the waiters of one request. Their digests must differ, and they share a batch.
+    /// Admits the waiters of one request. The digests of these waiters must differ. All of them
+    /// share one batch.
     pub(crate) fn admit(&mut self, waiters: RequestDigests<W>, now: Instant) -> Admission<W> {
         let alone = waiters
             .iter()
@@ -222,8 +224,8 @@ impl<W> Queue<W> {
         }
     }
 
-    /// Records that a batch was dropped and that no task is left to send the others. Returns the
-    /// waiting batches.
+    /// Records that a batch was dropped and that no task is left to send the waiting batches.
+    /// Returns these batches.
     pub(crate) fn abandon(&mut self, alone: bool) -> VecDeque<Batch<W>> {
         self.in_flight -= 1;
         self.alone_in_flight &= !alone;
@@ -330,7 +332,8 @@ mod tests {
         assert!(queue.is_idle());
     }
 
-    /// A second batch is dispatched beside the first once enough digests wait. A third one is not.
+    /// A second batch is dispatched beside the first once enough digests wait. A third batch is not
+    /// dispatched.
     #[test]
     fn a_second_batch_is_sent_once_enough_digests_wait() {
         let limits = Limits {
@@ -405,7 +408,8 @@ mod tests {
             queue.admit(single(1, 2), now),
             Admission::Dispatch(_)
         ));
-        // Six waiters fit. A batch holds three digests, and those of one request are not divided.
+        // Six waiters fit. A batch holds three digests, and the digests of one request share a
+        // batch.
         assert!(waiting(&queue.admit(together(&[1, 2], 3), now)));
         assert!(waiting(&queue.admit(together(&[3, 4], 4), now)));
         assert!(matches!(
@@ -427,7 +431,7 @@ mod tests {
         assert!(completed(&mut queue).is_none());
     }
 
-    /// E10: digests are equal only if all of their bytes are.
+    /// E10: digests are equal only if all of their bytes are equal.
     #[test]
     fn digests_that_differ_in_one_byte_are_distinct() {
         let mut queue = Queue::new(LIMITS);

@@ -25,7 +25,7 @@ const LIMITS: Limits = Limits {
     max_batch_age: Duration::from_secs(1),
 };
 
-/// Two sessions in a database, one of which ends, behind a queue.
+/// A queue in front of a database with two sessions, one of which ends.
 #[derive(Clone)]
 struct Model {
     queue: Arc<Mutex<Queue<Waiter>>>,
@@ -63,7 +63,7 @@ impl Model {
             Admission::Waiting => {}
             Admission::Overloaded => return None,
         }
-        // If a waiter never received a result, this would block, and shuttle would report a
+        // If a waiter never received a result, this call would block, and shuttle would report a
         // deadlock.
         waits.then(|| result.recv().unwrap())
     }
@@ -81,8 +81,8 @@ impl Model {
             assert!(!batch.alone || batch.waiting.len() == 1);
             let digests: Vec<_> = batch.waiting.keys().copied().collect();
             let batch_alone = batch.alone;
-            // The first query for each session times out. Its waiters receive a result
-            // nevertheless.
+            // The first query for each session times out. The waiters of that query receive a
+            // result nevertheless.
             let timed_out = digests.iter().any(|digest| {
                 let mut slow = self.slow.lock().unwrap();
                 std::mem::take(&mut slow[usize::from(digest.as_bytes()[0])])
@@ -131,7 +131,7 @@ fn no_result_predates_its_lookup() {
                 let model = model.clone();
                 thread::spawn(move || {
                     model.live.lock().unwrap()[0] = false;
-                    // The session has ended from here on.
+                    // From here on, the session has ended.
                     assert_ne!(
                         model.look_up(0, now, true),
                         Some(true),

@@ -44,9 +44,9 @@ impl<L: SessionLookup> BatchRunner<L> {
             return (digests, BatchOutcome::NotSent);
         }
         let opened = Instant::from_std(batch.opened);
-        // The server may execute a statement until a deadline after it received it. A late batch is
-        // not sent while queries time out. Thus a connection and its replacement have at most two
-        // statements in execution.
+        // The server may execute a statement for up to one deadline after it received the
+        // statement. While queries time out, a late batch is not sent. A connection and its
+        // replacement therefore execute at most two statements at the same time.
         if batch.skip_if_late && opened.elapsed() > self.deadline / 2 {
             send_error(
                 waiting.into_values(),
@@ -59,7 +59,7 @@ impl<L: SessionLookup> BatchRunner<L> {
         let mut outcome = BatchOutcome::Completed;
         match self.find(&digests, deadline).await {
             Ok(results) => self.complete(waiting, results, snapshot),
-            // One undecodable row fails the whole query. Each digest is queried alone, once.
+            // One undecodable row fails the whole query. Each digest is then queried alone, once.
             Err(error) if error.kind() == ErrorKind::Decode && digests.len() > 1 => {
                 for (digest, waiters) in waiting {
                     let alone = Waiting::from_iter([(digest, waiters)]);
@@ -99,8 +99,8 @@ impl<L: SessionLookup> BatchRunner<L> {
                 .iter_mut()
                 .find(|(_, first)| first.digest() == digest);
             let Some((_, first)) = first else {
-                // A result for a digest that was not in the batch may belong to another query, and
-                // so may all other results. The whole batch fails.
+                // A result for a digest that was not in the batch may belong to another query. All
+                // other results may belong to that query, too. Therefore the whole batch fails.
                 let error =
                     violation("the store returned a result for a digest that was not in the batch");
                 send_error(matched.into_iter().map(|(waiters, _)| waiters), &error);

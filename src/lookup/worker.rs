@@ -15,9 +15,9 @@ use crate::{
 
 /// The queue of batches, and the runtime whose tasks send them.
 ///
-/// All batches run on one runtime: that of the first lookup. If it shuts down, every waiter fails
-/// at once, and the runtime of the next lookup replaces it. A runtime that is not polled delays no
-/// lookup beyond its deadline, because every waiter has a timer of its own.
+/// All batches run on one runtime: the runtime of the first lookup. If that runtime shuts down,
+/// every waiter fails at once, and the runtime of the next lookup replaces it. If the runtime is
+/// not polled, lookups still end at their deadlines, because every waiter has a timer of its own.
 pub(crate) struct BatchQueue<L: SessionLookup> {
     runner: BatchRunner<L>,
     state: Mutex<State<L::User>>,
@@ -54,7 +54,7 @@ impl<L: SessionLookup> BatchQueue<L> {
         }
     }
 
-    /// Adds the digests to one batch that was not dispatched.
+    /// Adds the digests to one batch that has not been dispatched.
     pub(crate) fn join(
         self: &Arc<Self>,
         waiters: RequestDigests<Waiter<L::User>>,
@@ -95,16 +95,16 @@ impl<L: SessionLookup> BatchQueue<L> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<L::User>> {
-        // No code panics while it holds the lock. If one did, the state would still be consistent,
-        // because each change is one call.
+        // No code panics while it holds the lock. After such a panic, the state would still be
+        // consistent, because each change is one call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The task that sends batches until none is left.
 ///
-/// The value exists before the task is spawned, so that its `Drop` always updates the queue. The
-/// store may panic, or the runtime may shut down before the task was polled.
+/// The value is created before the task is spawned. Its `Drop` therefore always updates the queue,
+/// even if the store panics, or if the runtime shuts down before the task was polled.
 struct BatchWorker<L: SessionLookup> {
     queue: Arc<BatchQueue<L>>,
     /// The first batch, until the task is polled.
@@ -166,8 +166,8 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
                 };
                 return worker.spawn(&runtime);
             }
-            // The store panicked. The waiters of this batch fail because their sender is dropped,
-            // and the other batches continue.
+            // The store panicked. The waiters of this batch fail because their sender is dropped.
+            // The other batches continue.
             (None, Ok(runtime)) if std::thread::panicking() => {
                 if let Some(batch) =
                     state
