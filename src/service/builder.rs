@@ -107,8 +107,8 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
     /// A bearer value with another format, such as a proxy's JSON Web Token, does not conflict with
     /// a valid cookie.
     ///
-    /// The default is off. In a browser, this header requires a script that can read the token. A
-    /// cookie does not.
+    /// The default is off. In a browser, only a script that can read the token can send this
+    /// header. A cookie needs no such script.
     pub fn bearer_tokens(mut self) -> Self {
         self.credentials.bearer = true;
         self
@@ -129,8 +129,8 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
 
     /// Sets the lease of the session feed, from 100 milliseconds to 60 seconds.
     ///
-    /// The feed counts as connected for one lease after it sent the last heartbeat that came back.
-    /// The cache is bypassed when the lease has run out.
+    /// The feed counts as connected for one lease after it sent the last heartbeat that was
+    /// received. After the lease has ended, the cache is bypassed.
     ///
     /// The default is [`DEFAULT_LEASE`]: 1 second. See [`SessionService::subscribe`].
     pub fn lease(mut self, lease: Duration) -> Self {

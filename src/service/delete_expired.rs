@@ -12,7 +12,7 @@ use crate::{
     store::SessionStore,
 };
 
-/// The time limit of one batch. It exceeds the deadline because no request waits for a batch.
+/// The time limit of one batch. It may exceed the deadline, because no request waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The mean delay before the first round. The delay keeps the load away from the startup.

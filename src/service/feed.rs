@@ -15,16 +15,16 @@ use crate::{
 /// A feed announces ended sessions, changed sessions and changed users, no matter which client made
 /// the change.
 ///
-/// The service sends four heartbeats per lease through the feed. A heartbeat that comes back proves
-/// that the feed is connected and that all earlier notifications have arrived.
-/// The lease starts when the last heartbeat that came back was sent. The default is
+/// The service sends four heartbeats per lease through the feed. When a heartbeat is received, the
+/// feed is connected, and all earlier notifications have arrived. The lease starts at the time when
+/// the last received heartbeat was sent. The default is
 /// [`DEFAULT_LEASE`]: 1 second.
 ///
 /// Some changes cause no notification. One example is a change of a row that the lookup joins to
-/// the user's row. Another is the passing of time in a condition such as `paid_until > now()`.
-/// The *re-check interval* limits their effect, also while the feed is connected. A cached session
-/// is valid for at most this interval. A session with an open stream is checked again within it.
-/// The interval is [`DEFAULT_RECHECK_INTERVAL`] if the feed announces users, and
+/// the user's row. Another is the passing of time in a condition such as `paid_until > now()`. The
+/// *re-check interval* limits their effect, also while the feed is connected. A cached session is
+/// valid for at most this interval. A session with an open stream is checked again within this
+/// interval. The interval is [`DEFAULT_RECHECK_INTERVAL`] if the feed announces users, and
 /// [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`][without-users] otherwise.
 /// [`SessionServiceBuilder::recheck_interval`][setting] overrides both.
 ///
@@ -49,10 +49,10 @@ use crate::{
 /// | any of these while the feed is disconnected | 0 | L | L + Q |
 ///
 /// * 0: a request that starts after the commit sees the change.
-/// * N: a notification, normally some milliseconds, at most L.
-/// * Q: one query.
+/// * N: the time until the notification arrives, normally some milliseconds, at most L.
+/// * Q: the time of one query.
 /// * R: the re-check interval.
-/// * L: the lease, counted from the last heartbeat that came back.
+/// * L: the lease, counted from the time when the last received heartbeat was sent.
 ///
 /// If the store cannot be queried, lookups without a cache fail. Lookups with a cache fail after
 /// the time in the table.
@@ -64,23 +64,22 @@ use crate::{
 /// ## Cost of re-checks
 ///
 /// While the feed is connected, the re-checks of 100,000 streams are about 100 queries per
-/// interval, with 1,000 sessions each.
-/// PostgreSQL 15 with 100,000 sessions and users used 7 ms of processor time per query.
-/// The total is about 0.7 s per interval: 1.2 % of a processor at 60 seconds, and 5 % at 15
-/// seconds.
-/// Re-checks are jittered, and a query includes sessions that are due soon.
-/// Each re-check comes after two thirds of the interval to the whole interval. The cost can
-/// therefore be 50 % higher.
+/// interval, with 1,000 sessions each. PostgreSQL 15 with 100,000 sessions and users used 7 ms of
+/// processor time per query. The total is about 0.7 s per interval: 1.2 % of a processor at 60
+/// seconds, and 5 % at 15 seconds. Re-checks are jittered, and a query includes sessions that are
+/// due soon. A session is re-checked after two thirds of the interval at the earliest, and after
+/// the whole interval at the latest. The cost can therefore be 50 % higher.
 impl<S: SessionStore> SessionService<S> {
-    /// Subscribes to a feed, so that a wait with [`ended`](Self::ended) ends at once.
+    /// Subscribes to a feed. A wait with [`ended`](Self::ended) then ends as soon as the session
+    /// ends.
     ///
-    /// The call returns when the first heartbeat has come back. After that, the service reconnects
-    /// by itself with a jittered exponential backoff.
+    /// The call returns when the first heartbeat has been received. After that, the service
+    /// reconnects by itself with a jittered exponential backoff.
     ///
     /// # Errors
     ///
     /// * An error of the feed: no connection, missing triggers, or a database without `LISTEN`.
-    /// * [`ErrorKind::Deadline`] if no heartbeat comes back within the deadline.
+    /// * [`ErrorKind::Deadline`] if no heartbeat is received within the deadline.
     /// * [`ErrorKind::Configuration`] if the service already has a feed, or if the feed and the
     ///   store are connected to different databases.
     ///
@@ -118,8 +117,8 @@ impl<S: SessionStore> SessionService<S> {
 
     /// Replaces the feed, for example after a failover or to change the connection settings.
     ///
-    /// The old feed stays in use until the first heartbeat of the new feed has come back.
-    /// The cache is emptied at that time. Its capacity does not change.
+    /// The old feed stays in use until the first heartbeat of the new feed has been received. The
+    /// cache is emptied at that time. Its capacity does not change.
     ///
     /// # Errors
     ///
@@ -164,8 +163,8 @@ impl<S: SessionStore> SessionService<S> {
     /// The session is checked when the wait begins.
     ///
     /// A feed is optional. Without a feed, and while the feed is disconnected, all waiting sessions
-    /// are checked twice per lease, 1,000 sessions per query.
-    /// While the feed is connected, they are checked once per re-check interval.
+    /// are checked twice per lease, 1,000 sessions per query. While the feed is connected, each
+    /// session is checked once per re-check interval.
     ///
     /// An open stream does not count as a use of its session. The idle limit therefore applies.
     ///
@@ -188,7 +187,7 @@ impl<S: SessionStore> SessionService<S> {
     ///
     /// # Errors
     ///
-    /// The reason of the session's end, if the session ends first. The future is dropped then.
+    /// The reason why the session ended, if the session ends first. The future is then dropped.
     pub fn run_until_ended<F: Future>(
         &self,
         session: &CurrentSession<S::User>,

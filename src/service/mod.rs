@@ -76,14 +76,15 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// a tower stack.
 ///
 /// A service can be built outside a runtime. Its operations need a tokio runtime with timers.
-/// Without one they fail with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
+/// Without such a runtime, they fail with
+/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
 ///
 /// # Lookups
 ///
-/// A lookup is sent to the store at once if no query is in flight.
-/// Otherwise the lookup joins a batch. The batch is sent when a query returns, or earlier, as a
-/// second query, if it contains at least four lookups.
-/// Under load, many requests therefore share one query.
+/// A lookup is sent to the store at once if no query is in flight. Otherwise the lookup joins a
+/// batch. The batch is sent when the query in flight returns. If the batch contains at least four
+/// lookups, it is sent earlier, as a second query. Under load, many requests therefore share one
+/// query.
 ///
 /// Each batch runs in its own task. Dropping the future of a lookup does not affect other waiters.
 ///
@@ -101,7 +102,7 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// | [deadline](SessionServiceBuilder::deadline), including the time in the queue | 2 s (default) |
 /// | queries in flight | 2 |
 /// | tokens in one query | 128 |
-/// | waiting tokens, beyond which a lookup fails at once | 16,384 |
+/// | waiting tokens; further lookups fail at once | 16,384 |
 ///
 /// # Example
 ///
@@ -157,7 +158,8 @@ impl<L: SessionLookup> SessionService<L> {
 
     /// Returns the session with this token and its user, or `None` if no such session is live.
     ///
-    /// Unknown, expired, revoked and disabled are the same result: `None`.
+    /// The result is `None` in each of these cases: the token is unknown, the session has expired
+    /// or was revoked, or the user is disabled.
     ///
     /// # Errors
     ///
@@ -205,7 +207,8 @@ impl<L: SessionLookup> SessionService<L> {
     ///
     /// # Cancellation
     ///
-    /// If the future is dropped, new lookups stay rejected. Another call closes the rest.
+    /// If the future is dropped, new lookups stay rejected. Another call of `close` completes the
+    /// operation.
     pub async fn close(&self) {
         let inner = &*self.inner;
         // A closing service must not return sessions from the cache.
@@ -219,7 +222,7 @@ impl<L: SessionLookup> SessionService<L> {
         closed.await;
     }
 
-    /// Ends every wait with [`ended`](Self::ended), and each later one at once.
+    /// Ends every wait with [`ended`](Self::ended). Later waits end at once.
     ///
     /// The waits end with
     /// [`EndReason::ServiceClosed`](crate::feed::EndReason::ServiceClosed).
@@ -272,7 +275,7 @@ impl<L: SessionLookup> SessionService<L> {
         inner.lookups.submit(digest)
     }
 
-    /// Starts the lookup of the request's session, or counts the reason for which there is none.
+    /// Starts the lookup of the request's session, or counts the reason why there is no lookup.
     ///
     /// A malformed or ambiguous token is also a security event and is logged.
     pub(crate) fn look_up(&self, headers: &HeaderMap) -> Option<PendingLookup<L::User>> {
@@ -286,7 +289,8 @@ impl<L: SessionLookup> SessionService<L> {
         None
     }
 
-    /// Looks up every token in one batch. Returns a session only if exactly one of them is live.
+    /// Looks up every token in one batch. Returns a session only if exactly one of the sessions is
+    /// live.
     fn look_up_one_of(&self, tokens: &[SessionToken]) -> PendingLookup<L::User> {
         let digests: Vec<_> = tokens.iter().map(SessionToken::digest).collect();
         self.inner

@@ -45,8 +45,8 @@ impl<S: SessionStore> SessionService<S> {
 ///
 /// # Cancellation
 ///
-/// If the future is dropped while it runs, the step may or may not take effect. If it does, the
-/// client's token is invalid and the user must sign in again.
+/// If the future is dropped while it runs, the step may or may not take effect. If the step takes
+/// effect, the client's token is invalid and the user must sign in again.
 #[must_use = "the session is not re-authenticated until this is awaited"]
 pub struct Reauthenticate<S: SessionStore> {
     sessions: SessionService<S>,

@@ -10,8 +10,8 @@ use crate::{
 
 /// # List and revocation
 ///
-/// A revoked session is invalid in this process as soon as the call returns.
-/// Another process without a cache also rejects it from then on, if it queries the same primary.
+/// A revoked session is invalid in this process as soon as the call returns. From then on, another
+/// process without a cache also rejects the session, if that process queries the same primary.
 ///
 /// Another process with [a cache](Self::enable_cache) may return the session from memory until the
 /// notification arrives. That delay never exceeds the
@@ -99,8 +99,8 @@ impl<S: SessionStore> SessionService<S> {
             .await?;
         let sessions = ended.len() as u64;
         self.feed().invalidate_local(ended);
-        // Another process may just have ended a session that this query did not find. Its
-        // notification must arrive before this call returns.
+        // Another process may just have ended a session that this query did not find. The
+        // notification about that session must arrive before this call returns.
         if sessions == 0 || !matches!(scope, RevokeScope::One(_)) {
             self.feed().sync().await;
         }

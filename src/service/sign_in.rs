@@ -30,8 +30,8 @@ impl<S: SessionStore> SessionService<S> {
     /// `headers` are the headers of the sign-in request.
     ///
     /// The sessions of the tokens in `headers` end in the same atomic step, no matter which users
-    /// they belong to (OWASP ASVS 5.0, 7.2.4).
-    /// At most eight cookie tokens count, and at most eight bearer tokens if
+    /// these sessions belong to (OWASP ASVS 5.0, 7.2.4). At most eight cookie tokens count, and at
+    /// most eight bearer tokens if
     /// [`bearer_tokens`](crate::service::SessionServiceBuilder::bearer_tokens) is on. The sessions
     /// of further tokens do not end.
     ///
@@ -39,8 +39,8 @@ impl<S: SessionStore> SessionService<S> {
     /// without control, format and separator characters. A store that cannot encode the text omits
     /// it.
     ///
-    /// The token is always new. The service never adopts a token from the client.
-    /// [`SignIn`] has more options, which must be set before it is awaited.
+    /// The token is always new. The service never adopts a token from the client. [`SignIn`] has
+    /// more options, which must be set before the sign-in is awaited.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl<S: SessionStore> SessionService<S> {
 /// A pending sign-in. Set its options, then await it to run it.
 ///
 /// The sign-in is one atomic step. It begins the new session and ends the sessions of the request's
-/// tokens, within the bounds of [`sign_in`](SessionService::sign_in).
+/// tokens, within the limits of [`sign_in`](SessionService::sign_in).
 ///
 /// # Errors
 ///
@@ -85,9 +85,9 @@ impl<S: SessionStore> SessionService<S> {
 ///
 /// # Cancellation
 ///
-/// If the future is dropped before it is polled, nothing happens.
-/// If it is dropped while it runs, the step may or may not take effect. If it does, no client has
-/// the token of the new session.
+/// If the future is dropped before it is polled, nothing happens. If it is dropped while it runs,
+/// the step may or may not take effect. If the step takes effect, no client has the token of the
+/// new session.
 #[must_use = "the user is not signed in until this is awaited"]
 pub struct SignIn<S: SessionStore> {
     pub(crate) sessions: SessionService<S>,
@@ -131,7 +131,8 @@ impl<S: SessionStore> SignIn<S> {
         self
     }
 
-    /// Sets whether the browser stores the cookie after it is closed. The default is `false`.
+    /// Sets whether the browser keeps the cookie after the browser is closed. The default is
+    /// `false`.
     ///
     /// Without this option, the cookie has no `Max-Age`. The browser deletes the cookie when the
     /// browser session ends. The server's limits apply in both cases.
@@ -142,7 +143,7 @@ impl<S: SessionStore> SignIn<S> {
 
     /// Sets a shorter absolute limit for this session, of at least 1 second.
     ///
-    /// The default is the store's absolute limit. A longer lifetime than that has no effect.
+    /// The default is the store's absolute limit. A longer lifetime has no effect.
     pub const fn max_lifetime(mut self, lifetime: Duration) -> Self {
         self.max_lifetime = Some(lifetime);
         self
@@ -161,8 +162,9 @@ impl<S: SessionStore> SignIn<S> {
                 outcome => {
                     if let InsertOutcome::Inserted { ended, .. } = &outcome {
                         self.sessions.feed().invalidate_local(ended.clone());
-                        // Another process may just have ended a session that this statement did
-                        // not find. Its notification must arrive before this call returns.
+                        // Another process may just have ended a session that this statement did not
+                        // find. The notification about that session must arrive before this call
+                        // returns.
                         if !self.replaced.is_empty() {
                             self.sessions.feed().sync().await;
                         }

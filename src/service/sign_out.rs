@@ -87,13 +87,14 @@ impl<S: SessionStore> SignOut<S> {
         Ok(count)
     }
 
-    /// Returns whether a session has ended, after the cache contains none of the sessions.
+    /// Returns whether a session has ended. When the method returns, the cache contains none of the
+    /// sessions.
     async fn sync_unless_all_ended(&self, ended: Result<usize, Error>) -> Result<bool, Error> {
         match ended {
             Ok(count) if count >= self.digests.len() => Ok(true),
             Err(error) if !error.is_outcome_unknown() => Err(error),
-            // Another process may just have ended a session that the query did not find. Its
-            // notification must arrive before this call returns.
+            // Another process may just have ended a session that the query did not find. The
+            // notification about that session must arrive before this call returns.
             partial => {
                 self.sessions.feed().sync().await;
                 partial.map(|count| count > 0)
