@@ -14,10 +14,11 @@ use crate::session::SessionId;
 /// The session of a request, for a user of type `U`, as the lookup found it.
 ///
 /// [`LoadUserLayer`](crate::load_user::LoadUserLayer) attaches it to the request's extensions
-/// beside the user. It dereferences to [`Session`], which has the session's id and times.
+/// beside the user. `CurrentSession` dereferences to [`Session`], which has the session's id and
+/// times.
 ///
-/// `U` separates the sessions of an application with several kinds of users: an `Admin`'s session
-/// is never used as a `Customer`'s.
+/// `U` separates the sessions of an application with several kinds of users: the session of an
+/// `Admin` is never used as the session of a `Customer`.
 ///
 /// ```
 /// # use tower_user_session::CurrentSession;
@@ -37,8 +38,8 @@ pub struct CurrentSession<U> {
 impl<U> CurrentSession<U> {
     /// Creates the current session of a user of type `U`.
     ///
-    /// It is for a session that has just begun ([`SignedIn::session`](crate::SignedIn::session))
-    /// and for an application's tests. The caller must ensure that the session's user is a `U`.
+    /// Use it for a session that has just begun ([`SignedIn::session`](crate::SignedIn::session))
+    /// and in an application's tests. The caller must ensure that the session's user is a `U`.
     pub const fn new(session: Session) -> Self {
         Self {
             session,
@@ -81,8 +82,8 @@ impl<U> fmt::Debug for CurrentSession<U> {
 
 /// A session as its store read it.
 ///
-/// All times are from the store's clock. Differences between them are therefore right even if this
-/// machine's clock is wrong.
+/// All times are from the store's clock. Differences between these times are therefore correct even
+/// if this machine's clock is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Session {
@@ -125,7 +126,7 @@ pub struct SessionTimestamps {
 }
 
 impl SessionTimestamps {
-    /// Creates the times of a session whose every time is `now`, the limit included.
+    /// Creates the times of a session. All of them are `now`, including the limit.
     pub const fn at(now: SystemTime) -> Self {
         Self {
             created_at: now,
@@ -176,8 +177,8 @@ impl Session {
         idle.map_or(self.remaining(), |idle| idle.min(self.remaining()))
     }
 
-    /// Applies the store's limits, which may be shorter than when the session began. Returns `None`
-    /// if the session has reached one of them.
+    /// Applies the store's limits, which may be shorter now than when the session began. Returns
+    /// `None` if the session has reached one of these limits.
     #[cfg(feature = "postgres")]
     pub(crate) fn limited(mut self, lifetime: Lifetime) -> Option<Self> {
         if let Some(limit) = self.times.created_at.checked_add(lifetime.absolute_limit()) {
@@ -199,8 +200,8 @@ impl Session {
     }
 }
 
-/// Returns the difference, or zero if `earlier` is the later time. That happens for a row that
-/// another transaction has just written.
+/// Returns the difference, or zero if `earlier` is the later time. In a row that another
+/// transaction has just written, `earlier` can be the later time.
 fn since(later: SystemTime, earlier: SystemTime) -> Duration {
     later.duration_since(earlier).unwrap_or_default()
 }

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 /// The public id of a session: a random UUID (RFC 9562) that the database generates.
 ///
-/// It is for lists of sessions, revocation and logs. It authenticates no request, and the token
-/// cannot be derived from it.
+/// Use it for lists of sessions, for revocation and for logs. It authenticates no request, and the
+/// token cannot be derived from it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Uuid);
 
@@ -63,9 +63,9 @@ impl FromStr for SessionId {
 
 /// Failure to parse a [`SessionId`].
 ///
-/// The text came from a client, in a path or a form. No session has such an id: respond with 404.
-/// With the feature `axum`, the error is such a response, and the extractor `OrNotFound` makes
-/// axum's `Path` respond with 404.
+/// The text came from a client, in a path or a form. No session has this text as its id. Respond
+/// with 404. With the feature `axum`, this error is a response with 404. The extractor `OrNotFound`
+/// makes axum's `Path` respond with 404, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseSessionIdError(());
 

@@ -6,8 +6,8 @@ use crate::session::{Session, SessionId};
 
 /// A live session of a user, for a list of their sessions or devices.
 ///
-/// It has neither a token nor a digest. `user_agent` is the client's own text: escape it when you
-/// display it.
+/// The entry has neither a token nor a digest. `user_agent` is the client's own text: escape it
+/// when you display it.
 #[doc(alias("device", "devices", "login"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -48,7 +48,7 @@ impl SessionInfo {
         }
     }
 
-    /// Returns whether this is the session of the request.
+    /// Returns whether this entry is for `session`, for example the session of the request.
     pub fn is(&self, session: &Session) -> bool {
         self.id == session.id()
     }

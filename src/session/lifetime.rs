@@ -11,7 +11,8 @@ const DAY: u64 = 24 * HOUR;
 /// The time limits of a session: an absolute limit, and an optional idle limit.
 ///
 /// The lookup checks both with the store's clock. A session has expired at the instant of its
-/// limit. Every value of this type is consistent: the idle limit is shorter than the absolute one.
+/// limit. Every value of this type is consistent: the idle limit is shorter than the absolute
+/// limit.
 ///
 /// | preset | absolute | idle | source |
 /// |---|---|---|---|
@@ -22,10 +23,10 @@ const DAY: u64 = 24 * HOUR;
 ///
 /// # Changing a limit
 ///
-/// The limits of the service that looks a session up apply, also to sessions that began under other
-/// limits. A shorter limit expires existing sessions. A longer idle limit applies to existing
-/// sessions, too. A longer absolute limit does not: a session never outlives the limit that was set
-/// when it began.
+/// A lookup applies the limits of its own service, also to sessions that began under other limits.
+/// A shorter limit expires existing sessions. A longer idle limit applies to existing sessions,
+/// too. A longer absolute limit does not apply to them: a session never outlives the limit that was
+/// set when the session began.
 ///
 /// # Precision of the idle limit
 ///
@@ -34,8 +35,8 @@ const DAY: u64 = 24 * HOUR;
 /// limit if that is less ([`touch_interval`](Self::touch_interval)).
 ///
 /// A session that is not used again expires **at the latest** when the idle limit has passed since
-/// its last request. It expires **at the earliest** one interval before that: for AAL3, after 14 to
-/// 15 minutes.
+/// its last request. It expires **at the earliest** one interval before that time. With the limits
+/// of AAL3, it expires 14 to 15 minutes after its last request.
 ///
 /// If the database is read-only, uses are not recorded, and sessions in use reach the idle limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ impl Lifetime {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] if `idle` is shorter than [`SHORTEST`](Self::SHORTEST), or not
-    /// shorter than the absolute limit. It would have no effect then.
+    /// shorter than the absolute limit. An idle limit that is not shorter would have no effect.
     pub fn with_idle(self, idle: Duration) -> Result<Self, Error> {
         if bounded(idle)? >= self.absolute {
             let context = "the idle limit must be shorter than the absolute limit";

@@ -3,7 +3,7 @@
 //! | type | what it is | who may see it |
 //! |---|---|---|
 //! | [`SessionToken`] | the client's secret | the client only |
-//! | [`TokenDigest`] | SHA-256 of the token: what a store has | the store only |
+//! | [`TokenDigest`] | the SHA-256 of the token, which a store keeps | the store only |
 //! | [`SessionId`] | the public name of a session, for lists and logs | everyone |
 //! | [`CurrentSession`] | the session of a request | the application |
 //! | [`SessionInfo`] | an entry in a list of a user's sessions | the user |

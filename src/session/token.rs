@@ -14,11 +14,12 @@ use crate::error::{Error, ErrorKind};
 /// The client's secret: 32 bytes from the operating system's CSPRNG.
 ///
 /// Its text is base64url without padding (RFC 4648 §5), 43 characters. OWASP ASVS 5.0 (7.2.3)
-/// requires half of these 256 bits, and NIST SP 800-63B-4 §5.1 a quarter.
+/// requires at least 128 bits, and NIST SP 800-63B-4 §5.1 requires at least 64 bits. A token has
+/// 256 bits.
 ///
-/// It has no `Display`, `Serialize`, `PartialEq` or `Hash`, and its `Debug` prints no part of it.
-/// Code can therefore not compare, store or log a token by accident. Only [`expose`](Self::expose)
-/// returns the text.
+/// The type has no `Display`, `Serialize`, `PartialEq` or `Hash`, and its `Debug` prints no part of
+/// the token. Code can therefore not compare, store or log a token by accident. Only
+/// [`expose`](Self::expose) returns the text.
 ///
 /// # Test vectors
 ///
@@ -82,7 +83,7 @@ impl SessionToken {
         bytes[..length].try_into().ok().map(Self)
     }
 
-    /// Returns the digest of this token, which is all that a store has of it.
+    /// Returns the digest of this token. A store never has the token itself.
     pub fn digest(&self) -> TokenDigest {
         TokenDigest(Sha256::digest(self.0).into())
     }
@@ -106,7 +107,7 @@ impl fmt::Debug for SessionToken {
 /// takes reveals nothing about a token. A plain hash is enough for a secret of 256 random bits
 /// (OWASP ASVS 5.0, 6.5.2 by analogy).
 ///
-/// `Debug` prints no part of it, because a driver may log its parameters.
+/// `Debug` prints no part of the digest, because a driver may log the parameters of a statement.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenDigest([u8; 32]);
 
@@ -132,8 +133,9 @@ impl Hash for TokenDigest {
 
 /// Hashing that uses a part of the digest itself, for maps of live sessions or of few entries.
 ///
-/// A client cannot choose the digest of a live session. It can present tokens whose digests collide
-/// in a map of unverified digests.
+/// A client cannot choose the digest of a live session. However, it can find tokens whose digests
+/// have the same first bytes. Do not use this hashing for a large map of digests that no lookup has
+/// verified.
 pub(crate) type DigestHashing = BuildHasherDefault<DigestHasher>;
 
 /// Returns the eight bytes that the `Hash` of a [`TokenDigest`] writes.
@@ -208,7 +210,8 @@ mod tests {
         }
     }
 
-    /// A19: a token has one encoding. The last character has four bits; its other two must be 0.
+    /// A19: a token has one encoding. The last character has four bits of the token. Its other two
+    /// bits must be 0.
     #[test]
     fn only_the_canonical_encoding_is_parsed() {
         let token = SessionToken::generate().unwrap().expose();

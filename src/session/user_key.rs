@@ -5,8 +5,9 @@ use std::fmt;
 /// A 64-bit hash of a user's key, which the store computes. A
 /// [`SessionFeed`](crate::feed::SessionFeed) uses it to identify users.
 ///
-/// Only equality matters. If two users have the same hash, a change of one invalidates both.
-/// `Debug` does not print it: a user's key that can be guessed can be recognized by its hash.
+/// Only equality matters. If two users have the same hash, a change of one user invalidates the
+/// sessions of both. `Debug` does not print the hash. If a user's key can be guessed, the hash
+/// would confirm the guess.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserKey(u64);
 
