@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// The number of concurrent calls to [`SessionLookup::find`]. Two connections keep two processors
-/// busy; more of them share the same work.
+/// busy. More connections would share the same work.
 pub(crate) const MAX_CONCURRENT_LOOKUPS: usize = 2;
 
 /// Lookup of live sessions by the digests of their tokens.
 ///
-/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) needs nothing else of a store. A process that
-/// has no database and queries another service implements this trait only.
+/// [`LoadUserLayer`](crate::load_user::LoadUserLayer) needs no other trait of a store. A process
+/// that has no database and queries another service implements this trait only.
 ///
 /// # Outcomes
 ///
@@ -37,9 +37,9 @@ pub(crate) const MAX_CONCURRENT_LOOKUPS: usize = 2;
 /// If an implementation omits a digest or returns it twice, the waiters for that digest fail. If it
 /// returns a digest that was not requested, the whole call fails.
 ///
-/// The service calls `find` in a task of its own. The number of concurrent calls is bounded, and so
-/// is their time, by the deadline. The future of `find` may be dropped at any await. After that, no
-/// later call may receive its result.
+/// The service calls `find` in a task of its own. The number of concurrent calls is limited, and
+/// the deadline limits the time of each call. The future of `find` may be dropped at any await.
+/// After the drop, no later call may receive the result of the dropped call.
 pub trait SessionLookup: Send + Sync + 'static {
     /// The application's user.
     ///
@@ -60,15 +60,16 @@ pub trait SessionLookup: Send + Sync + 'static {
 
     /// Returns the minimum time between two recorded uses of a session.
     ///
-    /// `None` means that this lookup records no uses, for example because another service does.
+    /// `None` means that this lookup records no uses, for example because another service records
+    /// them.
     fn touch_interval(&self) -> Option<Duration> {
         None
     }
 
     /// Records uses of sessions.
     ///
-    /// A use is not recorded if the last recorded one is less than an interval older, or if the
-    /// session has ended.
+    /// A use is not recorded if the last recorded use is less than one touch interval older, or if
+    /// the session has ended.
     ///
     /// # Errors
     ///
@@ -79,18 +80,20 @@ pub trait SessionLookup: Send + Sync + 'static {
     }
 
     /// Sets the service's [deadline](crate::service::SessionServiceBuilder::deadline). The service
-    /// calls it before the first call of `find`.
+    /// calls this method before the first call of `find`.
     ///
-    /// A lookup should pass the deadline to its server. Dropping the future of `find` does not
-    /// cancel a query that the server is running. The default implementation ignores it.
+    /// A lookup should pass the deadline to its server, because dropping the future of `find` does
+    /// not cancel a query that the server is running. The default implementation ignores the
+    /// deadline.
     fn set_deadline(&self, deadline: Duration) {
         let _ = deadline;
     }
 
     /// Releases the resources that this lookup holds, such as connections.
     ///
-    /// [`SessionService::close`](crate::SessionService::close) calls it once. A later `close` calls
-    /// it again only if the first one was dropped before this completed.
+    /// [`SessionService::close`](crate::SessionService::close) calls this method once. A later call
+    /// of `SessionService::close` calls it again only if the first call was dropped before this
+    /// method completed.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
@@ -142,7 +145,7 @@ impl<U> LiveSession<U> {
     }
 
     /// Returns the key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates the user,
-    /// if the store computed one.
+    /// if the store computed a key.
     pub const fn user_key(&self) -> Option<UserKey> {
         self.user_key
     }
@@ -174,7 +177,7 @@ impl<U> Clone for SharedSession<U> {
     }
 }
 
-/// A live session that a lookup found. Its user is shared only if it has several owners.
+/// A live session that a lookup found. The user is shared only if the user has several owners.
 pub(crate) struct FoundSession<U> {
     user: FoundUser<U>,
     pub(crate) session: Session,
@@ -200,7 +203,7 @@ impl<U> FoundSession<U> {
     }
 
     /// Clones the user, unless this is the last reference to it. The application's `Clone` may
-    /// panic, so this must run in the caller's task.
+    /// panic. Therefore this method must run in the caller's task.
     pub(crate) fn into_live(self) -> LiveSession<U>
     where
         U: Clone,
@@ -251,7 +254,7 @@ impl<U> LookupResult<U> {
 
     /// Creates the result for a live session with a shared user.
     ///
-    /// It is for a store that has its users in memory and must not clone them.
+    /// Use it for a store that has its users in memory and must not clone them.
     pub const fn live_shared(digest: TokenDigest, user: Arc<U>, session: Session) -> Self {
         Self::found(digest, FoundUser::Shared(user), session)
     }
@@ -285,7 +288,7 @@ impl<U> LookupResult<U> {
     }
 
     /// Sets the key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates the user of
-    /// a live session. Without it, the change of any user invalidates the session.
+    /// a live session. Without a key, the change of any user invalidates the session.
     pub fn with_user_key(mut self, key: UserKey) -> Self {
         if let Ok(Some(live)) = &mut self.outcome {
             live.user_key = Some(key);
@@ -293,8 +296,8 @@ impl<U> LookupResult<U> {
         self
     }
 
-    /// Excludes this result from the cache. It is for a result from a replica, which may be older
-    /// than invalidations that have already arrived.
+    /// Excludes this result from the cache. Use it for a result from a replica. Such a result may
+    /// be older than invalidations that have already arrived.
     pub const fn without_caching(mut self) -> Self {
         self.may_be_cached = false;
         self

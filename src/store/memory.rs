@@ -22,8 +22,9 @@ use crate::{
 
 /// A [`SessionStore`] in memory, for an application's tests.
 ///
-/// The store behaves like the PostgreSQL store. A test compares the two.
-/// Only [`advance`](Self::advance) moves its clock, so that a test of expiry does not need to wait.
+/// The store behaves like the PostgreSQL store. A test compares the two stores. Only
+/// [`advance`](Self::advance) moves the clock of this store. A test of expiry therefore does not
+/// need to wait.
 ///
 /// ```
 /// use std::time::Duration;
@@ -109,7 +110,7 @@ impl<I, U> Default for MemorySessionStore<I, U> {
 impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
     /// Returns a store without users and without sessions.
     ///
-    /// Its clock starts at the current time. Its lifetime is [`Lifetime::default`].
+    /// The store's clock starts at the current time. The lifetime is [`Lifetime::default`].
     pub fn new() -> Self {
         Self::default()
     }
@@ -139,10 +140,10 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
         state.sessions.retain(|_, row| row.user_id != *id);
     }
 
-    /// Sets whether the user is disabled and fails the store's condition.
+    /// Sets whether the user is disabled. A disabled user does not meet the store's condition.
     ///
-    /// The sessions of a disabled user are rejected. They are valid again if the user is enabled
-    /// before they expire.
+    /// The sessions of a disabled user are rejected. The sessions are valid again if the user is
+    /// enabled before they expire.
     pub fn set_disabled(&self, id: I, disabled: bool) {
         let mut state = self.state();
         if disabled {

@@ -1,7 +1,7 @@
 //! The traits that a store of sessions implements.
 //!
-//! An application with PostgreSQL uses `PgSessionStore`. It needs this module only for
-//! `MemorySessionStore` in its tests (feature `test-util`).
+//! An application with PostgreSQL uses `PgSessionStore`. Such an application needs this module only
+//! for `MemorySessionStore` in its tests (feature `test-util`).
 //!
 //! * [`SessionLookup`] looks sessions up. The layers need nothing else. A process without a
 //!   database implements it to query another service.

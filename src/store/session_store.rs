@@ -12,18 +12,19 @@ use crate::{
 ///
 /// * All times are from the store's clock.
 /// * A method must not change the session of an existing digest, except [`rotate`](Self::rotate).
-/// * A method must not bring an ended session back.
+/// * A method must not make an ended session live again.
 /// * An error means that nothing was changed, unless [`Error::is_outcome_unknown`] is `true`.
 pub trait SessionStore: SessionLookup {
     /// The type of the users' key.
     type UserId: Send + Sync + 'static;
-    /// Conditions on the user that a sign-in can add to those of the store. `()` means none.
+    /// Conditions on the user that a sign-in can add to the store's own conditions. `()` means
+    /// none.
     type Condition: Default + Send + Sync + 'static;
 
     /// Returns the time limits of this store's sessions.
     fn lifetime(&self) -> Lifetime;
 
-    /// Begins a session and ends the ones that it replaces, atomically.
+    /// Begins a session and ends the sessions that it replaces, in one atomic step.
     ///
     /// Nothing is changed unless the outcome is [`InsertOutcome::Inserted`].
     fn insert(
@@ -33,11 +34,11 @@ pub trait SessionStore: SessionLookup {
     where
         Self: Sized;
 
-    /// Replaces the digest of a live session of this user, and sets its authentication time to now,
-    /// atomically.
+    /// Replaces the digest of a live session of this user, and sets the session's authentication
+    /// time to now, in one atomic step.
     ///
-    /// `old` has the digests that the request presents. The session is the one that has one of
-    /// them.
+    /// `old` contains the digests that the request presents. The method changes the session that
+    /// has one of these digests.
     fn rotate(
         &self,
         user_id: &Self::UserId,
@@ -61,7 +62,8 @@ pub trait SessionStore: SessionLookup {
 
     /// Ends sessions of one user and returns their ids.
     ///
-    /// When it returns, no session in the scope is left, including those that began concurrently.
+    /// When the method returns, no session in the scope is left, including sessions that began
+    /// concurrently.
     fn revoke(
         &self,
         user_id: &Self::UserId,
@@ -71,7 +73,7 @@ pub trait SessionStore: SessionLookup {
     /// Ends all sessions of all users and returns their number.
     fn revoke_everyone(&self) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// Returns those of these sessions that a lookup would find.
+    /// Returns the sessions in the list that a lookup would find.
     ///
     /// # Errors
     ///
@@ -101,9 +103,10 @@ pub struct NewSession<'a, S: SessionStore> {
     pub user_id: &'a S::UserId,
     /// The conditions on the user, which must be checked in the same atomic step.
     pub condition: &'a S::Condition,
-    /// The digests of the sessions that it replaces, usually that of the request.
+    /// The digests of the sessions that the new session replaces, usually the session of the
+    /// request.
     pub replaced: &'a [TokenDigest],
-    /// The time to its absolute limit.
+    /// The time to the session's absolute limit.
     pub lifetime: Duration,
     /// Whether the cookie persists when the browser is closed ("remember me").
     pub remembered: bool,
@@ -114,7 +117,7 @@ pub struct NewSession<'a, S: SessionStore> {
 }
 
 impl<'a, S: SessionStore> NewSession<'a, S> {
-    /// Creates a session that replaces none, without data about the client.
+    /// Creates a session that replaces no other session, without data about the client.
     pub const fn new(
         digest: TokenDigest,
         user_id: &'a S::UserId,
@@ -182,7 +185,7 @@ pub enum RotateOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndedSession {
-    /// The digest of its token, one of those that were passed.
+    /// The digest of the session's token, which is one of the digests that were passed.
     pub digest: TokenDigest,
     /// The session's public id.
     pub id: SessionId,
@@ -201,9 +204,10 @@ impl EndedSession {
 pub struct RemainingLifetime {
     /// The session's public id.
     pub id: SessionId,
-    /// The time until it expires, if it is not used.
+    /// The time until the session expires, if it is not used.
     pub remaining: Duration,
-    /// The key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates its user.
+    /// The key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates the session's
+    /// user.
     pub user_key: Option<UserKey>,
 }
 
@@ -218,7 +222,7 @@ impl RemainingLifetime {
     }
 
     /// Sets the key with which a [`SessionFeed`](crate::feed::SessionFeed) invalidates the
-    /// session's user. Without it, the change of any user causes a new check of the session.
+    /// session's user. Without a key, the change of any user causes a new check of the session.
     pub const fn with_user_key(mut self, key: UserKey) -> Self {
         self.user_key = Some(key);
         self
@@ -231,7 +235,7 @@ impl RemainingLifetime {
 pub struct ExpiredBatch {
     /// The number of sessions that were deleted.
     pub sessions: u64,
-    /// The cursor of the next batch, or `None` if this was the last.
+    /// The cursor of the next batch, or `None` if this was the last batch.
     pub next: Option<u64>,
 }
 
@@ -244,7 +248,8 @@ impl ExpiredBatch {
 
 /// The sessions of a user that [`SessionStore::revoke`] ends.
 ///
-/// It is exhaustive: a store must handle every variant, so a new one is a breaking change.
+/// The enum is exhaustive, because a store must handle every variant. A new variant is therefore a
+/// breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevokeScope {
     /// This session, if it is the user's.
