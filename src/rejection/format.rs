@@ -61,8 +61,8 @@ impl Format {
     }
 }
 
-/// Returns the line for the user. It has no `%` and is ASCII, so it needs no encoding as a
-/// `grpc-message`.
+/// Returns the line for the user. The line has no `%` and is ASCII. Therefore it needs no encoding
+/// as a `grpc-message`.
 pub(super) const fn line(kind: RejectionKind) -> &'static str {
     match kind {
         RejectionKind::Unauthenticated => "Please sign in.",
@@ -82,9 +82,11 @@ fn grpc(request: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-/// Returns the format with the highest weight, and of several the first (RFC 9110 §12.5.1).
+/// Returns the format with the highest weight (RFC 9110 §12.5.1). If several formats have this
+/// weight, returns the first of them.
 ///
-/// A client that accepts everything, or none of the formats, is a program and receives plain text.
+/// A client that accepts everything, or none of the formats, is treated as a program and receives
+/// plain text.
 fn accepted(request: &HeaderMap) -> Format {
     let lines = request.get_all(header::ACCEPT).iter();
     let ranges = lines

@@ -6,11 +6,12 @@ use http::StatusCode;
 
 /// Kind of a [`Rejection`](crate::rejection::Rejection).
 ///
-/// It is exhaustive: a [`ResponseForRejection`](crate::rejection::ResponseForRejection) must handle every kind, so a new one is a breaking
-/// change.
+/// The enum is exhaustive, because a
+/// [`ResponseForRejection`](crate::rejection::ResponseForRejection) must handle every kind. A new
+/// kind is therefore a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RejectionKind {
-    /// The route requires a user, and none is signed in: 401, gRPC status 16.
+    /// The route requires a user, and no user is signed in: 401, gRPC status 16.
     Unauthenticated,
     /// The session lookup failed: 503, gRPC status 14.
     Unavailable,

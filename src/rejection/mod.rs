@@ -46,8 +46,8 @@ pub(crate) const RETRY_AFTER: &str = "2";
 
 /// The reason why a layer rejected a request.
 ///
-/// The layer adds it to the extensions of the response, also if the application built the response.
-/// Outer layers can thereby distinguish it from a handler's response.
+/// The layer adds the rejection to the extensions of the response, also if the application built
+/// the response. Outer layers can therefore distinguish this response from a handler's response.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     kind: RejectionKind,
@@ -94,7 +94,7 @@ impl Rejection {
     }
 
     /// Returns the target of the redirect, if the request is a browser's navigation and the layer
-    /// has a page for it.
+    /// has a page for this kind of rejection.
     pub const fn redirect(&self) -> Option<&HeaderValue> {
         self.redirect.as_ref()
     }
@@ -112,7 +112,7 @@ impl Rejection {
 
     /// Returns one line for the user, as a page, as problem details (RFC 9457) or as plain text.
     ///
-    /// It is empty for gRPC, which has the line in the header `grpc-message`.
+    /// The body is empty for gRPC. A gRPC response has the line in the header `grpc-message`.
     pub const fn body(&self) -> &'static str {
         self.format.body(self.kind)
     }
@@ -200,18 +200,19 @@ impl std::error::Error for Rejection {
 
 /// Builds a layer's response to a rejected request.
 ///
-/// It is implemented for every `FnMut(&Rejection) -> Response<B> + Clone`.
+/// This trait is implemented for every `FnMut(&Rejection) -> Response<B> + Clone`.
 ///
-/// The default is [`DefaultResponseForRejection`]. It needs a body that implements
-/// `From<&'static str>`, such as axum's, `Full<Bytes>` or `String`. For other bodies there is
-/// [`EmptyResponseForRejection`]. It suits gRPC, whose rejections have no body.
+/// The default is [`DefaultResponseForRejection`]. The default needs a body that implements
+/// `From<&'static str>`, such as axum's, `Full<Bytes>` or `String`. For other bodies, use
+/// [`EmptyResponseForRejection`]. It is also suitable for gRPC, because gRPC rejections have no
+/// body.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` builds no response with the body `{B}`",
     note = "the default response to a rejection needs a body that implements `From<&'static str>`",
     note = "call `.rejection_response(EmptyResponseForRejection)` on the layer for a body that implements `Default`, as tonic's does"
 )]
 pub trait ResponseForRejection<B>: Clone {
-    /// Builds the response. The layer then adds the rejection to its extensions.
+    /// Builds the response. The layer then adds the rejection to the response's extensions.
     fn response_for_rejection(&mut self, rejection: &Rejection) -> Response<B>;
 }
 
@@ -235,7 +236,7 @@ impl<B: From<&'static str>> ResponseForRejection<B> for DefaultResponseForReject
     }
 }
 
-/// A [`ResponseForRejection`] with an empty body: [`Rejection::empty_response`]. It is for tonic,
+/// A [`ResponseForRejection`] with an empty body: [`Rejection::empty_response`]. Use it for tonic,
 /// and for bodies that implement `Default` but not `From<&'static str>`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmptyResponseForRejection;
@@ -246,7 +247,7 @@ impl<B: Default> ResponseForRejection<B> for EmptyResponseForRejection {
     }
 }
 
-/// Builds the response and adds the rejection to its extensions.
+/// Builds the response and adds the rejection to the response's extensions.
 pub(crate) fn reject<B>(
     responder: &mut impl ResponseForRejection<B>,
     rejection: Rejection,

@@ -13,15 +13,16 @@ pub(crate) enum Navigation {
     Form,
 }
 
-// Statics, so that each name is parsed once: `LoadUser` reads the first in most requests.
+// The names are statics. Each name is therefore parsed only once. `LoadUser` reads the first header
+// in most requests.
 static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 impl Navigation {
     /// Detects a navigation by Fetch Metadata (`Sec-Fetch-Mode` and `Sec-Fetch-Dest`).
     ///
-    /// Browsers do not send it over plain http. There, a request that accepts `text/html` by name
-    /// is a navigation.
+    /// Browsers do not send these headers over plain http. Without `Sec-Fetch-Mode`, a request that
+    /// accepts `text/html` by name is a navigation.
     pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Option<Self> {
         let kind = match *method {
             Method::GET | Method::HEAD => Self::Page,
