@@ -98,7 +98,7 @@ fn redirect(page: &str, head: &Parts) -> Option<HeaderValue> {
     HeaderValue::try_from(page).ok()
 }
 
-/// The parameter that reports an unsent form to the page.
+/// The parameter that reports an unsent form to the page of the redirect.
 const UNSENT_FORM: &str = "unsent=form";
 
 fn appended(page: &str, parameter: &str) -> String {
@@ -106,7 +106,7 @@ fn appended(page: &str, parameter: &str) -> String {
     format!("{page}{separator}{parameter}")
 }
 
-/// Returns the page that a request comes from, if it is on this host.
+/// Returns the page that a request comes from, if that page is on this host.
 fn referring_page(head: &Parts) -> Option<ReturnTo> {
     let mut referers = head.headers.get_all(header::REFERER).iter();
     let (referer, None) = (referers.next()?, referers.next()) else {

@@ -10,14 +10,14 @@ use crate::{
 
 /// Layer that applies [`RequireUser`]. See the [module's documentation](crate::require_user).
 ///
-/// `U` is the application's user type. It must be that of the outer `LoadUserLayer`. The layer
-/// reads only the [`CurrentSession`](crate::session::CurrentSession) of that type.
+/// `U` is the application's user type. It must be the user type of the outer `LoadUserLayer`. The
+/// layer reads only the [`CurrentSession`](crate::session::CurrentSession) of that type.
 ///
 /// # Order of layers
 ///
-/// A request must pass through the `LoadUserLayer` first. Without one, or in the wrong order, every
-/// request is rejected. In a `tower::ServiceBuilder`, the layer that is added first is the outer
-/// one. On an axum `Router`, the layer that is added last is the outer one:
+/// A request must pass through the `LoadUserLayer` first. Without a `LoadUserLayer`, or if the
+/// order is wrong, every request is rejected. In a `tower::ServiceBuilder`, the layer that is added
+/// first is the outer one. On an axum `Router`, the layer that is added last is the outer one:
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -63,17 +63,17 @@ impl<U> RequireUserLayer<U> {
 impl<U, R> RequireUserLayer<U, R> {
     /// Rejects users for whom `allowed` returns `false`, with 403 (gRPC status 7).
     ///
-    /// It replaces an earlier condition.
+    /// This condition replaces an earlier condition.
     pub fn allow_if(self, allowed: impl Fn(&U) -> bool + Send + Sync + 'static) -> Self {
         self.allow_request_if(move |user, _| allowed(user))
     }
 
     /// Like [`allow_if`](Self::allow_if), with the request's head: method, URI and headers.
     ///
-    /// It is for a condition that depends on the request, such as the owner of `/projects/{id}`, or
-    /// one gRPC method (the path is `/package.Service/Method`).
+    /// Use it for a condition that depends on the request, such as the owner of `/projects/{id}`.
+    /// It can also be a condition for one gRPC method: the path is `/package.Service/Method`.
     ///
-    /// The URI is the one that this layer receives. Inside a nested router it has no prefix.
+    /// The URI is the URI that this layer receives. Inside a nested router, it has no prefix.
     ///
     /// ```
     /// use http::Method;
@@ -95,7 +95,7 @@ impl<U, R> RequireUserLayer<U, R> {
     /// Rejects users whose last authentication is older than `age` by the store's clock, with 401
     /// (gRPC status 16).
     ///
-    /// It is for routes that change the protection of the account (OWASP ASVS 5.0, 7.5.1).
+    /// Use it for routes that change the protection of the account (OWASP ASVS 5.0, 7.5.1).
     /// [`SessionService::reauthenticate`](crate::SessionService::reauthenticate) renews the
     /// authentication.
     #[doc(alias("sudo", "step_up", "reauthentication"))]
@@ -120,11 +120,11 @@ impl<U, R> RequireUserLayer<U, R> {
     /// | `POST` | the page of the form, if `Referer` is on this host | `unsent=form` |
     ///
     /// A form that is sent after the session has expired **is lost**: the `POST` is not repeated.
-    /// The page should report this if it receives `unsent=form`. `next` is never the URL of the
-    /// `POST`.
+    /// The sign-in page should report the loss if it receives `unsent=form`. `next` is never the
+    /// URL of the `POST`.
     ///
-    /// The outer `LoadUserLayer` records the URI of a page, so a nested router in between can
-    /// rewrite it. For a proxy that rewrites it, use
+    /// The outer `LoadUserLayer` records the URI of a page, so a nested router between the two
+    /// layers can rewrite the URI. For a proxy that rewrites the URI, use
     /// [`LoadUserLayer::stripped_prefix`](crate::LoadUserLayer::stripped_prefix). `page` itself
     /// must be the URI that the browser sees.
     ///
@@ -137,7 +137,7 @@ impl<U, R> RequireUserLayer<U, R> {
 
     /// Redirects a navigation to this page if the user's last authentication is too old.
     ///
-    /// The page asks for the password again. It has the parameters of
+    /// The page asks for the password again. It receives the same parameters as the
     /// [`sign_in_page`](Self::sign_in_page).
     pub fn reauthentication_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.reauthentication_page = Some(page.into());
@@ -146,8 +146,8 @@ impl<U, R> RequireUserLayer<U, R> {
 
     /// Redirects a navigation to this page if the user does not meet the condition.
     ///
-    /// The page can link back to where the user came from, or to a sign-in as another user. It has the parameters of
-    /// [`sign_in_page`](Self::sign_in_page).
+    /// The page can link back to the page from which the user came, or to a sign-in as another
+    /// user. It receives the same parameters as the [`sign_in_page`](Self::sign_in_page).
     pub fn forbidden_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.forbidden_page = Some(page.into());
         self

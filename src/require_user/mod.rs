@@ -1,12 +1,12 @@
 //! Rejection of unauthenticated requests.
 //!
 //! [`RequireUserLayer`] requires the user that an outer
-//! [`LoadUserLayer`](crate::load_user::LoadUserLayer) attached to the request. If there is none, it
-//! responds with 401, or with gRPC status 16 to a gRPC request. It makes no query. It allocates
-//! nothing for a request that passes.
+//! [`LoadUserLayer`](crate::load_user::LoadUserLayer) attached to the request. If there is no user,
+//! the layer responds with 401, or with gRPC status 16 to a gRPC request. It makes no query. It
+//! allocates nothing for a request that passes.
 //!
 //! **Without an outer `LoadUserLayer` for the same user type, every request is rejected.** No error
-//! is logged for a missing layer: [`RequireUserLayer`] shows the order of the layers.
+//! is logged for a missing layer. The page of [`RequireUserLayer`] shows the order of the layers.
 //!
 //! | setting | effect |
 //! |---|---|
@@ -15,8 +15,8 @@
 //! | [`sign_in_page`](RequireUserLayer::sign_in_page) | redirects a browser's navigation to a page instead of the 401 |
 //! | [`rejection_response`](RequireUserLayer::rejection_response) | sets the response |
 //!
-//! A CORS preflight (`OPTIONS`) has no cookie. Put the CORS layer outside this one, so that it
-//! responds first.
+//! A CORS preflight (`OPTIONS`) has no cookie. Put the CORS layer outside this layer. The CORS
+//! layer then responds first.
 //!
 //! # Example
 //!

@@ -11,8 +11,8 @@ const PARAMETER: &str = "next";
 
 /// A path of this site, with its query, to return to after a sign-in.
 ///
-/// It prevents open redirects (CWE-601): no browser can interpret a valid value as another site. It
-/// rejects:
+/// It prevents open redirects (CWE-601): no browser can interpret a valid value as another site.
+/// The parser rejects:
 ///
 /// * a text that does not begin with exactly one `/`;
 /// * `\`, white space, control characters, characters that are not ASCII, and a fragment;
@@ -33,7 +33,7 @@ pub struct ReturnTo(String);
 impl ReturnTo {
     /// Parses the value of a form field or a query parameter, which must be decoded once.
     ///
-    /// Returns `None` if it is unsafe.
+    /// Returns `None` if the value is unsafe.
     pub fn parse(place: &str) -> Option<Self> {
         let graphic = place
             .bytes()
@@ -78,7 +78,7 @@ impl ReturnTo {
             if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
                 whole.push(char::from(byte));
             } else {
-                // Cannot fail: the target is a string.
+                // This cannot fail, because the target is a string.
                 let _ = write!(whole, "%{byte:02X}");
             }
         }
