@@ -1,5 +1,6 @@
-//! Tests of both limits at their exact instants. Only a transaction can reach these, because its
-//! clock does not advance. Other tests change the rows; see `tests/it/service/lifetimes.rs`.
+//! Tests of both limits at their exact instants. Only a transaction can reach these instants,
+//! because the clock of a transaction does not advance. Other tests change the rows; see
+//! `tests/it/service/lifetimes.rs`.
 
 use std::time::Duration;
 

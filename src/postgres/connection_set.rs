@@ -71,7 +71,7 @@ struct Shared {
     /// Notifies the waiters that a connection was released or opened, or that opening one failed.
     changed: Notify,
     /// Backoff between failed attempts to connect, during which callers fail at once. Only a set
-    /// that many requests use has one.
+    /// that many requests use has a backoff.
     reconnect: Option<Reconnect>,
 }
 
@@ -136,11 +136,12 @@ impl ConnectionSet {
     }
 
     /// Acquires a connection, in the order of the calls. If none is idle, one is opened in the
-    /// background. The caller gets that one, or one that is released earlier.
+    /// background. The caller gets that connection, or a connection that is released earlier.
     ///
     /// # Errors
     ///
-    /// Those of opening a connection: [`ErrorKind::Pool`] if the pool has none available.
+    /// The errors of opening a connection: [`ErrorKind::Pool`] if the pool has no connection
+    /// available.
     pub(super) async fn acquire(&self) -> Result<PooledConnection, Error> {
         let shared = &self.0;
         let permit = Arc::clone(&shared.permits).acquire_owned();
@@ -206,8 +207,8 @@ impl Shared {
     /// Returns an idle connection that the driver has not reported as closed.
     fn idle(&self) -> Option<Connection> {
         loop {
-            // A separate statement, because the lock must not be held while a closed connection is
-            // dropped.
+            // This is a separate statement, because the lock must not be held while a closed
+            // connection is dropped.
             let connection = self.state().idle.pop();
             match connection {
                 Some(connection) if connection.client.is_closed() => {}
@@ -324,7 +325,7 @@ impl Drop for Opening {
 }
 
 /// Waits for a resource that a caller needs before it sends anything. The wait times out before the
-/// service's deadline, so that the error states that nothing has happened.
+/// service's deadline, The error can therefore state that nothing has happened.
 pub(super) async fn before_deadline<F: Future>(
     deadline: &Deadline,
     wait: F,
@@ -336,7 +337,8 @@ pub(super) async fn before_deadline<F: Future>(
 
 /// Returns a new connection, detached from the pool.
 ///
-/// The pool may return used connections. Each of those is closed, and the next one is acquired.
+/// The pool may return used connections. Each used connection is closed, and the next connection is
+/// acquired.
 pub(super) async fn open_new(pool: &Pool) -> Result<ClientWrapper, Error> {
     for _ in 0..=pool.status().max_size {
         let object = pool.get().await.map_err(errors::pool)?;

@@ -84,7 +84,8 @@ impl Connections {
         self.cleanup.close();
     }
 
-    /// Opens the connections for lookups and writes, so that an exhausted pool stops neither.
+    /// Opens the connections for lookups and writes. An exhausted pool then stops neither lookups
+    /// nor writes.
     pub(super) async fn fill(&self) -> Result<(), Error> {
         self.lookups.fill().await?;
         self.writes.fill().await

@@ -76,7 +76,7 @@ impl PgConnector {
 
     /// Calls `provider` for a password before each connection is opened, for passwords that rotate.
     /// If the provider fails, the failure is logged. The connection then uses the last password
-    /// that the provider returned, or the one in the configuration.
+    /// that the provider returned, or the password in the configuration.
     pub fn with_password<F, E>(mut self, provider: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<String, E>> + Send + 'static,

@@ -130,8 +130,8 @@ pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, place: usize) -> Result<T
         .map_err(|error| Error::new(ErrorKind::Decode, error))
 }
 
-/// A `timestamptz`. Unlike the driver's own conversion, this one rejects `infinity` and any time
-/// that `SystemTime` cannot represent.
+/// A `timestamptz`. Unlike the driver's own conversion, this conversion rejects `infinity` and any
+/// time that `SystemTime` cannot represent.
 struct Timestamp(SystemTime);
 
 impl FromSql<'_> for Timestamp {
@@ -157,8 +157,8 @@ impl FromSql<'_> for Timestamp {
     }
 }
 
-/// Text that another client may have written in another encoding, which a database of `SQL_ASCII`
-/// allows. Bytes that are not UTF-8 are replaced.
+/// Text that another client may have written in another encoding. A database with the encoding
+/// `SQL_ASCII` allows this. Bytes that are not UTF-8 are replaced.
 pub(super) struct LossyText(pub(super) String);
 
 impl FromSql<'_> for LossyText {

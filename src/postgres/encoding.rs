@@ -1,10 +1,10 @@
 //! Text that the encoding of the database can represent.
 
 /// Returns the text if the encoding can represent it. A parameter that the server cannot convert
-/// would fail the statement, and the application's transaction with it.
+/// would fail the statement, and therefore the application's transaction.
 ///
 /// `SQL_ASCII` accepts any bytes. Of the other encodings, this function knows UTF-8 and LATIN1
-/// only. For the rest it returns `None` if the text is not ASCII.
+/// only. For every other encoding it returns `None` if the text is not ASCII.
 pub(super) fn storable<'a>(encoding: &str, text: Option<&'a str>) -> Option<&'a str> {
     text.filter(|text| match encoding {
         "UTF8" | "SQL_ASCII" => true,

@@ -14,7 +14,8 @@ pub(super) fn connecting(error: tokio_postgres::Error) -> Error {
 
 pub(super) fn connection_kind(error: &tokio_postgres::Error) -> ErrorKind {
     if let Some(state) = error.code() {
-        // Class 28 is invalid authorization. The other state means that the role lacks `CONNECT`.
+        // Class 28 is invalid authorization. `INSUFFICIENT_PRIVILEGE` means that the role lacks
+        // `CONNECT`.
         let is_rejected =
             state.code().starts_with("28") || *state == SqlState::INSUFFICIENT_PRIVILEGE;
         return if is_rejected {
@@ -33,8 +34,8 @@ pub(super) fn connection_kind(error: &tokio_postgres::Error) -> ErrorKind {
     }) {
         return ErrorKind::Recovery;
     }
-    // The driver distinguishes these causes by this text only. The kind informs the operator; no
-    // decision depends on it.
+    // The driver distinguishes these causes by this text only. The kind is only for the operator.
+    // No decision depends on the kind.
     match error.to_string().as_str() {
         "error performing TLS handshake" => ErrorKind::Tls,
         "authentication error" => ErrorKind::Authentication,
@@ -80,8 +81,8 @@ pub(super) fn statement(error: tokio_postgres::Error) -> Error {
     }
 }
 
-/// Returns whether the driver failed to convert a value; it then sends nothing. Its other failures
-/// have a connection error as their source, or no source.
+/// Returns whether the driver failed to convert a value. The driver then sends nothing. Other
+/// failures of the driver have a connection error as their source, or no source.
 fn is_conversion(error: &tokio_postgres::Error) -> bool {
     error.code().is_none()
         && error
@@ -122,15 +123,16 @@ fn is_prepared_statement_mismatch(state: &SqlState) -> bool {
 }
 
 /// Returns whether the server's error may contain values of a row. The detail of a violated
-/// constraint does, and so does the message about a value that cannot be converted or computed.
+/// constraint may contain them. The message about a value that cannot be converted or computed may
+/// contain them, too.
 fn may_contain_values(db_error: &DbError) -> bool {
     let class = &db_error.code().code()[..2];
     class == "22" || class == "23"
 }
 
-/// A server error without the values of a row. For a violated constraint it keeps the message,
-/// which names the constraint. It drops the detail, which contains the whole row and therefore the
-/// digest.
+/// A server error without the values of a row. For a violated constraint, the message is kept,
+/// because it names the constraint. The detail is dropped, because it contains the whole row and
+/// therefore the digest.
 #[derive(Debug)]
 struct RedactedDbError {
     state: SqlState,
@@ -163,9 +165,9 @@ impl fmt::Display for RedactedDbError {
 
 impl std::error::Error for RedactedDbError {}
 
-/// Returns whether a new session failed because its digest exists already. The unique index of the
-/// sessions table decides; the server derives its name in `migrations/` from the column. A unique
-/// index that the application has added does not count.
+/// Returns whether a new session failed because its digest exists already. This is the case if the
+/// failure names the unique index of `migrations/`. The server derives the name of that index from
+/// the column. A unique index that the application has added does not count.
 pub(super) fn is_duplicate_digest(error: &Error, sessions: &str) -> bool {
     let redacted = error
         .source()
@@ -206,8 +208,8 @@ pub(super) fn commit(error: tokio_postgres::Error) -> Error {
     write(statement(error))
 }
 
-/// Returns whether the server rolled the transaction back because of another one: a serialization
-/// failure or a deadlock.
+/// Returns whether the server rolled the transaction back because of another transaction: a
+/// serialization failure or a deadlock.
 pub(super) fn is_transient(error: &Error) -> bool {
     code(error).is_some_and(|code| {
         [
@@ -270,9 +272,9 @@ pub(super) fn is_outdated(error: &Error) -> bool {
     })
 }
 
-/// Returns whether a lookup should be retried on a new connection. The connection was lost, its
-/// server was demoted, a prepared statement no longer matches the tables, or the lookup conflicted
-/// with replay on a replica.
+/// Returns whether a lookup should be retried on a new connection. This is the case if the
+/// connection was lost, its server was demoted, a prepared statement no longer matches the tables,
+/// or the lookup conflicted with replay on a replica.
 pub(super) fn is_retryable(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Connection | ErrorKind::Recovery)
         || is_outdated(error)

@@ -31,8 +31,9 @@ use crate::{
 
 /// The time limit of each query of the feed.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The time limit for a notification of the store to arrive. It is below the [default
-/// deadline](crate::service::DEFAULT_DEADLINE), so that subscribing fails with the cause.
+/// The time limit for the store's test notification to reach the feed. It is shorter than the
+/// [default deadline](crate::service::DEFAULT_DEADLINE). The caller then gets the error that names
+/// the cause, not a deadline error.
 const DELIVERY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The version of `0002_announce_sessions.sql` whose triggers this feed supports.
@@ -44,10 +45,10 @@ pub(super) const SCHEMA_VERSION: u32 = 2;
 /// # Heartbeats
 ///
 /// A heartbeat is a query on the feed's own connection. PostgreSQL sends pending notifications to a
-/// connection before it reports the end of a query. When a heartbeat returns, the notifications of
-/// all transactions committed before it was sent have arrived. No other process is involved, so the
-/// server's work grows linearly with the number of processes. The query also verifies that the
-/// triggers are in place.
+/// connection before it reports the end of a query. When the result of a heartbeat is received, the
+/// notifications of all transactions that were committed before the heartbeat was sent have
+/// arrived. A heartbeat involves no other process. The server's work therefore grows linearly with
+/// the number of processes. The query also verifies that the triggers are in place.
 ///
 /// # Verification of the database
 ///
@@ -55,8 +56,8 @@ pub(super) const SCHEMA_VERSION: u32 = 2;
 /// Therefore the feed verifies each new connection: the store sends a notification through its
 /// pool, which must arrive on the feed's connection. Behind a transaction pooler, this verification
 /// fails. The feed's connection also holds an advisory lock with a random key. Every 10 to 30
-/// seconds, the store verifies through its pool that this lock is held. If it is not, the feed
-/// disconnects. It also disconnects if no verification has succeeded for 40 seconds.
+/// seconds, the store verifies through its pool that this lock is held. If the lock is not held,
+/// the feed disconnects. It also disconnects if no verification has succeeded for 40 seconds.
 ///
 /// # Cost
 ///
@@ -151,14 +152,16 @@ impl PgSessionFeed {
         .map(|((), ())| ())
     }
 
-    /// Sends heartbeats. Each covers all transactions that were committed before it was sent.
+    /// Sends heartbeats. Each heartbeat covers all transactions that were committed before it was
+    /// sent.
     async fn run_heartbeats(
         &self,
         client: &Client,
         channels: &Channels,
         sink: &FeedSink,
     ) -> Result<(), Error> {
-        // Prepared, because planning costs the server several times as much as execution.
+        // The heartbeat is prepared, because planning costs the server several times as much as
+        // execution.
         let heartbeat = client.prepare_typed(&self.channels_sql, &[Type::TEXT]);
         let heartbeat = with_timeout(heartbeat).await?;
         loop {
@@ -174,7 +177,7 @@ impl PgSessionFeed {
         }
     }
 
-    /// Verifies that a notification of the store arrives.
+    /// Verifies that a test notification of the store arrives.
     async fn verify_delivery(&self, listener: &Listener) -> Result<(), Error> {
         self.store.notify(&listener.probe_channel).await?;
         timeout(DELIVERY_TIMEOUT, listener.arrived.notified())

@@ -21,21 +21,22 @@ use crate::{
     },
 };
 
-// Both are idempotent.
+// Both files are idempotent.
 const CREATE_SESSIONS: &str = include_str!("../../migrations/0001_create_sessions.sql");
 const ANNOUNCE_SESSIONS: &str = include_str!("../../migrations/0002_announce_sessions.sql");
 /// The key of the advisory lock that serializes concurrent migrations ("sessions" in ASCII).
 const ADVISORY_LOCK_KEY: i64 = 0x7365_7373_696f_6e73;
-/// While a statement waits for a table lock, later statements on the table wait behind it.
+/// The time limit for a table lock. While a statement waits for the lock, later statements on the
+/// table wait behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Migration of the sessions table, built by
 /// [`PgSessionStore::migrate`](super::PgSessionStore::migrate) and run by awaiting it.
 ///
 /// It creates the sessions table. `user_id` gets the type of the users' key and a foreign key to
-/// it. If the table exists already, the migration does nothing, so every process may run it at
-/// startup. Concurrent migrations run one after the other. It never creates or changes the users
-/// table.
+/// that key. If the table exists already, the migration does nothing, so every process may run it
+/// at startup. Concurrent migrations run one after the other. The migration never creates or
+/// changes the users table.
 ///
 /// # Keys
 ///
@@ -58,7 +59,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// | `tower_user_session.users_table` | `users` |
 /// | `tower_user_session.users_key` | `id` |
 /// | `tower_user_session.announce_users`, for `0002_announce_sessions.sql` | `off` |
-/// | `tower_user_session.announce_users_columns`, for the same | none |
+/// | `tower_user_session.announce_users_columns`, for `0002_announce_sessions.sql` | none |
 ///
 /// ```sh
 /// psql -c "SET tower_user_session.users_table = 'app.accounts'" \
@@ -94,7 +95,8 @@ pub struct Migrate {
 enum Triggers {
     None,
     Sessions,
-    /// The watched columns of the users table, separated by commas; every column if empty.
+    /// The watched columns of the users table, separated by commas. If it is empty, every column is
+    /// watched.
     SessionsAndUsers(String),
 }
 
@@ -110,22 +112,22 @@ impl Migrate {
     }
 
     /// Sets the name of the users table as an SQL identifier: quoted and qualified with its schema
-    /// if necessary. By default `users`.
+    /// if necessary. The default is `users`.
     pub fn users_table(mut self, table: impl Into<String>) -> Self {
         self.users_table = table.into();
         self
     }
 
-    /// Sets the column of the users table that sessions refer to. By default `id`.
+    /// Sets the column of the users table to which sessions refer. The default is `id`.
     pub fn users_key(mut self, column: impl Into<String>) -> Self {
         self.users_key = column.into();
         self
     }
 
     /// Also installs triggers that send a notification (`NOTIFY`) when a session ends or changes.
-    /// They cover every client: this library, a `DELETE` in `psql`, and a delete that cascades from
-    /// the users table. By default no triggers are installed. Omitting this call later does not
-    /// remove them.
+    /// The triggers cover every client: this library, a `DELETE` in `psql`, and a delete that
+    /// cascades from the users table. By default no triggers are installed. Omitting this call
+    /// later does not remove the triggers.
     ///
     /// This runs `migrations/0002_announce_sessions.sql`, which documents the channels and the
     /// payloads. A payload names sessions by their [`SessionId`](crate::session::SessionId). It
@@ -133,9 +135,9 @@ impl Migrate {
     ///
     /// A statement sends at most one notification, which is delivered when it is committed. If a
     /// statement affects more than 242 sessions, its payload is `everything`. A change of any
-    /// column except `last_seen_at` sends a notification. These events send none: a new session,
-    /// the use of a session, and the deletion of a session after its absolute limit. No setting
-    /// suppresses a notification.
+    /// column except `last_seen_at` sends a notification. These events send no notification: a new
+    /// session, the use of a session, and the deletion of a session after its absolute limit. No
+    /// setting suppresses a notification.
     ///
     /// Run the migration again after an update of this crate, before the new version is deployed. A
     /// feed requires the triggers of its own schema version. The migration also enables triggers
@@ -160,14 +162,15 @@ impl Migrate {
     /// | with the triggers and four listening processes | 0.32 | 0.14 |
     ///
     /// The server commits transactions with notifications one after the other, which slows down
-    /// concurrent ones. Such transactions cannot be prepared for a two-phase commit. They fail if
-    /// the notification queue is full. That takes 8 GB of notifications that a listener does not
-    /// read.
+    /// concurrent transactions. Transactions with notifications cannot be prepared for a two-phase
+    /// commit. They fail if the notification queue is full. The queue is full at 8 GB of
+    /// notifications that a listener does not read.
     ///
     /// # Limitations
     ///
-    /// Statements that run while the triggers are disabled, and changes that logical replication
-    /// applies to a subscriber's table: PostgreSQL fires no triggers for these statements.
+    /// Two kinds of changes send no notification, because PostgreSQL fires no triggers for them:
+    /// statements that run while the triggers are disabled, and changes that logical replication
+    /// applies to a subscriber's table.
     ///
     /// # Uninstalling
     ///
@@ -189,15 +192,15 @@ impl Migrate {
     /// notification for each user whose row in the users table changes.
     ///
     /// The payload names a user by a 64-bit hash of the key, because every role may `LISTEN` and a
-    /// key may be an e-mail address. Lookups return the same hash, so that a cache finds the
-    /// sessions of the user. This includes sessions that begin before the change is committed. The
-    /// key must be an integer, `uuid`, `text`, `varchar` or `citext`. For a key of another type,
-    /// every update sends `everything`. An update of more than 470 users does the same.
+    /// key may be an e-mail address. Lookups return the same hash. With it, a cache finds the
+    /// sessions of the user, including sessions that begin before the change is committed. The key
+    /// must be an integer, `uuid`, `text`, `varchar` or `citext`. For a key of another type, every
+    /// update sends `everything`. An update of more than 470 users also sends `everything`.
     ///
     /// The triggers watch the users table only. They do not see changes of tables that
-    /// [`PgUser::FROM`](super::PgUser::FROM) joins to it, or updates that name a partition of it.
-    /// The re-check interval bounds how long such a change goes unnoticed: see
-    /// [`SessionService::enable_cache`](crate::SessionService::enable_cache).
+    /// [`PgUser::FROM`](super::PgUser::FROM) joins to the users table, or updates that name a
+    /// partition of the users table. Such a change has an effect after the re-check interval at the
+    /// latest: see [`SessionService::enable_cache`](crate::SessionService::enable_cache).
     ///
     /// # Privileges
     ///
@@ -206,8 +209,8 @@ impl Migrate {
     ///
     /// # Cost
     ///
-    /// About 0.3 ms for every statement that updates users, most of it for planning. If every
-    /// request updates a column of the user's row, use
+    /// Every statement that updates users costs the server about 0.3 ms more, most of it for
+    /// planning. If every request updates a column of the user's row, use
     /// [`notify_on_user_change_if`](Self::notify_on_user_change_if).
     pub fn notify_on_user_change(mut self) -> Self {
         self.triggers = Triggers::SessionsAndUsers(String::new());

@@ -6,8 +6,8 @@ use crate::{
 };
 
 /// Parses `ended <id> …`, `changed <id> …`, `users <hash> …` or `everything`. An id has 32
-/// hexadecimal digits, a hash 16. Any other payload, which a later version may send, counts as
-/// `everything`.
+/// hexadecimal digits, and a hash has 16. Any other payload, which a later version may send, counts
+/// as `everything`.
 pub(super) fn parse(payload: &str) -> Invalidation {
     let invalidation = match payload.split_once(' ') {
         Some(("ended" | "changed", ids)) => {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{backoff::Backoff, error::Error};
 
-/// The first pause; each further failure doubles it, up to `MAX_PAUSE`. The pauses protect a
+/// The first pause. Each further failure doubles the pause, up to `MAX_PAUSE`. The pauses protect a
 /// starting server from a burst of attempts. A server that is available again is used within a
 /// tenth of a second.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
@@ -25,7 +25,7 @@ struct Pause {
 }
 
 impl Reconnect {
-    /// Returns the last error if the pause after it has not ended.
+    /// Fails with the last error if the pause after that error has not ended.
     pub(super) fn ensure_allowed(&self) -> Result<(), Error> {
         match &*self.lock() {
             Some(pause) if Instant::now() < pause.until => Err(pause.error.clone()),

@@ -65,7 +65,7 @@ mod tests {
     }
     use Outcome::{Free, Locked, Unavailable};
 
-    /// N04: each row lists the results of the store, the last of which repeats. The feed
+    /// N04: each row lists the results of the store. The last result of a row repeats. The feed
     /// disconnects with this error kind within this many seconds, or stays connected.
     #[tokio::test(start_paused = true)]
     async fn feed_disconnects_without_verification_and_on_another_database() {
@@ -100,7 +100,7 @@ mod tests {
             assert_eq!(ended, reason, "{seconds:?}");
             let took = start.elapsed().as_secs();
             assert!(seconds.contains(&took), "{took}, not {seconds:?}");
-            // Verifications are rare while they succeed, and a failed one is retried after a
+            // Verifications are rare while they succeed. A failed verification is retried after a
             // second.
             assert!(number.get() <= 400, "{} verifications", number.get());
         }

@@ -1,4 +1,5 @@
-//! Compares what a pool connection sees with what the store's own connections see.
+//! Comparison of the settings and tables of a pool connection with those of the store's own
+//! connections.
 
 use deadpool_postgres::Pool;
 use tokio_postgres::{
@@ -22,7 +23,8 @@ struct VisibleSettings {
 
 /// Verifies that a pool connection has the role, the search path and the tables of the store's own
 /// connections. The application's code, or a hook that runs each time a connection is acquired, may
-/// have changed them. On the store's own connections, only the hooks for new connections have run.
+/// have changed the settings of a pool connection. On the store's own connections, only the hooks
+/// for new connections have run.
 ///
 /// # Errors
 ///

@@ -40,9 +40,10 @@ use crate::{
 ///
 /// The store uses a small number of dedicated connections. Each is a new connection of the
 /// application's pool: the pool's `post_create` hooks have run on it, and no other code has used
-/// it. The store then detaches it from the pool, so that neither side's settings reach the other.
-/// Hooks that run each time the pool hands out a connection do not run on it.
-/// [`check`](Self::check) compares the two kinds of connections.
+/// it. The store then detaches the connection from the pool. Therefore the application's later
+/// settings do not reach this connection, and the store's settings do not reach the application's
+/// connections. Hooks that run each time the pool hands out a connection do not run on the store's
+/// connections. [`check`](Self::check) compares the two kinds of connections.
 ///
 /// | purpose | connections per process |
 /// |---|---|
@@ -101,7 +102,7 @@ use crate::{
 ///
 /// After a replica is promoted, calls in progress may fail, and later calls use the new primary. If
 /// the old primary stops responding without closing its connections, one lookup or write on each
-/// connection waits until its deadline and fails. `tcp_user_timeout` shortens that.
+/// connection waits until its deadline and fails. `tcp_user_timeout` shortens this wait.
 ///
 /// **A promoted replica has only the changes that had reached it.** Replication is asynchronous by
 /// default in PostgreSQL. A session whose revocation was acknowledged shortly before the primary
@@ -109,18 +110,20 @@ use crate::{
 ///
 /// With `synchronous_standby_names` set and `synchronous_commit` at its default, `on`, an
 /// acknowledged revocation is permanent. A sign-out then waits for the replica. If no replica
-/// responds, it fails at the deadline with an [unknown outcome](Error::is_outcome_unknown), and the
-/// session stays live until one responds. (PostgreSQL 17, "Log-Shipping Standby Servers".)
+/// responds, the sign-out fails at the deadline with an [unknown
+/// outcome](Error::is_outcome_unknown), and the session stays live until a replica responds.
+/// (PostgreSQL 17, "Log-Shipping Standby Servers".)
 ///
 /// # Privileges
 ///
 /// The role needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the sessions table, and `SELECT` on
 /// the tables that [`PgUser`] names. `SECURITY.md` has the `GRANT` statements, column by column.
 ///
-/// Row-level security must not hide rows of these tables. The role must own a table with policies,
-/// without `FORCE ROW LEVEL SECURITY`, or have `BYPASSRLS`. Otherwise calls fail with
-/// [`ErrorKind::Schema`], because the store sets `row_security = off`. Behind a transaction pooler,
-/// only [`check`](Self::check) detects policies that hide rows from lookups.
+/// Row-level security must not hide rows of these tables. If a table has policies, one of these
+/// must hold: the role has `BYPASSRLS`; or the role owns the table, and the table does not have
+/// `FORCE ROW LEVEL SECURITY`. Otherwise calls fail with [`ErrorKind::Schema`], because the store
+/// sets `row_security = off`. Behind a transaction pooler, only [`check`](Self::check) detects
+/// policies that hide rows from lookups.
 ///
 /// # Example
 ///
@@ -195,13 +198,13 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     /// Sets the schema of the sessions table. The `search_path` then does not affect which table of
-    /// sessions is used. To have the same for the users, name a schema in [`PgUser::FROM`] too.
+    /// sessions is used. To fix the users table in the same way, name a schema in [`PgUser::FROM`].
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.table.schema = Some(schema.into());
         self.with_statements()
     }
 
-    /// Sets the lifetime of sessions. By default [`Lifetime::default`].
+    /// Sets the lifetime of sessions. The default is [`Lifetime::default`].
     pub fn with_lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
         self.with_statements()
@@ -218,10 +221,10 @@ impl<U: PgUser> PgSessionStore<U> {
         self
     }
 
-    /// Sets the number of dedicated connections for everything except lookups. The default and
-    /// minimum is 2: one may wait for a lock while the other one works. A sign-in takes four round
-    /// trips on one connection. A process that is far from its server and has many sign-ins per
-    /// second needs more.
+    /// Sets the number of dedicated connections for everything except lookups. The default and the
+    /// minimum are 2: one connection may wait for a lock while the other connection works. A
+    /// sign-in takes four round trips on one connection. A process that is far from its server and
+    /// has many sign-ins per second needs more.
     pub fn with_write_connections(mut self, connections: usize) -> Self {
         let pool = self.pool().clone();
         self.connections = Connections::new(pool, &self.execution, connections);
@@ -241,17 +244,17 @@ impl<U: PgUser> PgSessionStore<U> {
     /// time. An example is [PgBouncer] of any version with `pool_mode = transaction`.
     ///
     /// The store then uses nothing that outlives a transaction: no prepared statements and no
-    /// session settings. It sends each statement whole, in one round trip; a lookup takes one round
-    /// trip as well. The server plans each statement each time, which costs some tenths of a
+    /// session settings. It sends each statement whole, in one round trip. A lookup also takes one
+    /// round trip. The server plans each statement each time, which costs some tenths of a
     /// millisecond. Enable this for every store, in every process that connects through the pooler.
     ///
     /// **If this setting is missing**, a prepared statement may be executed on a server connection
-    /// that never prepared it. It may also meet a statement of the same name. Lookups and writes
-    /// then fail with [`ErrorKind::Configuration`], possibly only under load. If two applications
-    /// share one database and role, the wrong statement can run. The planner settings of the
-    /// lookups stay on the pooler's server connections and affect other clients. A pooler that
-    /// tracks prepared statements (PgBouncer from 1.21 with `max_prepared_statements`) avoids the
-    /// errors, but not the settings.
+    /// that never prepared it. The server connection may also have another statement of the same
+    /// name. Lookups and writes then fail with [`ErrorKind::Configuration`], possibly only under
+    /// load. If two applications share one database and role, the wrong statement can run. The
+    /// planner settings of the lookups stay on the pooler's server connections and affect other
+    /// clients. A pooler that tracks prepared statements (PgBouncer from 1.21 with
+    /// `max_prepared_statements`) avoids the errors, but not the settings.
     ///
     /// # Requirements for the application
     ///
@@ -260,11 +263,11 @@ impl<U: PgUser> PgSessionStore<U> {
     ///   domains over them. The driver would have to prepare a statement to look up other types.
     ///   Cast an enum: `u.role::text AS role`. Otherwise lookups, [`check`](Self::check) and such
     ///   sign-ins fail with [`ErrorKind::Configuration`].
-    /// * The pool's connections must have no startup `options`, because PgBouncer rejects them. Set
-    ///   what the store would set on its own connections for the role: `ALTER ROLE … SET
-    ///   statement_timeout = '2s'`, and `SET jit = off`. Without the first, a statement continues
-    ///   after its lookup has timed out; [`check`](Self::check) logs a warning. Writes set their
-    ///   time limits in each transaction.
+    /// * The pool's connections must have no startup `options`, because PgBouncer rejects them. For
+    ///   the role, set what the store would otherwise set on its own connections: `ALTER ROLE … SET
+    ///   statement_timeout = '2s'`, and `SET jit = off`. Without `statement_timeout`, a statement
+    ///   continues after its lookup has timed out; [`check`](Self::check) logs a warning. Writes
+    ///   set their time limits in each transaction.
     /// * The application is responsible for its own statements on the pool. `deadpool`'s
     ///   `prepare_cached` and `tokio-postgres`'s `query` use named statements; `query_typed` does
     ///   not.

@@ -2,7 +2,7 @@
 //!
 //! A trigger that returns NULL for a row makes the server skip the row without an error. The
 //! statement then returns the same result as for an unknown user or session. After each write that
-//! changed fewer rows than it could have, a query distinguishes the two cases.
+//! changed fewer rows than it could have changed, a query distinguishes the two cases.
 
 use tokio_postgres::{Row, types::ToSql};
 

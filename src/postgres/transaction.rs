@@ -77,9 +77,9 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the transaction's isolation
-    /// level is above `READ COMMITTED`; otherwise as for a sign-in. After an error of the database,
-    /// the transaction can only be rolled back. No deadline applies, because the application owns
-    /// the transaction.
+    /// level is above `READ COMMITTED`. Other errors are those of a sign-in. After an error of the
+    /// database, the transaction can only be rolled back. No deadline applies, because the
+    /// application owns the transaction.
     pub async fn in_transaction(self, transaction: &Transaction<'_>) -> Result<SignedIn, Error> {
         let token = SessionToken::generate()?;
         let new = self.new_session(token.digest())?;
@@ -96,10 +96,10 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
 ///
 /// The methods whose names end in `_in_transaction` are part of the application's transaction, at
 /// the isolation level `READ COMMITTED`. Their effect becomes permanent when the transaction is
-/// committed. Until it ends, other sign-ins and revocations of this user wait. No deadline applies
-/// to them. They reject a transaction at a level above `READ COMMITTED` with
-/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration). The snapshot of such a
-/// transaction may be older than a sign-in that the call has waited for.
+/// committed. Until the transaction ends, other sign-ins and revocations of this user wait. No
+/// deadline applies to the methods. The methods reject a transaction at a level above `READ
+/// COMMITTED` with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration). The snapshot of
+/// such a transaction may be older than a sign-in that the call has waited for.
 ///
 /// ```no_run
 /// # use tower_user_session::*;

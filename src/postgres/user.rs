@@ -9,7 +9,7 @@ use tokio_postgres::{
 
 use crate::error::{BoxError, Error, ErrorKind};
 
-/// The application's user, as its own tables store it.
+/// The application's user, as the application's tables store it.
 ///
 /// Only this trait describes the users table. Its constants are SQL expressions of the application
 /// that are inserted into the lookup statement unchanged: never build them from input.
@@ -36,8 +36,8 @@ use crate::error::{BoxError, Error, ErrorKind};
 ///
 /// # More than one table
 ///
-/// The statement must return **one row** per user; a second row is an error. Select values of which
-/// a user has several as an array:
+/// The statement must return **one row** per user; a second row is an error. If a user has several
+/// values of one kind, such as roles, select them as an array:
 ///
 /// ```
 /// # use tower_user_session::{BoxError, LookupRow, PgUser};
@@ -65,12 +65,12 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     const COLUMNS: &'static str;
     /// The `FROM` clause: the users table and the tables joined to it.
     const FROM: &'static str = "users AS u";
-    /// The users' key, which the sessions refer to. It is compared with the operator of the foreign
-    /// key, regardless of the `search_path`. Each process reads this operator once.
+    /// The users' key, to which the sessions refer. The key is compared with the operator of the
+    /// foreign key, regardless of the `search_path`. Each process reads this operator once.
     const KEY: &'static str = "u.id";
     /// The condition that a user must meet to sign in and to stay signed in. Every lookup evaluates
-    /// it. A session of a disabled user is therefore rejected at once. It is accepted again if the
-    /// user is enabled before it ends.
+    /// it. A session of a disabled user is therefore rejected at once. The session is accepted
+    /// again if the user is enabled before the session ends.
     const CONDITION: &'static str = "true";
 
     /// Decodes the user from a row.
@@ -82,8 +82,8 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     ///
     /// # Panics
     ///
-    /// A panic fails the lookups of this user with [`ErrorKind::Panicked`], and no others. With
-    /// `panic = "abort"` it terminates the process. The same applies to `Clone`, which runs in the
+    /// A panic fails only the lookups of this user, with [`ErrorKind::Panicked`]. With `panic =
+    /// "abort"`, a panic terminates the process. The same applies to `Clone`, which runs in the
     /// task of the request.
     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError>;
 }
@@ -128,15 +128,20 @@ impl std::fmt::Debug for LookupRow<'_> {
 /// | SQL | Rust | feature |
 /// |---|---|---|
 /// | `boolean` | `bool` | |
-/// | `smallint`, `integer`, `bigint` | `i16`, `i32`, `i64` | |
-/// | `real`, `double precision` | `f32`, `f64` | |
+/// | `smallint` | `i16` | |
+/// | `integer` | `i32` | |
+/// | `bigint` | `i64` | |
+/// | `real` | `f32` | |
+/// | `double precision` | `f64` | |
 /// | `text`, `varchar`, `char(n)`, `name`, `citext` | `String`, `&str` | |
 /// | `bytea` | `Vec<u8>`, `&[u8]` | |
 /// | `timestamptz` | `SystemTime` | |
 /// | | `chrono::DateTime<Utc>` | `chrono` |
 /// | | `time::OffsetDateTime` | `time` |
-/// | `timestamp`, `date` | `chrono::NaiveDateTime`, `chrono::NaiveDate` | `chrono` |
-/// | | `time::PrimitiveDateTime`, `time::Date` | `time` |
+/// | `timestamp` | `chrono::NaiveDateTime` | `chrono` |
+/// | | `time::PrimitiveDateTime` | `time` |
+/// | `date` | `chrono::NaiveDate` | `chrono` |
+/// | | `time::Date` | `time` |
 /// | `uuid` | `uuid::Uuid` | `uuid` |
 /// | `json`, `jsonb` | `serde_json::Value`, `tokio_postgres::types::Json<T>` | `serde_json` |
 /// | `inet` | `std::net::IpAddr` | |
@@ -147,7 +152,8 @@ impl std::fmt::Debug for LookupRow<'_> {
 /// # Enums and `citext`
 ///
 /// A cast to `text` makes every type readable, also behind a pooler without prepared statements.
-/// Return an error for a value that the application does not know, not a default:
+/// Return an error for a value that the application does not know, and do not replace it with a
+/// default:
 ///
 /// ```
 /// # use tower_user_session::{BoxError, LookupRow, PgUser};

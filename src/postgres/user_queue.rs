@@ -28,11 +28,11 @@ pub(super) struct WritePermit<'a> {
 impl UserQueues {
     /// Waits until the earlier writes of this user have ended, in the order of the calls.
     pub(super) async fn acquire(&self, user: &impl Debug) -> WritePermit<'_> {
-        // Users whose hashes collide share a queue. That delays their writes and has no other
-        // effect.
+        // Users whose hashes collide share a queue. The shared queue delays their writes and has no
+        // other effect.
         let user = self.hasher.hash_one(format!("{user:?}"));
         let queue = Arc::clone(self.lock().entry(user).or_default());
-        // Constructed before the await, so that a cancelled caller leaves no entry.
+        // The permit is constructed before the await. A cancelled caller therefore leaves no entry.
         let mut permit = WritePermit {
             queues: self,
             user,
@@ -49,7 +49,7 @@ impl UserQueues {
 
 impl Drop for WritePermit<'_> {
     fn drop(&mut self) {
-        // Holds the lock of the map, so that no other caller acquires the entry in the meantime.
+        // The lock of the map is held, so that no other caller can acquire the entry meanwhile.
         let mut queues = self.queues.lock();
         self.guard = None;
         if queues

@@ -2,8 +2,8 @@
 
 use deadpool_postgres::Pool;
 
-/// Logs a warning if the pool has several hosts and accepts the first one that responds, even a
-/// replica.
+/// Logs a warning if the pool has several hosts and accepts the first host that responds, even if
+/// that host is a replica.
 pub(super) fn warn(pool: &Pool) {
     // The pool's manager exposes its configuration only through `Debug`, which omits the password.
     if takes_any_of_several(&format!("{:?}", pool.manager())) {

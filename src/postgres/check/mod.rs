@@ -37,8 +37,8 @@ impl<U: PgUser> PgSessionStore<U> {
     /// It opens the store's own connections, and verifies on them:
     ///
     /// * the sessions table: an ordinary table with the expected columns and types, and a unique
-    ///   index on the digest; `user_id` has the type and the collation of the key that it refers
-    ///   to;
+    ///   index on the digest; `user_id` has the type and the collation of the key to which it
+    ///   refers;
     /// * every statement: its parameter types, including [`PgUser::Id`], and the privileges that it
     ///   needs;
     /// * [`PgUser`]: no duplicate column name, no aggregate, no second row for a user, and
@@ -48,8 +48,8 @@ impl<U: PgUser> PgSessionStore<U> {
     /// * the pool: its connections have the same role and search path, and see the same tables.
     ///
     /// It logs a warning in each of these cases: a connection to another host is not encrypted; the
-    /// pool has no timeouts; it has several hosts without `target_session_attrs`; `user_id` has no
-    /// foreign key; a role behind a transaction pooler has no `statement_timeout`.
+    /// pool has no timeouts; the pool has several hosts without `target_session_attrs`; `user_id`
+    /// has no foreign key; a role behind a transaction pooler has no `statement_timeout`.
     ///
     /// A successful check of one user does not guarantee that other users can be read. Each lookup
     /// verifies its own rows.
@@ -58,10 +58,10 @@ impl<U: PgUser> PgSessionStore<U> {
     ///
     /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a privilege does not match: the source names
     /// each finding and its remedy. Also [`ErrorKind::Schema`] if notification triggers have
-    /// another schema version; the source names the required one. [`ErrorKind::Configuration`] if a
-    /// connection of the pool differs. [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if
+    /// another schema version; the source names the required version. [`ErrorKind::Configuration`]
+    /// if a connection of the pool differs. [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if
     /// `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in recovery and
-    /// stale reads are not allowed. Otherwise as for a lookup.
+    /// stale reads are not allowed. Other errors are those of a lookup.
     pub async fn check(&self) -> Result<CheckReport, Error> {
         let check = run(self).await?;
         let own = self.connections.writes.acquire().await?;
@@ -95,7 +95,7 @@ async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error>
         report::warn_without_statement_timeout(&own).await?;
     }
     own.release();
-    // Runs on a connection for lookups.
+    // This statement runs on a connection for lookups.
     store.find(&UNKNOWN_DIGEST).await?;
     check.warn();
     hosts::warn(store.pool());

@@ -101,8 +101,8 @@ pub(super) fn findings(row: &Row, in_recovery: bool) -> Result<Vec<String>, Erro
     Ok(findings)
 }
 
-/// Returns whether the type is one of those that share one equality operator, so that a foreign key
-/// between them is sound.
+/// Returns whether the type is `text` or `character varying`. The two types share one equality
+/// operator. A foreign key between them is therefore sound.
 fn is_text(name: &str) -> bool {
     ["text", "character varying"].contains(&name)
 }

@@ -24,7 +24,8 @@ const DEFAULT_FOR_SEVERAL_HOSTS: (&str, &str) = ("target_session_attrs", "read-w
 
 pub(crate) struct ConnectionString {
     pub(crate) config: Config,
-    /// `None` if the string has no `sslmode`; [`Config`] cannot distinguish that from `prefer`.
+    /// `None` if the string has no `sslmode`. [`Config`] cannot distinguish an absent `sslmode`
+    /// from `prefer`.
     pub(crate) ssl_mode: Option<SslMode>,
 }
 
@@ -74,7 +75,9 @@ impl ConnectionString {
         !hosts.iter().all(local) || !addresses.iter().copied().all(is_loopback)
     }
 
-    /// Returns whether every host has a name, or an address instead, that TLS can verify.
+    /// Returns whether every host is given in `host` as a DNS name or an IP address. TLS verifies
+    /// the certificate against that value. A Unix socket, or a `hostaddr` without `host`, has no
+    /// such value.
     pub(crate) fn has_names(&self) -> bool {
         let hosts = self.config.get_hosts();
         !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Tcp(_)))
@@ -93,8 +96,8 @@ fn count(config: &Config) -> usize {
     config.get_hosts().len().max(config.get_hostaddrs().len())
 }
 
-/// Returns the string with these settings inserted before its own. The last value of a setting
-/// takes effect.
+/// Returns the string with these settings inserted before the string's own settings. The last value
+/// of a setting takes effect.
 fn prepend(string: &str, settings: &[(&str, &str)]) -> String {
     let join = |separator| {
         let settings = settings
@@ -121,7 +124,7 @@ fn is_url(string: &str) -> bool {
         .any(|scheme| string.starts_with(scheme))
 }
 
-/// Rejects strings that the driver would reject only when it connects, or would misread.
+/// Rejects strings that the driver would misread, or would reject only when it connects.
 fn check(string: &str, config: &Config) -> Result<(), Error> {
     let (hosts, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
     if hosts.max(addresses) == 0 {
@@ -198,7 +201,7 @@ const OPTIONS: [&str; 19] = [
 
 /// Returns the first option of a URL that the driver does not support. Returns `None` if the name
 /// may be a part of a password that is not percent-encoded: if the options contain an `@` or a
-/// password, or the name is not spelled like an option.
+/// password, or if the name is not spelled like an option.
 fn unknown_option(string: &str) -> Option<&str> {
     let (_, options) = string.split_once('?').filter(|_| is_url(string))?;
     if options.contains('@') || options.contains("password") {

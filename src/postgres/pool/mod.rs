@@ -32,17 +32,17 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// # Encryption
 ///
-/// If any host of the string (in `host` or `hostaddr`) is remote, TLS is required for all hosts. A
-/// missing `sslmode`, or `prefer`, then means `require`, and `disable` is an error. Local hosts are
-/// Unix sockets, `127.0.0.0/8`, `::1` and `localhost`. If all hosts are local, `sslmode` applies as
-/// given. A missing one then means clear text, unless
+/// If any host of the string (in `host` or `hostaddr`) is remote, TLS is required for all hosts. An
+/// absent `sslmode` and `sslmode=prefer` then mean `require`. `sslmode=disable` is an error. Local
+/// hosts are Unix sockets, `127.0.0.0/8`, `::1` and `localhost`. If all hosts are local, `sslmode`
+/// applies as given. If `sslmode` is absent, clear text is used, unless
 /// [`root_certificates`](Self::root_certificates) are set.
 ///
 /// With TLS, the server's certificate and its name are always verified. `require` is therefore
-/// equivalent to `verify-full` in `libpq`; `verify-full` and `verify-ca` are read as `require`.
+/// equivalent to `verify-full` in `libpq`. `verify-full` and `verify-ca` are read as `require`.
 /// These cases are errors ([`ErrorKind::Tls`]): a certificate that has expired, names another host
-/// or comes from an unknown authority, and a server without TLS where it is required. The pool
-/// never falls back to clear text.
+/// or comes from an unknown authority, and a server without TLS if TLS is required. The pool never
+/// falls back to clear text.
 ///
 /// The pool trusts the certificate authorities of the platform and those of
 /// [`root_certificates`](Self::root_certificates). An operator can therefore add and remove
@@ -57,13 +57,15 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// | setting | default | reason |
 /// |---|---|---|
-/// | `connect_timeout` | 1 s per host; also for 0 | a dead host must not use up the deadline |
+/// | `connect_timeout` | 1 s per host; also if set to 0 | a dead host must not use up the deadline |
 /// | `tcp_user_timeout` | 2 s (Linux) | a lost host is detected in 2 s, not 15 min |
-/// | `keepalives_idle`, `_interval`, `_retries` | 10 s, 2 s, 3 | firewalls drop idle connections |
+/// | `keepalives_idle` | 10 s | firewalls drop idle connections |
+/// | `keepalives_interval` | 2 s | a lost host is detected |
+/// | `keepalives_retries` | 3 | a lost host is detected |
 /// | `target_session_attrs` | `read-write` if several hosts | a replica may lack revocations |
 /// | `application_name` | `tower-user-session` | for `pg_stat_activity` |
 /// | waiting for a connection | 2 s, the [default deadline] | no caller waits without limit |
-/// | opening a connection | `connect_timeout` per host, plus 2 s | a host may accept, then hang |
+/// | opening a connection | `connect_timeout` per host, plus 2 s | a host may accept, then not respond |
 /// | recycling a connection | 2 s | no caller waits without limit |
 /// | maximum number of connections | two per processor | |
 ///
@@ -133,8 +135,8 @@ impl PgPoolBuilder {
     }
 
     /// Trusts these certificate authorities in addition to those of the platform: one or more
-    /// certificates in PEM format, such as libpq's `sslrootcert` file. A missing `sslmode` then
-    /// means `require` for local hosts too. Repeated calls add authorities.
+    /// certificates in PEM format, such as libpq's `sslrootcert` file. An absent `sslmode` then
+    /// means `require` for local hosts, too. Repeated calls add authorities.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.certificates.roots.push(pem.into());
         self
@@ -166,8 +168,8 @@ impl PgPoolBuilder {
 
     /// **Allows clear text to remote hosts. Anyone on the network path can then read and change the
     /// password, the users' data and the sessions.** With this setting, `sslmode` applies to remote
-    /// hosts as it does to local ones. Use it only on a network that is encrypted at a lower layer.
-    /// A warning is logged.
+    /// hosts in the same way as to local hosts. Use it only on a network that is encrypted at a
+    /// lower layer. A warning is logged.
     pub fn insecure_clear_text(mut self) -> Self {
         self.clear_text = true;
         self
@@ -181,16 +183,16 @@ impl PgPoolBuilder {
     /// [`ErrorKind::Configuration`] in each of these cases:
     ///
     /// * `sslmode=disable` with a remote host;
-    /// * TLS with a host that is a Unix socket, which cannot use it;
-    /// * TLS with a `hostaddr` without a `host`, so that there is no name to verify;
+    /// * TLS with a host that is a Unix socket, because a Unix socket cannot use TLS;
+    /// * TLS with a `hostaddr` without a `host`, because there is no name to verify;
     /// * a certificate or key that cannot be read, or no trusted authority;
     /// * a maximum of 0 connections.
     pub fn build(self) -> Result<Pool, Error> {
         self.build_with_connector().map(|(pool, _)| pool)
     }
 
-    /// Builds the pool, and returns its connector as well: hosts, TLS and password. A
-    /// [feed](super::PgSessionStore::feed_with) with this connector connects as the pool does.
+    /// Builds the pool, and also returns its connector, which has the hosts, TLS and the password.
+    /// A [feed](super::PgSessionStore::feed_with) with this connector connects as the pool does.
     ///
     /// # Errors
     ///

@@ -30,7 +30,8 @@ impl Certificates {
     }
 
     pub(crate) fn connector(&self) -> Result<MakeRustlsConnect, Error> {
-        // Explicit, so that the provider that the process has installed, if any, does not matter.
+        // The provider is explicit. Therefore the provider that the process may have installed does
+        // not matter.
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(certificate_error)?
@@ -45,7 +46,8 @@ impl Certificates {
                     .map_err(certificate_error)?
             }
         };
-        // Every connection verifies the certificate; a resumed TLS session would skip that.
+        // Every connection verifies the certificate. A resumed TLS session would skip this
+        // verification.
         config.resumption = Resumption::disabled();
         // `sslnegotiation=direct` requires ALPN, and libpq 17 always sends it.
         config.alpn_protocols = vec![b"postgresql".to_vec()];

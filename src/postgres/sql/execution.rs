@@ -52,7 +52,7 @@ pub(crate) fn write_settings(deadline: Duration) -> String {
 }
 
 /// Closing a connection does not end its backend. With this setting, the server detects a
-/// disconnected client within half a second. Some platforms reject it.
+/// disconnected client within half a second. Some platforms reject this setting.
 const CHECK_CLIENT_CONNECTION: &str = "SET client_connection_check_interval = '500ms'";
 
 /// Applies the settings to a new connection.
@@ -73,8 +73,8 @@ pub(crate) const FIRST_LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 /// The time limits of a transaction of the store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// The limit for each statement. It also bounds how long a client that disappears between two
-    /// statements holds its locks.
+    /// The limit for each statement. A client that disappears between two statements holds its
+    /// locks for at most this time, too.
     pub(crate) statement: Duration,
     /// The limit for each lock.
     pub(crate) lock: Duration,
@@ -84,7 +84,7 @@ impl Bounds {
     /// Returns the statements that begin a transaction at `READ COMMITTED`, regardless of the
     /// role's or the database's default. Each statement after a lock must see what earlier
     /// transactions have committed. `READ WRITE` is omitted, so that a read-only server reports
-    /// itself as such.
+    /// that it is read-only.
     fn begin(self) -> String {
         let (statement, lock) = (self.statement.as_millis(), self.lock.as_millis());
         format!(
@@ -99,8 +99,8 @@ impl Bounds {
 #[derive(Debug)]
 pub(crate) enum Execution {
     Prepared,
-    /// One round trip each. The driver then needs the types of the parameters, and therefore those
-    /// of the user's columns.
+    /// Each statement takes one round trip. The driver then needs the types of the parameters, and
+    /// therefore the types of the user's columns.
     Unnamed(UserTypes),
 }
 
@@ -149,15 +149,15 @@ impl Execution {
         begun.map_err(errors::statement)
     }
 
-    /// Returns whether the connections for writes have settings, so that a statement needs no
+    /// Returns whether the connections for writes have settings. If so, a statement needs no
     /// transaction to set them.
     pub(crate) const fn has_settings(&self) -> bool {
         matches!(self, Self::Prepared)
     }
 
     /// Runs a statement in its own transaction. `BEGIN`, the statement and `COMMIT` are sent
-    /// together, which takes one round trip. The statement's result decides: if it failed, the
-    /// server rolls back on `COMMIT`.
+    /// together, which takes one round trip. If the statement failed, the server rolls back on
+    /// `COMMIT`.
     pub(crate) async fn query_in_transaction(
         &self,
         executor: Executor<'_>,
@@ -182,7 +182,7 @@ impl Execution {
         };
         started.map_err(|error| {
             let error = errors::write(errors::statement(error));
-            // Without a transaction, the statement has committed.
+            // Without a transaction, the statement has already been committed.
             if rows.is_ok() {
                 error.with_outcome_unknown()
             } else {

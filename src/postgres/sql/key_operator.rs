@@ -14,8 +14,8 @@ use crate::{
     postgres::{decode::column, errors, sql::text::KEY_OPERATOR},
 };
 
-/// The placeholder for the operator in every statement, until the foreign key has been read. Its
-/// spelling occurs nowhere else, and it is itself the correct operator for built-in types.
+/// The placeholder for the operator in every statement, until the foreign key has been read. This
+/// text occurs nowhere else. It is also the correct operator for built-in types.
 pub(crate) const PLACEHOLDER: &str = r#"OPERATOR("pg_catalog".=)"#;
 
 /// The operator for one sessions table, read once on the first connection that needs it.

@@ -92,7 +92,8 @@ impl Statement {
         self.parameters.len()
     }
 
-    /// Returns whether the statement changes the tables, so that a server in recovery rejects it.
+    /// Returns whether the statement changes the tables. A server in recovery rejects such a
+    /// statement.
     pub(crate) fn writes(&self) -> bool {
         [
             "INSERT INTO ",
@@ -139,11 +140,12 @@ impl Statement {
     }
 }
 
-/// The placeholder for preconditions. It is a comment, so that the statement is valid without any.
+/// The placeholder for preconditions. It is an SQL comment. The statement is therefore valid
+/// without preconditions.
 pub(crate) const NO_PRECONDITIONS: &str = "/* no preconditions */";
 
-/// Returns the type of a parameter. A name has the same type in every statement. `None` means the
-/// user's key.
+/// Returns the type of a parameter, or `None` for the user's key. A name has the same type in every
+/// statement.
 fn type_of(parameter: &str) -> Option<Type> {
     Some(match parameter {
         "digest" => Type::BYTEA,
@@ -194,8 +196,8 @@ mod tests {
         values.into_iter().map(|(_, ty)| ty).collect()
     }
 
-    /// An unnamed statement and a prepared one have the same parameter types: the declared types
-    /// are those that the server infers.
+    /// An unnamed statement and a prepared statement have the same parameter types: the server
+    /// infers the types that are declared here.
     #[tokio::test]
     async fn parameters_have_the_types_that_the_server_finds() {
         let migration = include_str!("../../../migrations/0001_create_sessions.sql");

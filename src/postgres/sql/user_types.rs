@@ -1,6 +1,6 @@
 //! Types of the application's columns, which only the server knows.
 //!
-//! The driver looks up types that are not built in with a prepared statement. Where prepared
+//! The driver looks up types that are not built in with a prepared statement. If prepared
 //! statements are not available, these queries look up the types.
 
 use std::sync::OnceLock;
@@ -41,7 +41,7 @@ impl UserTypes {
         }
     }
 
-    /// Returns the type of the users' key. It is cached if it matches [`PgUser::Id`].
+    /// Returns the type of the users' key. The type is cached if it matches [`PgUser::Id`].
     pub(crate) async fn key_type_on(&self, client: &Client) -> Result<Type, Error> {
         if let Some(known) = self.cached_key.get() {
             return Ok(known.clone());
@@ -80,11 +80,11 @@ impl UserTypes {
         Ok(types)
     }
 
-    /// Verifies that the driver can read the user's columns without looking up their types.
+    /// Verifies that the driver can read the user's columns without a query for their types.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] if it cannot.
+    /// [`ErrorKind::Configuration`] if the driver cannot read them.
     pub(crate) async fn check_columns(&self, client: &Client) -> Result<(), Error> {
         for oid in self.oids(client, self.columns).await? {
             match base_type(client, oid).await? {
