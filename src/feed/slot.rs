@@ -14,8 +14,8 @@ use crate::{
     session::SessionId,
 };
 
-/// The subscription of a service, if it has one, and its watched sessions. Streams can wait without
-/// a subscription.
+/// The optional subscription of a service, and the sessions that the service watches. Streams can
+/// wait without a subscription.
 pub(crate) struct FeedSlot<U: Clone + Send + Sync + 'static> {
     subscription: OnceLock<Subscription<U>>,
     pub(crate) watchers: Arc<Watchers>,

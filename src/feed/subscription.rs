@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A feed that was started. When this value is dropped, the task of the feed continues if the feed
-/// has become the current one. Otherwise the task is aborted.
+/// has become the current feed. Otherwise the task is aborted.
 struct Candidate<'a, U> {
     state: &'a SubscriptionState<U>,
     number: u64,

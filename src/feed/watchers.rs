@@ -24,7 +24,7 @@ pub(crate) const MAX_SESSIONS_PER_QUERY: usize = 1_000;
 /// Longest time ahead for which a timer is set: 365 days.
 const MAX_TIMER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The watched sessions. Each has at least one waiter for its end.
+/// The watched sessions. Each watched session has at least one waiter for its end.
 pub(crate) struct Watchers {
     state: Mutex<State>,
     pub(crate) wake: Notify,
@@ -116,7 +116,7 @@ impl Watchers {
         self.wake.notify_one();
     }
 
-    /// Ends all waits, and rejects later ones.
+    /// Ends all waits, and rejects later waits.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -264,7 +264,7 @@ impl State {
         }
     }
 
-    /// Ends the check in flight and schedules the next one. If the session was invalidated during
+    /// Ends the check in flight and schedules the next check. If the session was invalidated during
     /// the check, the next check is due at `suspect_at`.
     fn schedule(&mut self, session: SessionId, next: Instant, suspect_at: Instant) {
         if let Some(watched) = self.sessions.get_mut(&session)
