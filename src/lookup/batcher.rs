@@ -22,8 +22,8 @@ use crate::{
     store::{SessionLookup, lookup::MAX_CONCURRENT_LOOKUPS},
 };
 
-/// Minimum number of waiting digests for a second batch while one is in flight. With fewer digests,
-/// the second query costs more than it saves. Values from 2 to 24 were measured.
+/// Minimum number of waiting digests for a second batch while another batch is in flight. With
+/// fewer digests, the second query costs more than it saves. Values from 2 to 24 were measured.
 const MIN_FOR_EXTRA_BATCH: usize = 4;
 /// Maximum number of digests in one query. With more digests, PostgreSQL chooses a plan for many
 /// rows.
@@ -106,7 +106,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
         }
     }
 
-    /// Rejects later lookups, and waits for those in flight.
+    /// Rejects later lookups, and waits for the lookups in flight.
     pub(crate) async fn close(&self) {
         self.queue.close().await;
     }

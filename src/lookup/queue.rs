@@ -4,14 +4,14 @@
 //! model-checked.
 //!
 //! While no batch is in flight, a lookup is dispatched at once and alone. While a batch is in
-//! flight, lookups wait and share the next batch. A waiting batch is dispatched when another one
+//! flight, lookups wait and share the next batch. A waiting batch is dispatched when another batch
 //! completes. A waiting batch with enough digests is dispatched earlier, if fewer batches than
 //! allowed are in flight.
 //!
 //! After a timeout, one slow row must not slow down other lookups. Each digest of that batch is a
 //! *suspect* until a query for it completes. Suspects are looked up apart from other digests, and
 //! one such batch is in flight at a time. After two timeouts in a row on different digests, the
-//! database itself is slow. Then one query is in flight at a time, until one completes.
+//! database itself is slow. Then only one query is in flight at a time, until a query completes.
 //!
 //! No lookup joins a batch that was dispatched. Therefore a lookup never receives the result of a
 //! query that was sent before it. A session that ended before the lookup is not reported as live.
@@ -25,10 +25,10 @@ use smallvec::SmallVec;
 
 use crate::session::{DigestHashing, TokenDigest};
 
-/// The waiters for one digest; nearly always one.
+/// The waiters for one digest. There is nearly always one waiter.
 pub(crate) type Waiters<W> = SmallVec<[W; 1]>;
 
-/// The digests of one request, with a waiter for each; nearly always one.
+/// The digests of one request, with a waiter for each digest. There is nearly always one digest.
 pub(crate) type RequestDigests<W> = SmallVec<[(TokenDigest, W); 1]>;
 
 /// The waiters of one batch by digest. If a client chooses tokens whose digests collide, the map of
@@ -523,8 +523,8 @@ mod tests {
         assert!(queue.suspects.is_empty());
     }
 
-    /// M06: after two timeouts in a row on different digests, one query is in flight until one
-    /// completes.
+    /// M06: after two timeouts in a row on different digests, only one query is in flight at a
+    /// time, until a query completes.
     #[test]
     fn a_slow_database_runs_one_query_at_a_time() {
         let mut queue = Queue::new(LIMITS);

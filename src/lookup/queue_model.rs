@@ -68,7 +68,7 @@ impl Model {
         waits.then(|| result.recv().unwrap())
     }
 
-    /// Sends batches until none is left, as the task of a `BatchWorker` does.
+    /// Sends batches until no batch is left, as the task of a `BatchWorker` does.
     fn run_batches(&self, first: Batch<Waiter>) {
         let mut next = Some(first);
         while let Some(batch) = next {

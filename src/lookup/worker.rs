@@ -77,7 +77,7 @@ impl<L: SessionLookup> BatchQueue<L> {
         }
     }
 
-    /// Rejects later lookups, and waits for those in flight.
+    /// Rejects later lookups, and waits for the lookups in flight.
     pub(crate) async fn close(&self) {
         loop {
             let idle = self.idle.notified();
@@ -101,7 +101,7 @@ impl<L: SessionLookup> BatchQueue<L> {
     }
 }
 
-/// The task that sends batches until none is left.
+/// The task that sends batches until no batch is left.
 ///
 /// The value is created before the task is spawned. Its `Drop` therefore always updates the queue,
 /// even if the store panics, or if the runtime shuts down before the task was polled.
