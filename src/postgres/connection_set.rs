@@ -68,7 +68,8 @@ struct Shared {
     alive: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
     state: Mutex<State>,
-    /// Notifies the waiters that a connection was released or opened, or that opening one failed.
+    /// Notifies the waiters that a connection was released or opened, or that an attempt to open a
+    /// connection failed.
     changed: Notify,
     /// Backoff between failed attempts to connect, during which callers fail at once. Only a set
     /// that many requests use has a backoff.
@@ -105,12 +106,13 @@ impl Drop for Alive {
     }
 }
 
-/// A connection in use. Dropping it without [`release`](Self::release) closes the connection, so
-/// that a response in flight reaches no other caller.
+/// A connection in use. Dropping it without [`release`](Self::release) closes the connection. A
+/// response in flight therefore reaches no other caller.
 pub(super) struct PooledConnection {
     connection: Option<Connection>,
     shared: Arc<Shared>,
-    // The last field, so that the connection is closed before another one is opened in its place.
+    // This is the last field. The connection is therefore closed before another connection is
+    // opened in its place.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -135,8 +137,9 @@ impl ConnectionSet {
         }))
     }
 
-    /// Acquires a connection, in the order of the calls. If none is idle, one is opened in the
-    /// background. The caller gets that connection, or a connection that is released earlier.
+    /// Acquires a connection, in the order of the calls. If no connection is idle, a connection is
+    /// opened in the background. The caller gets that connection, or a connection that is released
+    /// earlier.
     ///
     /// # Errors
     ///
@@ -182,7 +185,7 @@ impl ConnectionSet {
         Ok(())
     }
 
-    /// Closes all connections: the idle ones now, and those in use when they are released.
+    /// Closes all connections: idle connections now, and connections in use when they are released.
     pub(super) fn renew(&self) {
         let idle = {
             let mut state = self.0.state();
@@ -271,7 +274,8 @@ impl Shared {
         Ok(connection)
     }
 
-    /// Stops waiting for an exhausted pool before the deadline, so that callers get the cause.
+    /// Stops waiting for an exhausted pool before the deadline, so that callers get an error with
+    /// the cause.
     async fn open_unless_pool_is_exhausted(&self) -> Result<ClientWrapper, Error> {
         let opening = open_new(&self.pool);
         pin!(opening);

@@ -47,8 +47,8 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Creates the sets. Behind a transaction pooler, no setting outlives a transaction, and none
-    /// is set.
+    /// Creates the sets. Behind a transaction pooler, no setting outlives a transaction. Therefore
+    /// the store sets none.
     pub(super) fn new(pool: Pool, execution: &Execution, writes: usize) -> Self {
         let deadline = Deadline::default();
         let set = |settings: fn(Duration) -> String, size, with_backoff| {

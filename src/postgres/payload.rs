@@ -40,7 +40,7 @@ fn digits<const N: usize>(text: &str) -> Option<u128> {
 mod tests {
     use super::*;
 
-    /// The payload of a later version, or a forged one, invalidates everything.
+    /// The payload of a later version, or a forged payload, invalidates everything.
     #[test]
     fn unknown_payload_invalidates_everything() {
         let one = "0123456789abcdef0123456789abcdef";

@@ -1,5 +1,5 @@
-//! Comparison of the settings and tables of a pool connection with those of the store's own
-//! connections.
+//! Comparison of a pool connection with the store's own connections: the role, the search path and
+//! the tables.
 
 use deadpool_postgres::Pool;
 use tokio_postgres::{

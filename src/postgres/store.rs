@@ -95,10 +95,10 @@ use crate::{
 ///
 /// # Failover
 ///
-/// List all servers in one pool, and let the driver find the one that accepts writes: `host=db1,db2
-/// target_session_attrs=read-write connect_timeout=1`. The driver waits `connect_timeout` seconds
-/// for each server, by default without limit. Keep it below the service's deadline. Otherwise one
-/// server that does not respond prevents connections to the next.
+/// List all servers in one pool, and let the driver find the server that accepts writes:
+/// `host=db1,db2 target_session_attrs=read-write connect_timeout=1`. The driver waits
+/// `connect_timeout` seconds for each server, by default without limit. Keep it below the service's
+/// deadline. Otherwise one server that does not respond prevents connections to the next server.
 ///
 /// After a replica is promoted, calls in progress may fail, and later calls use the new primary. If
 /// the old primary stops responding without closing its connections, one lookup or write on each
@@ -272,8 +272,8 @@ impl<U: PgUser> PgSessionStore<U> {
     ///   `prepare_cached` and `tokio-postgres`'s `query` use named statements; `query_typed` does
     ///   not.
     ///
-    /// [`check`](Self::check) reports the connection from the pooler to the server, not the one
-    /// from this process to the pooler.
+    /// [`check`](Self::check) reports the connection from the pooler to the server, not the
+    /// connection from this process to the pooler.
     ///
     /// [PgBouncer]: https://www.pgbouncer.org/features.html
     pub fn with_transaction_pooling(mut self) -> Self {

@@ -101,7 +101,7 @@ impl<'a> LookupRow<'a> {
         Self { row, user }
     }
 
-    /// Returns the user's columns: those of [`PgUser::COLUMNS`] and no others.
+    /// Returns the user's columns: the columns of [`PgUser::COLUMNS`] and no others.
     pub const fn user(&self) -> UserRow<'a> {
         UserRow {
             row: self.row,

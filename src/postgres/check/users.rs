@@ -1,4 +1,4 @@
-//! Check of one user, decoded as a lookup does.
+//! Check of one user, which is decoded in the same way as in a lookup.
 
 use std::collections::HashSet;
 

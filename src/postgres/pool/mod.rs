@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The time limit for waiting for a connection and for recycling one. After the
+/// The time limit for waiting for a connection, and for recycling a connection. After the
 /// [`DEFAULT_DEADLINE`](crate::service::DEFAULT_DEADLINE), a sign-in has already been answered with
 /// 503.
 const WAIT_TIMEOUT: Duration = crate::service::DEFAULT_DEADLINE;
@@ -44,7 +44,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// or comes from an unknown authority, and a server without TLS if TLS is required. The pool never
 /// falls back to clear text.
 ///
-/// The pool trusts the certificate authorities of the platform and those of
+/// The pool trusts the certificate authorities of the platform and of
 /// [`root_certificates`](Self::root_certificates). An operator can therefore add and remove
 /// authorities without a new build. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the platform's
 /// authorities.
@@ -60,8 +60,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// | `connect_timeout` | 1 s per host; also if set to 0 | a dead host must not use up the deadline |
 /// | `tcp_user_timeout` | 2 s (Linux) | a lost host is detected in 2 s, not 15 min |
 /// | `keepalives_idle` | 10 s | firewalls drop idle connections |
-/// | `keepalives_interval` | 2 s | a lost host is detected |
-/// | `keepalives_retries` | 3 | a lost host is detected |
+/// | `keepalives_interval` | 2 s | firewalls drop idle connections |
+/// | `keepalives_retries` | 3 | firewalls drop idle connections |
 /// | `target_session_attrs` | `read-write` if several hosts | a replica may lack revocations |
 /// | `application_name` | `tower-user-session` | for `pg_stat_activity` |
 /// | waiting for a connection | 2 s, the [default deadline] | no caller waits without limit |
@@ -134,9 +134,9 @@ impl PgPoolBuilder {
         self
     }
 
-    /// Trusts these certificate authorities in addition to those of the platform: one or more
-    /// certificates in PEM format, such as libpq's `sslrootcert` file. An absent `sslmode` then
-    /// means `require` for local hosts, too. Repeated calls add authorities.
+    /// Trusts these certificate authorities in addition to the authorities of the platform: one or
+    /// more certificates in PEM format, such as libpq's `sslrootcert` file. An absent `sslmode`
+    /// then means `require` for local hosts, too. Repeated calls add authorities.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.certificates.roots.push(pem.into());
         self

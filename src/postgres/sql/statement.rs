@@ -87,7 +87,7 @@ impl Statement {
         &self.preconditions
     }
 
-    /// Returns the number of parameters, without those of the preconditions.
+    /// Returns the number of parameters, without the parameters of the preconditions.
     pub(crate) const fn parameters(&self) -> usize {
         self.parameters.len()
     }
