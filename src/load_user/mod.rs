@@ -86,9 +86,9 @@
 //!
 //! # Several kinds of users
 //!
-//! An application can have one service for its staff and another one for its customers. The layers
-//! of both services can be on one router, in either order. Each layer needs its own cookie and its
-//! own user type.
+//! An application can have one service for its staff and another service for its customers. The
+//! layers of both services can be on one router, in either order. Each layer needs its own cookie
+//! and its own user type.
 //!
 //! A layer attaches and removes only the user of its type and the
 //! [`CurrentSession`](crate::session::CurrentSession) of that user. `RequireUserLayer::<Staff>`
