@@ -17,7 +17,7 @@ use crate::{
 ///
 /// A request must pass through the `LoadUserLayer` first. Without a `LoadUserLayer`, or if the
 /// order is wrong, every request is rejected. In a `tower::ServiceBuilder`, the layer that is added
-/// first is the outer one. On an axum `Router`, the layer that is added last is the outer one:
+/// first is the outer layer. On an axum `Router`, the layer that is added last is the outer layer:
 ///
 /// ```
 /// use axum::{Router, routing::get};
