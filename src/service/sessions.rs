@@ -18,8 +18,7 @@ use crate::{
 /// [lease](crate::service::SessionServiceBuilder::lease), 1 second by default.
 ///
 /// If a revocation fails, [`Error::is_outcome_unknown`] returns whether the sessions may have
-/// ended.
-/// Each revocation is atomic: either all of its sessions end or none.
+/// ended. Each revocation is atomic: either all of its sessions end, or none of them.
 ///
 /// # Cancellation of a revocation
 ///
