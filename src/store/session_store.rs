@@ -46,7 +46,7 @@ pub trait SessionStore: SessionLookup {
         new: TokenDigest,
     ) -> impl Future<Output = Result<RotateOutcome, Error>> + Send;
 
-    /// Ends the sessions of these digests and returns those that existed.
+    /// Ends the sessions of these digests, and returns the sessions that existed.
     ///
     /// A digest without a session is not an error.
     fn delete(
