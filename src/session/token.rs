@@ -13,9 +13,9 @@ use crate::error::{Error, ErrorKind};
 
 /// The client's secret: 32 bytes from the operating system's CSPRNG.
 ///
-/// Its text is base64url without padding (RFC 4648 §5), 43 characters. OWASP ASVS 5.0 (7.2.3)
-/// requires at least 128 bits, and NIST SP 800-63B-4 §5.1 requires at least 64 bits. A token has
-/// 256 bits.
+/// The token's text has 43 characters: base64url without padding (RFC 4648 §5). OWASP ASVS 5.0
+/// (7.2.3) requires at least 128 bits, and NIST SP 800-63B-4 §5.1 requires at least 64 bits. A
+/// token has 256 bits.
 ///
 /// The type has no `Display`, `Serialize`, `PartialEq` or `Hash`, and its `Debug` prints no part of
 /// the token. Code can therefore not compare, store or log a token by accident. Only

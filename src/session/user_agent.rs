@@ -7,8 +7,8 @@ const LONGEST: usize = 256;
 
 /// Invisible characters that change how the text around them is displayed.
 ///
-/// They are the general categories Cf (format, including the direction of text), Zl and Zp
-/// (separators of lines and paragraphs) of Unicode 16.
+/// They are three general categories of Unicode 16: Cf (format, including the direction of text),
+/// Zl (line separators) and Zp (paragraph separators).
 const INVISIBLE: &[(char, char)] = &[
     ('\u{ad}', '\u{ad}'),
     ('\u{600}', '\u{605}'),
