@@ -22,7 +22,7 @@ pub struct SessionMetrics {
     pub unavailable: u64,
     /// Tokens looked up, by the layer and by calls of the service.
     pub lookups: u64,
-    /// Lookups that the cache answered. They are part of `lookups`.
+    /// Lookups that the cache answered. These lookups are also counted in `lookups`.
     pub from_cache: u64,
     /// Queries sent to the store. One query contains all lookups of a batch.
     pub statements: u64,
