@@ -13,10 +13,10 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// [`kind`](Self::kind). `Display` prints the message of this error only, and
 /// [`source`](StdError::source) returns its cause.
 ///
-/// Neither text contains a token, a digest or a password. Only an error of the application, such as
-/// an error of `PgUser::from_row`, may contain one of these. For SQLSTATE class 22, the server's
-/// message is omitted. For class 23, the detail of the server's message is omitted. Both can quote
-/// the values of a row.
+/// Neither the message nor the source contains a token, a digest or a password. Only an error of
+/// the application, such as an error of `PgUser::from_row`, may contain one of these. For SQLSTATE
+/// class 22, the server's message is omitted. For class 23, the detail of the server's message is
+/// omitted. Both can quote the values of a row.
 ///
 /// Cloning is cheap, because each request that waited for a failed query receives a clone.
 #[derive(Clone)]

@@ -59,18 +59,18 @@ pub(crate) const MAX_PRESENTED: usize = 8;
 /// * Pieces end at `;`. SP and HTAB around a piece are trimmed.
 /// * The name is compared byte for byte. Nothing is decoded or unquoted.
 /// * Invalid bytes in other cookies are ignored.
-/// * Reading takes time linear in the length of the headers. It allocates nothing, unless a
-///   name without `__Host-` has several different values.
+/// * Reading takes time linear in the length of the headers. It allocates nothing, unless a name
+///   without `__Host-` or a partitioned cookie has several different values.
 ///
 /// | the request has | result |
 /// |---|---|
 /// | no cookie of this name | [`PresentedToken::Nothing`] |
 /// | one value, or several equal values, in the format of a token | [`PresentedToken::Token`] |
 /// | a value that cannot be a token | [`PresentedToken::Malformed`] |
-/// | several values that differ, under a name with `__Host-` | [`PresentedToken::Ambiguous`] |
-/// | several values that differ, under another name: more than one is a token | [`PresentedToken::Several`] |
-/// | several values that differ, under another name: exactly one is a token | [`PresentedToken::Token`] |
-/// | several values that differ, under another name: none is a token | [`PresentedToken::Malformed`] |
+/// | several values that differ, under a name with `__Host-`, if the cookie is not partitioned | [`PresentedToken::Ambiguous`] |
+/// | several values that differ, of another cookie: more than one is a token | [`PresentedToken::Several`] |
+/// | several values that differ, of another cookie: exactly one is a token | [`PresentedToken::Token`] |
+/// | several values that differ, of another cookie: none is a token | [`PresentedToken::Malformed`] |
 /// | more than eight different values | [`PresentedToken::Ambiguous`] |
 ///
 /// # Several cookies of one name

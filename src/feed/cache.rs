@@ -85,8 +85,8 @@ impl<U> Cache<U> {
     /// Returns the session if it is cached and none of its limits has passed.
     ///
     /// `is_fresh` receives the current time, and must return whether the feed is connected at that
-    /// time. The method calls it after the entry was found, because the process may be suspended
-    /// before that.
+    /// time. The method first finds the entry and then calls `is_fresh`. In the other order, the
+    /// process could be suspended between the two steps, and the lease could end.
     pub(crate) fn get(
         &self,
         digest: &TokenDigest,

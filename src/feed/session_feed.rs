@@ -14,7 +14,7 @@ use crate::{
 ///
 /// `PgSessionStore::feed` creates a feed for PostgreSQL.
 pub trait SessionFeed: Send + Sync + 'static {
-    /// Listens on one connection until it is lost, and returns why it was lost.
+    /// Listens on one connection until the connection is lost, and returns the cause of the loss.
     ///
     /// The service then calls the method again after a delay, also after a panic. The delay grows
     /// and is jittered.

@@ -19,9 +19,9 @@ use crate::{
     store::RemainingLifetime,
 };
 
-/// Most sessions in one query.
+/// Maximum number of sessions in one query.
 pub(crate) const MAX_SESSIONS_PER_QUERY: usize = 1_000;
-/// Longest time ahead for which a timer is set: 365 days.
+/// Longest time for which a timer is set: 365 days.
 const MAX_TIMER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The watched sessions. Each watched session has at least one waiter for its end.

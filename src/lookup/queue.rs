@@ -8,13 +8,15 @@
 //! completes. A waiting batch with enough digests is dispatched earlier, if fewer batches than
 //! allowed are in flight.
 //!
-//! After a timeout, one slow row must not slow down other lookups. Each digest of that batch is a
-//! *suspect* until a query for it completes. Suspects are looked up apart from other digests, and
-//! one such batch is in flight at a time. After two timeouts in a row on different digests, the
-//! database itself is slow. Then only one query is in flight at a time, until a query completes.
+//! After a timeout, one slow row must not slow down other lookups. Each digest of a batch that
+//! timed out is a *suspect* until a query for the digest completes. Suspects are looked up apart
+//! from other digests, and one such batch is in flight at a time. After two timeouts in a row on
+//! different digests, the database itself counts as slow. Then only one query is in flight at a
+//! time, until a query completes.
 //!
 //! No lookup joins a batch that was dispatched. Therefore a lookup never receives the result of a
-//! query that was sent before it. A session that ended before the lookup is not reported as live.
+//! query that was sent before the lookup. A session that ended before the lookup is not reported as
+//! live.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -43,7 +45,7 @@ pub(crate) struct Batch<W> {
     /// Whether a digest of the batch is a suspect. Such a batch has the digests of one request
     /// only.
     pub(crate) alone: bool,
-    /// Whether the batch is dropped if less than half of its time is left. This is set while
+    /// Whether the batch is dropped if less than half of its time is left. The flag is set while
     /// queries time out.
     pub(crate) skip_if_late: bool,
 }
@@ -59,7 +61,7 @@ pub(crate) enum BatchOutcome {
     NotSent,
 }
 
-/// The bounds of a [`Queue`].
+/// The limits of a [`Queue`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Maximum number of batches in flight.
@@ -363,8 +365,8 @@ mod tests {
         assert!(queue.is_idle());
     }
 
-    /// J05: a batch is bounded in digests, and the queue in waiters. Many lookups of one token fill
-    /// no batch.
+    /// J05: the number of digests in a batch is bounded, and the number of waiters in the queue is
+    /// bounded. Many lookups of one token fill no batch.
     #[test]
     fn batches_are_bounded_in_digests_and_the_queue_in_waiters() {
         let mut queue = Queue::new(LIMITS);
@@ -500,7 +502,7 @@ mod tests {
             queue.admit(single(2, 4), now),
             Admission::Dispatch(_)
         ));
-        // Other digests and the suspect never share a batch.
+        // The suspect never shares a batch with other digests.
         for (n, waiter) in [(3, 5), (1, 6), (4, 7), (1, 8)] {
             assert!(waiting(&queue.admit(single(n, waiter), now)));
         }

@@ -109,7 +109,7 @@ impl Model {
 
 /// E05, E06, E07, G10: a lookup that starts after a session has ended never reports it as live, no
 /// matter how many lookups of it are in flight. A waiter receives a result even if other waiters
-/// were cancelled. The bounds hold, and no batch stays in flight.
+/// were cancelled. The limits hold, and no batch stays in flight.
 #[test]
 fn no_result_predates_its_lookup() {
     check_random(

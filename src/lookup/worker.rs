@@ -95,7 +95,7 @@ impl<L: SessionLookup> BatchQueue<L> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<L::User>> {
-        // No code panics while it holds the lock. After such a panic, the state would still be
+        // No code panics while it holds the lock. Even after a panic, the state would still be
         // consistent, because each change is one call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

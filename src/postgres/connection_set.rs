@@ -329,7 +329,7 @@ impl Drop for Opening {
 }
 
 /// Waits for a resource that a caller needs before it sends anything. The wait times out before the
-/// service's deadline, The error can therefore state that nothing has happened.
+/// service's deadline. The error can therefore state that nothing has happened.
 pub(super) async fn before_deadline<F: Future>(
     deadline: &Deadline,
     wait: F,

@@ -30,7 +30,7 @@ pub(super) const WRITE_CONNECTIONS: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     Unlocked,
-    /// Another transaction holds locks on them.
+    /// Another transaction holds locks on the rows.
     Locked,
 }
 
@@ -155,7 +155,7 @@ impl Connections {
     }
 
     /// Determines why a write was rejected: a replica rejects writes, and so does a primary whose
-    /// transactions are read-only. Only the server can distinguish the two.
+    /// transactions are read-only. Only the server can distinguish the two causes.
     pub(super) async fn with_recovery_cause<T>(
         &self,
         outcome: Result<T, Error>,
@@ -249,8 +249,8 @@ impl Attempts<'_> {
         self.lock_wait_permit = semaphore.acquire().await.ok();
     }
 
-    /// Returns whether to retry after this error. If a lock was not available, it first waits until
-    /// no other write of the store waits for locks.
+    /// Returns whether to retry after this error. If a lock was not available, the method first
+    /// waits until no other write of the store waits for locks.
     pub(super) async fn should_retry(&mut self, error: &Error) -> bool {
         if error.is_outcome_unknown() {
             return false;

@@ -166,8 +166,8 @@ impl fmt::Display for RedactedDbError {
 impl std::error::Error for RedactedDbError {}
 
 /// Returns whether a new session failed because its digest exists already. This is the case if the
-/// failure names the unique index of `migrations/`. The server derives the name of that index from
-/// the column. A unique index that the application has added does not count.
+/// failure names the unique index that `migrations/` creates. The server derives the name of that
+/// index from the column. A unique index that the application has added does not count.
 pub(super) fn is_duplicate_digest(error: &Error, sessions: &str) -> bool {
     let redacted = error
         .source()

@@ -54,10 +54,11 @@ pub(super) const SCHEMA_VERSION: u32 = 2;
 ///
 /// A feed that is connected to another database than the pool would receive no notifications.
 /// Therefore the feed verifies each new connection: the store sends a notification through its
-/// pool, which must arrive on the feed's connection. Behind a transaction pooler, this verification
-/// fails. The feed's connection also holds an advisory lock with a random key. Every 10 to 30
-/// seconds, the store verifies through its pool that this lock is held. If the lock is not held,
-/// the feed disconnects. It also disconnects if no verification has succeeded for 40 seconds.
+/// pool, and the notification must arrive on the feed's connection. Behind a transaction pooler,
+/// this verification fails. The feed's connection also holds an advisory lock with a random key.
+/// Every 10 to 30 seconds, the store verifies through its pool that this lock is held. If the lock
+/// is not held, the feed disconnects. The feed also disconnects if no verification has succeeded
+/// for 40 seconds.
 ///
 /// # Cost
 ///

@@ -33,10 +33,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Migration of the sessions table, built by
 /// [`PgSessionStore::migrate`](super::PgSessionStore::migrate) and run by awaiting it.
 ///
-/// It creates the sessions table. `user_id` gets the type of the users' key and a foreign key to
-/// that key. If the table exists already, the migration does nothing, so every process may run it
-/// at startup. Concurrent migrations run one after the other. The migration never creates or
-/// changes the users table.
+/// The migration creates the sessions table. `user_id` gets the type of the users' key and a
+/// foreign key to that key. If the table exists already, the migration does nothing, so every
+/// process may run it at startup. Concurrent migrations run one after the other. The migration
+/// never creates or changes the users table.
 ///
 /// # Keys
 ///
@@ -95,8 +95,8 @@ pub struct Migrate {
 enum Triggers {
     None,
     Sessions,
-    /// The watched columns of the users table, separated by commas. If it is empty, every column is
-    /// watched.
+    /// The watched columns of the users table, separated by commas. If the text is empty, every
+    /// column is watched.
     SessionsAndUsers(String),
 }
 
@@ -130,14 +130,14 @@ impl Migrate {
     /// later does not remove the triggers.
     ///
     /// This runs `migrations/0002_announce_sessions.sql`, which documents the channels and the
-    /// payloads. A payload names sessions by their [`SessionId`](crate::session::SessionId). It
-    /// contains neither tokens nor digests.
+    /// payloads. A payload names sessions by their [`SessionId`](crate::session::SessionId). A
+    /// payload contains neither tokens nor digests.
     ///
-    /// A statement sends at most one notification, which is delivered when it is committed. If a
-    /// statement affects more than 242 sessions, its payload is `everything`. A change of any
-    /// column except `last_seen_at` sends a notification. These events send no notification: a new
-    /// session, the use of a session, and the deletion of a session after its absolute limit. No
-    /// setting suppresses a notification.
+    /// A statement sends at most one notification, which is delivered when the statement is
+    /// committed. If a statement affects more than 242 sessions, its payload is `everything`. A
+    /// change of any column except `last_seen_at` sends a notification. These events send no
+    /// notification: a new session, the use of a session, and the deletion of a session after its
+    /// absolute limit. No setting suppresses a notification.
     ///
     /// Run the migration again after an update of this crate, before the new version is deployed. A
     /// feed requires the triggers of its own schema version. The migration also enables triggers

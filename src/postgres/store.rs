@@ -97,8 +97,9 @@ use crate::{
 ///
 /// List all servers in one pool, and let the driver find the server that accepts writes:
 /// `host=db1,db2 target_session_attrs=read-write connect_timeout=1`. The driver waits
-/// `connect_timeout` seconds for each server, by default without limit. Keep it below the service's
-/// deadline. Otherwise one server that does not respond prevents connections to the next server.
+/// `connect_timeout` seconds for each server, by default without limit. Keep `connect_timeout`
+/// below the service's deadline. Otherwise one server that does not respond prevents connections to
+/// the next server.
 ///
 /// After a replica is promoted, calls in progress may fail, and later calls use the new primary. If
 /// the old primary stops responding without closing its connections, one lookup or write on each
@@ -232,9 +233,9 @@ impl<U: PgUser> PgSessionStore<U> {
     }
 
     /// Allows lookups on a server in recovery. **A session that was revoked on the primary stays
-    /// live here until the replica has replayed the change**, regardless of how far it lags. A
-    /// session that has just begun is unknown here. The crate does not limit the lag. If it matters
-    /// who has signed out, query the primary.
+    /// live here until the replica has replayed the change**, regardless of how far the replica
+    /// lags. A session that has just begun is unknown here. The crate does not limit the lag. If it
+    /// matters who has signed out, query the primary.
     pub fn allow_stale_replica_reads(mut self) -> Self {
         self.recovery_allowed = true;
         self
@@ -246,7 +247,8 @@ impl<U: PgUser> PgSessionStore<U> {
     /// The store then uses nothing that outlives a transaction: no prepared statements and no
     /// session settings. It sends each statement whole, in one round trip. A lookup also takes one
     /// round trip. The server plans each statement each time, which costs some tenths of a
-    /// millisecond. Enable this for every store, in every process that connects through the pooler.
+    /// millisecond. Enable this setting for every store, in every process that connects through the
+    /// pooler.
     ///
     /// **If this setting is missing**, a prepared statement may be executed on a server connection
     /// that never prepared it. The server connection may also have another statement of the same
@@ -306,8 +308,9 @@ impl<U: PgUser> PgSessionStore<U> {
 
     /// Returns a feed of sessions that end or change, on its own connection. Pass it to
     /// [`SessionService::subscribe`](crate::SessionService::subscribe) or
-    /// [`SessionService::enable_cache`](crate::SessionService::enable_cache). It needs the triggers
-    /// of [`Migrate::notify_on_revocation`](crate::postgres::Migrate::notify_on_revocation).
+    /// [`SessionService::enable_cache`](crate::SessionService::enable_cache). The feed needs the
+    /// triggers of
+    /// [`Migrate::notify_on_revocation`](crate::postgres::Migrate::notify_on_revocation).
     ///
     /// `config` must connect to the same database as the pool; [`PgSessionFeed`] describes how the
     /// feed verifies this. Behind a pooler in transaction mode, `config` must connect to the server

@@ -46,7 +46,7 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     /// that revokes the other sessions.
     ///
     /// `column` is an SQL expression of the application, as in [`PgUser::COLUMNS`]: never build it
-    /// from input. It is compared with `pg_catalog.=`, which compares a `citext` as text.
+    /// from input. The column is compared with `pg_catalog.=`, which compares a `citext` as text.
     ///
     /// ```no_run
     /// # use tower_user_session::*;

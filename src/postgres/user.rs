@@ -69,8 +69,8 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     /// foreign key, regardless of the `search_path`. Each process reads this operator once.
     const KEY: &'static str = "u.id";
     /// The condition that a user must meet to sign in and to stay signed in. Every lookup evaluates
-    /// it. A session of a disabled user is therefore rejected at once. The session is accepted
-    /// again if the user is enabled before the session ends.
+    /// the condition. A session of a disabled user is therefore rejected at once. The session is
+    /// accepted again if the user is enabled before the session ends.
     const CONDITION: &'static str = "true";
 
     /// Decodes the user from a row.

@@ -203,7 +203,7 @@ impl std::error::Error for Rejection {
 /// This trait is implemented for every `FnMut(&Rejection) -> Response<B> + Clone`.
 ///
 /// The default is [`DefaultResponseForRejection`]. The default needs a body that implements
-/// `From<&'static str>`, such as axum's, `Full<Bytes>` or `String`. For other bodies, use
+/// `From<&'static str>`, such as axum's `Body`, `Full<Bytes>` or `String`. For other bodies, use
 /// [`EmptyResponseForRejection`]. It is also suitable for gRPC, because gRPC rejections have no
 /// body.
 #[diagnostic::on_unimplemented(

@@ -73,7 +73,8 @@ impl<U, R> RequireUserLayer<U, R> {
     /// Use it for a condition that depends on the request, such as the owner of `/projects/{id}`.
     /// It can also be a condition for one gRPC method: the path is `/package.Service/Method`.
     ///
-    /// The URI is the URI that this layer receives. Inside a nested router, it has no prefix.
+    /// The head has the URI that this layer receives. Inside a nested router, this URI has no
+    /// prefix.
     ///
     /// ```
     /// use http::Method;
@@ -137,7 +138,7 @@ impl<U, R> RequireUserLayer<U, R> {
 
     /// Redirects a navigation to this page if the user's last authentication is too old.
     ///
-    /// The page asks for the password again. It receives the same parameters as the
+    /// The page asks for the password again. The page receives the same parameters as the
     /// [`sign_in_page`](Self::sign_in_page).
     pub fn reauthentication_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.reauthentication_page = Some(page.into());
@@ -147,7 +148,7 @@ impl<U, R> RequireUserLayer<U, R> {
     /// Redirects a navigation to this page if the user does not meet the condition.
     ///
     /// The page can link back to the page from which the user came, or to a sign-in as another
-    /// user. It receives the same parameters as the [`sign_in_page`](Self::sign_in_page).
+    /// user. The page receives the same parameters as the [`sign_in_page`](Self::sign_in_page).
     pub fn forbidden_page(mut self, page: impl Into<Cow<'static, str>>) -> Self {
         self.guard.forbidden_page = Some(page.into());
         self

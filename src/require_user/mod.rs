@@ -2,8 +2,8 @@
 //!
 //! [`RequireUserLayer`] requires the user that an outer
 //! [`LoadUserLayer`](crate::load_user::LoadUserLayer) attached to the request. If there is no user,
-//! the layer responds with 401, or with gRPC status 16 to a gRPC request. It makes no query. It
-//! allocates nothing for a request that passes.
+//! the layer responds with 401, or with gRPC status 16 to a gRPC request. The layer makes no query,
+//! and allocates nothing for a request that passes.
 //!
 //! **Without an outer `LoadUserLayer` for the same user type, every request is rejected.** No error
 //! is logged for a missing layer. The page of [`RequireUserLayer`] shows the order of the layers.

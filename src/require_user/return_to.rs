@@ -31,7 +31,8 @@ const PARAMETER: &str = "next";
 pub struct ReturnTo(String);
 
 impl ReturnTo {
-    /// Parses the value of a form field or a query parameter, which must be decoded once.
+    /// Parses the value of a form field or a query parameter. The value must be decoded once
+    /// before.
     ///
     /// Returns `None` if the value is unsafe.
     pub fn parse(place: &str) -> Option<Self> {

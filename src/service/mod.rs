@@ -82,9 +82,8 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// # Lookups
 ///
 /// A lookup is sent to the store at once if no query is in flight. Otherwise the lookup joins a
-/// batch. The batch is sent when the query in flight returns. If the batch contains at least four
-/// lookups, it is sent earlier, as a second query. Under load, many requests therefore share one
-/// query.
+/// batch. The batch is sent when a query returns. If the batch contains at least four lookups, it
+/// is sent earlier, as a second query. Under load, many requests therefore share one query.
 ///
 /// Each batch runs in its own task. Dropping the future of a lookup does not affect other waiters.
 ///

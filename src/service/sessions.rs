@@ -36,7 +36,7 @@ impl<S: SessionStore> SessionService<S> {
         self.within_deadline(self.store().list(user_id)).await
     }
 
-    /// Revokes one session of this user by its id, and returns whether it existed.
+    /// Revokes one session of this user by its id, and returns whether the session existed.
     ///
     /// The result is `false` both for a session of another user and for a session that does not
     /// exist.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 
-/// The maximum number of live sessions of a user, and the effect of a sign-in beyond it
+/// The maximum number of live sessions of a user, and the effect of a sign-in beyond this maximum
 /// (OWASP ASVS 5.0, 7.1.2).
 ///
 /// The limit is exact for any number of concurrent sign-ins. A session that a sign-in of the same
@@ -14,7 +14,7 @@ pub struct SessionLimit {
 }
 
 impl SessionLimit {
-    /// Rejects a sign-in beyond this number of sessions, with
+    /// Rejects a sign-in if the user already has this number of sessions, with
     /// [`ErrorKind::TooManySessions`](crate::ErrorKind::TooManySessions).
     ///
     /// # Errors
@@ -24,7 +24,8 @@ impl SessionLimit {
         Self::new(sessions, false)
     }
 
-    /// Ends the user's oldest sessions at a sign-in beyond this number of sessions.
+    /// Ends the user's oldest sessions at a sign-in if the user already has this number of
+    /// sessions.
     ///
     /// # Errors
     ///

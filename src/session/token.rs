@@ -69,7 +69,7 @@ impl SessionToken {
         Ok(Self(bytes))
     }
 
-    /// Parses a token's text. Returns `None` unless it is exactly 43 canonical characters.
+    /// Parses a token's text. Returns `None` unless the text has exactly 43 canonical characters.
     ///
     /// It rejects padding, white space, quotes, percent encoding, the standard base64 alphabet, and
     /// a last character whose unused bits are not zero.
@@ -88,8 +88,8 @@ impl SessionToken {
         TokenDigest(Sha256::digest(self.0).into())
     }
 
-    /// Returns the token's text. It must be sent to the client only: in a cookie, or once in the
-    /// response to a client without cookies.
+    /// Returns the token's text. The text must be sent to the client only: in a cookie, or once in
+    /// the response to a client without cookies.
     pub fn expose(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
@@ -133,9 +133,9 @@ impl Hash for TokenDigest {
 
 /// Hashing that uses a part of the digest itself, for maps of live sessions or of few entries.
 ///
-/// A client cannot choose the digest of a live session. However, it can find tokens whose digests
-/// have the same first bytes. Do not use this hashing for a large map of digests that no lookup has
-/// verified.
+/// A client cannot choose the digest of a live session. However, a client can find tokens whose
+/// digests have the same first bytes. Do not use this hashing for a large map of digests that no
+/// lookup has verified.
 pub(crate) type DigestHashing = BuildHasherDefault<DigestHasher>;
 
 /// Returns the eight bytes that the `Hash` of a [`TokenDigest`] writes.

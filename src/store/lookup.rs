@@ -34,8 +34,8 @@ pub(crate) const MAX_CONCURRENT_LOOKUPS: usize = 2;
 /// The service passes at least one digest to `find`, and no digest twice. `find` must return
 /// exactly one result for each digest, in any order.
 ///
-/// If an implementation omits a digest or returns it twice, the waiters for that digest fail. If it
-/// returns a digest that was not requested, the whole call fails.
+/// If an implementation omits a digest or returns it twice, the waiters for that digest fail. If an
+/// implementation returns a digest that was not requested, the whole call fails.
 ///
 /// The service calls `find` in a task of its own. The number of concurrent calls is limited, and
 /// the deadline limits the time of each call. The future of `find` may be dropped at any await.
@@ -73,7 +73,7 @@ pub trait SessionLookup: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If the write failed. The service does not retry it.
+    /// If the write failed. The service does not retry the write.
     fn touch(&self, uses: &[SessionUse]) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = uses;
         async { Ok(()) }
@@ -105,7 +105,7 @@ pub trait SessionLookup: Send + Sync + 'static {
 pub struct SessionUse {
     /// The session that was used.
     pub session: SessionId,
-    /// When it was used, by the store's clock
+    /// When the session was used, by the store's clock
     /// ([`SessionTimestamps::now`](crate::session::SessionTimestamps::now)).
     pub at: SystemTime,
 }
@@ -129,7 +129,8 @@ pub struct LiveSession<U> {
 }
 
 impl<U> LiveSession<U> {
-    /// Creates a live session without a [`UserKey`]. The change of any user invalidates it.
+    /// Creates a live session without a [`UserKey`]. The change of any user invalidates the
+    /// session.
     pub const fn new(user: U, session: Session) -> Self {
         Self {
             user,
@@ -312,8 +313,8 @@ impl<U> LookupResult<U> {
         self.digest
     }
 
-    /// Returns the live session, `None` if it is absent, or the error. Clones the user if the store
-    /// has kept a reference to it.
+    /// Returns the live session, `None` if the session is absent, or the error. Clones the user if
+    /// the store has kept a reference to it.
     ///
     /// # Errors
     ///

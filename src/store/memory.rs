@@ -160,7 +160,7 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
 
     /// Sets whether every operation fails with [`ErrorKind::Connection`].
     ///
-    /// A test uses it to simulate an unreachable database.
+    /// Use it to simulate an unreachable database in a test.
     pub fn set_failing(&self, failing: bool) {
         self.state().failing = failing;
     }

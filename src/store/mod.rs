@@ -4,7 +4,7 @@
 //! for `MemorySessionStore` in its tests (feature `test-util`).
 //!
 //! * [`SessionLookup`] looks sessions up. The layers need nothing else. A process without a
-//!   database implements it to query another service.
+//!   database implements this trait to query another service.
 //! * [`SessionStore`] also begins, lists, revokes and deletes sessions.
 //!
 //! # Example

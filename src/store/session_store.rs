@@ -60,7 +60,7 @@ pub trait SessionStore: SessionLookup {
         user_id: &Self::UserId,
     ) -> impl Future<Output = Result<Vec<SessionInfo>, Error>> + Send;
 
-    /// Ends sessions of one user and returns their ids.
+    /// Ends sessions of one user, and returns the ids of the ended sessions.
     ///
     /// When the method returns, no session in the scope is left, including sessions that began
     /// concurrently.
@@ -149,14 +149,15 @@ impl<S: SessionStore> std::fmt::Debug for NewSession<'_, S> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InsertOutcome {
-    /// The session has begun, and others have ended in the same step.
+    /// The session has begun, and the sessions in `ended` have ended in the same step.
     Inserted {
         /// The new session.
         session: Session,
-        /// The sessions that it replaced, or that ended because of the limit.
+        /// The sessions that the new session replaced, and the sessions that ended because of the
+        /// limit.
         ended: Vec<SessionId>,
     },
-    /// A session with this digest exists. It is unchanged.
+    /// A session with this digest exists. That session is unchanged.
     DuplicateDigest,
     /// The user does not exist or does not meet a condition for signing in.
     UserRefused,
@@ -252,7 +253,7 @@ impl ExpiredBatch {
 /// breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevokeScope {
-    /// This session, if it is the user's.
+    /// This session, if it belongs to the user.
     One(SessionId),
     /// All sessions except this one.
     AllExcept(SessionId),

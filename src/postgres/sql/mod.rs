@@ -150,7 +150,7 @@ impl Template {
     /// Replaces each `:name`, the notation of psql's variables, with a fragment or a parameter
     /// number. Inserted fragments are not substituted again, and `::type` is unchanged.
     fn fill(&self, sql: &str, parameters: &[&str]) -> String {
-        // These fragments contain names. Therefore they are inserted first.
+        // These fragments contain `:name` themselves. Therefore they are inserted first.
         let sql = without_comments(sql)
             .replace(":live", &self.live)
             .replace(":not_idle", &self.not_idle);

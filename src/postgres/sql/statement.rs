@@ -59,7 +59,7 @@ impl Statement {
     }
 
     /// Returns the statement with preconditions on the user's row: columns that must still have a
-    /// value. The values are parameters after the others.
+    /// given value. The values are parameters after the other parameters.
     pub(crate) fn with_preconditions(&self, columns: Vec<&'static str>) -> Self {
         let mut preconditions = String::new();
         for (n, column) in columns.iter().enumerate() {

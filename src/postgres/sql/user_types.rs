@@ -1,6 +1,6 @@
 //! Types of the application's columns, which only the server knows.
 //!
-//! The driver looks up types that are not built in with a prepared statement. If prepared
+//! To look up types that are not built in, the driver uses a prepared statement. If prepared
 //! statements are not available, these queries look up the types.
 
 use std::sync::OnceLock;
