@@ -282,8 +282,8 @@ impl SessionCookie {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] if [`same_site_none`](Self::same_site_none) was not called
-    /// before. The browser sends the cookie of an embedded application only with `SameSite=None;
-    /// Secure`.
+    /// before. The browser sends the cookie of an embedded application only with
+    /// `SameSite=None; Secure`.
     pub fn partitioned(mut self) -> Result<Self, Error> {
         if self.same_site != SameSite::None {
             let context = "a partitioned cookie must have SameSite=None";

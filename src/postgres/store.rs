@@ -266,10 +266,10 @@ impl<U: PgUser> PgSessionStore<U> {
     ///   Cast an enum: `u.role::text AS role`. Otherwise lookups, [`check`](Self::check) and such
     ///   sign-ins fail with [`ErrorKind::Configuration`].
     /// * The pool's connections must have no startup `options`, because PgBouncer rejects them. For
-    ///   the role, set what the store would otherwise set on its own connections: `ALTER ROLE … SET
-    ///   statement_timeout = '2s'`, and `SET jit = off`. Without `statement_timeout`, a statement
-    ///   continues after its lookup has timed out; [`check`](Self::check) logs a warning. Writes
-    ///   set their time limits in each transaction.
+    ///   the role, set what the store would otherwise set on its own connections:
+    ///   `ALTER ROLE … SET statement_timeout = '2s'`, and `SET jit = off`. Without
+    ///   `statement_timeout`, a statement continues after its lookup has timed out;
+    ///   [`check`](Self::check) logs a warning. Writes set their time limits in each transaction.
     /// * The application is responsible for its own statements on the pool. `deadpool`'s
     ///   `prepare_cached` and `tokio-postgres`'s `query` use named statements; `query_typed` does
     ///   not.

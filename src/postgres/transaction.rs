@@ -97,9 +97,9 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
 /// The methods whose names end in `_in_transaction` are part of the application's transaction, at
 /// the isolation level `READ COMMITTED`. Their effect becomes permanent when the transaction is
 /// committed. Until the transaction ends, other sign-ins and revocations of this user wait. No
-/// deadline applies to the methods. The methods reject a transaction at a level above `READ
-/// COMMITTED` with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration). The snapshot of
-/// such a transaction may be older than a sign-in that the call has waited for.
+/// deadline applies to the methods. The methods reject a transaction at a level above
+/// `READ COMMITTED` with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration). The
+/// snapshot of such a transaction may be older than a sign-in that the call has waited for.
 ///
 /// ```no_run
 /// # use tower_user_session::*;

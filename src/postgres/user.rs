@@ -82,9 +82,9 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     ///
     /// # Panics
     ///
-    /// A panic fails only the lookups of this user, with [`ErrorKind::Panicked`]. With `panic =
-    /// "abort"`, a panic terminates the process. The same applies to `Clone`, which runs in the
-    /// task of the request.
+    /// A panic fails only the lookups of this user, with [`ErrorKind::Panicked`]. With
+    /// `panic = "abort"`, a panic terminates the process. The same applies to `Clone`, which runs
+    /// in the task of the request.
     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError>;
 }
 

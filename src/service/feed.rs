@@ -21,11 +21,12 @@ use crate::{
 /// [`DEFAULT_LEASE`]: 1 second.
 ///
 /// Some changes cause no notification. One example is a change of a row that the lookup joins to
-/// the user's row. Another example is the passing of time in a condition such as `paid_until >
-/// now()`. The *re-check interval* limits how long such a change has no effect, also while the feed
-/// is connected. A cached session is valid for at most this interval. A session with an open stream
-/// is checked again within this interval. The interval is [`DEFAULT_RECHECK_INTERVAL`] if the feed
-/// announces users, and [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`][without-users] otherwise.
+/// the user's row. Another example is the passing of time in a condition such as
+/// `paid_until > now()`. The *re-check interval* limits how long such a change has no effect, also
+/// while the feed is connected. A cached session is valid for at most this interval. A session with
+/// an open stream is checked again within this interval. The interval is
+/// [`DEFAULT_RECHECK_INTERVAL`] if the feed announces users, and
+/// [`DEFAULT_RECHECK_INTERVAL_WITHOUT_USERS`][without-users] otherwise.
 /// [`SessionServiceBuilder::recheck_interval`][setting] overrides both.
 ///
 /// [`DEFAULT_LEASE`]: crate::feed::DEFAULT_LEASE
