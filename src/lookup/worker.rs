@@ -181,7 +181,6 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
             // The runtime is shutting down. All waiters fail because their sender is dropped.
             (first, _) => {
                 let abandoned = state.queue.abandon(self.alone);
-                state.runtime = None;
                 drop(state);
                 drop((first, abandoned));
             }

@@ -16,10 +16,10 @@ use crate::support::{
     sign_out, sql, until_waiting,
 };
 
-/// E05: another process has ended the session, and the notification is in flight. A revocation in
-/// this process finds no session to end, and returns after the notification has arrived.
+/// E05: another process has ended the session, and the notification is in flight. A call in this
+/// process that finds no session to end returns after the notification has arrived.
 #[tokio::test]
-async fn a_revocation_that_finds_no_session_waits_for_its_notification() {
+async fn a_call_that_finds_no_session_waits_for_its_notification() {
     let database = announced_database().await;
     let proxy = Proxy::before(&database).await;
     let (here, elsewhere) = (
@@ -30,14 +30,19 @@ async fn a_revocation_that_finds_no_session_waits_for_its_notification() {
     here.enable_cache(feed, 10).await.unwrap();
     let kept = here.sign_in_without_request(1).await.unwrap();
     proxy.set(Line::Delayed(Duration::from_millis(300)));
-    for way in 0..3 {
+    for way in 0..4 {
         let ended = here.sign_in_without_request(1).await.unwrap();
         until_cached(&here, ended.token()).await;
         assert!(sign_out(&elsewhere, ended.token()).await.unwrap());
         match way {
             0 => assert!(!here.revoke(&1, ended.session().id()).await.unwrap()),
             1 => assert_eq!(here.revoke_others(&1, &current(&kept)).await.unwrap(), 0),
-            _ => assert_eq!(here.revoke_all(&1).await.unwrap(), 1),
+            2 => assert_eq!(here.revoke_all(&1).await.unwrap(), 1),
+            _ => drop(
+                here.sign_in(1, &cookie(&here, ended.token()))
+                    .await
+                    .unwrap(),
+            ),
         }
         let user = here.user(ended.token()).await.unwrap();
         assert_eq!(user, None, "way {way}");

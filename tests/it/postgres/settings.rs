@@ -134,6 +134,50 @@ async fn session_that_is_being_rotated_ends() {
     }
 }
 
+/// M01: a sign-in whose first attempt found the session waits for its second attempt until the
+/// rotation has been committed. It still ends the session, which has another digest then.
+#[tokio::test]
+async fn session_that_was_rotated_between_two_attempts_ends() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let old = sessions.sign_in_without_request(1).await.unwrap();
+    let other = sessions.sign_in_without_request(2).await.unwrap();
+    let new = SessionToken::generate().unwrap();
+
+    // The write of another user waits for a row. Until it ends, no other write waits longer than
+    // its first attempt.
+    let mut holder = database.client().await;
+    let held = holder.transaction().await.unwrap();
+    let lock = "SELECT FROM sessions WHERE token_digest = $1 FOR UPDATE";
+    held.execute(lock, &[&other.token().digest()])
+        .await
+        .unwrap();
+    let sign_in = |user, token: &SessionToken| {
+        let (sessions, headers) = (sessions.clone(), cookie(&sessions, token));
+        tokio::spawn(async move { sessions.sign_in(user, &headers).await.map(drop) })
+    };
+    let waiting = sign_in(2, other.token());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    until_waiting(&database, 1).await;
+
+    let mut client = database.client().await;
+    let rotation = client.transaction().await.unwrap();
+    let rotate = "UPDATE sessions SET token_digest = $1 WHERE token_digest = $2";
+    rotation
+        .execute(rotate, &[&new.digest(), &old.token().digest()])
+        .await
+        .unwrap();
+    let ending = sign_in(1, old.token());
+    until_waiting(&database, 2).await;
+    until_waiting(&database, 1).await;
+    rotation.commit().await.unwrap();
+    held.rollback().await.unwrap();
+    for signing_in in [waiting, ending] {
+        patiently(signing_in).await.unwrap().unwrap();
+    }
+    assert_eq!(sessions.user(&new).await.unwrap(), None);
+}
+
 /// M03: a single write that the server rolled back because of other transactions is retried once.
 #[tokio::test]
 async fn rolled_back_write_is_sent_once_more() {

@@ -201,7 +201,7 @@ fn signing_in_and_out_outside_a_runtime_is_an_error() {
     };
     for error in [signed_out.ended().unwrap_err(), &signed_in] {
         assert_eq!(error.kind(), ErrorKind::Configuration);
-        assert!(error.to_string().contains("runtime"), "{error}");
+        assert!(error.to_string().contains("no tokio runtime"), "{error}");
     }
 }
 
