@@ -227,7 +227,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// Returns the duration in milliseconds, rounded up. The store ignores a use that is recorded a
-/// fraction of a millisecond early. The next use would then be due one interval later.
+/// fraction of a millisecond early. It would then record no use until one interval later.
 fn millis_up(time: Duration) -> u64 {
     millis(time + Duration::from_nanos(999_999))
 }
@@ -331,8 +331,8 @@ mod tests {
         }
     }
 
-    /// A use is due when the whole interval has passed, and not a fraction of a millisecond
-    /// earlier.
+    /// A use must be recorded when the whole interval has passed. It must not be recorded a fraction
+    /// of a millisecond before that.
     #[test]
     fn use_is_due_when_the_interval_has_passed() {
         let interval = Duration::from_micros(66_666);

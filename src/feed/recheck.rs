@@ -27,8 +27,8 @@ pub(crate) fn watch<S: SessionStore>(
     let mut state = watchers.state();
     state.last_waiter += 1;
     let waiter = state.last_waiter;
-    // Without a runtime, or if the watchers are closed, the sender is dropped. Then only this
-    // waiter receives `EndReason::ServiceClosed`.
+    // Without a runtime, or if the watchers are closed, the sender is dropped here. `Ended` then
+    // resolves to `EndReason::ServiceClosed`. Other waiters for the session are not affected.
     if let Ok(runtime) = Handle::try_current()
         && !state.closed
     {
@@ -276,8 +276,8 @@ mod tests {
         assert_eq!(soon(next).await, Some(EndReason::Revoked));
     }
 
-    /// The checks of one session are between 13/16 and 15/16 of the interval apart, and the gap
-    /// varies.
+    /// If one session is watched, the time from one check to the next varies between 13/16 and 15/16
+    /// of the interval.
     #[tokio::test(start_paused = true)]
     async fn checks_are_jittered() {
         let sessions = Fixture::new().await.unwrap();

@@ -94,7 +94,10 @@ impl FeedSink {
         self.0.heartbeat_received(sent);
     }
 
-    /// Waits until the next heartbeat is due, a quarter of a lease after the call or earlier.
+    /// Waits until the next heartbeat is due.
+    ///
+    /// It is due a quarter of a lease after this call. It is due earlier if the service requests a
+    /// heartbeat.
     ///
     /// # Cancellation
     ///

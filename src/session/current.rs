@@ -200,8 +200,10 @@ impl Session {
     }
 }
 
-/// Returns the difference, or zero if `earlier` is the later time. In a row that another
-/// transaction has just written, `earlier` can be the later time.
+/// Returns the time from `earlier` to `later`, or zero if `earlier` is after `later`.
+///
+/// The server's `now()` is the start of the query's transaction. A transaction that started after
+/// that time can already have committed a later time.
 fn since(later: SystemTime, earlier: SystemTime) -> Duration {
     later.duration_since(earlier).unwrap_or_default()
 }

@@ -1,5 +1,7 @@
-//! Statement execution: with named prepared statements that each connection caches or, behind a
-//! transaction pooler, with unnamed statements that take one round trip each.
+//! Statement execution.
+//!
+//! By default a statement is prepared and named, and each connection caches its prepared statements.
+//! Behind a transaction pooler, a statement is unnamed and takes one round trip.
 
 use std::time::Duration;
 
@@ -99,8 +101,9 @@ impl Bounds {
 #[derive(Debug)]
 pub(crate) enum Execution {
     Prepared,
-    /// Each statement takes one round trip. The driver then needs the types of the parameters, and
-    /// therefore the types of the user's columns.
+    /// The driver sends each statement without preparing it, in one round trip. The server does not
+    /// report the types of the parameters then. A parameter that is compared with a column of the
+    /// user has the type of that column, which [`UserTypes`] looks up.
     Unnamed(UserTypes),
 }
 

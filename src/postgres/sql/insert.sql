@@ -1,4 +1,4 @@
--- Inserts a session and deletes the sessions that it replaces. If the user does not exist or does
+-- The statement of a sign-in. Inserts a session and deletes the sessions that it replaces. If the user does not exist or does
 -- not meet the application's condition, nothing changes. A duplicate digest fails the whole
 -- statement. The statement never updates a row. The condition is evaluated for this user only: see
 -- find.sql.

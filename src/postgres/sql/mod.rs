@@ -148,7 +148,8 @@ impl Template {
     }
 
     /// Replaces each `:name`, the notation of psql's variables, with a fragment or a parameter
-    /// number. Inserted fragments are not substituted again, and `::type` is unchanged.
+    /// number. Names in the fragments of this crate are replaced too. Names in the application's
+    /// fragments stay as they are, and so does a cast (`::type`).
     fn fill(&self, sql: &str, parameters: &[&str]) -> String {
         // These fragments contain `:name` themselves. Therefore they are inserted first.
         let sql = without_comments(sql)

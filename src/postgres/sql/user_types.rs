@@ -80,7 +80,8 @@ impl UserTypes {
         Ok(types)
     }
 
-    /// Verifies that the driver can read the user's columns without a query for their types.
+    /// Verifies that the types of the user's columns are built in. The driver needs no query to
+    /// read them then.
     ///
     /// # Errors
     ///
