@@ -212,5 +212,6 @@ async fn stands_by_its_tables(database: &TestDatabase, store: PgSessionStore<Qua
     )
     .await;
     assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
+    assert!(sessions.sessions_of(&1).await.unwrap().is_empty());
     assert_eq!(sessions.delete_expired().await.unwrap(), 2);
 }

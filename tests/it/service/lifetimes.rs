@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, header::SET_COOKIE};
 use tokio::time::timeout;
-use tower_user_session::{PgSessionStore, SessionService, session::Lifetime};
+use tower_user_session::{
+    PgSessionStore, SessionService, session::Lifetime, store::SessionStore as _,
+};
 
 use crate::support::{
     Logs, TAKE_THE_TURN, User, database, memory, number, proxy::Proxy, sql, two_limits, with,
@@ -13,12 +15,13 @@ use crate::support::{
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// D10, D11, C05, C06: a session is invalid from the instant of either limit on, whatever the other
-/// limit, and without clean-up. Rows are moved to either side of the limit; the clock is the
+/// limit, and without clean-up. Lookups, lists and re-checks agree. Rows are moved to either side of the limit; the clock is the
 /// database's.
 #[tokio::test]
 async fn both_limits_are_decided_in_the_lookup() {
     let database = database().await;
     let sessions = with(&database, two_limits());
+    let store = sessions.store();
     let signed_in = sessions.sign_in_without_request(1).await.unwrap();
     for (last_seen, expires, live) in [
         (
@@ -35,12 +38,13 @@ async fn both_limits_are_decided_in_the_lookup() {
             "UPDATE sessions SET last_seen_at = now() {last_seen}, expires_at = now() {expires}"
         );
         sql(&database, &update).await;
-        let user = sessions.user(signed_in.token()).await.unwrap();
-        assert_eq!(
-            user.is_some(),
-            live,
-            "last seen {last_seen}, expires {expires}"
-        );
+        let id = signed_in.session().id();
+        let found = [
+            sessions.user(signed_in.token()).await.unwrap().is_some(),
+            !sessions.sessions_of(&1).await.unwrap().is_empty(),
+            !store.remaining_lifetimes(&[id]).await.unwrap().is_empty(),
+        ];
+        assert_eq!(found, [live; 3], "last seen {last_seen}, expires {expires}");
     }
     assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
 }
