@@ -29,7 +29,7 @@ DECLARE
     existing pg_catalog.oid;
     users_key_type pg_catalog.text;
 BEGIN
-    -- PgSessionStore::migrate acquires the same lock ("sessions" in ASCII).
+    -- "sessions" in ASCII.
     PERFORM pg_catalog.pg_advisory_xact_lock(8315179226536832627);
     existing := pg_catalog.to_regclass(sessions);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

@@ -249,7 +249,7 @@ BEGIN
         -- here.
         IF NOT EXISTS (
             SELECT FROM pg_trigger
-            WHERE tgrelid = place.on_table AND tgname = place.trigger AND NOT tgisinternal AND tgenabled = 'A'
+            WHERE tgrelid = place.on_table AND NOT tgisinternal AND tgenabled = 'A'
               AND (tgqual IS NULL OR condition IS NOT NULL)
               AND tgtype = place.type
               AND tgargs = (

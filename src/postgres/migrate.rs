@@ -21,11 +21,9 @@ use crate::{
     },
 };
 
-// Both files are idempotent.
+// Both files are idempotent. The first acquires an advisory lock, which serializes migrations.
 const CREATE_SESSIONS: &str = include_str!("../../migrations/0001_create_sessions.sql");
 const ANNOUNCE_SESSIONS: &str = include_str!("../../migrations/0002_announce_sessions.sql");
-/// The key of the advisory lock that serializes concurrent migrations ("sessions" in ASCII).
-const ADVISORY_LOCK_KEY: i64 = 0x7365_7373_696f_6e73;
 /// The time limit for a table lock. While a statement waits for the lock, later statements on the
 /// table wait behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -246,12 +244,6 @@ impl Migrate {
         };
         Execution::begin(&client, bounds).await?;
         let migrated = async {
-            client
-                .execute_typed(
-                    "SELECT pg_catalog.pg_advisory_xact_lock($1)",
-                    &[(&ADVISORY_LOCK_KEY, Type::INT8)],
-                )
-                .await?;
             client
                 .execute_typed(
                     "SELECT pg_catalog.set_config('tower_user_session.sessions_table', $1, true),

@@ -131,9 +131,12 @@ async fn other_triggers_are_not_mistaken_for_the_announcing_ones() {
     client
         .batch_execute(
             "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-             CREATE TRIGGER d AFTER DELETE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit();
-             CREATE TRIGGER u AFTER UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit();
-             CREATE TRIGGER t AFTER TRUNCATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit()",
+             CREATE TRIGGER d AFTER DELETE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit('2');
+             CREATE TRIGGER u AFTER UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit('2');
+             CREATE TRIGGER t AFTER TRUNCATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION audit('2');
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER d;
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER u;
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER t",
         )
         .await
         .unwrap();

@@ -194,6 +194,17 @@ async fn settings_end_with_the_migration() {
     let migrate = migrate.users_key("account_id").notify_on_user_change();
     migrate.await.unwrap();
     let client = only.get().await.unwrap();
+    // Settings of a finished transaction are empty on their connection, and no longer null.
+    for setting in [
+        "sessions_table",
+        "users_table",
+        "users_key",
+        "announce_users",
+        "announce_users_columns",
+    ] {
+        let set = format!("BEGIN; SET LOCAL tower_user_session.{setting} = 'off'; COMMIT");
+        client.batch_execute(&set).await.unwrap();
+    }
     for file in [
         include_str!("../../../migrations/0001_create_sessions.sql"),
         include_str!("../../../migrations/0002_announce_sessions.sql"),

@@ -368,6 +368,9 @@ async fn triggers_need_no_further_privileges() {
         sql(&database, statement).await;
     }
     let client = as_role().await.get().await.unwrap();
+    let definer =
+        "SELECT count(*) FROM pg_proc WHERE proname LIKE 'tower_user_session%' AND prosecdef";
+    assert_eq!(number(&database, definer).await, 0);
     let mut update = "UPDATE users SET role = role || '!' WHERE id = 1";
     client.execute(update, &[]).await.unwrap();
     feed.users(&["1"]).await;
@@ -400,7 +403,7 @@ async fn a_hostile_search_path_suppresses_no_notification() {
              CREATE OPERATOR evil.> (FUNCTION = evil.no, LEFTARG = timestamptz, RIGHTARG = timestamptz);
              CREATE OPERATOR evil.*<> (FUNCTION = evil.no, LEFTARG = record, RIGHTARG = record);
              CREATE TABLE evil.old_rows AS SELECT * FROM sessions LIMIT 0;
-             CREATE TEMP TABLE pg_trigger (LIKE pg_catalog.pg_trigger);
+             CREATE TEMP TABLE pg_type (LIKE pg_catalog.pg_type);
              CREATE TEMP TABLE new_rows AS SELECT * FROM sessions LIMIT 0;
              SET search_path = evil, pg_catalog, public",
         )
