@@ -1,6 +1,6 @@
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, io};
 
 use crate::error::{Error, Kind};
 use crate::name::new_name;
@@ -38,10 +38,9 @@ impl Folder {
         // The owner of a new file is this process's account.
         let metadata = fs::metadata(&folder.path).map_err(Error::system("look at its folder"))?;
         if metadata.uid() == 0 && !runs_as_root {
-            let account = unprivileged()?;
-            chown(&folder.path, Some(account.uid), Some(account.gid))
+            folder.account = Some(unprivileged()?);
+            own(&folder.path, folder.account)
                 .map_err(Error::system("give its folder to another account"))?;
-            folder.account = Some(account);
         }
         Ok(folder)
     }
@@ -53,6 +52,13 @@ impl Folder {
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("log")
     }
+}
+
+/// Gives a file or a folder to the account, if there is one.
+pub(crate) fn own(path: &Path, account: Option<Account>) -> io::Result<()> {
+    account.map_or(Ok(()), |account| {
+        chown(path, Some(account.uid), Some(account.gid))
+    })
 }
 
 /// In the folder for temporary files, or in `/tmp` if that path is too long for a socket or another

@@ -39,6 +39,11 @@
 //!
 //! [`TestDatabase`] is a copy of a template that the migrations ran on once. Advisory locks and
 //! notifications stay inside a database; roles and `pg_stat_statements` are shared by all of them.
+//!
+//! # A cluster that fails over
+//!
+//! [`PatroniCluster`] starts two or three servers under Patroni, with etcd and haproxy, from installed
+//! programs.
 
 #![forbid(unsafe_code)]
 
@@ -52,6 +57,7 @@ mod folder;
 mod installed;
 mod keep;
 mod name;
+mod patroni;
 mod program;
 mod server;
 mod settings;
@@ -63,6 +69,7 @@ mod watchdog;
 pub use cluster::StopMode;
 pub use database::TestDatabase;
 pub use error::Error;
+pub use patroni::{Dump, Partition, PatroniCluster};
 pub use server::Server;
 pub use skip::skip;
 pub use source::Source;

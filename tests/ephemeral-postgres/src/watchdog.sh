@@ -19,6 +19,26 @@ runs() {
   fi
 } 2>/dev/null
 
+# The processes of a cluster start and end by themselves, and may be stopped by a signal.
+inside() {
+  for link in /proc/[0-9]*/cwd; do
+    case $(readlink "$link") in
+      "$folder" | "$folder"/*) id=${link#/proc/} && echo "${id%/cwd}" ;;
+    esac
+  done
+}
+if [ -d "$folder/etcd" ]; then
+  tries=0
+  while ids=$(inside) && [ -n "$ids" ]; do
+    # The servers are told to stop at once, which they do if their processes are not stopped.
+    if [ $tries -eq 0 ]; then kill -s CONT -- $ids; kill -s QUIT -- $ids; fi
+    [ $tries -ge 20 ] && kill -s KILL -- $ids
+    [ $tries -eq 100 ] && break
+    tries=$((tries + 1))
+    sleep 0.05
+  done
+fi 2>/dev/null
+
 # The second differs where something else started the server again.
 for id in $started $(head -n 1 "$folder/data/postmaster.pid" 2>/dev/null); do
   tries=0
@@ -34,7 +54,7 @@ done
 
 # The tables of PostgreSQL's own, which every database repeats, are not worth their place.
 if [ -n "$keep" ]; then
-  find "$folder/data/base" -type f ! -name '[1-9][0-9][0-9][0-9][0-9]*' -exec rm -f -- {} +
+  find "$folder"/data/base "$folder"/*/data/base -type f ! -name '[1-9][0-9][0-9][0-9][0-9]*' -exec rm -f -- {} +
   mv -- "$folder" "$keep"
 fi 2>/dev/null
 

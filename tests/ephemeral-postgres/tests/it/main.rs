@@ -8,4 +8,5 @@
 mod behavior;
 mod child;
 mod clean_up;
+mod patroni;
 mod sources;

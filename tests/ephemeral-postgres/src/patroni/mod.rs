@@ -1,0 +1,431 @@
+//! A cluster that fails over by itself: PostgreSQL under Patroni, with etcd, behind haproxy.
+
+mod network;
+mod node;
+mod process;
+mod relay;
+mod rest;
+mod tools;
+
+use std::fmt::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use tokio_postgres::Config;
+
+use self::network::Network;
+use self::node::Node;
+use self::tools::Tools;
+use crate::error::{Error, Kind};
+use crate::folder::{Folder, own};
+use crate::program;
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Generous, because a machine can be slow, and a Patroni that knows no shorter `ttl` takes 20 s.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// From what a node is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Partition {
+    /// Its Patroni does not reach etcd. Clients still reach the server.
+    Etcd,
+    /// Moreover, nothing reaches the server and its Patroni. Connections hang, and are not refused.
+    /// What the node itself connects to, other than etcd, it still reaches.
+    All,
+}
+
+/// PostgreSQL servers under Patroni, in synchronous mode, with one etcd and one haproxy. It is private:
+/// it lives in a temporary folder, on loopback addresses of its own, and nothing of it is left behind
+/// however the process ends.
+///
+/// Patroni's `ttl` is 5 s: so long after the primary was last seen, a replica is promoted. The servers
+/// and etcd write without `fsync`. There is one database, `app`, which belongs to the role `app`; both
+/// it and the superuser `postgres` connect without a password.
+///
+/// Every method blocks. Nodes are known by their names, `a`, `b` and `c`; a method panics if there is no
+/// node of that name.
+#[derive(Debug)]
+pub struct PatroniCluster {
+    // In the order in which they are dropped.
+    nodes: Vec<Node>,
+    others: Vec<Child>,
+    folder: Folder,
+    network: Network,
+    tools: Tools,
+}
+
+/// The contents of the database, as [`PatroniCluster::dump`] found them.
+#[derive(Clone, Debug)]
+pub struct Dump(PathBuf);
+
+impl PatroniCluster {
+    /// Says what is missing on this machine, if anything is. A test that needs a cluster is then skipped.
+    pub fn missing() -> Option<String> {
+        Tools::find().err()
+    }
+
+    /// Starts one with two or three nodes. Returns when it takes writes and has a synchronous replica.
+    ///
+    /// # Errors
+    ///
+    /// If a program is [missing](Self::missing), or if one does not start.
+    ///
+    /// # Panics
+    ///
+    /// If `nodes` is neither 2 nor 3.
+    pub fn start(nodes: u8) -> Result<Self, Error> {
+        assert!((2..=3).contains(&nodes), "two or three nodes");
+        let tools = Tools::find().map_err(|missing| {
+            Error::system("start a cluster")(io::Error::new(io::ErrorKind::NotFound, missing))
+        })?;
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            others: Vec::new(),
+            folder: Folder::create(false)?,
+            network: Network::new(),
+            tools,
+        };
+        cluster.start_etcd()?;
+        for (number, name) in (0..nodes).zip(NAMES) {
+            let (network, folder) = (cluster.network, &cluster.folder);
+            let node = Node::new(name, number, network, folder, &cluster.tools)?;
+            cluster.nodes.push(node);
+        }
+        cluster.start_haproxy()?;
+        cluster.bootstrap()?;
+        Ok(cluster)
+    }
+
+    fn start_etcd(&mut self) -> Result<(), Error> {
+        let [client, peer] =
+            [self.network.etcd(), self.network.etcd_peer()].map(|to| format!("http://{to}"));
+        let data = self.folder.path.join("etcd");
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&data)
+            .and_then(|()| own(&data, self.folder.account))
+            .map_err(Error::system("create a folder for etcd"))?;
+        let etcd = self
+            .command(&self.tools.etcd, "etcd.log")?
+            .args(["--name", "etcd", "--unsafe-no-fsync", "--data-dir"])
+            .arg(data)
+            .args(["--listen-client-urls", &client])
+            .args(["--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer])
+            .args(["--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("etcd={peer}")])
+            .spawn();
+        self.others.push(etcd.map_err(Error::system("start etcd"))?);
+        Ok(())
+    }
+
+    fn start_haproxy(&mut self) -> Result<(), Error> {
+        let mut configuration = format!(
+            include_str!("haproxy.cfg"),
+            address = self.network.haproxy()
+        );
+        for (number, node) in (0..).zip(&self.nodes) {
+            let _ = writeln!(
+                configuration,
+                "    server {} {} check port {}",
+                node.name,
+                self.network.postgres_relay(number),
+                self.network.rest_relay(number).port()
+            );
+        }
+        let path = self.folder.path.join("haproxy.cfg");
+        fs::write(&path, configuration)
+            .and_then(|()| own(&path, self.folder.account))
+            .map_err(Error::system("write a configuration for haproxy"))?;
+        let haproxy = self
+            .command(&self.tools.haproxy, "haproxy.log")?
+            .args(["-db", "-f"])
+            .arg(path)
+            .spawn();
+        self.others
+            .push(haproxy.map_err(Error::system("start haproxy"))?);
+        Ok(())
+    }
+
+    /// Starts the nodes, which have no data, and creates the database.
+    fn bootstrap(&self) -> Result<(), Error> {
+        for node in &self.nodes {
+            node.start(&self.folder, &self.tools)?;
+            // The first one is the primary.
+            self.wait_for_primary()?;
+        }
+        self.wait_for_replicas()?;
+        self.psql("postgres", &["-c", "CREATE ROLE app LOGIN"])?;
+        self.psql("postgres", &["-c", "CREATE DATABASE app OWNER app"])
+    }
+
+    /// The folder that everything is in.
+    pub fn directory(&self) -> &Path {
+        &self.folder.path
+    }
+
+    /// The names of the nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &'static str> {
+        self.nodes.iter().map(|node| node.name)
+    }
+
+    /// How to connect to the primary directly, as `app`: by the addresses of all nodes and
+    /// `target_session_attrs=read-write`.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = (0..)
+            .zip(&self.nodes)
+            .map(|(number, _)| self.network.postgres_relay(number).to_string())
+            .collect();
+        let hosts = hosts.join(",");
+        format!("postgresql://app@{hosts}/app?target_session_attrs=read-write&connect_timeout=1")
+    }
+
+    /// How to connect to the primary through haproxy, as `app`.
+    pub fn haproxy_url(&self) -> String {
+        let haproxy = self.network.haproxy();
+        format!("postgresql://app@{haproxy}/app?connect_timeout=1")
+    }
+
+    /// How to connect to one node, whatever it is, as `app`. Partitions do not block it.
+    pub fn node_config(&self, node: &str) -> Config {
+        let address = self.node(node).postgres;
+        let mut config = Config::new();
+        config.host(address.ip().to_string()).port(address.port());
+        config.user("app").dbname("app");
+        config.connect_timeout(Duration::from_secs(1));
+        config
+    }
+
+    /// Waits until there is a primary that takes writes, and returns its name.
+    ///
+    /// # Errors
+    ///
+    /// If there is none within 90 s.
+    pub fn wait_for_primary(&self) -> Result<&'static str, Error> {
+        self.wait_for_primary_other_than("")
+    }
+
+    /// Waits until another node than this one is a primary that takes writes, and returns its name.
+    ///
+    /// # Errors
+    ///
+    /// If there is none within 90 s.
+    pub fn wait_for_primary_other_than(&self, old: &str) -> Result<&'static str, Error> {
+        self.wait("elect a primary", || {
+            let mut others = self.nodes.iter().filter(|node| node.name != old);
+            others.find(|node| node.is_primary()).map(|node| node.name)
+        })
+    }
+
+    /// Waits until the primary has a synchronous replica and every node runs as it should.
+    ///
+    /// # Errors
+    ///
+    /// If that does not come about within 90 s.
+    pub fn wait_for_replicas(&self) -> Result<(), Error> {
+        self.wait("replicate", || {
+            let synchronous = self.nodes.iter().any(Node::is_synchronous);
+            let healthy = |node: &Node| {
+                let answer = node.get("/health");
+                answer.is_some_and(|answer| answer.status == 200)
+            };
+            (synchronous && self.nodes.iter().all(healthy)).then_some(())
+        })
+    }
+
+    /// The timeline that a node is on, as its Patroni says.
+    pub fn timeline(&self, node: &str) -> Option<u32> {
+        let answer = self.node(node).get("/patroni")?;
+        answer.field("timeline")?.parse().ok()
+    }
+
+    /// Makes the synchronous replica the primary, in an orderly way, and returns its name.
+    ///
+    /// # Errors
+    ///
+    /// If Patroni refuses, or if it is not done within a minute.
+    pub fn switch_over(&self) -> Result<&'static str, Error> {
+        self.wait_for_replicas()?;
+        let old = self.wait_for_primary()?;
+        let candidate = self.nodes.iter().find(|node| node.is_synchronous());
+        let candidate = candidate.map_or("", |node| node.name);
+        let body = format!(r#"{{"leader": "{old}", "candidate": "{candidate}"}}"#);
+        let answer = self.node(old).post("/switchover", &body);
+        let answer = answer.map_err(Error::system("ask Patroni for a switchover"))?;
+        if answer.status != 200 {
+            return Err(Error::system("switch over")(io::Error::other(answer.body)));
+        }
+        self.wait_for_primary_other_than(old)
+    }
+
+    /// Kills a node's server and its Patroni by `SIGKILL`. [`Self::revive`] starts them again.
+    ///
+    /// # Errors
+    ///
+    /// If no signal can be sent.
+    pub fn kill(&self, node: &str) -> Result<(), Error> {
+        self.node(node).kill()
+    }
+
+    /// Starts a node again that was killed.
+    ///
+    /// # Errors
+    ///
+    /// If Patroni cannot be started.
+    pub fn revive(&self, node: &str) -> Result<(), Error> {
+        self.node(node).start(&self.folder, &self.tools)
+    }
+
+    /// Stops all processes of a node where they are, by `SIGSTOP`.
+    ///
+    /// # Errors
+    ///
+    /// If no signal can be sent.
+    pub fn freeze(&self, node: &str) -> Result<(), Error> {
+        self.node(node).freeze(true)
+    }
+
+    /// Lets a frozen node continue, by `SIGCONT`.
+    ///
+    /// # Errors
+    ///
+    /// If no signal can be sent.
+    pub fn thaw(&self, node: &str) -> Result<(), Error> {
+        self.node(node).freeze(false)
+    }
+
+    /// Lets the server of a frozen node continue and not yet its Patroni, which would stop a primary
+    /// that was replaced.
+    ///
+    /// # Errors
+    ///
+    /// If no signal can be sent.
+    pub fn thaw_server(&self, node: &str) -> Result<(), Error> {
+        self.node(node).thaw_server()
+    }
+
+    /// Cuts a node off.
+    pub fn partition(&self, node: &str, partition: Partition) {
+        self.node(node).block(true, partition == Partition::All);
+    }
+
+    /// Ends a partition. What was held back arrives.
+    pub fn heal(&self, node: &str) {
+        self.node(node).block(false, false);
+    }
+
+    /// Saves the contents of the database.
+    ///
+    /// # Errors
+    ///
+    /// If `pg_dump` fails.
+    pub fn dump(&self) -> Result<Dump, Error> {
+        let path = self.folder.path.join(crate::name::new_name("dump-"));
+        let path_argument = path.display().to_string();
+        self.run("pg_dump", "app", &["-Fp", "-f", &path_argument])?;
+        Ok(Dump(path))
+    }
+
+    /// Replaces the cluster by a new one at the same addresses, with another system identifier and on
+    /// timeline 1, and restores the contents there.
+    ///
+    /// # Errors
+    ///
+    /// If the new cluster does not start, or if `psql` fails.
+    pub fn restore(&self, dump: &Dump) -> Result<(), Error> {
+        for node in &self.nodes {
+            node.freeze(false)?;
+            node.block(false, false);
+            node.kill()?;
+            node.remove_data()?;
+        }
+        self.forget_in_etcd()?;
+        self.bootstrap()?;
+        let path = dump.0.display().to_string();
+        self.psql("app", &["-f", &path])
+    }
+
+    fn forget_in_etcd(&self) -> Result<(), Error> {
+        let status = self
+            .command(&self.tools.etcdctl, "etcdctl.log")?
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.network.etcd().to_string()])
+            .args(["del", "--prefix", "/service/"])
+            .status()
+            .map_err(Error::system("start etcdctl"))?;
+        self.check("etcdctl", status)
+    }
+
+    /// What the Patronis and the servers have written.
+    pub fn log(&self) -> String {
+        let logs: Vec<_> = self.nodes.iter().map(Node::log).collect();
+        logs.join("\n")
+    }
+
+    fn psql(&self, database: &str, arguments: &[&str]) -> Result<(), Error> {
+        let once = ["-v", "ON_ERROR_STOP=1", "-X", "-q"];
+        self.run("psql", database, &[&once, arguments].concat())
+    }
+
+    /// Runs one of PostgreSQL's programs on the primary, as the superuser.
+    fn run(&self, name: &'static str, database: &str, arguments: &[&str]) -> Result<(), Error> {
+        let primary = self.node(self.wait_for_primary()?).postgres;
+        let status = self
+            .command(&self.tools.postgres.join(name), &format!("{name}.log"))?
+            .args(["-h", &primary.ip().to_string()])
+            .args(["-p", &primary.port().to_string()])
+            .args(["-U", "postgres", "-d", database])
+            .args(arguments)
+            .status()
+            .map_err(Error::system(format!("start {name}")))?;
+        self.check(name, status)
+    }
+
+    fn check(&self, name: &'static str, status: ExitStatus) -> Result<(), Error> {
+        if status.success() {
+            return Ok(());
+        }
+        let log = self.folder.path.join(format!("{name}.log"));
+        let log = fs::read_to_string(log).unwrap_or_default();
+        Err(Kind::Program { name, status, log }.into())
+    }
+
+    fn command(&self, program: &Path, log: &str) -> Result<Command, Error> {
+        program::command(program, &self.folder, &self.folder.path.join(log))
+    }
+
+    fn wait<T>(&self, doing: &'static str, has: impl Fn() -> Option<T>) -> Result<T, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(value) = has() {
+                return Ok(value);
+            }
+            if Instant::now() > deadline {
+                let log = self.log();
+                return Err(Kind::TooSlow { doing, log }.into());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn node(&self, name: &str) -> &Node {
+        let node = self.nodes.iter().find(|node| node.name == name);
+        node.unwrap_or_else(|| panic!("there is no node {name}"))
+    }
+}
+
+impl Drop for PatroniCluster {
+    fn drop(&mut self) {
+        // Without their Patronis, nothing starts the servers again.
+        self.nodes.clear();
+        self.folder.watchdog.finish();
+        for child in &mut self.others {
+            let _ = child.kill(); // in case the watchdog was killed
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,210 @@
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use super::network::Network;
+use super::relay::Relay;
+use super::rest::{self, Answer};
+use super::{process, tools::Tools};
+use crate::error::Error;
+use crate::folder::{Folder, own};
+use crate::program;
+
+/// A server with its Patroni, and the relays through which it is reached and reaches etcd.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: &'static str,
+    /// Where its server listens.
+    pub(super) postgres: SocketAddr,
+    rest: SocketAddr,
+    folder: PathBuf,
+    /// `None` while it is stopped.
+    patroni: Mutex<Option<Child>>,
+    etcd: Relay,
+    inbound: [Relay; 2],
+}
+
+impl Node {
+    /// Prepares one, whose Patroni does not run yet.
+    pub(super) fn new(
+        name: &'static str,
+        number: u8,
+        network: Network,
+        folder: &Folder,
+        tools: &Tools,
+    ) -> Result<Self, Error> {
+        let relay = |from, to| Relay::start(from, to).map_err(Error::system("listen on loopback"));
+        let own_folder = folder.path.join(name);
+        let node = Self {
+            name,
+            postgres: network.postgres(number),
+            rest: network.rest(number),
+            etcd: relay(network.etcd_relay(number), network.etcd())?,
+            inbound: [
+                relay(network.postgres_relay(number), network.postgres(number))?,
+                relay(network.rest_relay(number), network.rest(number))?,
+            ],
+            patroni: Mutex::new(None),
+            folder: own_folder,
+        };
+        node.write_files(number, network, folder, tools)
+            .map_err(Error::system("write a configuration for Patroni"))?;
+        Ok(node)
+    }
+
+    fn write_files(
+        &self,
+        number: u8,
+        network: Network,
+        folder: &Folder,
+        tools: &Tools,
+    ) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(&self.folder)?;
+        let configuration = format!(
+            include_str!("patroni.yml"),
+            name = self.name,
+            folder = self.folder.display(),
+            bin = tools.postgres.display(),
+            rest = self.rest,
+            rest_relay = network.rest_relay(number),
+            etcd = network.etcd_relay(number),
+            postgres = self.postgres,
+            postgres_relay = network.postgres_relay(number),
+        );
+        fs::write(self.configuration(), configuration)?;
+        own(&self.folder, folder.account)?;
+        own(&self.configuration(), folder.account)
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.folder.join("patroni.yml")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Starts its Patroni, which starts the server. Does nothing if it runs.
+    pub(super) fn start(&self, folder: &Folder, tools: &Tools) -> Result<(), Error> {
+        let mut patroni = self.patroni();
+        if patroni.is_none() {
+            let command = program::command(&tools.patroni, folder, &self.folder.join("log"))?
+                .arg(self.configuration())
+                .spawn();
+            *patroni = Some(command.map_err(Error::system("start patroni"))?);
+        }
+        Ok(())
+    }
+
+    /// Kills its Patroni and its server, as a loss of power does.
+    pub(super) fn kill(&self) -> Result<(), Error> {
+        self.end_patroni();
+        let server = process::server(&self.data());
+        let memory = process::shared_memory(&self.data());
+        process::signal("KILL", &server)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while process::any_runs(&server) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        if let Some(memory) = memory.filter(|_| !server.is_empty()) {
+            let mut remove = Command::new("ipcrm");
+            remove.args(["-m", &memory]).stderr(Stdio::null());
+            let _ = remove.status(); // The next start in the folder would remove it as well.
+        }
+        Ok(())
+    }
+
+    fn end_patroni(&self) {
+        if let Some(mut patroni) = self.patroni().take() {
+            let _ = patroni.kill();
+            let _ = patroni.wait();
+        }
+    }
+
+    /// Removes its data. It does not run.
+    pub(super) fn remove_data(&self) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            // Patroni keeps a copy where it could not use the folder.
+            if entry.file_name().to_string_lossy().starts_with("data") {
+                fs::remove_dir_all(entry.path()).map_err(Error::system("remove a data folder"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops every process of the node where it is, or lets them continue.
+    pub(super) fn freeze(&self, frozen: bool) -> Result<(), Error> {
+        if frozen {
+            self.signal_patroni("STOP")?;
+            // Again, because the first process can have made another one in between.
+            self.signal_server("STOP")?;
+            self.signal_server("STOP")
+        } else {
+            self.thaw_server()?;
+            self.signal_patroni("CONT")
+        }
+    }
+
+    /// Lets the server continue, and not yet its Patroni.
+    pub(super) fn thaw_server(&self) -> Result<(), Error> {
+        self.signal_server("CONT")
+    }
+
+    fn signal_patroni(&self, name: &str) -> Result<(), Error> {
+        let id = self.patroni().as_ref().map(Child::id);
+        process::signal(name, id.as_slice())
+    }
+
+    fn signal_server(&self, name: &str) -> Result<(), Error> {
+        process::signal(name, &process::server(&self.data()))
+    }
+
+    /// Cuts it off from etcd, and if wished from everyone who connects to it.
+    pub(super) fn block(&self, etcd: bool, inbound: bool) {
+        self.etcd.block(etcd);
+        for relay in &self.inbound {
+            relay.block(inbound);
+        }
+    }
+
+    /// Asks its Patroni. `None` if that does not answer.
+    pub(super) fn get(&self, path: &str) -> Option<Answer> {
+        rest::request(self.rest, "GET", path, "", Duration::from_millis(500)).ok()
+    }
+
+    pub(super) fn post(&self, path: &str, body: &str) -> io::Result<Answer> {
+        rest::request(self.rest, "POST", path, body, Duration::from_secs(60))
+    }
+
+    pub(super) fn is_primary(&self) -> bool {
+        self.get("/primary").is_some_and(|answer| {
+            let role = answer.field("role");
+            answer.status == 200 && matches!(role, Some("master" | "primary"))
+        })
+    }
+
+    pub(super) fn is_synchronous(&self) -> bool {
+        self.get("/sync").is_some_and(|answer| answer.status == 200)
+    }
+
+    /// What its Patroni and its server have written.
+    pub(super) fn log(&self) -> String {
+        let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        read(&self.folder.join("log"))
+    }
+
+    fn patroni(&self) -> MutexGuard<'_, Option<Child>> {
+        self.patroni.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What still runs is for the watchdog.
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end_patroni();
+    }
+}

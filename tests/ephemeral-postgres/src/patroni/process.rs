@@ -1,0 +1,75 @@
+//! Processes that are not children of this one.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::Error;
+
+/// Sends a signal. A process that has ended is no error.
+pub(super) fn signal(name: &str, processes: &[u32]) -> Result<(), Error> {
+    if processes.is_empty() {
+        return Ok(());
+    }
+    Command::new("/bin/sh")
+        .args(["-c", r#"name=$1; shift; kill -s "$name" "$@""#, "sh", name])
+        .args(processes.iter().map(u32::to_string))
+        .stderr(Stdio::null())
+        .status()
+        .map(drop)
+        .map_err(Error::system("start /bin/sh"))
+}
+
+/// The server of a data folder, if it runs: its first process, and that one's children.
+pub(super) fn server(data: &Path) -> Vec<u32> {
+    let file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    let first = file
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse().ok());
+    // After a kill another process can have its id.
+    let Some(postmaster) = first.filter(|&id| runs_in(id, data)) else {
+        return Vec::new();
+    };
+    let mut processes = vec![postmaster];
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.parse().ok());
+        if let Some(id) = id.filter(|&id| parent(id) == Some(postmaster)) {
+            processes.push(id);
+        }
+    }
+    processes
+}
+
+/// The shared memory that a killed server leaves behind, by its id.
+pub(super) fn shared_memory(data: &Path) -> Option<String> {
+    let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let mut key_and_id = file.lines().nth(6)?.split_whitespace();
+    key_and_id.nth(1).map(str::to_owned)
+}
+
+/// Whether any of them still runs. A process that nobody waited for does not.
+pub(super) fn any_runs(processes: &[u32]) -> bool {
+    processes.iter().any(|&id| {
+        let (state, _) = status(id).unwrap_or_default();
+        !matches!(state, '\0' | 'Z' | 'X')
+    })
+}
+
+fn runs_in(id: u32, folder: &Path) -> bool {
+    fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|cwd| cwd == folder)
+}
+
+fn parent(id: u32) -> Option<u32> {
+    status(id).map(|(_, parent)| parent)
+}
+
+/// A process's state and its parent.
+fn status(id: u32) -> Option<(char, u32)> {
+    let status = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // After the program's name, which is in parentheses and may hold any.
+    let mut fields = status.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next()?.parse().ok()?))
+}
