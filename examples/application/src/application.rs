@@ -1,19 +1,28 @@
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderMap;
+use tokio::{spawn, sync::Semaphore, time::sleep};
 
 use tower_user_session::{
-    BoxError, CurrentSession, PgSessionStore, SessionService, SignedIn,
+    BoxError, CurrentSession, PgSessionStore, SessionService, SignedIn, SignedOut,
     cookie::SessionCookie,
-    deadpool_postgres::{Manager, Pool, Runtime},
+    deadpool_postgres::{Pool, Runtime},
+    postgres::PgConnector,
     service::SessionServiceBuilder,
-    tokio_postgres::{Config, NoTls},
+    tokio_postgres::{Config, NoTls, config::TargetSessionAttrs},
 };
 
 use crate::{AccountError, Accounts, Credentials, PasswordChange, User};
 
 /// How long a request waits for a connection before it fails.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The next of several database hosts is tried after this time.
+const LONGEST_CONNECT: Duration = Duration::from_secs(1);
+/// How often, and at which interval, a failed sign-out is retried.
+const SIGN_OUT_ATTEMPTS: u32 = 30;
+const SIGN_OUT_INTERVAL: Duration = Duration::from_secs(2);
+/// The number of sign-outs that are retried at the same time.
+const SIGN_OUTS: usize = 1_000;
 /// The capacity of the cache.
 const SESSIONS_IN_MEMORY: usize = 100_000;
 
@@ -29,6 +38,7 @@ pub struct Application {
     pub sessions: Sessions,
     /// The accounts.
     pub accounts: Accounts,
+    sign_outs: Arc<Semaphore>,
 }
 
 /// The client of a request.
@@ -44,6 +54,9 @@ impl Application {
     /// Connects to this database and creates the missing tables and triggers. If a session ends in
     /// another process over the same database, this process is notified at once.
     ///
+    /// If the configuration has several hosts, the application uses the one that takes writes. After a failover it
+    /// continues on another one without a restart.
+    ///
     /// The connection does not use TLS. A database on another host needs TLS.
     pub async fn open(config: Config) -> Result<Self, BoxError> {
         Self::open_with(config, |settings| settings).await
@@ -51,10 +64,14 @@ impl Application {
 
     /// Like [`open`](Self::open), with other settings for the sessions.
     pub async fn open_with(
-        config: Config,
+        mut config: Config,
         settings: impl FnOnce(Settings) -> Settings,
     ) -> Result<Self, BoxError> {
-        let pool = Pool::builder(Manager::new(config.clone(), NoTls))
+        config
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .connect_timeout(LONGEST_CONNECT);
+        let connector = PgConnector::new(config, NoTls);
+        let pool = Pool::builder(connector.manager())
             .max_size(8)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(LONGEST_WAIT))
@@ -70,10 +87,14 @@ impl Application {
         // With TLS, use the default cookie.
         let cookie = SessionCookie::insecure_for_local_development();
         let sessions = settings(Sessions::builder(store).cookie(cookie)).build()?;
-        let feed = sessions.store().feed(config, NoTls);
+        let feed = sessions.store().feed_with(&connector);
         sessions.enable_cache(feed, SESSIONS_IN_MEMORY).await?;
         let accounts = Accounts::new(pool)?;
-        Ok(Self { sessions, accounts })
+        Ok(Self {
+            sessions,
+            accounts,
+            sign_outs: Arc::new(Semaphore::new(SIGN_OUTS)),
+        })
     }
 
     /// Signs in the user with this email and password.
@@ -92,6 +113,26 @@ impl Application {
             // Another request can change the password during the check.
             .if_unchanged("u.password_hash", checked.password_hash);
         Ok(sign_in.await?)
+    }
+
+    /// Signs out. If that fails, the session may still be live, although the client forgets its cookie. The application
+    /// then retries in the background; the response should show [`SIGNED_OUT_HERE`](crate::SIGNED_OUT_HERE).
+    pub async fn sign_out(&self, headers: &HeaderMap) -> SignedOut {
+        let signed_out = self.sessions.sign_out(headers).await;
+        let permit = Arc::clone(&self.sign_outs).try_acquire_owned();
+        if let (Err(_), Ok(permit)) = (signed_out.ended(), permit) {
+            let (sessions, headers) = (self.sessions.clone(), headers.clone());
+            spawn(async move {
+                for _ in 0..SIGN_OUT_ATTEMPTS {
+                    sleep(SIGN_OUT_INTERVAL).await;
+                    if sessions.sign_out(&headers).await.ended().is_ok() {
+                        break;
+                    }
+                }
+                drop(permit);
+            });
+        }
+        signed_out
     }
 
     /// Re-authenticates the user. The session gets a new token.

@@ -12,6 +12,10 @@ mod passwords;
 mod process;
 mod user;
 
+/// Shown to a person whose sign-out failed.
+pub const SIGNED_OUT_HERE: &str = "You are signed out on this device. The server could not be reached: try again to \
+     end the session everywhere.";
+
 pub use self::{
     accounts::{AccountError, Accounts},
     application::{Application, Client, Sessions},

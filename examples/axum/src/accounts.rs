@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use axum::{
     Form,
     extract::{ConnectInfo, Query, State},
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::{Redirect, Response},
 };
 use example_application::{Application, Client, Credentials};
@@ -112,7 +112,11 @@ pub(crate) async fn sign_in(
 pub(crate) async fn sign_out(
     State(application): State<Application>,
     headers: HeaderMap,
-) -> (SignedOut, Redirect) {
-    let signed_out = application.sessions.sign_out(&headers).await;
-    (signed_out, Redirect::to("/"))
+) -> Result<(SignedOut, Redirect), (StatusCode, SignedOut, Page)> {
+    let signed_out = application.sign_out(&headers).await;
+    if signed_out.ended().is_err() {
+        let page = pages::signed_out_here();
+        return Err((StatusCode::SERVICE_UNAVAILABLE, signed_out, page));
+    }
+    Ok((signed_out, Redirect::to("/")))
 }

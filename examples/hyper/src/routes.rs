@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
-use example_application::{AccountError, Application, Client, Credentials, User};
+use example_application::{AccountError, Application, Client, Credentials, SIGNED_OUT_HERE, User};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -76,8 +76,12 @@ async fn sign_in(application: &Application, request: Request<Incoming>) -> Answe
 }
 
 async fn sign_out(application: &Application, request: &Request<Incoming>) -> Answer {
-    let signed_out = application.sessions.sign_out(request.headers()).await;
-    let mut answer = see_other("/api/me");
+    let signed_out = application.sign_out(request.headers()).await;
+    let mut answer = if signed_out.ended().is_ok() {
+        see_other("/api/me")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, SIGNED_OUT_HERE)
+    };
     signed_out.write_to(answer.headers_mut());
     answer
 }

@@ -1,8 +1,8 @@
 //! Sign-up, sign-in and sign-out.
 
-use example_application::{AccountError, Application, Client, Credentials};
+use example_application::{AccountError, Application, Client, Credentials, SIGNED_OUT_HERE};
 use http::HeaderMap;
-use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
+use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 
 use crate::proto::{self, Done, Nothing};
 
@@ -45,8 +45,16 @@ impl proto::accounts_server::Accounts for Accounts {
 
     async fn sign_out(&self, request: Request<Nothing>) -> Result<Response<Done>, Status> {
         let headers = request.into_parts().0.into_headers();
-        let signed_out = self.0.sessions.sign_out(&headers).await;
-        Ok(answer(Done {}, |headers| signed_out.write_to(headers)))
+        let signed_out = self.0.sign_out(&headers).await;
+        if signed_out.ended().is_ok() {
+            return Ok(answer(Done {}, |headers| signed_out.write_to(headers)));
+        }
+        let (metadata, ..) = answer((), |headers| signed_out.write_to(headers)).into_parts();
+        Err(Status::with_metadata(
+            Code::Unavailable,
+            SIGNED_OUT_HERE,
+            metadata,
+        ))
     }
 }
 

@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderName, Response, StatusCode, header},
     response::IntoResponse,
 };
-use example_application::User;
+use example_application::{SIGNED_OUT_HERE, User};
 use maud::{DOCTYPE, Markup, html};
 use tower_http::csrf::ProtectionError;
 use tower_user_session::{
@@ -112,6 +112,21 @@ pub(crate) fn unavailable(rejection: &Rejection) -> Response<Body> {
             h1 { "Back in a moment" }
             p { "The session lookup failed. Please try again." }
             div.actions { a.button href="/" { "Try again" } }
+        },
+    )
+}
+
+/// The answer to a sign-out that failed.
+pub(crate) fn signed_out_here() -> Page {
+    page(
+        "Signed out here",
+        &html! {
+            h1 { "Signed out here" }
+            p { (SIGNED_OUT_HERE) }
+            div.actions {
+                (sign_out_button())
+                a.button.quiet href="/" { "Home" }
+            }
         },
     )
 }
