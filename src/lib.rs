@@ -117,7 +117,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `postgres` | yes | [`PgSessionStore`]: sessions in PostgreSQL |
-//! | `rustls` | | [`PgPoolBuilder`](crate::postgres::PgPoolBuilder): a pool from a connection URL, with TLS to every host except this machine |
+//! | `rustls` | | TLS for [`PgPoolBuilder`](crate::postgres::PgPoolBuilder), which creates a pool from a connection URL |
 //! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`; depends on `axum-core` only |
 //! | `serde` | | `Serialize` and `Deserialize` for [`SessionId`](crate::session::SessionId), [`Session`](crate::session::Session), [`SessionTimestamps`](crate::session::SessionTimestamps), [`SessionInfo`](crate::session::SessionInfo) and [`ReturnTo`](crate::require_user::ReturnTo) |
 //! | `chrono`, `serde_json`, `time`, `uuid` | | types that [`UserRow::get`](crate::postgres::UserRow::get) can read |

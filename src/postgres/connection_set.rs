@@ -16,7 +16,7 @@ use std::{
 
 use deadpool_postgres::{ClientWrapper, Object, Pool};
 use tokio::{
-    pin,
+    join, pin,
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
@@ -25,6 +25,8 @@ use crate::{
     error::{Error, ErrorKind},
     postgres::{
         errors,
+        fence::{Fence, Follower, Gate},
+        hosts,
         reconnect::Reconnect,
         sql::execution::{self, LookupStatement},
     },
@@ -62,6 +64,7 @@ pub(super) struct ConnectionSet(Arc<Shared>);
 struct Shared {
     pool: Pool,
     deadline: Deadline,
+    fence: Fence,
     /// The settings of each new connection; `None` behind a transaction pooler.
     settings: Option<fn(Duration) -> String>,
     size: usize,
@@ -91,6 +94,7 @@ struct State {
 /// A dedicated connection.
 pub(super) struct Connection {
     client: ClientWrapper,
+    pub(super) gate: Gate,
     /// The prepared lookup of this connection, and whether it returns the hash of the user's key.
     pub(super) find: Option<(LookupStatement, bool)>,
     generation: u64,
@@ -120,13 +124,15 @@ impl ConnectionSet {
     pub(super) fn new(
         pool: Pool,
         deadline: Deadline,
+        fence: &Fence,
         settings: Option<fn(Duration) -> String>,
         size: usize,
         with_backoff: bool,
     ) -> Self {
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             pool,
             deadline,
+            fence: fence.clone(),
             settings,
             size,
             alive: Arc::default(),
@@ -134,7 +140,9 @@ impl ConnectionSet {
             state: Mutex::default(),
             changed: Notify::new(),
             reconnect: with_backoff.then(Reconnect::default),
-        }))
+        });
+        fence.follow(&shared);
+        Self(shared)
     }
 
     /// Acquires a connection, in the order of the calls. If no connection is idle, a connection is
@@ -187,12 +195,7 @@ impl ConnectionSet {
 
     /// Closes all connections: idle connections now, and connections in use when they are released.
     pub(super) fn renew(&self) {
-        let idle = {
-            let mut state = self.0.state();
-            state.generation += 1;
-            std::mem::take(&mut state.idle)
-        };
-        drop(idle);
+        self.0.renew();
     }
 
     /// Closes the set: every connection is closed when it is released.
@@ -202,7 +205,23 @@ impl ConnectionSet {
     }
 }
 
+/// Closes the connections to the previous primary.
+impl Follower for Shared {
+    fn primary_changed(&self) {
+        self.renew();
+    }
+}
+
 impl Shared {
+    fn renew(&self) {
+        let idle = {
+            let mut state = self.state();
+            state.generation += 1;
+            std::mem::take(&mut state.idle)
+        };
+        drop(idle);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,26 +271,47 @@ impl Shared {
     }
 
     async fn open(&self) -> Result<Connection, Error> {
+        let mut attempts = hosts::count(&self.pool).max(1);
         let generation = self.state().generation;
-        let opened = self.open_unless_pool_is_exhausted().await;
+        let opened = loop {
+            attempts -= 1;
+            match self.open_one().await {
+                // The next attempt can lead to another host.
+                Err(error) if error.kind() == ErrorKind::Recovery && attempts > 0 => {}
+                opened => break opened,
+            }
+        };
         if let Some(reconnect) = &self.reconnect {
             match &opened {
                 Ok(_) => reconnect.succeeded(),
                 Err(error) => reconnect.failed(error),
             }
         }
-        let client = opened?;
-        self.alive.fetch_add(1, SeqCst);
-        let connection = Connection {
+        let (client, gate, alive) = opened?;
+        Ok(Connection {
             client,
+            gate,
             find: None,
             generation,
-            _alive: Alive(Arc::clone(&self.alive)),
+            _alive: alive,
+        })
+    }
+
+    async fn open_one(&self) -> Result<(ClientWrapper, Gate, Alive), Error> {
+        let client = self.open_unless_pool_is_exhausted().await?;
+        self.alive.fetch_add(1, SeqCst);
+        let alive = Alive(Arc::clone(&self.alive));
+        let gate = Gate::new(&self.fence, &client, self.settings.is_none());
+        let gate = match self.settings {
+            Some(settings) => {
+                let settings = settings(self.deadline.get());
+                let (set, gate) = join!(biased; execution::set(&client, &settings), gate);
+                set?;
+                gate?
+            }
+            None => gate.await?,
         };
-        if let Some(settings) = self.settings {
-            execution::set(&connection.client, &settings(self.deadline.get())).await?;
-        }
-        Ok(connection)
+        Ok((client, gate, alive))
     }
 
     /// Stops waiting for an exhausted pool before the deadline, so that callers get an error with

@@ -3,7 +3,10 @@
 use std::{fmt::Debug, time::Duration};
 
 use deadpool_postgres::{ClientWrapper, Pool};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    join,
+    sync::{Semaphore, SemaphorePermit},
+};
 use tokio_postgres::{Row, error::SqlState};
 
 use crate::{
@@ -11,6 +14,7 @@ use crate::{
     postgres::{
         connection_set::{ConnectionSet, Deadline, PooledConnection, before_deadline, open_new},
         errors,
+        fence::{Fence, Gate, Server},
         sql::{
             execution::{
                 Bounds, Execution, Executor, FIRST_LOCK_TIMEOUT, lookup_settings, write_settings,
@@ -42,6 +46,7 @@ pub(super) struct Connections {
     pub(super) writes: ConnectionSet,
     /// The connection for deleting expired sessions in batches; closed after each round.
     pub(super) cleanup: ConnectionSet,
+    fence: Fence,
     user_queues: UserQueues,
     lock_waiters: Semaphore,
 }
@@ -51,9 +56,11 @@ impl Connections {
     /// the store sets none.
     pub(super) fn new(pool: Pool, execution: &Execution, writes: usize) -> Self {
         let deadline = Deadline::default();
+        let fence = Fence::default();
         let set = |settings: fn(Duration) -> String, size, with_backoff| {
             let settings = execution.has_settings().then_some(settings);
-            ConnectionSet::new(pool.clone(), deadline.clone(), settings, size, with_backoff)
+            let (pool, deadline) = (pool.clone(), deadline.clone());
+            ConnectionSet::new(pool, deadline, &fence, settings, size, with_backoff)
         };
         Self {
             lookups: set(lookup_settings, LOOKUP_CONNECTIONS, true),
@@ -61,9 +68,14 @@ impl Connections {
             cleanup: set(write_settings, 1, false),
             user_queues: UserQueues::default(),
             lock_waiters: Semaphore::new(1),
+            fence,
             deadline,
             pool,
         }
+    }
+
+    pub(super) const fn fence(&self) -> &Fence {
+        &self.fence
     }
 
     pub(super) const fn pool(&self) -> &Pool {
@@ -113,17 +125,13 @@ impl Connections {
 
     /// Begins a transaction on a connection for writes.
     pub(super) async fn begin(&self, bounds: Bounds) -> Result<StoreTransaction, Error> {
-        let connection = self.writes.acquire().await?;
-        match Execution::begin(&connection, bounds).await {
+        match StoreTransaction::begin(self.writes.acquire().await?, bounds).await {
             // An idle connection was lost. Nothing has happened yet, so a retry is safe.
             Err(error) if error.kind() == ErrorKind::Connection => {
                 self.writes.renew();
-                drop(connection);
-                let connection = self.writes.acquire().await?;
-                Execution::begin(&connection, bounds).await?;
-                Ok(StoreTransaction(connection))
+                StoreTransaction::begin(self.writes.acquire().await?, bounds).await
             }
-            begun => begun.map(|()| StoreTransaction(connection)),
+            begun => begun,
         }
     }
 
@@ -179,7 +187,9 @@ impl Connections {
 
     /// Opens a connection for a task without a deadline. It is closed when the task ends.
     pub(super) async fn open_new(&self) -> Result<ClientWrapper, Error> {
-        open_new(&self.pool).await
+        let client = open_new(&self.pool).await?;
+        Gate::new(&self.fence, &client, true).await?;
+        Ok(client)
     }
 }
 
@@ -194,21 +204,25 @@ pub(super) async fn run_single(
 ) -> Result<Vec<Row>, Error> {
     let connection = set.acquire().await?;
     let executor = Executor::connection(&connection);
-    let outcome = match bounds {
-        Some(bounds) => {
-            execution
-                .query_in_transaction(executor, bounds, statement, values)
-                .await
-        }
-        None => execution
-            .query(executor, statement, values)
-            .await
-            .map_err(errors::write),
+    let gate = &connection.gate;
+    let outcome = if let Some(bounds) = bounds {
+        let rows = execution.query_in_transaction(executor, gate, bounds, statement, values);
+        rows.await
+    } else {
+        let rows = execution.query(executor, statement, values);
+        let (server, rows) = join!(biased; gate.server(&connection), rows);
+        server.and_then(|server| Ok((rows.map_err(errors::write)?, server)))
     };
-    if outcome.as_ref().err().is_none_or(leaves_connection_usable) {
+    // Another primary may have responded while this response was in flight.
+    let outcome = outcome.and_then(|(rows, server)| gate.admit(server).map(|()| (rows, server)));
+    let usable = match &outcome {
+        Ok((_, server)) => *server != Server::InRecovery,
+        Err(error) => leaves_connection_usable(error),
+    };
+    if usable {
         connection.release();
     }
-    outcome
+    outcome.map(|(rows, _)| rows)
 }
 
 /// Returns whether the server responded, and the next statement can succeed on the same connection.
@@ -266,7 +280,7 @@ impl Attempts<'_> {
         if errors::is_transient(error) {
             return !std::mem::replace(&mut self.rolled_back, true);
         }
-        if errors::is_outdated(error) {
+        if errors::is_outdated(error) || error.kind() == ErrorKind::Recovery {
             self.connections.writes.renew();
             return !std::mem::replace(&mut self.renewed, true);
         }
@@ -276,9 +290,19 @@ impl Attempts<'_> {
 
 /// A transaction on a connection of the store. If it is dropped, the connection is closed, and the
 /// server rolls the transaction back.
-pub(super) struct StoreTransaction(PooledConnection);
+pub(super) struct StoreTransaction(PooledConnection, Server);
 
 impl StoreTransaction {
+    async fn begin(connection: PooledConnection, bounds: Bounds) -> Result<Self, Error> {
+        let (begun, server) = join!(
+            biased;
+            Execution::begin(&connection, bounds),
+            connection.gate.server(&connection),
+        );
+        begun?;
+        Ok(Self(connection, server?))
+    }
+
     pub(super) fn executor(&self) -> Executor<'_> {
         Executor::connection(&self.0)
     }
@@ -292,6 +316,8 @@ impl StoreTransaction {
         if outcome.as_ref().is_ok_and(commit) {
             let committed = self.0.batch_execute("COMMIT").await;
             committed.map_err(errors::commit)?;
+            // If the server was replaced meanwhile, the committed changes are lost.
+            self.0.gate.admit(self.1)?;
             self.0.release();
         } else if outcome.as_ref().err().is_none_or(leaves_connection_usable)
             && self.0.batch_execute("ROLLBACK").await.is_ok()

@@ -4,20 +4,25 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, RecyclingMethod};
-use tokio::{spawn, task::JoinHandle};
+use tokio::{spawn, task::JoinHandle, time::timeout};
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, Socket,
+    config::TargetSessionAttrs,
     tls::{MakeTlsConnect, TlsConnect, TlsStream},
 };
 
 use crate::{
     error::{BoxError, Chain},
-    postgres::errors,
+    postgres::{each_host::each_host, errors},
 };
 
 type Opened = Result<(Client, Box<dyn Messages>), tokio_postgres::Error>;
@@ -27,6 +32,12 @@ type PasswordProvider = dyn Fn() -> BoxFuture<'static, Result<String, BoxError>>
 /// Connection parameters for the database: hosts, TLS and password. A pool and a
 /// [feed](super::PgSessionStore::feed_with) that share a connector connect in the same way. Cloning
 /// is cheap.
+///
+/// If the configuration has several hosts and `target_session_attrs`, each connection begins with
+/// the next host, so that a server that the store rejected is not tried again at once. For all hosts
+/// but the last, `connect_timeout` limits the time until the server is ready, and not only the time
+/// until it accepts the connection: the kernel of a frozen server still accepts connections. In this
+/// case `load_balance_hosts` has no effect.
 ///
 /// ```no_run
 /// use deadpool_postgres::{Pool, tokio_postgres::{Config, NoTls}};
@@ -48,6 +59,8 @@ pub struct PgConnector {
     password: Option<Arc<PasswordProvider>>,
     /// The last password that the provider returned.
     last_password: Arc<Mutex<Option<String>>>,
+    /// The number of connections opened so far: each begins with the next host.
+    opened: Arc<AtomicUsize>,
 }
 
 impl PgConnector {
@@ -71,6 +84,7 @@ impl PgConnector {
             open: Arc::new(open),
             password: None,
             last_password: Arc::default(),
+            opened: Arc::default(),
         }
     }
 
@@ -116,7 +130,21 @@ impl PgConnector {
                 config.password(password);
             }
         }
-        (self.open)(config).await
+        let mut hosts = each_host(&config);
+        let any = config.get_target_session_attrs() == TargetSessionAttrs::Any;
+        if any || hosts.len() < 2 {
+            return (self.open)(config).await;
+        }
+        let next = self.opened.fetch_add(1, Relaxed) % hosts.len();
+        hosts.rotate_left(next);
+        let last = hosts.pop().unwrap_or(config);
+        for host in hosts {
+            let limit = host.get_connect_timeout().copied().unwrap_or(Duration::MAX);
+            if let Ok(Ok(opened)) = timeout(limit, (self.open)(host)).await {
+                return Ok(opened);
+            }
+        }
+        (self.open)(last).await
     }
 
     fn last_password(&self) -> std::sync::MutexGuard<'_, Option<String>> {

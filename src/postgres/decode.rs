@@ -13,7 +13,10 @@ use tokio_postgres::{
 
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    postgres::user::{LookupRow, PgUser},
+    postgres::{
+        fence::ServerState,
+        user::{LookupRow, PgUser},
+    },
     session::{Lifetime, Session, SessionId, SessionTimestamps, TokenDigest, UserKey},
     store::LookupResult,
 };
@@ -24,7 +27,7 @@ pub(super) const FIRST_USER_COLUMN: usize = 8;
 /// One decoded row of `find.sql`.
 pub(super) struct FoundRow<U> {
     pub(super) result: LookupResult<U>,
-    pub(super) in_recovery: bool,
+    pub(super) state: ServerState,
     /// The sequence number of the query that the row belongs to.
     pub(super) query_seq: i64,
 }
@@ -38,7 +41,7 @@ pub(super) fn found<U: PgUser>(
 ) -> Result<FoundRow<U>, Error> {
     let digest = column(row, 0)?;
     let query_seq = column(row, 1)?;
-    let in_recovery = column(row, 2)?;
+    let state = column::<ServerState>(row, 2)?;
     let result = match live(row, with_user_key, lifetime) {
         Ok(Some((user, session, Some(key)))) => {
             LookupResult::live(digest, user, session).with_user_key(key)
@@ -49,12 +52,12 @@ pub(super) fn found<U: PgUser>(
     };
     Ok(FoundRow {
         // A notification may have arrived before the replica replayed the change that it announces.
-        result: if in_recovery {
+        result: if matches!(state, ServerState::InRecovery) {
             result.without_caching()
         } else {
             result
         },
-        in_recovery,
+        state,
         query_seq,
     })
 }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,7 +25,9 @@ use crate::{
         connection_set::ConnectionSet,
         connector::{Messages, PgConnector},
         decode::column,
-        errors, payload, same_database,
+        errors,
+        fence::{Fence, Follower, Gate},
+        payload, same_database,
     },
 };
 
@@ -74,6 +76,7 @@ pub(super) const SCHEMA_VERSION: u32 = 2;
 pub struct PgSessionFeed {
     connector: PgConnector,
     store: StoreConnection,
+    fence: Fence,
     channels_sql: String,
     table: String,
 }
@@ -89,12 +92,14 @@ impl PgSessionFeed {
     pub(super) fn new(
         connector: PgConnector,
         writes: ConnectionSet,
+        fence: Fence,
         channels_sql: String,
         table: String,
     ) -> Self {
         Self {
             connector,
             store: StoreConnection(writes),
+            fence,
             channels_sql,
             table,
         }
@@ -107,6 +112,10 @@ impl PgSessionFeed {
         sink: &FeedSink,
     ) -> Result<(), Error> {
         warn_if_unencrypted(client).await?;
+        let gate = match timeout(QUERY_TIMEOUT, Gate::new(&self.fence, client, false)).await {
+            Ok(gate) => gate?,
+            Err(_) => return Err(query_timed_out()),
+        };
         let table: (&(dyn ToSql + Sync), Type) = (&self.table, Type::TEXT);
         let rows = with_timeout(client.query_typed(&self.channels_sql, &[table])).await?;
         let channels = Channels::read(&rows)?;
@@ -144,13 +153,29 @@ impl PgSessionFeed {
                      transaction pooler",
                 )
             })?;
+        let subscription = Arc::new(Subscription {
+            sink: sink.clone(),
+            scope,
+            primary_changed: Notify::new(),
+        });
+        // The fence calls the subscription from here on, so that it misses no change.
+        self.fence.follow(&subscription);
+        gate.server(client).await?;
         sink.subscribed(scope);
         self.verify_delivery(listener).await?;
-        tokio::try_join!(
-            self.run_heartbeats(client, &channels, sink),
-            same_database::verify_periodically(|| self.store.is_locked(listener.lock))
-        )
-        .map(|((), ())| ())
+        let verified = async {
+            tokio::try_join!(
+                self.run_heartbeats(client, &gate, &channels, sink),
+                same_database::verify_periodically(|| self.store.is_locked(listener.lock))
+            )
+        };
+        tokio::select! {
+            verified = verified => verified.map(|((), ())| ()),
+            () = subscription.primary_changed.notified() => {
+                Err(Error::from_kind(ErrorKind::Recovery)
+                    .with_message("another primary has responded: resubscribing"))
+            }
+        }
     }
 
     /// Sends heartbeats. Each heartbeat covers all transactions that were committed before it was
@@ -158,6 +183,7 @@ impl PgSessionFeed {
     async fn run_heartbeats(
         &self,
         client: &Client,
+        gate: &Gate,
         channels: &Channels,
         sink: &FeedSink,
     ) -> Result<(), Error> {
@@ -168,6 +194,7 @@ impl PgSessionFeed {
         loop {
             let sent = Instant::now();
             let rows = with_timeout(client.query(&heartbeat, &[&self.table])).await?;
+            gate.server(client).await?;
             if Channels::read(&rows)? != *channels {
                 return Err(Error::from_kind(ErrorKind::Schema).with_message(
                     "the sessions table or its triggers were replaced: resubscribing",
@@ -227,6 +254,21 @@ impl Channels {
         Err(Error::new(ErrorKind::Schema, remedy).with_message(
             "the notification triggers are missing, disabled or of another schema version",
         ))
+    }
+}
+
+/// A feed that counts as connected.
+struct Subscription {
+    sink: FeedSink,
+    scope: FeedScope,
+    primary_changed: Notify,
+}
+
+/// Sessions that ended on another primary were not announced on this connection.
+impl Follower for Subscription {
+    fn primary_changed(&self) {
+        self.sink.subscribed(self.scope);
+        self.primary_changed.notify_one();
     }
 }
 
@@ -318,10 +360,12 @@ async fn with_timeout<T>(
 ) -> Result<T, Error> {
     match timeout(QUERY_TIMEOUT, query).await {
         Ok(result) => result.map_err(errors::statement),
-        Err(_) => {
-            Err(Error::from_kind(ErrorKind::Deadline).with_message("session feed query timed out"))
-        }
+        Err(_) => Err(query_timed_out()),
     }
+}
+
+fn query_timed_out() -> Error {
+    Error::from_kind(ErrorKind::Deadline).with_message("session feed query timed out")
 }
 
 /// Logs a warning if the connection to another host is not encrypted, as

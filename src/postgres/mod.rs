@@ -7,12 +7,14 @@ mod connection_set;
 mod connections;
 mod connector;
 mod decode;
+mod each_host;
 mod encoding;
 mod errors;
 mod feed;
+mod fence;
+mod hosts;
 mod migrate;
 mod payload;
-#[cfg(feature = "rustls")]
 mod pool;
 mod reconnect;
 mod same_database;
@@ -25,13 +27,12 @@ mod user;
 mod user_queue;
 mod writes;
 
-#[cfg(feature = "rustls")]
-pub use self::pool::PgPoolBuilder;
 pub use self::{
     check::CheckReport,
     connector::PgConnector,
     feed::PgSessionFeed,
     migrate::Migrate,
+    pool::PgPoolBuilder,
     store::PgSessionStore,
     transaction::SignInConditions,
     user::{LookupRow, PgUser, UserRow},

@@ -25,7 +25,7 @@ use crate::{
         migrate::Migrate,
         sql::{
             Statements, Table,
-            execution::{Execution, LookupStatement},
+            execution::Execution,
             statement::{Statement, Values},
         },
         user::PgUser,
@@ -99,11 +99,28 @@ use crate::{
 /// `host=db1,db2 target_session_attrs=read-write connect_timeout=1`. The driver waits
 /// `connect_timeout` seconds for each server, by default without limit. Keep `connect_timeout`
 /// below the service's deadline. Otherwise one server that does not respond prevents connections to
-/// the next server.
+/// the next server. A [`PgConnector`] also limits the time until a server is ready, and begins each
+/// connection with the next server. For a pool without a `PgConnector`, set
+/// `load_balance_hosts=random`.
 ///
 /// After a replica is promoted, calls in progress may fail, and later calls use the new primary. If
 /// the old primary stops responding without closing its connections, one lookup or write on each
 /// connection waits until its deadline and fails. `tcp_user_timeout` shortens this wait.
+///
+/// **A primary that was replaced is rejected.** A frozen or isolated primary may respond again after
+/// a replica was promoted. A promotion increments PostgreSQL's timeline. The store reads the timeline
+/// once on each connection to a primary, which keeps its timeline until it restarts. It records the
+/// highest timeline that any of its connections has returned. Responses from a lower timeline are
+/// rejected like those of a server in recovery: lookups, writes, re-checks and the feed's heartbeats.
+/// When another primary responds, the store closes its connections to the previous one and the idle
+/// connections of the pool, and the cache is cleared. A process cannot detect the new primary before
+/// it has received a response from it. Calls that run in a transaction of the application are not
+/// verified: they run on the server that the transaction runs on.
+///
+/// A different system identifier means that a restored or an upgraded cluster has replaced the
+/// previous one. The store then rejects the previous cluster, even if its timeline is higher.
+/// [`is_fenced`](super::CheckReport::is_fenced) returns whether the role may read the timeline and
+/// the system identifier.
 ///
 /// **A promoted replica has only the changes that had reached it.** Replication is asynchronous by
 /// default in PostgreSQL. A session whose revocation was acknowledged shortly before the primary
@@ -335,6 +352,7 @@ impl<U: PgUser> PgSessionStore<U> {
         PgSessionFeed::new(
             connector.clone(),
             self.connections.writes.clone(),
+            self.connections.fence().clone(),
             self.statements.announced.sql.clone(),
             self.table.to_sql(),
         )
@@ -356,25 +374,23 @@ impl<U: PgUser> PgSessionStore<U> {
         mut connection: PooledConnection,
         digests: &[TokenDigest],
     ) -> Result<Vec<LookupResult<U>>, Error> {
-        if connection.find.is_none() {
+        let (find, with_user_key) = if let Some(prepared) = connection.find.take() {
+            prepared
+        } else {
             // Computing the hash of the user's key costs server time, and only a feed needs it.
             let with_user_key = self.has_feed.load(Relaxed);
             let statement = self.statements.find(with_user_key);
             let ready = self
                 .execution
-                .prepare_lookup(&connection, statement)
-                .await?;
-            connection.find = Some((ready, with_user_key));
-        }
-        let (find, with_user_key) = match &connection.find {
-            Some((find, with_user_key)) => (find, *with_user_key),
-            None => (&LookupStatement::Unnamed, false),
+                .prepare_lookup(&connection, statement, &connection.gate);
+            (ready.await?, with_user_key)
         };
         let statement = self.statements.find(with_user_key);
         let query_seq = self.queries_sent.fetch_add(1, Relaxed);
         let values: [&(dyn ToSql + Sync); 2] = [&digests, &query_seq];
-        let query = find.query(&connection, statement, &values);
-        let rows = match query.await {
+        let query = find.query(&connection, statement, &values).await;
+        connection.find = Some((find, with_user_key));
+        let rows = match query {
             Ok(rows) => rows,
             Err(error) => {
                 // The error is due to a value in a row, not to the connection.
@@ -393,7 +409,7 @@ impl<U: PgUser> PgSessionStore<U> {
                     "the query response does not match the request: the connection is out of sync",
                 ));
             }
-            self.reject_recovery(found.in_recovery)?;
+            self.reject_recovery(connection.gate.admit_state(found.state)?)?;
             results.push(found.result);
         }
         // If a row is missing or has another digest, the connection may be out of sync.

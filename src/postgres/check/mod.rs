@@ -1,6 +1,5 @@
 //! Startup checks: verifies schema, privileges, users and connection settings.
 
-mod hosts;
 mod report;
 mod table;
 mod users;
@@ -15,7 +14,7 @@ use crate::{
         connection_set::PooledConnection,
         decode, errors,
         feed::SCHEMA_VERSION,
-        same_settings,
+        hosts, same_settings,
         sql::{execution::Executor, statement::Statement},
         store::PgSessionStore,
         user::PgUser,
@@ -89,7 +88,7 @@ impl<U: PgUser> PgSessionStore<U> {
 async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error> {
     store.connections.fill().await?;
     let own = store.connections.writes.acquire().await?;
-    let check = with(store, &own).await?;
+    let check = with(store, &own).await?.fenced(own.gate.is_fenced());
     same_settings::check::<U>(store.pool(), &own, &store.table).await?;
     if !store.execution.has_settings() {
         report::warn_without_statement_timeout(&own).await?;
@@ -104,7 +103,7 @@ async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error>
 
 async fn with<U: PgUser>(
     store: &PgSessionStore<U>,
-    client: &ClientWrapper,
+    client: &PooledConnection,
 ) -> Result<CheckReport, Error> {
     let check = CheckReport::read(client, store.pool().timeouts()).await?;
     store.reject_recovery(check.in_recovery())?;
@@ -127,7 +126,7 @@ async fn with<U: PgUser>(
         if check.in_recovery() && statement.writes() {
             continue;
         }
-        rolled_back(client, check_statement::<U>(store, executor, statement)).await?;
+        rolled_back(client, check_statement(store, client, statement)).await?;
     }
     store.execution.check_columns(executor).await?;
     rolled_back(client, users::check::<U>(store, executor)).await?;
@@ -136,15 +135,15 @@ async fn with<U: PgUser>(
 
 async fn check_statement<U: PgUser>(
     store: &PgSessionStore<U>,
-    executor: Executor<'_>,
+    connection: &PooledConnection,
     statement: &Statement,
 ) -> Result<(), Error> {
     let accepts_key = <U::Id as ToSql>::accepts;
+    let (executor, gate) = (Executor::connection(connection), &connection.gate);
     let checked = store
         .execution
-        .check(executor, statement, accepts_key)
-        .await;
-    checked.map_err(|error| {
+        .check(executor, gate, statement, accepts_key);
+    checked.await.map_err(|error| {
         let Some(context) = errors::remedy(&error) else {
             return error;
         };

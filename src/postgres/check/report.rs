@@ -15,6 +15,7 @@ use crate::{
 pub struct CheckReport {
     server_version: String,
     in_recovery: bool,
+    fenced: bool,
     encrypted: Option<bool>,
     local: bool,
     wait_timeout: Option<Duration>,
@@ -30,6 +31,13 @@ impl CheckReport {
     /// Returns whether the server is in recovery: a replica.
     pub const fn in_recovery(&self) -> bool {
         self.in_recovery
+    }
+
+    /// Returns whether the store detects that this server was replaced by another primary. It is
+    /// false if the role may not execute `pg_control_system()`, `pg_walfile_name` or
+    /// `pg_current_wal_lsn()`, or if the server does not have them.
+    pub const fn is_fenced(&self) -> bool {
+        self.fenced
     }
 
     /// Returns whether the connection is encrypted, as the server reports it. `None` if the server
@@ -72,6 +80,7 @@ impl CheckReport {
         Ok(Self {
             server_version: column(&row, 0)?,
             in_recovery: column(&row, 1)?,
+            fenced: false,
             encrypted: column(&row, 2)?,
             local: column(&row, 3)?,
             wait_timeout: timeouts.wait,
@@ -79,7 +88,19 @@ impl CheckReport {
         })
     }
 
+    pub(super) fn fenced(self, fenced: bool) -> Self {
+        Self { fenced, ..self }
+    }
+
     pub(super) fn warn(&self) {
+        if !self.fenced {
+            tracing::warn!(
+                target: "tower_user_session",
+                "the role cannot read the timeline of the server: a primary that was replaced is \
+                 not detected; grant EXECUTE on pg_control_system(), pg_walfile_name and \
+                 pg_current_wal_lsn()"
+            );
+        }
         if self.encrypted == Some(false) && !self.local {
             tracing::warn!(
                 target: "tower_user_session",

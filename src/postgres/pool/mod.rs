@@ -1,21 +1,21 @@
 //! Pool construction from a connection string, with TLS for every remote host.
 
 mod connection_string;
+#[cfg(feature = "rustls")]
 mod tls;
 
 use std::{fmt, time::Duration};
 
 use deadpool_postgres::{Pool, Runtime};
-use tokio_postgres::{NoTls, config::SslMode};
+use tokio_postgres::{Config, NoTls, config::SslMode};
 
+#[cfg(feature = "rustls")]
+use crate::postgres::pool::tls::Certificates;
 use crate::{
     error::{BoxError, Error, ErrorKind},
     postgres::{
         connector::PgConnector,
-        pool::{
-            connection_string::{ConnectionString, config_error},
-            tls::Certificates,
-        },
+        pool::connection_string::{ConnectionString, config_error},
     },
 };
 
@@ -51,6 +51,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// The cryptography provider is `ring`, regardless of the provider that the process has installed.
 ///
+/// Without the feature `rustls` there is no TLS, and `build` fails for a database on another host.
+///
 /// # Defaults
 ///
 /// A value in the connection string takes precedence over these defaults:
@@ -65,7 +67,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// | `target_session_attrs` | `read-write` if several hosts | a replica may lack revocations |
 /// | `application_name` | `tower-user-session` | for `pg_stat_activity` |
 /// | waiting for a connection | 2 s, the [default deadline] | no caller waits without limit |
-/// | opening a connection | `connect_timeout` per host, plus 2 s | a host may accept, then not respond |
+/// | opening a connection | `connect_timeout` per host, plus 2 s | a host may accept, then not respond; see [`PgConnector`] for several hosts |
 /// | recycling a connection | 2 s | no caller waits without limit |
 /// | maximum number of connections | two per processor | |
 ///
@@ -78,6 +80,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// # Example
 ///
 /// ```no_run
+/// # #[cfg(feature = "rustls")]
+/// # mod example {
 /// # use tower_user_session::{BoxError, LookupRow, PgUser};
 /// use tower_user_session::{PgSessionStore, postgres::PgPoolBuilder};
 /// # #[derive(Clone)]
@@ -98,12 +102,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// let store = PgSessionStore::<User>::new(pool);
 /// # Ok(())
 /// # }
+/// # }
 /// ```
 #[must_use = "`build` creates the pool"]
 pub struct PgPoolBuilder {
     string: ConnectionString,
     max_size: Option<usize>,
     clear_text: bool,
+    #[cfg(feature = "rustls")]
     certificates: Certificates,
     password: Option<Box<dyn FnOnce(PgConnector) -> PgConnector + Send>>,
 }
@@ -122,6 +128,7 @@ impl PgPoolBuilder {
             string: ConnectionString::parse(url)?,
             max_size: None,
             clear_text: false,
+            #[cfg(feature = "rustls")]
             certificates: Certificates::default(),
             password: None,
         })
@@ -137,6 +144,7 @@ impl PgPoolBuilder {
     /// Trusts these certificate authorities in addition to the authorities of the platform: one or
     /// more certificates in PEM format, such as libpq's `sslrootcert` file. An absent `sslmode`
     /// then means `require` for local hosts, too. Repeated calls add authorities.
+    #[cfg(feature = "rustls")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.certificates.roots.push(pem.into());
         self
@@ -144,6 +152,7 @@ impl PgPoolBuilder {
 
     /// Sets the client certificate: its chain and its private key (PKCS #8, PKCS #1 or SEC 1) in
     /// PEM format, such as libpq's `sslcert` and `sslkey` files.
+    #[cfg(feature = "rustls")]
     pub fn client_certificate(
         mut self,
         chain_pem: impl Into<Vec<u8>>,
@@ -214,7 +223,7 @@ impl PgPoolBuilder {
         let mut connector = if ssl_mode == SslMode::Disable {
             PgConnector::new(config, NoTls)
         } else {
-            PgConnector::new(config, self.certificates.connector()?)
+            self.connector(config)?
         };
         if let Some(rotate) = self.password {
             connector = rotate(connector);
@@ -233,6 +242,33 @@ impl PgPoolBuilder {
         Ok((pool, connector))
     }
 
+    #[cfg(feature = "rustls")]
+    fn connector(&self, config: Config) -> Result<PgConnector, Error> {
+        Ok(PgConnector::new(config, self.certificates.connector()?))
+    }
+
+    #[cfg(not(feature = "rustls"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    fn connector(&self, config: Config) -> Result<PgConnector, Error> {
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(config_error(
+                "the connection requires TLS: enable the feature `rustls`",
+            ));
+        }
+        Ok(PgConnector::new(config, NoTls))
+    }
+
+    #[cfg(feature = "rustls")]
+    fn has_certificates(&self) -> bool {
+        !self.certificates.is_empty()
+    }
+
+    #[cfg(not(feature = "rustls"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    const fn has_certificates(&self) -> bool {
+        false
+    }
+
     /// Returns the effective `sslmode`.
     fn ssl_mode(&self) -> Result<SslMode, Error> {
         let is_remote = self.string.has_remote_host();
@@ -244,7 +280,7 @@ impl PgPoolBuilder {
                 ));
             }
             _ if is_remote && !self.clear_text => SslMode::Require,
-            None if self.certificates.is_empty() => SslMode::Disable,
+            None if !self.has_certificates() => SslMode::Disable,
             None => SslMode::Require,
             Some(mode) => mode,
         };
@@ -278,7 +314,25 @@ impl fmt::Debug for PgPoolBuilder {
 mod tests {
     use super::*;
 
+    /// L03: without the feature `rustls`, `build` fails for a connection that requires TLS.
+    #[cfg(not(feature = "rustls"))]
+    #[test]
+    fn tls_needs_the_feature() {
+        for (url, built) in [
+            ("postgres://localhost", true),
+            ("postgres://localhost?sslmode=prefer", true),
+            ("postgres://localhost?sslmode=require", false),
+            ("postgres://db", false),
+        ] {
+            let pool = PgPoolBuilder::from_url(url).unwrap().build();
+            assert_eq!(pool.is_ok(), built, "{url}");
+        }
+        let clear_text = PgPoolBuilder::from_url("postgres://db").unwrap();
+        assert!(clear_text.insecure_clear_text().build().is_ok());
+    }
+
     /// L03: each row lists the effective `sslmode`; `None` means that `build` fails.
+    #[cfg(feature = "rustls")]
     #[test]
     fn clear_text_to_a_remote_host_requires_insecure_clear_text() {
         use SslMode::{Disable, Prefer, Require};

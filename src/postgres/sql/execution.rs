@@ -17,6 +17,7 @@ use crate::{
     error::{BoxError, Error, ErrorKind},
     postgres::{
         errors,
+        fence::{Gate, Server},
         sql::{
             statement::{Statement, Values},
             user_types::UserTypes,
@@ -118,7 +119,7 @@ pub(crate) struct Executor<'a> {
 /// The lookup statement of a connection, ready to run.
 pub(crate) enum LookupStatement {
     Prepared(tokio_postgres::Statement),
-    Unnamed,
+    Unnamed(String),
 }
 
 impl Execution {
@@ -164,25 +165,28 @@ impl Execution {
     pub(crate) async fn query_in_transaction(
         &self,
         executor: Executor<'_>,
+        gate: &Gate,
         bounds: Bounds,
         statement: &Statement,
         values: Values<'_>,
-    ) -> Result<Vec<Row>, Error> {
+    ) -> Result<(Vec<Row>, Server), Error> {
         let client = executor.client;
         let begin = bounds.begin();
         let begin = client.batch_execute(&begin);
+        let server = gate.server(client);
         let end = client.batch_execute("COMMIT");
-        let (started, rows, ended) = match self {
+        let (started, server, rows, ended) = match self {
             Self::Prepared => {
                 let prepared = executor.prepare(statement).await?;
-                join!(biased; begin, client.query(&prepared, values), end)
+                join!(biased; begin, server, client.query(&prepared, values), end)
             }
             Self::Unnamed(users) => {
                 let typed = typed(users, client, statement, values).await?;
                 let sql = statement.text(client).await?;
-                join!(biased; begin, client.query_typed(sql, &typed), end)
+                join!(biased; begin, server, client.query_typed(sql, &typed), end)
             }
         };
+        let server = server?;
         started.map_err(|error| {
             let error = errors::write(errors::statement(error));
             // Without a transaction, the statement has already been committed.
@@ -194,7 +198,7 @@ impl Execution {
         })?;
         let rows = rows.map_err(|error| errors::write(errors::statement(error)))?;
         ended.map_err(errors::commit)?;
-        Ok(rows)
+        Ok((rows, server))
     }
 
     /// Runs a statement and returns the number of changed rows.
@@ -223,17 +227,19 @@ impl Execution {
         &self,
         client: &Client,
         find: &Statement,
+        gate: &Gate,
     ) -> Result<LookupStatement, Error> {
+        let sql = gate.lookup_sql(find.text(client).await?);
         match self {
             Self::Prepared => {
-                let prepared = client.prepare(find.text(client).await?).await;
+                let prepared = client.prepare(&sql).await;
                 prepared
                     .map(LookupStatement::Prepared)
                     .map_err(errors::statement)
             }
             Self::Unnamed(users) => {
                 users.check_columns(client).await?;
-                Ok(LookupStatement::Unnamed)
+                Ok(LookupStatement::Unnamed(sql.into_owned()))
             }
         }
     }
@@ -251,11 +257,12 @@ impl Execution {
     pub(crate) async fn check(
         &self,
         executor: Executor<'_>,
+        gate: &Gate,
         statement: &Statement,
         accepts_key: fn(&Type) -> bool,
     ) -> Result<(), Error> {
         let nothing = vec![&Null as &(dyn ToSql + Sync); statement.parameters()];
-        let sql = statement.text(executor.client).await?;
+        let sql = &*gate.lookup_sql(statement.text(executor.client).await?);
         let typed = match self {
             Self::Prepared => {
                 let prepared = executor
@@ -312,9 +319,8 @@ impl LookupStatement {
     ) -> Result<Vec<Row>, Error> {
         let rows = match self {
             Self::Prepared(prepared) => client.query(prepared, values).await,
-            Self::Unnamed => {
+            Self::Unnamed(sql) => {
                 let typed = find.typed(values, &Type::UNKNOWN, Vec::new());
-                let sql = find.text(client).await?;
                 client.query_typed(sql, &typed).await
             }
         };

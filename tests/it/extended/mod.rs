@@ -4,4 +4,5 @@ mod all_logs;
 mod fuzz;
 mod linearizability;
 mod mutations;
+mod patroni;
 mod wrong_clock;

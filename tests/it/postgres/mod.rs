@@ -6,6 +6,7 @@ mod encodings;
 mod error_causes;
 mod failover;
 mod faults;
+mod fence;
 mod install_triggers;
 mod keys;
 mod locks;

@@ -8,8 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_postgres::{Manager, Pool};
-use tower_user_session::tokio_postgres::{Config, NoTls, config::Host};
+use deadpool_postgres::Pool;
+use tower_user_session::{
+    postgres::PgConnector,
+    tokio_postgres::{Config, NoTls, config::Host},
+};
 
 use super::{
     dice::Dice,
@@ -43,9 +46,16 @@ impl OtherProcess {
             Host::Unix(folder) => folder.display().to_string(),
             Host::Tcp(name) => name.clone(),
         });
+        let ports = match config.get_ports() {
+            [] => &[5432],
+            ports => ports,
+        };
+        let ports = ports.iter().map(u16::to_string);
         let database = format!(
-            "host={} user=postgres dbname={} target_session_attrs=read-write",
+            "host={} port={} user={} dbname={} target_session_attrs=read-write connect_timeout=1",
             folders.collect::<Vec<_>>().join(","),
+            ports.collect::<Vec<_>>().join(","),
+            config.get_user().unwrap(),
             config.get_dbname().unwrap()
         );
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -124,7 +134,7 @@ pub async fn live() -> Option<()> {
     let seed: u64 = told.next()?.parse().unwrap();
     let caches: bool = told.next()?.parse().unwrap();
     let config: Config = told.next()?.parse().unwrap();
-    let manager = Manager::new(config.clone(), NoTls);
+    let manager = PgConnector::new(config.clone(), NoTls).manager();
     let pool = Pool::builder(manager).max_size(2).build().unwrap();
     let mut process = Process::new(pool, config.clone());
     if caches {

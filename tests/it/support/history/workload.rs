@@ -12,6 +12,7 @@ use deadpool_postgres::Pool;
 use tokio::{task::JoinHandle, time::timeout};
 use tower_user_session::{
     BoxError, LookupRow, PgSessionStore, PgUser, SessionService,
+    postgres::PgConnector,
     session::{SessionId, SessionToken},
     tokio_postgres::{Client, Config, NoTls},
 };
@@ -115,7 +116,10 @@ impl Process {
 
     /// Adds a cache, which follows a feed over this connection.
     pub async fn enable_cache(&mut self, feed: Config) {
-        let feed = self.sessions.store().feed(feed, NoTls);
+        let feed = self
+            .sessions
+            .store()
+            .feed_with(&PgConnector::new(feed, NoTls));
         self.sessions.enable_cache(feed, 1_000).await.unwrap();
         self.caches = true;
     }

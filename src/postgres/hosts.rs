@@ -1,4 +1,4 @@
-//! Warning for a pool that may connect to a replica.
+//! The number of hosts of a pool, and a warning if it may connect to a replica.
 
 use deadpool_postgres::Pool;
 
@@ -15,14 +15,22 @@ pub(super) fn warn(pool: &Pool) {
     }
 }
 
-fn takes_any_of_several(manager: &str) -> bool {
+/// Returns the number of hosts of the pool.
+pub(super) fn count(pool: &Pool) -> usize {
+    count_in(&format!("{:?}", pool.manager()))
+}
+
+fn count_in(manager: &str) -> usize {
     let list = |name: &str| {
         let (_, rest) = manager.split_once(name).unwrap_or_default();
         let (items, _) = rest.split_once(']').unwrap_or_default();
         items.matches(',').count() + 1
     };
-    let several = list(" host: [").max(list(" hostaddr: [")) > 1;
-    several && manager.contains("target_session_attrs: Any")
+    list(" host: [").max(list(" hostaddr: ["))
+}
+
+fn takes_any_of_several(manager: &str) -> bool {
+    count_in(manager) > 1 && manager.contains("target_session_attrs: Any")
 }
 
 #[cfg(test)]
