@@ -413,7 +413,7 @@ async fn a_replaced_feed_extends_no_lease() {
     sessions.replace_feed(new.clone()).await.unwrap();
     let ada = cached(&sessions).await;
     new.stop_heartbeats();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while start.elapsed() < 2 * lease {
         old.reconnect();
         tokio::time::sleep(lease / 20).await;
