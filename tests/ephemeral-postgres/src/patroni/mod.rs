@@ -120,7 +120,13 @@ impl PatroniCluster {
             .args(["--initial-cluster", &format!("etcd={peer}")])
             .spawn();
         self.others.push(etcd.map_err(Error::system("start etcd"))?);
-        Ok(())
+        // Patroni ends if it reads the version of a cluster that has not decided on one.
+        self.wait("start etcd", || {
+            let second = Duration::from_secs(1);
+            let version = rest::request(self.network.etcd(), "GET", "/version", "", second).ok()?;
+            let decided = version.field("etcdcluster")? != "not_decided";
+            decided.then_some(())
+        })
     }
 
     fn start_haproxy(&mut self) -> Result<(), Error> {
