@@ -187,7 +187,7 @@ mod tests {
     use crate::{
         feed::subscription_state::{DEFAULT_LEASE, Settings},
         session::{Lifetime, TokenDigest},
-        store::{InsertOutcome, MemorySessionStore, NewSession, RevokeScope},
+        store::{InsertOutcome, MemoryConditions, MemorySessionStore, NewSession, RevokeScope},
     };
 
     type Store = MemorySessionStore<u8, &'static str>;
@@ -205,7 +205,8 @@ mod tests {
             store.add_user(1, "Ada");
             let digest = TokenDigest::from_bytes([1; 32]);
             let lifetime = Lifetime::default().absolute_limit();
-            let inserted = store.insert(NewSession::new(digest, &1, &(), lifetime));
+            let condition = MemoryConditions::default();
+            let inserted = store.insert(NewSession::new(digest, &1, &condition, lifetime));
             let InsertOutcome::Inserted { session, .. } = inserted.await? else {
                 panic!("no session was inserted");
             };

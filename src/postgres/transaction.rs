@@ -9,7 +9,7 @@ use crate::{
     postgres::{sql::execution::Executor, store::PgSessionStore, user::PgUser},
     service::{SessionService, SignIn, SignedIn},
     session::{CurrentSession, SessionToken},
-    store::RevokeScope,
+    store::{ColumnConditions, RevokeScope},
 };
 
 /// Preconditions of a sign-in: column values that the user's row must still have.
@@ -28,6 +28,12 @@ impl SignInConditions {
     }
 }
 
+impl<V: ToSql + Send + Sync + 'static> ColumnConditions<V> for SignInConditions {
+    fn add(&mut self, column: &'static str, value: V) {
+        self.0.push((column, Box::new(value)));
+    }
+}
+
 impl fmt::Debug for SignInConditions {
     /// Omits the values, because they may be password hashes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,36 +44,6 @@ impl fmt::Debug for SignInConditions {
 }
 
 impl<U: PgUser> SignIn<PgSessionStore<U>> {
-    /// Signs in only if this column of the user's row still has this value. Otherwise the sign-in
-    /// fails with [`ErrorKind::UserNotAllowed`](crate::ErrorKind::UserNotAllowed).
-    ///
-    /// Verifying a password takes time, and the password may change meanwhile. Pass the hash that
-    /// was verified. A sign-in with the old password then cannot succeed after a password change
-    /// that revokes the other sessions.
-    ///
-    /// `column` is an SQL expression of the application, as in [`PgUser::COLUMNS`]: never build it
-    /// from input. The column is compared with `pg_catalog.=`, which compares a `citext` as text.
-    ///
-    /// ```no_run
-    /// # use tower_user_session::*;
-    /// # async fn example<U: PgUser<Id = i64>>(
-    /// #     sessions: SessionService<PgSessionStore<U>>, headers: http::HeaderMap,
-    /// #     checked_hash: String,
-    /// # ) -> Result<(), Error> {
-    /// let signed_in =
-    ///     sessions.sign_in(7, &headers).if_unchanged("u.password_hash", checked_hash).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn if_unchanged(
-        mut self,
-        column: &'static str,
-        value: impl ToSql + Send + Sync + 'static,
-    ) -> Self {
-        self.condition.0.push((column, Box::new(value)));
-        self
-    }
-
     /// Signs in as part of the application's transaction, at the isolation level `READ COMMITTED`.
     /// Use it to create an account and its first session together.
     ///
@@ -100,6 +76,10 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
 /// deadline applies to the methods. The methods reject a transaction at a level above
 /// `READ COMMITTED` with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration). The
 /// snapshot of such a transaction may be older than a sign-in that the call has waited for.
+///
+/// A transaction of another driver calls an SQL function instead:
+/// `SELECT sessions_revoke_others($1, $2)`. See
+/// [`Migrate`](crate::postgres::Migrate#functions-for-other-clients).
 ///
 /// ```no_run
 /// # use tower_user_session::*;

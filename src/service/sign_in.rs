@@ -15,7 +15,7 @@ use crate::{
     error::{Error, ErrorKind},
     service::SessionService,
     session::{Lifetime, Session, SessionToken, TokenDigest, user_agent},
-    store::{InsertOutcome, NewSession, SessionStore},
+    store::{ColumnConditions, InsertOutcome, NewSession, SessionStore},
 };
 
 /// The maximum number of attempts to generate an unused token.
@@ -146,6 +146,37 @@ impl<S: SessionStore> SignIn<S> {
     /// The default is the store's absolute limit. A longer lifetime has no effect.
     pub const fn max_lifetime(mut self, lifetime: Duration) -> Self {
         self.max_lifetime = Some(lifetime);
+        self
+    }
+
+    /// Signs in only if this column of the user's row still has this value. Otherwise the sign-in
+    /// fails with [`ErrorKind::UserNotAllowed`](crate::ErrorKind::UserNotAllowed).
+    ///
+    /// Verifying a password takes time, and the password may change meanwhile. Pass the hash that
+    /// was verified. A sign-in with the old password then cannot succeed after a password change
+    /// that revokes the other sessions.
+    ///
+    /// In PostgreSQL, `column` is an SQL expression of the application, as in `PgUser::COLUMNS`:
+    /// never build it from input. `value` implements `ToSql`. The two are compared with
+    /// `pg_catalog.=`, which compares a `citext` as text. In a test without a database,
+    /// `MemorySessionStore::set_column` sets the column.
+    ///
+    /// ```no_run
+    /// # use tower_user_session::*;
+    /// # async fn example<U: PgUser<Id = i64>>(
+    /// #     sessions: SessionService<PgSessionStore<U>>, headers: http::HeaderMap,
+    /// #     checked_hash: String,
+    /// # ) -> Result<(), Error> {
+    /// let signed_in =
+    ///     sessions.sign_in(7, &headers).if_unchanged("u.password_hash", checked_hash).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn if_unchanged<V>(mut self, column: &'static str, value: V) -> Self
+    where
+        S::Condition: ColumnConditions<V>,
+    {
+        self.condition.add(column, value);
         self
     }
 

@@ -17,6 +17,7 @@ use crate::{
     store::{
         EndedSession, ExpiredBatch, InsertOutcome, LookupResult, NewSession, RemainingLifetime,
         RevokeScope, RotateOutcome, SessionLookup, SessionStore, SessionUse,
+        memory_conditions::{Columns, MemoryConditions},
     },
 };
 
@@ -49,10 +50,11 @@ pub struct MemorySessionStore<I, U> {
     state: Mutex<State<I, U>>,
 }
 
-struct State<I, U> {
+pub(super) struct State<I, U> {
     now: SystemTime,
     users: HashMap<I, Arc<U>>,
     disabled: HashSet<I>,
+    pub(super) columns: Columns<I>,
     sessions: HashMap<TokenDigest, Row<I>>,
     failing: bool,
 }
@@ -96,6 +98,7 @@ impl<I, U> Default for MemorySessionStore<I, U> {
             now: SystemTime::now(),
             users: HashMap::new(),
             disabled: HashSet::new(),
+            columns: Columns::default(),
             sessions: HashMap::new(),
             failing: false,
         };
@@ -137,6 +140,7 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
         let mut state = self.state();
         state.users.remove(id);
         state.disabled.remove(id);
+        state.columns.remove(id);
         state.sessions.retain(|_, row| row.user_id != *id);
     }
 
@@ -165,7 +169,7 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
         self.state().failing = failing;
     }
 
-    fn state(&self) -> MutexGuard<'_, State<I, U>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State<I, U>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -255,7 +259,7 @@ where
     U: Clone + Send + Sync + 'static,
 {
     type UserId = I;
-    type Condition = ();
+    type Condition = MemoryConditions;
 
     fn lifetime(&self) -> Lifetime {
         self.lifetime
@@ -263,7 +267,9 @@ where
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
         let mut state = self.state_unless_failing()?;
-        if state.allowed(new.user_id).is_none() {
+        if state.allowed(new.user_id).is_none()
+            || !state.columns.meet(new.user_id, new.condition)?
+        {
             return Ok(InsertOutcome::UserRefused);
         }
         if state.sessions.contains_key(&new.digest) {

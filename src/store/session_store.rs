@@ -94,6 +94,32 @@ pub trait SessionStore: SessionLookup {
     ) -> impl Future<Output = Result<ExpiredBatch, Error>> + Send;
 }
 
+/// Conditions of a sign-in that can require values of the user's columns, for
+/// [`SignIn::if_unchanged`](crate::service::SignIn::if_unchanged). `V` is the type of a value.
+///
+/// A handler that is generic over its store names the type:
+///
+/// ```
+/// use http::HeaderMap;
+/// use tower_user_session::{
+///     Error, SessionService, SignedIn,
+///     store::{ColumnConditions, SessionStore},
+/// };
+///
+/// async fn sign_in<S>(
+///     sessions: &SessionService<S>, headers: &HeaderMap, user_id: i64, checked_hash: String,
+/// ) -> Result<SignedIn, Error>
+/// where
+///     S: SessionStore<UserId = i64, Condition: ColumnConditions<String>>,
+/// {
+///     sessions.sign_in(user_id, headers).if_unchanged("u.password_hash", checked_hash).await
+/// }
+/// ```
+pub trait ColumnConditions<V> {
+    /// Requires that this column of the user still has this value when the session begins.
+    fn add(&mut self, column: &'static str, value: V);
+}
+
 /// The session that [`SessionStore::insert`] begins.
 #[non_exhaustive]
 pub struct NewSession<'a, S: SessionStore> {

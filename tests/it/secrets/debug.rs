@@ -31,9 +31,9 @@ use tower_user_session::{
     require_user::ReturnTo,
     session::{Lifetime, Session, SessionId, SessionInfo, SessionLimit, SessionToken, TokenDigest},
     store::{
-        EndedSession, ExpiredBatch, InsertOutcome, LiveSession, LookupResult, MemorySessionStore,
-        NewSession, RemainingLifetime, RevokeScope, RotateOutcome, SessionLookup, SessionStore,
-        SessionUse,
+        ColumnConditions as _, EndedSession, ExpiredBatch, InsertOutcome, LiveSession,
+        LookupResult, MemoryConditions, MemorySessionStore, NewSession, RemainingLifetime,
+        RevokeScope, RotateOutcome, SessionLookup, SessionStore, SessionUse,
     },
     tokio_postgres::{self, NoTls},
 };
@@ -64,10 +64,11 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// The public types whose `Debug` this module checks.
-const LOOKED_AT: [&str; 68] = [
+const LOOKED_AT: [&str; 70] = [
     "BodyUntilEnded",
     "BoxError", // a boxed error of the application's
     "CheckReport",
+    "ColumnConditions", // a trait
     "CurrentSession",
     "CurrentUser",
     "DefaultResponseForRejection",
@@ -88,6 +89,7 @@ const LOOKED_AT: [&str; 68] = [
     "LoadUserLayer",
     "LookupResult",
     "LookupRow", // borrows a row, and prints no value of it
+    "MemoryConditions",
     "MemorySessionStore",
     "Migrate",
     "NewSession",
@@ -210,7 +212,11 @@ async fn debug_prints_no_secret() {
     let error = Error::new(ErrorKind::Store, "made up");
     secrets.assert_not_in_debug_of("LookupResult", &LookupResult::<User>::failed(digest, error));
     let replaced = [digest];
-    let mut new = NewSession::new(digest, &1, &(), Duration::from_secs(1));
+    let mut conditions = MemoryConditions::default();
+    conditions.add("u.hash", token.expose().to_owned());
+    secrets.assert_not_in_debug_of("MemoryConditions", &conditions);
+    let conditions = MemoryConditions::default();
+    let mut new = NewSession::new(digest, &1, &conditions, Duration::from_secs(1));
     new.replaced = &replaced;
     secrets.assert_not_in_debug_of("NewSession", &new);
     let again = sessions.store().insert(new).await.unwrap();
@@ -315,8 +321,10 @@ async fn debug_of_the_postgresql_types_prints_no_secret() {
     secrets.assert_not_in("Error", &chain(signed_out.ended().unwrap_err()));
     // An insertion that fails because its digest is taken.
     let digest = signed_in.token().digest();
-    let demands = SignInConditions::default();
+    let mut demands = SignInConditions::default();
+    demands.add("u.hash", signed_in.token().expose().to_owned());
     secrets.assert_not_in_debug_of("SignInConditions", &demands);
+    let demands = SignInConditions::default();
     let new = NewSession::new(digest, &1, &demands, Duration::from_secs(60));
     let taken = sessions.store().insert(new).await.unwrap();
     assert!(matches!(taken, InsertOutcome::DuplicateDigest));

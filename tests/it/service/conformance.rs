@@ -5,10 +5,10 @@ use std::time::Duration;
 use http::HeaderMap;
 use proptest::{prelude::*, test_runner::TestRunner};
 use tower_user_session::{
-    PgSessionStore, SessionService,
+    ErrorKind, PgSessionStore, SessionService,
     postgres::SignInConditions,
     session::{SessionLimit, SessionToken},
-    store::{MemorySessionStore, RevokeScope, SessionStore},
+    store::{ColumnConditions, MemorySessionStore, RevokeScope, SessionStore},
 };
 
 use crate::support::{User, conformance::conforms, cookie, database, pool, sql, two_limits};
@@ -23,6 +23,74 @@ async fn both_stores_conform() {
     store.add_user(1, User::ada());
     store.add_user(2, User::eve());
     conforms(&SessionService::new(store)).await;
+}
+
+/// A handler that is generic over its store.
+async fn sign_in<S, V>(sessions: &SessionService<S>, column: &'static str, value: V) -> Outcome
+where
+    S: SessionStore<UserId = i64, Condition: ColumnConditions<V>>,
+{
+    let sign_in = sessions.sign_in_without_request(1);
+    let signed_in = sign_in.if_unchanged(column, value).await;
+    signed_in.map(drop).map_err(|error| error.kind())
+}
+
+type Outcome = Result<(), ErrorKind>;
+
+/// Both stores compare the same values of a column in the same way.
+#[tokio::test]
+async fn a_column_that_has_changed_refuses_a_sign_in() {
+    let database = database().await;
+    let columns =
+        "ALTER TABLE users ADD hash text, ADD version int, ADD nothing text, ADD key bytea;
+        UPDATE users SET hash = 'new', version = 7, key = '\\x0102'";
+    let client = database.client().await;
+    client.batch_execute(columns).await.unwrap();
+    let pg = SessionService::new(PgSessionStore::<User>::new(pool(&database, 2)));
+    let memory = SessionService::new(MemorySessionStore::new());
+    let store = memory.store();
+    store.add_user(1, User::ada());
+    store.set_column(1, "u.hash", "new".to_owned());
+    store.set_column(1, "u.version", 7);
+    store.set_column(1, "u.nothing", None::<String>);
+    store.set_column(1, "u.key", vec![1_u8, 2]);
+
+    let (new, old) = ("new".to_owned(), "old".to_owned());
+    let refused = Err(ErrorKind::UserNotAllowed);
+    let unfit = Err(ErrorKind::Schema);
+    /// One line per value: the column, the value, and the outcome in both stores.
+    macro_rules! table {
+        ($($column:literal, $value:expr, $outcome:expr;)*) => { $(
+            let case = concat!($column, ": ", stringify!($value));
+            assert_eq!(sign_in(&pg, $column, $value).await, $outcome, "{case}, PostgreSQL");
+            assert_eq!(sign_in(&memory, $column, $value).await, $outcome, "{case}, memory");
+        )* };
+    }
+    table! {
+        "u.hash", new.clone(), Ok(());
+        "u.hash", old.clone(), refused;
+        "u.hash", String::new(), refused;
+        "u.hash", 7, unfit;
+        "u.version", 7, Ok(());
+        "u.version", 8, refused;
+        "u.nothing", None::<String>, Ok(());
+        "u.nothing", Some(old.clone()), refused;
+        "u.key", vec![1_u8, 2], Ok(());
+        "u.key", vec![1_u8], refused;
+        "u.missing", old.clone(), unfit;
+    }
+    // All conditions must hold.
+    for (hash, outcome) in [(new, Ok(())), (old, refused)] {
+        let sign_in = memory
+            .sign_in_without_request(1)
+            .if_unchanged("u.version", 7);
+        let signed_in = sign_in.if_unchanged("u.hash", hash).await;
+        assert_eq!(signed_in.map(drop).map_err(|error| error.kind()), outcome);
+    }
+    // The columns of a user are deleted with the user.
+    store.remove_user(&1);
+    store.add_user(1, User::ada());
+    assert_eq!(sign_in(&memory, "u.version", 7).await, unfit);
 }
 
 #[derive(Clone, Debug)]

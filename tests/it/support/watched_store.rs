@@ -12,8 +12,9 @@ use tower_user_session::{
     feed::DEFAULT_LEASE,
     session::{Lifetime, SessionId, SessionInfo, TokenDigest},
     store::{
-        EndedSession, ExpiredBatch, InsertOutcome, LookupResult, MemorySessionStore, NewSession,
-        RemainingLifetime, RevokeScope, RotateOutcome, SessionLookup, SessionStore,
+        EndedSession, ExpiredBatch, InsertOutcome, LookupResult, MemoryConditions,
+        MemorySessionStore, NewSession, RemainingLifetime, RevokeScope, RotateOutcome,
+        SessionLookup, SessionStore,
     },
 };
 
@@ -118,14 +119,19 @@ impl SessionLookup for WatchedStore {
 
 impl SessionStore for WatchedStore {
     type UserId = i64;
-    type Condition = ();
+    type Condition = MemoryConditions;
 
     fn lifetime(&self) -> Lifetime {
         self.memory.lifetime()
     }
 
     async fn insert(&self, session: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
-        let mut new = NewSession::new(session.digest, session.user_id, &(), session.lifetime);
+        let mut new = NewSession::new(
+            session.digest,
+            session.user_id,
+            session.condition,
+            session.lifetime,
+        );
         new.replaced = session.replaced;
         self.memory.insert(new).await
     }
