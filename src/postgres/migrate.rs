@@ -21,9 +21,10 @@ use crate::{
     },
 };
 
-// Both files are idempotent. The first acquires an advisory lock, which serializes migrations.
+// Each file is idempotent. The first acquires an advisory lock, which serializes migrations.
 const CREATE_SESSIONS: &str = include_str!("../../migrations/0001_create_sessions.sql");
 const ANNOUNCE_SESSIONS: &str = include_str!("../../migrations/0002_announce_sessions.sql");
+const REVOKE_SESSIONS: &str = include_str!("../../migrations/0003_revoke_sessions.sql");
 /// The time limit for a table lock. While a statement waits for the lock, later statements on the
 /// table wait behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,10 +32,11 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Migration of the sessions table, built by
 /// [`PgSessionStore::migrate`](super::PgSessionStore::migrate) and run by awaiting it.
 ///
-/// The migration creates the sessions table. `user_id` gets the type of the users' key and a
-/// foreign key to that key. If the table exists already, the migration does nothing, so every
-/// process may run it at startup. Concurrent migrations run one after the other. The migration
-/// never creates or changes the users table.
+/// The migration creates the sessions table, and [functions](#functions-for-other-clients) that end
+/// sessions. `user_id` gets the type of the users' key and a foreign key to that key. If the table
+/// and the functions exist already, the migration does nothing, so every process may run it at
+/// startup. Concurrent migrations run one after the other. The migration never creates or changes
+/// the users table.
 ///
 /// # Keys
 ///
@@ -44,6 +46,41 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// updates. In such a table, renaming the key of a signed-in user fails with SQLSTATE 23503 until
 /// the sessions are revoked. [`check`](crate::PgSessionStore::check) reports a collation that
 /// differs.
+///
+/// # Functions for other clients
+///
+/// An application whose transactions run on another driver (sqlx, Diesel, SeaORM) ends sessions
+/// with SQL functions. So does an operator with `psql`. The functions are in the schema of the
+/// sessions table and are named after it:
+///
+/// | function | ends | returns |
+/// |---|---|---|
+/// | `sessions_revoke(user_id, session_id)` | this session, if it is the user's | the ids of the ended sessions |
+/// | `sessions_revoke_others(user_id, kept_session_id)` | all of the user's sessions except one | the ids of the ended sessions |
+/// | `sessions_revoke_all(user_id)` | all of the user's sessions | the ids of the ended sessions |
+/// | `sessions_revoke_everyone()` | all sessions of all users | the number of ended sessions |
+///
+/// ```sql
+/// BEGIN;
+/// UPDATE users SET password_hash = '…' WHERE id = 7;
+/// SELECT sessions_revoke_others(7, '67e55044-10b1-426f-9247-bb680e5fe0c8');
+/// COMMIT;
+/// ```
+///
+/// The functions acquire the locks of the crate's own calls. A function waits for the user's
+/// sign-ins in progress, and later sign-ins of the user wait until the transaction ends. **A
+/// `DELETE` does neither.** It misses the session of a sign-in that commits a moment later.
+///
+/// A function fails if the isolation level is above `READ COMMITTED`, or if an argument is `NULL`.
+/// It never uses the caller's `search_path`. With the cache, the session is invalidated like a
+/// session that another process ends: see `SECURITY.md`, "Propagation of changes".
+///
+/// The caller needs `USAGE` on the schema, `SELECT (id, user_id)` and `DELETE` on the sessions
+/// table, and `SELECT` on the key of the users table. `PUBLIC` may execute the functions, unless the
+/// default privileges were changed. If a function is missing,
+/// [`check`](crate::PgSessionStore::check) fails and names it. Run the migration again after a table
+/// was renamed or moved to another schema. The name of the sessions table must have at most 47
+/// bytes.
 ///
 /// # Running the files
 ///
@@ -66,7 +103,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Privileges
 ///
-/// The role needs `CREATE` in the schema, and `REFERENCES` on the users table. Notifications need
+/// The role needs `CREATE` in the schema, and `REFERENCES` on the users table. To add the functions
+/// to an existing table, the role must own the table. Notifications need
 /// more privileges: see [`notify_on_revocation`](Self::notify_on_revocation) and
 /// [`notify_on_user_change`](Self::notify_on_user_change).
 ///
@@ -261,6 +299,7 @@ impl Migrate {
                 )
                 .await?;
             client.batch_execute(CREATE_SESSIONS).await?;
+            client.batch_execute(REVOKE_SESSIONS).await?;
             if self.triggers != Triggers::None {
                 client.batch_execute(ANNOUNCE_SESSIONS).await?;
             }

@@ -38,6 +38,8 @@ impl<U: PgUser> PgSessionStore<U> {
     /// * the sessions table: an ordinary table with the expected columns and types, and a unique
     ///   index on the digest; `user_id` has the type and the collation of the key to which it
     ///   refers;
+    /// * the [functions](super::Migrate#functions-for-other-clients) for other clients: each exists,
+    ///   in the version of this crate;
     /// * every statement: its parameter types, including [`PgUser::Id`], and the privileges that it
     ///   needs;
     /// * [`PgUser`]: no duplicate column name, no aggregate, no second row for a user, and

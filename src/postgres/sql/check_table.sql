@@ -1,5 +1,5 @@
--- Returns one row with the properties of the sessions table and the missing privileges of the
--- current role. Fails if the table does not exist.
+-- Returns one row with the properties of the sessions table, its missing functions, and the missing
+-- privileges of the current role. Fails if the table does not exist.
 WITH asked AS (
     SELECT :table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid AS sessions
 ), expected (name, type, writes) AS (
@@ -47,6 +47,9 @@ WITH asked AS (
       ON key.attrelid OPERATOR(pg_catalog.=) r.confrelid
      AND key.attnum OPERATOR(pg_catalog.=) r.confkey[1]
     LIMIT 1
+), functions (suffix, parameters) AS (
+    -- The functions of 0003_revoke_sessions.sql.
+    VALUES ('_revoke', 2), ('_revoke_all', 1), ('_revoke_everyone', 0), ('_revoke_others', 2)
 )
 SELECT c.relkind::pg_catalog.text AS kind,
        c.relpersistence::pg_catalog.text AS persistence,
@@ -75,6 +78,31 @@ SELECT c.relkind::pg_catalog.text AS kind,
            FROM rights
            WHERE rights.missing
        ) AS missing_rights,
+       (
+           SELECT pg_catalog.string_agg(
+                      pg_catalog.format('%I.%I', n.nspname, pg_catalog.concat(c.relname, functions.suffix)), ', ')
+           FROM functions
+           JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+           WHERE NOT EXISTS (
+               SELECT
+               FROM pg_catalog.pg_proc AS f
+               WHERE f.pronamespace OPERATOR(pg_catalog.=) n.oid
+                 AND f.proname OPERATOR(pg_catalog.=)
+                     pg_catalog.concat(c.relname, functions.suffix)::pg_catalog.name
+                 AND f.pronargs OPERATOR(pg_catalog.=) functions.parameters
+                 AND (functions.parameters OPERATOR(pg_catalog.<) 1
+                      OR f.proargtypes[0] OPERATOR(pg_catalog.=) user_id.atttypid)
+                 AND (functions.parameters OPERATOR(pg_catalog.<) 2
+                      OR f.proargtypes[1] OPERATOR(pg_catalog.=) 2950::pg_catalog.oid)
+                 AND NOT f.prosecdef
+                 AND f.proconfig OPERATOR(pg_catalog.@>)
+                     ARRAY['search_path=pg_catalog, pg_temp', 'row_security=off']
+                 -- The version, and the table that the function was created for.
+                 AND pg_catalog.strpos(f.prosrc, '-- tower-user-session, schema version 3') OPERATOR(pg_catalog.>) 0
+                 AND pg_catalog.strpos(f.prosrc, pg_catalog.format('FROM %I.%I AS s', n.nspname, c.relname))
+                     OPERATOR(pg_catalog.>) 0
+           )
+       ) AS missing_functions,
        pg_catalog.row_security_active(c.oid) AS rows_are_hidden,
        (SELECT reference.confrelid::pg_catalog.regclass::pg_catalog.text FROM reference) AS users,
        coalesce((SELECT pg_catalog.row_security_active(reference.confrelid) FROM reference), false) AS users_are_hidden,

@@ -9,21 +9,17 @@
 -- which includes the changes of the transactions that held the locks before. Above READ COMMITTED
 -- there is no newer snapshot, and no lock is acquired. The owners of the replaced sessions are
 -- locked too. All locks are acquired in the order of their keys and before any row lock. Therefore
--- two sign-ins cannot deadlock. The key of a lock contains the oid of the table. Therefore the
--- spelling of the table's name does not matter. The statement needs no privilege on the users table
--- except SELECT.
+-- two sign-ins cannot deadlock. The functions of migrations/0003_revoke_sessions.sql acquire the
+-- same locks. The statement needs no privilege on the users table except SELECT.
 SELECT level.allowed,
        CASE
            WHEN level.allowed
            THEN (
                SELECT pg_catalog.count(pg_catalog.pg_advisory_xact_lock(locks.key))
                FROM (
-                   SELECT DISTINCT pg_catalog.hashtextextended(
-                       pg_catalog.concat(
-                           :table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid, ' ', users.key), 0)
+                   SELECT DISTINCT :lock_key
                    FROM (
-                       (SELECT k.key::pg_catalog.text
-                        FROM (SELECT :key FROM :from WHERE :key :equals :user_id LIMIT 1) AS k (key))
+                       (:locked_user)
                        UNION ALL
                        SELECT s.user_id::pg_catalog.text
                        FROM :sessions AS s
@@ -41,7 +37,4 @@ SELECT level.allowed,
        ),
        pg_catalog.row_security_active(:table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid),
        pg_catalog.getdatabaseencoding()::pg_catalog.text
-FROM (
-    SELECT pg_catalog.current_setting('transaction_isolation')
-           OPERATOR(pg_catalog.=) ANY ('{read committed,read uncommitted}'::pg_catalog.text[])
-) AS level (allowed)
+FROM (SELECT :isolation) AS level (allowed)

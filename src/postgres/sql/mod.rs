@@ -109,10 +109,18 @@ statements! {
 
 const USER_KEY: &str = include_str!("user_key.sql");
 
+/// Expressions that several statements share, by the name that stands for each. An expression may
+/// contain the name of a later one.
+const FRAGMENTS: [(&str, &str); 5] = [
+    (":live", include_str!("live.sql")),
+    (":not_idle", include_str!("not_idle.sql")),
+    (":isolation", include_str!("isolation.sql")),
+    (":lock_key", include_str!("lock_key.sql")),
+    (":locked_user", include_str!("locked_user.sql")),
+];
+
 struct Template {
     sessions: String,
-    live: String,
-    not_idle: String,
     ends_at: String,
     before_user: String,
     user_key: String,
@@ -127,8 +135,6 @@ impl Template {
     fn new<U: PgUser>(table: &Table, absolute_limit: Duration) -> Self {
         Self {
             sessions: table.to_sql(),
-            live: without_comments(include_str!("live.sql")),
-            not_idle: without_comments(include_str!("not_idle.sql")),
             ends_at: without_comments(include_str!("ends_at.sql")).replace(
                 ":absolute_seconds",
                 &absolute_limit.as_secs_f64().to_string(),
@@ -152,9 +158,10 @@ impl Template {
     /// fragments stay as they are, and so does a cast (`::type`).
     fn fill(&self, sql: &str, parameters: &[&str]) -> String {
         // These fragments contain `:name` themselves. Therefore they are inserted first.
-        let sql = without_comments(sql)
-            .replace(":live", &self.live)
-            .replace(":not_idle", &self.not_idle);
+        let mut sql = without_comments(sql);
+        for (name, fragment) in FRAGMENTS {
+            sql = sql.replace(name, without_comments(fragment).trim_end());
+        }
         let mut filled = String::with_capacity(2 * sql.len());
         let mut rest = &*sql;
         while let Some(colon) = rest.find(':') {
@@ -242,6 +249,9 @@ mod tests {
             "sessions",
             "before_user",
             "not_idle",
+            "isolation",
+            "lock_key",
+            "locked_user",
             "ends_at",
             "columns",
             "from",
@@ -277,7 +287,8 @@ mod tests {
             "table_name",
             "most",
         ];
-        for sql in FILES {
+        let fragments = FRAGMENTS.iter().map(|(_, sql)| sql);
+        for sql in FILES.iter().chain(fragments) {
             for piece in without_comments(sql).replace("::", " ").split(':').skip(1) {
                 let name: String = piece
                     .chars()
@@ -298,6 +309,42 @@ mod tests {
         let of_trigger = without_comments(USER_KEY).replace("s.user_id", "keys.key");
         let migration = include_str!("../../../migrations/0002_announce_sessions.sql");
         assert_eq!(words(migration).matches(&words(&of_trigger)).count(), 1);
+    }
+
+    /// D13: the functions of the migration run the statements of the crate's own calls.
+    #[test]
+    fn the_functions_run_the_statements_of_the_crate() {
+        let words = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        let migration = words(include_str!("../../../migrations/0003_revoke_sessions.sql"));
+        for (sql, functions) in [
+            (include_str!("isolation.sql"), 2),
+            (include_str!("lock_key.sql"), 1),
+            (include_str!("locked_user.sql"), 1),
+            (include_str!("revoke.sql"), 1),
+            (include_str!("revocable.sql"), 1),
+            (include_str!("lock_everyone.sql"), 1),
+            (include_str!("revoke_everyone.sql"), 1),
+            (include_str!("any_session.sql"), 1),
+        ] {
+            let mut statement = words(&without_comments(sql));
+            for (name, argument) in [
+                (":table_name", "%1$L"),
+                (":sessions", "%1$s"),
+                (":from", "%2$s AS u"),
+                (":key", "u.%3$I"),
+                (":equals", "%4$s"),
+                (":user_id", "$1"),
+                (":only", "%5$s"),
+                (":except", "%6$s"),
+            ] {
+                statement = statement.replace(name, argument);
+            }
+            // A statement ends where the next word is not part of it.
+            let ends = [");", ")", ";"].map(|end| format!("{statement}{end}"));
+            let ends = ends.into_iter().chain([format!("{statement} )")]);
+            let found: usize = ends.map(|text| migration.matches(&text).count()).sum();
+            assert_eq!(found, functions, "{statement}");
+        }
     }
 
     /// D19: no statement updates a session that another statement may have created.

@@ -208,6 +208,7 @@ async fn settings_end_with_the_migration() {
     for file in [
         include_str!("../../../migrations/0001_create_sessions.sql"),
         include_str!("../../../migrations/0002_announce_sessions.sql"),
+        include_str!("../../../migrations/0003_revoke_sessions.sql"),
     ] {
         client.batch_execute(file).await.unwrap();
     }
@@ -291,11 +292,14 @@ async fn the_files_run_under_psql() {
     let files = [
         format!("{migrations}/0001_create_sessions.sql"),
         format!("{migrations}/0002_announce_sessions.sql"),
+        format!("{migrations}/0003_revoke_sessions.sql"),
     ];
     let run = |settings: &str| {
         let output = Command::new(&psql)
             .args(["-X", "-v", "ON_ERROR_STOP=1", "-d", &database.url()])
-            .args(["-c", settings, "-f", &files[0], "-f", &files[1]])
+            .args([
+                "-c", settings, "-f", &files[0], "-f", &files[1], "-f", &files[2],
+            ])
             .output()
             .unwrap();
         assert!(
@@ -321,12 +325,16 @@ async fn the_files_run_under_psql() {
     let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
         AND tgrelid IN ('sessions'::regclass, 'users'::regclass)";
     assert_eq!(number(&database, triggers).await, 3);
+    let revoke = r#"SELECT cardinality(app."Web Sessions_revoke_all"('ada'))::bigint"#;
+    assert_eq!(number(&database, revoke).await, 0);
 }
 
-/// Concurrent runs of the file are serialized, also without `migrate` and at every isolation level.
+/// Concurrent runs of the files are serialized, also without `migrate` and at every isolation
+/// level.
 #[tokio::test]
-async fn concurrent_runs_of_the_file_are_serialized() {
-    let file = include_str!("../../../migrations/0001_create_sessions.sql");
+async fn concurrent_runs_of_the_files_are_serialized() {
+    let create = include_str!("../../../migrations/0001_create_sessions.sql");
+    let revoke = include_str!("../../../migrations/0003_revoke_sessions.sql");
     for level in ["read committed", "repeatable read", "serializable"] {
         let database = TestDatabase::create(USERS).await;
         let set = format!(
@@ -341,7 +349,10 @@ async fn concurrent_runs_of_the_file_are_serialized() {
             }
             let mut runs = tokio::task::JoinSet::new();
             for client in clients {
-                runs.spawn(async move { client.batch_execute(file).await });
+                runs.spawn(async move {
+                    client.batch_execute(create).await?;
+                    client.batch_execute(revoke).await
+                });
             }
             for run in runs.join_all().await {
                 run.unwrap_or_else(|error| panic!("{level}: {error:?}"));

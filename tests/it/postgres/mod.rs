@@ -17,6 +17,8 @@ mod pgbouncer;
 mod plans;
 mod privileges;
 mod protocol;
+mod revoke_functions;
+mod revoke_functions_migration;
 mod search_path;
 mod settings;
 mod statements;
