@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod boundaries;
 mod check;
+#[cfg(feature = "rustls")]
+mod connect;
 mod connection_set;
 mod connections;
 mod connector;
