@@ -4,6 +4,7 @@ use http::StatusCode;
 use tower_user_session::{
     BoxError, Error, ErrorKind,
     deadpool_postgres::{Pool, Transaction},
+    tokio_postgres::GenericClient,
 };
 
 use crate::{Credentials, passwords::Passwords};
@@ -23,20 +24,23 @@ impl Accounts {
 
     /// Creates a user and returns the key.
     pub async fn sign_up(&self, credentials: &Credentials) -> Result<i64, AccountError> {
+        let new = self.new_account(credentials).await?;
+        let client = self.pool.get().await.map_err(AccountError::unavailable)?;
+        new.insert(&**client).await
+    }
+
+    /// Checks the input and hashes the password, before a connection is in use.
+    pub(crate) async fn new_account(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<NewAccount, AccountError> {
         let email = credentials.email().ok_or(AccountError::NotAnEmail)?;
         let password = credentials.password()?;
-        let hash = self.passwords.hash(password).await?;
-
-        let client = self.pool.get().await.map_err(AccountError::unavailable)?;
-        let row = client
-            .query_opt(
-                "INSERT INTO users (email, password_hash) VALUES ($1, $2)
-                 ON CONFLICT (email) DO NOTHING RETURNING id",
-                &[&email, &hash],
-            )
-            .await
-            .map_err(AccountError::unavailable)?;
-        row.map(|row| row.get("id")).ok_or(AccountError::EmailTaken)
+        let password_hash = self.passwords.hash(password).await?;
+        Ok(NewAccount {
+            email,
+            password_hash,
+        })
     }
 
     /// Returns the user with this email and password. An unknown email and a wrong password are the
@@ -100,6 +104,25 @@ impl Accounts {
             ..Credentials::default()
         };
         self.passwords.hash(credentials.password()?).await
+    }
+}
+
+/// A user who is not in the database yet.
+pub(crate) struct NewAccount {
+    email: String,
+    password_hash: String,
+}
+
+impl NewAccount {
+    /// Returns the key of the new user.
+    pub(crate) async fn insert(&self, client: &impl GenericClient) -> Result<i64, AccountError> {
+        let insert = "INSERT INTO users (email, password_hash) VALUES ($1, $2)
+            ON CONFLICT (email) DO NOTHING RETURNING id";
+        let row = client
+            .query_opt(insert, &[&self.email, &self.password_hash])
+            .await
+            .map_err(AccountError::unavailable)?;
+        row.map(|row| row.get("id")).ok_or(AccountError::EmailTaken)
     }
 }
 

@@ -97,6 +97,35 @@ impl Application {
         })
     }
 
+    /// Creates an account and signs its user in, in one transaction. There is never an account
+    /// whose user saw an error.
+    pub async fn sign_up(
+        &self,
+        credentials: &Credentials,
+        client: Client<'_>,
+        remember: bool,
+    ) -> Result<SignedIn, AccountError> {
+        let new = self.accounts.new_account(credentials).await?;
+        let pool = self.sessions.store().pool();
+        let mut connection = pool.get().await.map_err(AccountError::unavailable)?;
+        let transaction = connection
+            .transaction()
+            .await
+            .map_err(AccountError::unavailable)?;
+        let user_id = new.insert(&*transaction).await?;
+        let sign_in = self
+            .sessions
+            .sign_in(user_id, client.headers)
+            .remember(remember)
+            .ip(client.ip);
+        let signed_in = sign_in.in_transaction(&transaction).await?;
+        transaction
+            .commit()
+            .await
+            .map_err(AccountError::unavailable)?;
+        Ok(signed_in)
+    }
+
     /// Signs in the user with this email and password.
     pub async fn sign_in(
         &self,

@@ -2,8 +2,8 @@
 //! stop of a server. The library provides none of it: it begins after the user has been
 //! authenticated.
 //!
-//! An application on the internet also needs a limit on sign-in attempts, a check of the email
-//! address, a way to reset a password, and TLS.
+//! An application on the internet also needs a limit on sign-in attempts (`example-axum` has one),
+//! a check of the email address, a way to reset a password, and TLS.
 
 mod accounts;
 mod application;
@@ -13,8 +13,8 @@ mod process;
 mod user;
 
 /// Shown to a person whose sign-out failed.
-pub const SIGNED_OUT_HERE: &str = "You are signed out on this device. The server could not be reached: try again to \
-     end the session everywhere.";
+pub const SIGNED_OUT_HERE: &str = "You are signed out on this device. The server could not end the \
+    session yet, and tries again for a minute.";
 
 pub use self::{
     accounts::{AccountError, Accounts},

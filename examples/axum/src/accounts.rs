@@ -1,20 +1,22 @@
 //! Sign-up, sign-in and sign-out. A success responds with 303, so that a reload does not send the
 //! form again.
 
-use std::net::SocketAddr;
-
 use axum::{
-    Form,
-    extract::{ConnectInfo, Query, State},
+    Extension,
+    extract::{Query, State},
     http::{HeaderMap, StatusCode},
     response::{Redirect, Response},
 };
-use example_application::{Application, Client, Credentials};
-use maud::{Markup, html};
+use axum_client_ip::ClientIp;
+use example_application::{Application, Client, Credentials, User};
+use maud::Markup;
 use serde::Deserialize;
-use tower_user_session::{SignedIn, SignedOut, require_user::ReturnTo};
+use tower_user_session::{CurrentUser, SignedIn, SignedOut, require_user::ReturnTo};
 
-use crate::pages::{self, Page, SIGN_IN, SIGN_UP};
+use crate::{
+    pages::{self, Page, SIGN_IN, SIGN_UP},
+    throttle::{Throttle, TooMany},
+};
 
 /// The page to return to. A value that does not lead to a page of this site is ignored.
 #[derive(Default, Deserialize)]
@@ -36,75 +38,115 @@ impl Next {
     }
 }
 
-pub(crate) async fn sign_up_page() -> Page {
-    pages::sign_in_or_up(&SIGN_UP, "", None, None)
-}
-
-pub(crate) async fn sign_up(
-    State(application): State<Application>,
-    Form(credentials): Form<Credentials>,
-) -> Result<Redirect, Response> {
-    let email = &credentials.email;
-    match application.accounts.sign_up(&credentials).await {
-        Ok(_) => Ok(Redirect::to("/sign-in?welcome=yes")),
-        Err(error) => Err(pages::refused(&error, |problem| {
-            pages::sign_in_or_up(&SIGN_UP, email, None, problem)
-        })),
-    }
-}
-
 /// The reason why the browser shows the form.
 #[derive(Deserialize)]
 pub(crate) struct Occasion {
-    welcome: Option<String>,
     unsent: Option<String>,
 }
 
 impl Occasion {
     pub(crate) fn message(&self) -> Option<Markup> {
-        if self.unsent.is_some() {
-            return Some(pages::unsent());
+        self.unsent.as_ref().map(|_| pages::unsent())
+    }
+}
+
+#[derive(Deserialize)]
+struct Remember {
+    remember: Option<String>,
+}
+
+/// The input of the forms for sign-up and sign-in. A part that is missing or malformed has its
+/// default value.
+struct Input {
+    credentials: Credentials,
+    next: Next,
+    remember: bool,
+}
+
+impl Input {
+    fn parse(form: &str) -> Self {
+        let remember = serde_urlencoded::from_str(form);
+        Self {
+            credentials: serde_urlencoded::from_str(form).unwrap_or_default(),
+            next: serde_urlencoded::from_str(form).unwrap_or_default(),
+            remember: remember.is_ok_and(|Remember { remember }| remember.is_some()),
         }
-        self.welcome.as_ref().map(|_| {
-            html! { p.notice role="status" { "Your account is ready. Please sign in." } }
-        })
+    }
+}
+
+pub(crate) async fn sign_up_page() -> Page {
+    pages::sign_in_or_up(&SIGN_UP, "", None, None)
+}
+
+/// Creates the account and signs its user in.
+pub(crate) async fn sign_up(
+    State(application): State<Application>,
+    Extension(throttle): Extension<Throttle>,
+    ClientIp(ip): ClientIp,
+    headers: HeaderMap,
+    form: String,
+) -> Result<(SignedIn, Redirect), Response> {
+    let Input {
+        credentials,
+        remember,
+        ..
+    } = Input::parse(&form);
+    let page = |problem| pages::sign_in_or_up(&SIGN_UP, &credentials.email, None, problem);
+
+    if let Err(TooMany(wait)) = throttle.check_address(ip) {
+        return Err(pages::too_many(wait, page));
+    }
+    let client = Client {
+        headers: &headers,
+        ip: Some(ip),
+    };
+    match application.sign_up(&credentials, client, remember).await {
+        Ok(signed_in) => Ok((signed_in, Redirect::to("/"))),
+        Err(error) => Err(pages::refused(&error, page)),
     }
 }
 
 pub(crate) async fn sign_in_page(
+    user: Option<CurrentUser<User>>,
     Query(next): Query<Next>,
     Query(occasion): Query<Occasion>,
 ) -> Page {
-    pages::sign_in_or_up(&SIGN_IN, "", next.place().as_ref(), occasion.message())
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Remember {
-    remember: Option<String>,
+    let place = next.place();
+    let message = match (&user, &place) {
+        (Some(user), _) => Some(pages::already_signed_in(user)),
+        (None, Some(_)) => occasion.message().or_else(|| Some(pages::continue_to())),
+        (None, None) => occasion.message(),
+    };
+    pages::sign_in_or_up(&SIGN_IN, "", place.as_ref(), message)
 }
 
 pub(crate) async fn sign_in(
     State(application): State<Application>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    Extension(throttle): Extension<Throttle>,
+    ClientIp(ip): ClientIp,
     headers: HeaderMap,
     form: String,
 ) -> Result<(SignedIn, Redirect), Response> {
-    // One form, in three parts. A part that is missing or malformed has its default value.
-    let credentials: Credentials = serde_urlencoded::from_str(&form).unwrap_or_default();
-    let next: Next = serde_urlencoded::from_str(&form).unwrap_or_default();
-    let remember =
-        serde_urlencoded::from_str(&form).is_ok_and(|Remember { remember }| remember.is_some());
+    let Input {
+        credentials,
+        next,
+        remember,
+    } = Input::parse(&form);
+    let place = next.place();
+    let page =
+        |problem| pages::sign_in_or_up(&SIGN_IN, &credentials.email, place.as_ref(), problem);
 
+    let allowed = throttle.check_address(ip);
+    if let Err(TooMany(wait)) = allowed.and_then(|()| throttle.check_email(&credentials.email)) {
+        return Err(pages::too_many(wait, page));
+    }
     let client = Client {
         headers: &headers,
-        ip: Some(client.ip()),
+        ip: Some(ip),
     };
     match application.sign_in(&credentials, client, remember).await {
         Ok(signed_in) => Ok((signed_in, next.redirect("/"))),
-        Err(error) => Err(pages::refused(&error, |problem| {
-            let place = next.place();
-            pages::sign_in_or_up(&SIGN_IN, &credentials.email, place.as_ref(), problem)
-        })),
+        Err(error) => Err(pages::refused(&error, page)),
     }
 }
 

@@ -1,5 +1,5 @@
-// Shows at once that the session has ended, no matter where, and updates the list of sessions. The
-// pages work without this script and then show the end at the next request.
+// Shows at once that the session has ended, no matter where, updates the list of sessions, and shows
+// times in the time zone of the browser. The pages work without this script.
 "use strict";
 
 const PAUSE = 5000;
@@ -7,12 +7,12 @@ const PAUSE = 5000;
 let events;
 
 function listen() {
-  const list = document.querySelector(".devices");
-  events = new EventSource(list ? "/events?devices=yes" : "/events");
+  const list = document.querySelector("[data-names]");
+  events = new EventSource(list ? "/events?sessions=yes" : "/events");
   events.addEventListener("signed-out", (event) => signedOut(event.data));
-  events.addEventListener("devices", (event) => {
-    if (event.data !== document.querySelector(".devices")?.dataset.names) {
-      showDevices();
+  events.addEventListener("sessions", (event) => {
+    if (event.data !== document.querySelector("[data-names]")?.dataset.names) {
+      showSessions();
     }
   });
   // The browser reconnects by itself unless the response is not a stream. The status is 401 if the
@@ -36,19 +36,35 @@ async function askWhoIsSignedIn() {
 // Removes all data of the account from the page.
 function signedOut(text) {
   events.close();
-  const notice = document.querySelector("#signed-out").content.cloneNode(true);
-  notice.querySelector("p").textContent = text;
-  document.querySelector("main").replaceChildren(notice);
+  const message = document.querySelector("#signed-out").content.cloneNode(true);
+  message.querySelector("p").textContent = text;
+  document.querySelector("main").replaceChildren(message);
+  document.querySelectorAll("[data-account]").forEach((part) => part.remove());
+  document.body.className = "card";
 }
 
-async function showDevices() {
-  const answer = await fetch("/devices");
+async function showSessions() {
+  const answer = await fetch("/sessions");
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   if (answer.ok && events.readyState !== EventSource.CLOSED) {
     document.querySelector("main").replaceWith(page.querySelector("main"));
+    useLocalTime();
+  }
+}
+
+// The server does not know the time zone of the user.
+function useLocalTime() {
+  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "long", timeStyle: "short" });
+  for (const element of document.querySelectorAll("time")) {
+    const local = format.format(new Date(element.dateTime));
+    if (element.textContent === element.title) {
+      element.textContent = local;
+    }
+    element.title = local;
   }
 }
 
 // A user who signs out on this page needs no message.
 addEventListener("submit", () => events.close());
+useLocalTime();
 listen();

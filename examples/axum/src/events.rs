@@ -3,7 +3,7 @@
 //! | event | data | when |
 //! |---|---|---|
 //! | `signed-out` | a message for the user | last, when the session has ended |
-//! | `devices` | the ids of the user's sessions | first, and after each change, with `?devices=yes` |
+//! | `sessions` | the ids of the user's sessions | first, and after each change, with `?sessions=yes` |
 //!
 //! Each open page occupies a connection. Over HTTP/1 a browser opens at most six to a host. On the
 //! internet, use HTTP/2.
@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
 pub(crate) struct Wanted {
-    devices: Option<String>,
+    sessions: Option<String>,
 }
 
 pub(crate) async fn events(
@@ -40,8 +40,8 @@ pub(crate) async fn events(
     Sse<impl Stream<Item = Result<Event, Infallible>>>,
 ) {
     let ended = sessions.ended(&current);
-    let news = if wanted.devices.is_some() {
-        devices(sessions, user.id).left_stream()
+    let news = if wanted.sessions.is_some() {
+        changes(sessions, user.id).left_stream()
     } else {
         stream::pending().right_stream()
     };
@@ -62,7 +62,7 @@ fn last_word(because: EndReason) -> Option<Event> {
 
 /// Polls the list of sessions for the pages that show it. The feed announces sessions that end, and
 /// not those that begin.
-fn devices(sessions: Sessions, user_id: i64) -> impl Stream<Item = Event> {
+fn changes(sessions: Sessions, user_id: i64) -> impl Stream<Item = Event> {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let nothing = None::<String>;
@@ -72,12 +72,12 @@ fn devices(sessions: Sessions, user_id: i64) -> impl Stream<Item = Event> {
             loop {
                 looks.tick().await;
                 // After a failure the next poll tries again.
-                let Ok(devices) = sessions.sessions_of(&user_id).await else {
+                let Ok(listed) = sessions.sessions_of(&user_id).await else {
                     continue;
                 };
-                let names = pages::names(&devices);
+                let names = pages::names(&listed);
                 if told.as_ref() != Some(&names) {
-                    let event = Event::default().event("devices").data(&names);
+                    let event = Event::default().event("sessions").data(&names);
                     return Some((event, (sessions, looks, Some(names))));
                 }
             }

@@ -9,12 +9,14 @@
 //! | `ADDR` | another address |
 //! | `INTERNAL_ADDR` | another address of the resolver for other services |
 //! | `DATABASE_URL` | a permanent database, or that of another process |
+//! | `CLIENT_IP` | behind a proxy: where it sends the client's address, such as `XRealIp` or `RightmostXForwardedFor` ([`ClientIpSource`]) |
 //!
 //! If two processes share a database and a session ends in one of them, the other one learns it at
 //! once.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{env, net::SocketAddr, time::Duration};
 
+use axum_client_ip::ClientIpSource;
 use example_application::{Application, listen, overdue, postgres, shutdown, trace};
 use tower_user_session::BoxError;
 
@@ -48,7 +50,12 @@ async fn main() -> Result<(), BoxError> {
         }
     });
 
-    let router = example_axum::router(application);
+    // A client can send any header. Trust one only if the proxy overwrites it.
+    let source = match env::var("CLIENT_IP") {
+        Ok(name) => name.parse()?,
+        Err(_) => ClientIpSource::ConnectInfo,
+    };
+    let router = example_axum::router_behind(source, application);
     let pages = axum::serve(
         public,
         router.into_make_service_with_connect_info::<SocketAddr>(),

@@ -111,9 +111,11 @@ impl Browser {
             .unwrap();
     }
 
-    /// Presses the button or the link with this text, and waits until the page is left.
+    /// Presses the button or the link with this text or title, and waits until the page is left.
     async fn press(&self, text: &str) {
-        let path = format!("//*[(self::button or self::a) and normalize-space()='{text}']");
+        let path = format!(
+            "//*[(self::button or self::a) and descendant-or-self::*[normalize-space()='{text}']]"
+        );
         let pressed = self.0.find(Locator::XPath(&path)).await.unwrap();
         pressed.click().await.unwrap();
         for _ in 0..PATIENCE {
@@ -208,7 +210,10 @@ async fn a_person_lives_with_their_sessions() {
     laptop.fill("email", "ada@example.com").await;
     laptop.fill("password", "correct horse").await;
     laptop.press("Sign up").await;
-    assert!(laptop.text().await.contains("Your account is ready."));
+    assert!(laptop.text().await.contains("ada@example.com"));
+    assert_eq!(laptop.cookie().await, Some(false), "the sign-up signs in");
+    laptop.press("Sign out").await;
+    laptop.open(&site, "/sign-in").await;
     laptop.sign_in("wrong horse").await;
     assert!(
         laptop
@@ -227,7 +232,7 @@ async fn a_person_lives_with_their_sessions() {
     );
 
     // A second device, with "remember me" and a page to return to.
-    phone.open(&site, "/devices").await;
+    phone.open(&site, "/sessions").await;
     assert_eq!(phone.heading().await, "Sign in");
     phone
         .0
@@ -238,7 +243,7 @@ async fn a_person_lives_with_their_sessions() {
         .await
         .unwrap();
     phone.sign_in("correct horse").await;
-    assert_eq!(phone.path().await, "/devices");
+    assert_eq!(phone.path().await, "/sessions");
     assert_eq!(
         phone.cookie().await,
         Some(true),
@@ -246,31 +251,31 @@ async fn a_person_lives_with_their_sessions() {
     );
 
     // The first device ends the session.
-    laptop.press("Your account").await;
-    laptop.press("Your devices").await;
-    assert!(laptop.text().await.contains("This device"));
-    laptop.press("Sign out there").await;
-    assert!(!laptop.text().await.contains("Sign out there"));
+    laptop.press("Account").await;
+    laptop.press("Manage sessions").await;
+    assert!(laptop.text().await.contains("This session"));
+    laptop.press("End session").await;
+    assert!(!laptop.text().await.contains("End session"));
     phone.0.refresh().await.unwrap();
     assert_eq!(phone.path().await, "/sign-in");
     phone.sign_in("correct horse").await;
-    assert_eq!(phone.path().await, "/devices");
-    laptop.wait_for("Sign out there").await;
+    assert_eq!(phone.path().await, "/sessions");
+    laptop.wait_for("End session").await;
 
     // A new password, after a re-authentication.
     let client = site.database.as_ref().unwrap().client().await;
     let age = "UPDATE sessions SET authenticated_at = now() - interval '6 minutes'";
     client.execute(age, &[]).await.unwrap();
-    laptop.press("Your account").await;
+    laptop.press("Account").await;
     laptop.press("Change password").await;
-    assert_eq!(laptop.heading().await, "Reauthenticate your password");
+    assert_eq!(laptop.heading().await, "Confirm your password");
     laptop.fill("password", "correct horse").await;
-    laptop.press("Reauthenticate").await;
+    laptop.press("Confirm").await;
     assert_eq!(laptop.heading().await, "Change your password");
     laptop.fill("current", "correct horse").await;
     laptop.fill("password", "battery staple").await;
     laptop.press("Change password").await;
-    assert_eq!(laptop.heading().await, "Your devices");
+    assert_eq!(laptop.heading().await, "Sessions");
     phone.0.refresh().await.unwrap();
     assert_eq!(phone.path().await, "/sign-in");
     phone.sign_in("correct horse").await;
@@ -282,10 +287,10 @@ async fn a_person_lives_with_their_sessions() {
     );
 
     // Sign-out. The Back button shows no data of the account.
-    laptop.press("Your account").await;
+    laptop.press("Account").await;
     assert!(laptop.text().await.contains("ada@example.com"));
     laptop.press("Sign out").await;
-    assert!(laptop.text().await.contains("Not signed in."));
+    assert!(laptop.text().await.contains("Create an account"));
     assert_eq!(laptop.cookie().await, None);
     laptop.0.back().await.unwrap();
     assert_eq!(laptop.heading().await, "Sign in");
@@ -327,10 +332,10 @@ async fn a_form_that_was_not_sent_is_explained() {
     window.fill("password", "battery staple").await;
     client.execute(age, &[]).await.unwrap();
     window.press("Change password").await;
-    assert_eq!(window.heading().await, "Reauthenticate your password");
+    assert_eq!(window.heading().await, "Confirm your password");
     assert!(window.text().await.contains("Your form was not sent."));
     window.fill("password", "correct horse").await;
-    window.press("Reauthenticate").await;
+    window.press("Confirm").await;
     assert_eq!(window.path().await, "/password");
     window.0.close().await.unwrap();
 }
@@ -368,8 +373,8 @@ async fn another_cookie_of_the_same_name_does_no_harm() {
     window.0.close().await.unwrap();
 }
 
-/// H17: a page shows at once that another process has ended its session, and the list of devices is
-/// updated, without a reload.
+/// H17: a page shows at once that another process has ended its session, and the list of sessions
+/// is updated, without a reload.
 #[tokio::test]
 async fn a_window_notices_that_another_one_signed_it_out() {
     let name = "browser::a_window_notices_that_another_one_signed_it_out";
@@ -380,7 +385,10 @@ async fn a_window_notices_that_another_one_signed_it_out() {
     let elsewhere = site.beside().await;
     site.adas_browser().await;
     let (here, there) = (driver.browser().await, driver.browser().await);
-    for (window, site, path) in [(&here, &site, "/devices"), (&there, &elsewhere, "/account")] {
+    for (window, site, path) in [
+        (&here, &site, "/sessions"),
+        (&there, &elsewhere, "/account"),
+    ] {
         window.open(site, &format!("/sign-in?next={path}")).await;
         window.sign_in("correct horse").await;
         assert_eq!(window.path().await, path);
@@ -388,7 +396,7 @@ async fn a_window_notices_that_another_one_signed_it_out() {
     }
 
     // One of the three sessions is not a window.
-    let listed = "return document.querySelectorAll('.devices li').length";
+    let listed = "return document.querySelectorAll('.sessions li').length";
     let mut count = json!(0);
     for _ in 0..PATIENCE {
         count = here.0.execute(listed, vec![]).await.unwrap();
@@ -400,14 +408,14 @@ async fn a_window_notices_that_another_one_signed_it_out() {
     assert_eq!(count, json!(3));
     assert!(here.is_marked().await, "the list came with another page");
 
-    here.press("Sign out on all others").await;
+    here.press("Sign out everywhere else").await;
     there
         .wait_for("You were signed out on another device")
         .await;
     assert!(there.is_marked().await, "the text came with another page");
     assert_eq!(there.heading().await, "Signed out");
-    assert!(!there.text().await.contains("ada@example.com"));
-    assert!(!here.text().await.contains("Sign out there"));
+    assert!(!there.read("body").await.contains("ada@example.com"));
+    assert!(!here.text().await.contains("End session"));
     there.press("Sign in").await;
     there.sign_in("correct horse").await;
     assert!(there.text().await.contains("ada@example.com"));

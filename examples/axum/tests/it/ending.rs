@@ -19,7 +19,7 @@ use crate::support::{ADA, Browser, Site};
 
 /// The documented bound, and a tolerance for a busy machine.
 const SOON: Duration = DEFAULT_LEASE.saturating_add(Duration::from_secs(1));
-/// Longer than the polling interval of the list of devices.
+/// Longer than the polling interval of the list of sessions.
 const LOOKED: Duration = Duration::from_secs(5);
 
 const SIGNED_OUT: &str = "event: signed-out\n\
@@ -96,21 +96,24 @@ async fn a_process_that_ends_ends_its_streams_without_a_word() {
 
 /// The ids on the page and in the event are the same until a session begins or ends.
 #[tokio::test]
-async fn the_page_of_devices_is_told_when_they_change() {
+async fn the_page_of_sessions_is_told_when_they_change() {
     let site = Site::open().await;
     let elsewhere = site.beside().await;
     let mut browser = site.adas_browser().await;
-    let mut events = browser.open("/events?devices=yes").await.into_body();
+    let mut events = browser.open("/events?sessions=yes").await.into_body();
     let mut said = Vec::new();
     for change in ["nothing", "begins", "ends"] {
         match change {
             "begins" => drop(elsewhere.browser().post("/sign-in", ADA).await),
-            "ends" => drop(browser.post("/devices/end-others", "").await),
+            "ends" => drop(browser.post("/sessions/end-others", "").await),
             _ => {}
         }
         let event = event(&mut events, LOOKED).await.unwrap();
-        let names = event.strip_prefix("event: devices\ndata: ").unwrap().trim();
-        let page = browser.get("/devices").await.body;
+        let names = event
+            .strip_prefix("event: sessions\ndata: ")
+            .unwrap()
+            .trim();
+        let page = browser.get("/sessions").await.body;
         assert!(page.contains(&format!(r#"data-names="{names}""#)), "{page}");
         said.push(names.to_owned());
     }

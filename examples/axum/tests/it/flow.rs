@@ -8,7 +8,7 @@ use crate::support::{ADA, Site};
 async fn a_person_signs_up_signs_in_sees_who_they_are_and_signs_out() {
     let site = Site::open().await;
     let mut browser = site.browser();
-    assert!(browser.get("/").await.body.contains("Not signed in"));
+    assert!(browser.get("/").await.body.contains("Create an account"));
     assert_eq!(
         browser.get("/account").await.status,
         StatusCode::UNAUTHORIZED
@@ -16,8 +16,8 @@ async fn a_person_signs_up_signs_in_sees_who_they_are_and_signs_out() {
 
     let signed_up = browser.post("/sign-up", ADA).await;
     assert_eq!(signed_up.status, StatusCode::SEE_OTHER);
-    assert_eq!(signed_up.headers[header::LOCATION], "/sign-in?welcome=yes");
-    assert_eq!(browser.cookie, None);
+    assert_eq!(signed_up.headers[header::LOCATION], "/");
+    assert!(browser.get("/").await.body.contains("ada@example.com"));
 
     let signed_in = browser.post("/sign-in", ADA).await;
     assert_eq!(signed_in.status, StatusCode::SEE_OTHER);
@@ -38,7 +38,7 @@ async fn a_person_signs_up_signs_in_sees_who_they_are_and_signs_out() {
     let signed_out = browser.post("/sign-out", "").await;
     assert_eq!(signed_out.status, StatusCode::SEE_OTHER);
     assert_eq!(browser.cookie, None);
-    assert!(browser.get("/").await.body.contains("Not signed in"));
+    assert!(browser.get("/").await.body.contains("Create an account"));
     assert_eq!(
         browser.get("/api/me").await.status,
         StatusCode::UNAUTHORIZED

@@ -11,6 +11,7 @@ mod draining;
 mod ending;
 mod failure;
 mod flow;
+mod pages;
 mod partitioned;
 mod sessions;
 mod support;

@@ -35,19 +35,19 @@ async fn a_person_ends_a_session_on_another_device() {
     let mut there = site.browser();
     let agent = [("user-agent", "<b>Phone</b>")];
     there.send(Method::POST, "/sign-in", &agent, ADA).await;
-    let page = here.get("/devices").await;
-    assert_eq!(page.body.matches("This device").count(), 1);
+    let page = here.get("/sessions").await;
+    assert_eq!(page.body.matches("This session").count(), 1);
     assert!(page.body.contains("&lt;b&gt;Phone&lt;/b&gt;") && page.body.contains("127.0.0.1"));
     assert_eq!(page.headers[header::CACHE_CONTROL], "no-store");
     let others = listed(&page);
     assert_eq!(others.len(), 1);
 
     let ended = here
-        .post("/devices/end", &format!("session={}", others[0]))
+        .post("/sessions/end", &format!("session={}", others[0]))
         .await;
     assert_eq!(
         (ended.status, location(&ended)),
-        (StatusCode::SEE_OTHER, "/devices")
+        (StatusCode::SEE_OTHER, "/sessions?done=ended")
     );
     assert_eq!(there.get("/api/me").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(here.get("/api/me").await.status, StatusCode::OK);
@@ -71,7 +71,7 @@ async fn a_foreign_session_is_not_found() {
         "x".to_owned(),
     ] {
         answers.push(
-            eve.post("/devices/end", &format!("session={session}"))
+            eve.post("/sessions/end", &format!("session={session}"))
                 .await,
         );
     }
@@ -86,8 +86,8 @@ async fn a_person_signs_out_everywhere_else() {
     let mut here = site.adas_browser().await;
     let mut there = site.browser();
     there.post("/sign-in", ADA).await;
-    let ended = here.post("/devices/end-others", "").await;
-    assert_eq!(location(&ended), "/devices");
+    let ended = here.post("/sessions/end-others", "").await;
+    assert_eq!(location(&ended), "/sessions?done=ended-others");
     assert_eq!(there.get("/api/me").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(here.get("/api/me").await.status, StatusCode::OK);
 }
@@ -98,17 +98,19 @@ async fn signing_in_leads_back_to_where_one_was_going() {
     let site = Site::open().await;
     site.adas_browser().await;
     let mut browser = site.browser();
-    let sent = browser.send(Method::GET, "/devices", &NAVIGATION, "").await;
+    let sent = browser
+        .send(Method::GET, "/sessions", &NAVIGATION, "")
+        .await;
     assert_eq!(
         (sent.status, location(&sent)),
-        (StatusCode::SEE_OTHER, "/sign-in?next=/devices")
+        (StatusCode::SEE_OTHER, "/sign-in?next=/sessions")
     );
     let form = browser.get(location(&sent)).await;
-    assert!(form.body.contains(r#"name="next" value="/devices""#));
+    assert!(form.body.contains(r#"name="next" value="/sessions""#));
     let back = browser
-        .post("/sign-in", &format!("{ADA}&next=%2Fdevices"))
+        .post("/sign-in", &format!("{ADA}&next=%2Fsessions"))
         .await;
-    assert_eq!(location(&back), "/devices");
+    assert_eq!(location(&back), "/sessions");
 
     for elsewhere in [
         "%2F%2Fevil.example",
@@ -172,7 +174,7 @@ async fn changing_the_password_wants_a_fresh_proof_and_ends_the_others() {
     assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
     let mut copied = here.clone();
     let changed = here.post("/password", CHANGE).await;
-    assert_eq!(location(&changed), "/devices");
+    assert_eq!(location(&changed), "/sessions?done=password");
     assert_eq!(copied.get("/api/me").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(there.get("/api/me").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(here.get("/api/me").await.status, StatusCode::OK);
@@ -193,8 +195,8 @@ async fn another_site_cannot_touch_sessions_or_passwords() {
     let site = Site::open().await;
     let mut browser = site.adas_browser().await;
     for path in [
-        "/devices/end",
-        "/devices/end-others",
+        "/sessions/end",
+        "/sessions/end-others",
         "/confirm",
         "/password",
     ] {

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use axum::{
+    Router,
+    http::{HeaderMap, Method, Request, Response, StatusCode, header},
+};
+use axum_client_ip::ClientIpSource;
 use bytes::Bytes;
 use ephemeral_postgres::TestDatabase;
 use example_application::{Application, Sessions};
@@ -38,10 +42,18 @@ impl Site {
     }
 
     pub(crate) async fn serve(application: Application) -> Self {
+        Self::serve_router(&application, example_axum::router(application.clone())).await
+    }
+
+    pub(crate) async fn serve_behind(source: ClientIpSource, application: Application) -> Self {
+        let router = example_axum::router_behind(source, application.clone());
+        Self::serve_router(&application, router).await
+    }
+
+    async fn serve_router(application: &Application, router: Router) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let sessions = application.sessions.clone();
-        let router = example_axum::router(application);
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async { axum::serve(listener, service).await.unwrap() });
         Self {
