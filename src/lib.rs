@@ -89,6 +89,9 @@
 //! | keep sessions in another database | [`store`] |
 //! | write a metric | [`SessionService::metrics`] |
 //!
+//! [`guide`] has a page for each task: axum, tonic, hyper, axum-login, OAuth, passkeys, tests, and the
+//! users table.
+//!
 //! # A lookup
 //!
 //! ```text
@@ -132,6 +135,7 @@ mod error;
 #[cfg(feature = "axum")]
 pub mod extract;
 pub mod feed;
+pub mod guide;
 pub mod load_user;
 mod log_limit;
 mod lookup;

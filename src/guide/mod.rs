@@ -1,0 +1,21 @@
+//! Guides: one page per task, with programs that the tests compile.
+//!
+//! | task | guide |
+//! |---|---|
+//! | use the crate in an axum application | [`axum`] |
+//! | use it in a gRPC service, with streams and gRPC-Web | [`tonic`] |
+//! | use it in hyper, or in a stack with a timeout and load shedding | [`tower_stack`] |
+//! | move an application from axum-login or tower-sessions | [`from_axum_login`] |
+//! | sign in with OAuth, OpenID Connect, passkeys or links by email | [`sign_in_methods`] |
+//! | test an application | [`testing`] |
+//! | describe the users table: types, roles, tenants | [`users_table`] |
+//!
+//! The modules contain nothing but documentation.
+
+pub mod axum;
+pub mod from_axum_login;
+pub mod sign_in_methods;
+pub mod testing;
+pub mod tonic;
+pub mod tower_stack;
+pub mod users_table;
