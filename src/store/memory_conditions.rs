@@ -49,8 +49,10 @@ struct Condition {
     column: &'static str,
     value_type: &'static str,
     /// Compares a value of the same type. `None` means that the type differs.
-    is_equal: Box<dyn Fn(&dyn Any) -> Option<bool> + Send + Sync>,
+    is_equal: Box<Comparison>,
 }
+
+type Comparison = dyn Fn(&dyn Any) -> Option<bool> + Send + Sync;
 
 impl<V: PartialEq + Send + Sync + 'static> ColumnConditions<V> for MemoryConditions {
     fn add(&mut self, column: &'static str, value: V) {
