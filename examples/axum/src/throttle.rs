@@ -89,11 +89,6 @@ fn network(ip: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    #![expect(
-        clippy::unwrap_used,
-        reason = "a test says what went wrong by panicking"
-    )]
-
     use super::*;
 
     #[test]

@@ -38,8 +38,6 @@ impl<U: PgUser> PgSessionStore<U> {
     /// * the sessions table: an ordinary table with the expected columns and types, and a unique
     ///   index on the digest; `user_id` has the type and the collation of the key to which it
     ///   refers;
-    /// * the [functions](super::Migrate#functions-for-other-clients) for other clients: each exists,
-    ///   in the version of this crate;
     /// * every statement: its parameter types, including [`PgUser::Id`], and the privileges that it
     ///   needs;
     /// * [`PgUser`]: no duplicate column name, no aggregate, no second row for a user, and
@@ -50,7 +48,9 @@ impl<U: PgUser> PgSessionStore<U> {
     ///
     /// It logs a warning in each of these cases: a connection to another host is not encrypted; the
     /// pool has no timeouts; the pool has several hosts without `target_session_attrs`; `user_id`
-    /// has no foreign key; a role behind a transaction pooler has no `statement_timeout`.
+    /// has no foreign key; a role behind a transaction pooler has no `statement_timeout`; a
+    /// [function](super::Migrate#functions-for-other-clients) for other clients is missing; the role
+    /// cannot read the server's timeline.
     ///
     /// A successful check of one user does not guarantee that other users can be read. Each lookup
     /// verifies its own rows.
@@ -132,7 +132,9 @@ async fn with<U: PgUser>(
     }
     store.execution.check_columns(executor).await?;
     rolled_back(client, users::check::<U>(store, executor)).await?;
-    Ok(check)
+    let missing = row.try_get("missing_functions");
+    let missing = missing.map_err(|error| Error::new(ErrorKind::Decode, error))?;
+    Ok(check.without_functions(missing))
 }
 
 async fn check_statement<U: PgUser>(

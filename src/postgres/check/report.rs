@@ -16,6 +16,7 @@ pub struct CheckReport {
     server_version: String,
     in_recovery: bool,
     fenced: bool,
+    missing_functions: Vec<String>,
     encrypted: Option<bool>,
     local: bool,
     wait_timeout: Option<Duration>,
@@ -38,6 +39,14 @@ impl CheckReport {
     /// `pg_current_wal_lsn()`, or if the server does not have them.
     pub const fn is_fenced(&self) -> bool {
         self.fenced
+    }
+
+    /// Returns the names of those [functions](crate::postgres::Migrate#functions-for-other-clients)
+    /// for other clients that do not exist in the version of this crate, with their schema.
+    /// [`migrate`](crate::PgSessionStore::migrate) creates them. The store itself does not need
+    /// them.
+    pub fn missing_functions(&self) -> &[String] {
+        &self.missing_functions
     }
 
     /// Returns whether the connection is encrypted, as the server reports it. `None` if the server
@@ -81,6 +90,7 @@ impl CheckReport {
             server_version: column(&row, 0)?,
             in_recovery: column(&row, 1)?,
             fenced: false,
+            missing_functions: Vec::new(),
             encrypted: column(&row, 2)?,
             local: column(&row, 3)?,
             wait_timeout: timeouts.wait,
@@ -92,7 +102,22 @@ impl CheckReport {
         Self { fenced, ..self }
     }
 
+    pub(super) fn without_functions(self, missing_functions: Vec<String>) -> Self {
+        Self {
+            missing_functions,
+            ..self
+        }
+    }
+
     pub(super) fn warn(&self) {
+        if !self.missing_functions.is_empty() {
+            tracing::warn!(
+                target: "tower_user_session",
+                functions = self.missing_functions.join(", "),
+                "SQL functions that end sessions for other clients are missing or outdated: run \
+                 migrate(), or migrations/0003_revoke_sessions.sql"
+            );
+        }
         if !self.fenced {
             tracing::warn!(
                 target: "tower_user_session",

@@ -84,12 +84,6 @@ pub(super) fn findings(row: &Row, in_recovery: bool) -> Result<Vec<String>, Erro
              \"The database role\" in SECURITY.md"
         ));
     }
-    if let Some(functions) = text("missing_functions")?.filter(|_| !in_recovery) {
-        add(format!(
-            "the functions {functions} are missing or outdated: run migrate(), or \
-             migrations/0003_revoke_sessions.sql"
-        ));
-    }
     if holds("read_only")? && !in_recovery {
         add(format!(
             "transactions of the role {role} are read-only: set default_transaction_read_only to \

@@ -78,9 +78,8 @@ SELECT c.relkind::pg_catalog.text AS kind,
            FROM rights
            WHERE rights.missing
        ) AS missing_rights,
-       (
-           SELECT pg_catalog.string_agg(
-                      pg_catalog.format('%I.%I', n.nspname, pg_catalog.concat(c.relname, functions.suffix)), ', ')
+       ARRAY(
+           SELECT pg_catalog.format('%I.%I', n.nspname, pg_catalog.concat(c.relname, functions.suffix))
            FROM functions
            JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
            WHERE NOT EXISTS (
@@ -102,6 +101,7 @@ SELECT c.relkind::pg_catalog.text AS kind,
                  AND pg_catalog.strpos(f.prosrc, pg_catalog.format('FROM %I.%I AS s', n.nspname, c.relname))
                      OPERATOR(pg_catalog.>) 0
            )
+           ORDER BY 1
        ) AS missing_functions,
        pg_catalog.row_security_active(c.oid) AS rows_are_hidden,
        (SELECT reference.confrelid::pg_catalog.regclass::pg_catalog.text FROM reference) AS users,

@@ -27,52 +27,65 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     (
         "one is missing",
         "DROP FUNCTION sessions_revoke_all(bigint)",
-        &["the functions public.sessions_revoke_all are missing"],
+        &["public.sessions_revoke_all"],
     ),
     (
         "all are missing",
         "DROP FUNCTION sessions_revoke(bigint, uuid), sessions_revoke_others(bigint, uuid),
                        sessions_revoke_all(bigint), sessions_revoke_everyone()",
-        &["public.sessions_revoke, public.sessions_revoke_all, \
-           public.sessions_revoke_everyone, public.sessions_revoke_others"],
+        &[
+            "public.sessions_revoke",
+            "public.sessions_revoke_all",
+            "public.sessions_revoke_everyone",
+            "public.sessions_revoke_others",
+        ],
     ),
     (
         "another version",
         "DO $$ BEGIN EXECUTE replace(pg_get_functiondef('sessions_revoke_all'::regproc),
             'schema version 3', 'schema version 1'); END $$",
-        &["public.sessions_revoke_all are missing or outdated"],
+        &["public.sessions_revoke_all"],
     ),
     (
         "another search path",
         "ALTER FUNCTION sessions_revoke(bigint, uuid) SET search_path = public",
-        &["public.sessions_revoke are missing"],
+        &["public.sessions_revoke"],
     ),
     (
         "row-level security is not an error",
         "ALTER FUNCTION sessions_revoke(bigint, uuid) RESET row_security",
-        &["public.sessions_revoke are missing"],
+        &["public.sessions_revoke"],
     ),
     (
         "the privileges of the owner",
         "ALTER FUNCTION sessions_revoke_everyone() SECURITY DEFINER",
-        &["public.sessions_revoke_everyone are missing"],
+        &["public.sessions_revoke_everyone"],
     ),
     (
         "another type of key",
         "ALTER TABLE sessions ALTER COLUMN user_id TYPE integer; ALTER TABLE users ALTER COLUMN id TYPE integer",
-        &["public.sessions_revoke, public.sessions_revoke_all, public.sessions_revoke_others"],
+        &[
+            "public.sessions_revoke",
+            "public.sessions_revoke_all",
+            "public.sessions_revoke_others",
+        ],
     ),
     (
         "another schema",
         "ALTER SCHEMA public RENAME TO app; ALTER DATABASE @ SET search_path = app",
-        &["app.sessions_revoke, app.sessions_revoke_all, app.sessions_revoke_everyone"],
+        &[
+            "app.sessions_revoke",
+            "app.sessions_revoke_all",
+            "app.sessions_revoke_everyone",
+            "app.sessions_revoke_others",
+        ],
     ),
 ];
 
 /// `check()` names each function that is missing or changed, and the migration restores it.
 #[tokio::test]
 async fn check_names_missing_functions_and_the_migration_restores_them() {
-    for (name, change, says) in CHANGES {
+    for (name, change, missing) in CHANGES {
         let database = database().await;
         let client = database.client().await;
         let change = change.replace('@', database.name());
@@ -84,17 +97,18 @@ async fn check_names_missing_functions_and_the_migration_restores_them() {
             } else {
                 store
             };
-            let error = store.check().await.unwrap_err();
-            let message = message(&error);
-            for part in *says {
-                assert!(message.contains(part), "{name}: {message}");
+            // With another type of key, the user type of the test does not fit.
+            if let Ok(report) = store.check().await {
+                assert_eq!(report.missing_functions(), *missing, "{name}");
+            } else {
+                assert!(name.contains("key"), "{name}");
             }
         }
         store(&database).migrate().await.unwrap();
         let left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'sessions\\_revoke%'";
         assert_eq!(number(&database, left).await, 4, "{name}");
         match store(&database).check().await {
-            Ok(_) => assert!(!name.contains("key")),
+            Ok(report) => assert_eq!(report.missing_functions(), [""; 0], "{name}"),
             // The user type of the test has another key.
             Err(error) => assert!(name.contains("key"), "{name}: {error:?}"),
         }

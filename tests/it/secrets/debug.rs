@@ -168,6 +168,23 @@ async fn debug_of_session_identifiers_prints_no_secret() {
     secrets.assert_not_in_debug_of("OrNotFound", &OrNotFound(session.id()));
 }
 
+fn values(secrets: &Secrets, session: Session) {
+    secrets.assert_not_in_debug_of(
+        "RotateOutcome",
+        &RotateOutcome::Rotated {
+            session,
+            remembered: true,
+        },
+    );
+    secrets.assert_not_in_debug_of("RevokeScope", &RevokeScope::One(session.id()));
+    secrets.assert_not_in_debug_of("SessionInfo", &SessionInfo::new(&session));
+    secrets.assert_not_in_debug_of("SessionLimit", &SessionLimit::refuse_new(1).unwrap());
+    secrets.assert_not_in_debug_of("ReturnTo", &ReturnTo::parse("/account").unwrap());
+
+    secrets.assert_not_in_debug_of("EndReason", &EndReason::Expired);
+    secrets.assert_not_in_debug_of("Invalidation", &Invalidation::Sessions(vec![session.id()]));
+}
+
 /// I01: no `Debug` prints a token or a digest.
 #[tokio::test]
 async fn debug_prints_no_secret() {
@@ -213,7 +230,7 @@ async fn debug_prints_no_secret() {
     secrets.assert_not_in_debug_of("LookupResult", &LookupResult::<User>::failed(digest, error));
     let replaced = [digest];
     let mut conditions = MemoryConditions::default();
-    conditions.add("u.hash", token.expose().to_owned());
+    conditions.add("u.hash", token.expose().clone());
     secrets.assert_not_in_debug_of("MemoryConditions", &conditions);
     let conditions = MemoryConditions::default();
     let mut new = NewSession::new(digest, &1, &conditions, Duration::from_secs(1));
@@ -232,20 +249,7 @@ async fn debug_prints_no_secret() {
         .await
         .unwrap();
     secrets.assert_not_in_debug_of("RotateOutcome", &replaced);
-    secrets.assert_not_in_debug_of(
-        "RotateOutcome",
-        &RotateOutcome::Rotated {
-            session,
-            remembered: true,
-        },
-    );
-    secrets.assert_not_in_debug_of("RevokeScope", &RevokeScope::One(session.id()));
-    secrets.assert_not_in_debug_of("SessionInfo", &SessionInfo::new(&session));
-    secrets.assert_not_in_debug_of("SessionLimit", &SessionLimit::refuse_new(1).unwrap());
-    secrets.assert_not_in_debug_of("ReturnTo", &ReturnTo::parse("/account").unwrap());
-
-    secrets.assert_not_in_debug_of("EndReason", &EndReason::Expired);
-    secrets.assert_not_in_debug_of("Invalidation", &Invalidation::Sessions(vec![session.id()]));
+    values(&secrets, session);
     let ended = || sessions.ended(&current);
     secrets.assert_not_in_debug_of("Ended", &ended());
     secrets.assert_not_in_debug_of("BodyUntilEnded", &ended().close_body(String::new()));
@@ -322,7 +326,7 @@ async fn debug_of_the_postgresql_types_prints_no_secret() {
     // An insertion that fails because its digest is taken.
     let digest = signed_in.token().digest();
     let mut demands = SignInConditions::default();
-    demands.add("u.hash", signed_in.token().expose().to_owned());
+    demands.add("u.hash", signed_in.token().expose().clone());
     secrets.assert_not_in_debug_of("SignInConditions", &demands);
     let demands = SignInConditions::default();
     let new = NewSession::new(digest, &1, &demands, Duration::from_secs(60));
