@@ -13,9 +13,15 @@
 //! The modules contain nothing but documentation.
 
 pub mod axum;
+#[doc(alias("axum-login", "tower-sessions"))]
 pub mod from_axum_login;
+#[doc(alias("magic_link", "oauth2", "oidc", "openid", "passkey", "webauthn"))]
 pub mod sign_in_methods;
+#[doc(alias("mock", "test", "tests"))]
 pub mod testing;
+#[doc(alias("grpc", "grpc-web"))]
 pub mod tonic;
+#[doc(alias("hyper", "load_shed", "timeout"))]
 pub mod tower_stack;
+#[doc(alias("citext", "enum", "roles", "tenants"))]
 pub mod users_table;

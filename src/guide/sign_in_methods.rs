@@ -101,6 +101,9 @@
 //! # let _: CsrfLayer = csrf;
 //! ```
 //!
+//! The browser does not send the session cookie with this request, because it is `SameSite=Lax`. An
+//! earlier session of the same browser therefore stays live until it expires.
+//!
 //! # Passkeys
 //!
 //! [`webauthn-rs`](https://docs.rs/webauthn-rs) checks the signatures. A ceremony has two requests,

@@ -37,7 +37,7 @@
 //!
 //! static DATABASES: AtomicU32 = AtomicU32::new(0);
 //!
-//! /// A database of its own for each test.
+//! /// A database of its own for each test. It stays: use a server that exists for tests only.
 //! async fn test_sessions() -> Result<Sessions, BoxError> {
 //!     let mut config: Config = std::env::var("TEST_DATABASE_URL")?.parse()?;
 //!     let name = format!("test_{}_{}", process::id(), DATABASES.fetch_add(1, Relaxed));
@@ -56,6 +56,7 @@
 //! }
 //!
 //! #[tokio::test]
+//! # async fn hidden() {} // takes the attribute, so that the next function is compiled
 //! async fn the_account_is_for_signed_in_users() -> Result<(), BoxError> {
 //!     let sessions = test_sessions().await?;
 //!     let app = app(sessions.clone());

@@ -97,8 +97,8 @@ impl Application {
         })
     }
 
-    /// Creates an account and signs its user in, in one transaction. There is never an account
-    /// whose user saw an error.
+    /// Creates an account and signs its user in, in one transaction. If the sign-in fails, the
+    /// account is not created.
     pub async fn sign_up(
         &self,
         credentials: &Credentials,
