@@ -77,6 +77,9 @@ async fn an_error_has_the_format_of_its_route() {
         let answer = visitor.send(Method::POST, path, &foreign, ADA).await;
         check(&answer, StatusCode::FORBIDDEN, page);
     }
+    let answer = browser.get("/nothing").await;
+    check(&answer, StatusCode::NOT_FOUND, "Page not found");
+    assert!(answer.body.contains("ada@example.com"), "who is signed in");
     server.stop(StopMode::Immediate).unwrap();
     for (path, page) in [("/api/me", ""), ("/account", "Back in a moment")] {
         let answer = browser.get(path).await;
