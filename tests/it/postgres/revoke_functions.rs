@@ -79,7 +79,7 @@ async fn live(sessions: &PgSessions, signed_in: [&SignedIn; 3]) -> [bool; 3] {
     live
 }
 
-/// A revocation takes effect when the application commits, and not if it rolls back.
+/// M22: a revocation takes effect when the application commits, and not if it rolls back.
 #[tokio::test]
 async fn revocations_are_part_of_the_transaction() {
     for (revocation, left) in REVOCATIONS {
@@ -105,7 +105,7 @@ async fn revocations_are_part_of_the_transaction() {
     }
 }
 
-/// D13: a revocation waits for a sign-in in progress, whose session it then ends.
+/// D13, M22: a revocation waits for a sign-in in progress, whose session it then ends.
 #[tokio::test]
 async fn revocations_wait_for_a_sign_in_in_progress() {
     for (revocation, left) in REVOCATIONS {
@@ -137,7 +137,7 @@ async fn revocations_wait_for_a_sign_in_in_progress() {
     }
 }
 
-/// A sign-in that checked the old password waits for the change, and its condition rejects it.
+/// M22: a sign-in that checked the old password waits for the change, and its condition rejects it.
 #[tokio::test]
 async fn a_sign_in_with_the_old_password_fails() {
     for (revocation, left) in REVOCATIONS {
@@ -166,7 +166,7 @@ async fn a_sign_in_with_the_old_password_fails() {
     }
 }
 
-/// Above `READ COMMITTED`, the snapshot can be older than a sign-in. The revocation is rejected.
+/// M02: above `READ COMMITTED`, the snapshot can be older than a sign-in. The revocation is rejected.
 #[tokio::test]
 async fn revocations_above_read_committed_are_rejected() {
     let database = database().await;
@@ -258,7 +258,7 @@ async fn with_role() -> (TestDatabase, String, Config) {
     (database, role, config)
 }
 
-/// C17, L04: the functions need the documented privileges of the caller, and each of them.
+/// C17, L04, M22: the functions need the documented privileges of the caller, and each of them.
 #[tokio::test]
 async fn functions_need_the_documented_privileges() {
     let (database, role, config) = with_role().await;

@@ -82,7 +82,7 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
-/// `check()` names each function that is missing or changed, and the migration restores it.
+/// M23: `check()` names each function that is missing or changed, and the migration restores it.
 #[tokio::test]
 async fn check_names_missing_functions_and_the_migration_restores_them() {
     for (name, change, missing) in CHANGES {
@@ -115,7 +115,7 @@ async fn check_names_missing_functions_and_the_migration_restores_them() {
     }
 }
 
-/// Functions of the application, and functions of a role that does not own the table, are never
+/// M23: functions of the application, and functions of a role that does not own the table, are never
 /// replaced.
 #[tokio::test]
 async fn the_migration_replaces_no_other_function() {
