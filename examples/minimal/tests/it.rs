@@ -65,6 +65,16 @@ impl Drop for Program {
     }
 }
 
+/// README.md shows this program, and `.ci/quick-start` builds it from there.
+#[test]
+fn the_program_is_that_of_the_readme() {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme.split_once("## Quick start\n").unwrap();
+    let (_, program) = section.split_once("```rust,no_run\n").unwrap();
+    let (program, _) = program.split_once("```\n").unwrap();
+    assert_eq!(program, include_str!("../src/main.rs"));
+}
+
 #[tokio::test]
 async fn a_user_signs_in_and_out_across_a_restart() {
     let database = TestDatabase::create("").await;
