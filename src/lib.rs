@@ -35,7 +35,7 @@
 //!
 //! type Sessions = SessionService<PgSessionStore<User>>;
 //!
-//! fn app(pool: deadpool_postgres::Pool) -> Router {
+//! fn app(pool: tower_user_session::deadpool_postgres::Pool) -> Router {
 //!     let sessions = Sessions::new(PgSessionStore::new(pool));
 //!     Router::new()
 //!         .route("/account", get(account).layer(RequireUserLayer::<User>::new()))
@@ -72,22 +72,40 @@
 //!
 //! # Where to look
 //!
-//! | to | use |
+//! | I want to … | call |
 //! |---|---|
+//! | create a store from a URL | [`PgSessionStore::connect`] (feature `rustls`) |
+//! | create a store from a pool | [`PgSessionStore::new`] |
+//! | create the sessions table | [`PgSessionStore::migrate`] |
+//! | verify the database at startup | [`PgSessionStore::check`] |
+//! | read my own users table | [`PgUser`] |
 //! | attach the user to requests | [`LoadUserLayer`] |
 //! | reject requests without a user, or with an old authentication | [`RequireUserLayer`] |
+//! | allow only some users | [`RequireUserLayer::allow_if`] |
 //! | read the user in a handler | [`CurrentUser`] (axum), or the request's extensions |
-//! | sign in | [`SessionService::sign_in`] |
-//! | sign out | [`SessionService::sign_out`] |
+//! | sign in (log in) | [`SessionService::sign_in`] |
+//! | sign out (log out) | [`SessionService::sign_out`] |
 //! | authenticate a user again | [`SessionService::reauthenticate`] |
-//! | list and revoke a user's sessions | [`SessionService::sessions_of`], [`SessionService::revoke`] |
-//! | set the cookie's name and attributes | [`SessionCookie`](crate::cookie::SessionCookie) |
-//! | set the limits of sessions | [`Lifetime`](crate::session::Lifetime), [`SessionLimit`](crate::session::SessionLimit) |
+//! | list a user's sessions | [`SessionService::sessions_of`] |
+//! | sign out another device | [`SessionService::revoke`] |
+//! | sign out everywhere else | [`SessionService::revoke_others`] |
+//! | change a password and end the other sessions in one transaction | [`SessionService::revoke_others_in_transaction`](SessionService#method.revoke_others_in_transaction) |
+//! | do the same with sqlx, Diesel, SeaORM or `psql` | `SELECT sessions_revoke_others(…)`: see [`Migrate`](postgres::Migrate#functions-for-other-clients) |
+//! | reject a sign-in whose password was changed meanwhile | [`SignIn::if_unchanged`](service::SignIn::if_unchanged) |
+//! | keep a user signed in when the browser closes | [`SignIn::remember`](service::SignIn::remember) |
+//! | set the cookie's name and attributes | [`SessionCookie`](cookie::SessionCookie) |
+//! | accept bearer tokens | [`SessionServiceBuilder::bearer_tokens`](service::SessionServiceBuilder::bearer_tokens) |
+//! | set the limits of sessions | [`Lifetime`](session::Lifetime), [`SessionLimit`](session::SessionLimit) |
+//! | delete expired sessions | [`SessionService::delete_expired_every`] |
 //! | end streams and web sockets with their session | [`feed`] |
+//! | serve requests without a query | [`SessionService::enable_cache`] |
+//! | work behind PgBouncer | [`PgSessionStore::with_transaction_pooling`] |
 //! | check the origin of a WebSocket handshake | [`websocket`] |
 //! | change the response to a rejected request | [`rejection`] |
+//! | test a signed-in request | [`SessionService::cookie_for`], [`MemorySessionStore`](store::MemorySessionStore) (feature `test-util`) |
+//! | stop a process | [`SessionService::end_streams`], [`SessionService::close`] |
+//! | export metrics | [`SessionService::metrics`] |
 //! | keep sessions in another database | [`store`] |
-//! | write a metric | [`SessionService::metrics`] |
 //!
 //! [`guide`] has a page for each task: axum, tonic, hyper, axum-login, OAuth, passkeys, tests, and the
 //! users table.

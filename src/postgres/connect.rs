@@ -42,6 +42,7 @@ impl<U: PgUser> PgSessionStore<U> {
     /// [`ErrorKind::Connection`](crate::ErrorKind::Connection),
     /// [`ErrorKind::Authentication`](crate::ErrorKind::Authentication) or
     /// [`ErrorKind::Tls`](crate::ErrorKind::Tls).
+    #[doc(alias("database_url", "sqlx"))]
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let pool = PgPoolBuilder::from_url(url)?.build()?;
         open_new(&pool).await?;

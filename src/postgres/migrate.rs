@@ -118,6 +118,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// than 10 s. The cause is another running migration, or a transaction that holds a lock on the
 /// users table or the sessions table. The migration can be retried.
 #[derive(Debug)]
+#[doc(alias("sqlx", "diesel", "sea-orm", "psql", "schema"))]
 #[must_use = "the migration runs only when it is awaited"]
 pub struct Migrate {
     pool: Pool,

@@ -170,6 +170,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias("sqlx", "postgresql", "tower-sessions"))]
 pub struct PgSessionStore<U> {
     pub(super) connections: Connections,
     pub(super) table: Table,
@@ -295,6 +296,7 @@ impl<U: PgUser> PgSessionStore<U> {
     /// connection from this process to the pooler.
     ///
     /// [PgBouncer]: https://www.pgbouncer.org/features.html
+    #[doc(alias("pgbouncer", "pooler"))]
     pub fn with_transaction_pooling(mut self) -> Self {
         self.execution = Execution::unnamed::<U>();
         let writes = self.connections.writes.size();

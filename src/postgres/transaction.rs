@@ -56,6 +56,7 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
     /// level is above `READ COMMITTED`. Other errors are those of a sign-in. After an error of the
     /// database, the transaction can only be rolled back. No deadline applies, because the
     /// application owns the transaction.
+    #[doc(alias("sqlx", "commit"))]
     pub async fn in_transaction(self, transaction: &Transaction<'_>) -> Result<SignedIn, Error> {
         let token = SessionToken::generate()?;
         let new = self.new_session(token.digest())?;
@@ -99,6 +100,7 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
 impl<U: PgUser> SessionService<PgSessionStore<U>> {
     /// Ends all sessions of this user except `current` when the transaction is committed. Returns
     /// the number of sessions.
+    #[doc(alias("sqlx", "password"))]
     pub async fn revoke_others_in_transaction(
         &self,
         transaction: &Transaction<'_>,

@@ -54,6 +54,7 @@ use crate::error::{BoxError, Error, ErrorKind};
 ///     }
 /// }
 /// ```
+#[doc(alias("AuthUser", "AuthnBackend", "users_table"))]
 pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     /// The type of the users' key: `i32`, `i64`, `String`, `uuid::Uuid` (with the feature `uuid`)
     /// and the like.

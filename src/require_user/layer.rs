@@ -64,6 +64,7 @@ impl<U, R> RequireUserLayer<U, R> {
     /// Rejects users for whom `allowed` returns `false`, with 403 (gRPC status 7).
     ///
     /// This condition replaces an earlier condition.
+    #[doc(alias("permission_required", "role"))]
     pub fn allow_if(self, allowed: impl Fn(&U) -> bool + Send + Sync + 'static) -> Self {
         self.allow_request_if(move |user, _| allowed(user))
     }

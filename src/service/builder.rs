@@ -109,6 +109,7 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
     ///
     /// The default is off. In a browser, only a script that can read the token can send this
     /// header. A cookie needs no such script.
+    #[doc(alias("authorization", "api_token", "mobile"))]
     pub fn bearer_tokens(mut self) -> Self {
         self.credentials.bearer = true;
         self

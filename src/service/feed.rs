@@ -107,6 +107,7 @@ impl<S: SessionStore> SessionService<S> {
     /// # Cancellation
     ///
     /// As for [`subscribe`](Self::subscribe).
+    #[doc(alias("memory", "ttl"))]
     pub async fn enable_cache(&self, feed: impl SessionFeed, sessions: usize) -> Result<(), Error> {
         let cache = Cache::new(
             sessions,
@@ -180,6 +181,7 @@ impl<S: SessionStore> SessionService<S> {
     /// # Cancellation
     ///
     /// Dropping the future ends the wait. It has no effect on the session.
+    #[doc(alias("websocket", "sse", "stream"))]
     pub fn ended(&self, session: &CurrentSession<S::User>) -> Ended {
         recheck::watch(&self.inner.store, &self.inner.feed, session)
     }

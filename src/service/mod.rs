@@ -122,6 +122,7 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias("AuthSession", "axum-login", "tower-sessions"))]
 pub struct SessionService<L: SessionLookup> {
     inner: Arc<Inner<L>>,
 }
@@ -208,6 +209,7 @@ impl<L: SessionLookup> SessionService<L> {
     ///
     /// If the future is dropped, new lookups stay rejected. Another call of `close` completes the
     /// operation.
+    #[doc(alias("graceful", "shutdown"))]
     pub async fn close(&self) {
         let inner = &*self.inner;
         // A closing service must not return sessions from the cache.
@@ -229,11 +231,13 @@ impl<L: SessionLookup> SessionService<L> {
     ///
     /// Call this method when a graceful shutdown begins, because an open stream would delay it.
     /// Call [`close`](Self::close) after the server has stopped.
+    #[doc(alias("graceful", "shutdown", "drain", "sigterm"))]
     pub fn end_streams(&self) {
         self.inner.feed.watchers.close();
     }
 
     /// Returns the request and lookup counters.
+    #[doc(alias("prometheus", "opentelemetry", "statistics"))]
     pub fn metrics(&self) -> SessionMetrics {
         self.inner.metrics.read()
     }

@@ -44,6 +44,7 @@ impl<S: SessionStore> SessionService<S> {
     /// # Errors
     ///
     /// If the query fails or exceeds the deadline.
+    #[doc(alias("kick", "sign_out_device"))]
     pub async fn revoke(&self, user_id: &S::UserId, session: SessionId) -> Result<bool, Error> {
         Ok(self.end(user_id, RevokeScope::One(session)).await? > 0)
     }
@@ -55,6 +56,7 @@ impl<S: SessionStore> SessionService<S> {
     /// # Errors
     ///
     /// If the query fails or exceeds the deadline.
+    #[doc(alias("sign_out_everywhere_else", "logout_others"))]
     pub async fn revoke_others(
         &self,
         user_id: &S::UserId,
@@ -69,6 +71,7 @@ impl<S: SessionStore> SessionService<S> {
     /// # Errors
     ///
     /// If the query fails or exceeds the deadline.
+    #[doc(alias("sign_out_everywhere", "logout_all", "kick"))]
     pub async fn revoke_all(&self, user_id: &S::UserId) -> Result<u64, Error> {
         self.end(user_id, RevokeScope::All).await
     }
@@ -81,6 +84,7 @@ impl<S: SessionStore> SessionService<S> {
     /// # Errors
     ///
     /// If the query fails.
+    #[doc(alias("logout_everyone", "truncate"))]
     pub async fn revoke_everyone(&self) -> Result<u64, Error> {
         let ended = self.store().revoke_everyone().await?;
         self.feed().invalidate_all_local();

@@ -172,6 +172,7 @@ impl<S: SessionStore> SignIn<S> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("session_auth_hash", "password"))]
     pub fn if_unchanged<V>(mut self, column: &'static str, value: V) -> Self
     where
         S::Condition: ColumnConditions<V>,

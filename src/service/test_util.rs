@@ -29,6 +29,7 @@ impl<S: SessionStore> SessionService<S> {
     ///
     /// As for [`sign_in`](Self::sign_in). [`ErrorKind::Configuration`] if the cookie is not a valid
     /// header value.
+    #[doc(alias("test", "signed_in"))]
     pub async fn cookie_for(&self, user_id: S::UserId) -> Result<HeaderValue, Error> {
         let signed_in = self.sign_in_without_request(user_id).await?;
         let cookie = format!("{}={}", self.cookie().name(), signed_in.token().expose());

@@ -44,6 +44,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias("mock", "test"))]
 pub struct MemorySessionStore<I, U> {
     lifetime: Lifetime,
     limit: Option<SessionLimit>,
