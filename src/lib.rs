@@ -74,7 +74,7 @@
 //!
 //! | I want to … | call |
 //! |---|---|
-//! | create a store from a URL | [`PgSessionStore::connect`] (feature `rustls`) |
+//! | create a store from a URL | [`PgSessionStore::connect`]; TLS needs the feature `rustls` |
 //! | create a store from a pool | [`PgSessionStore::new`] |
 //! | create the sessions table | [`PgSessionStore::migrate`] |
 //! | verify the database at startup | [`PgSessionStore::check`] |

@@ -12,9 +12,9 @@ impl<U: PgUser> PgSessionStore<U> {
     /// no pool. `url` is a connection URL, or `key=value` pairs as for `libpq`. One connection is
     /// opened and closed again, so that a wrong URL fails at startup.
     ///
-    /// The pool has the defaults of [`PgPoolBuilder`]: TLS to every other host, and a limit for
-    /// every wait. Use that builder and [`new`](Self::new) to change them, or for the connector of
-    /// a [feed](Self::feed_with).
+    /// The pool has the defaults of [`PgPoolBuilder`]: a limit for every wait, and TLS to every
+    /// other host, which needs the feature `rustls`. Use that builder and [`new`](Self::new) to
+    /// change them, or for the connector of a [feed](Self::feed_with).
     ///
     /// # Connections
     ///

@@ -78,9 +78,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The caller needs `USAGE` on the schema, `SELECT (id, user_id)` and `DELETE` on the sessions
 /// table, and `SELECT` on the key of the users table. `PUBLIC` may execute the functions, unless the
 /// default privileges were changed. If a function is missing,
-/// [`check`](crate::PgSessionStore::check) fails and names it. Run the migration again after a table
-/// was renamed or moved to another schema. The name of the sessions table must have at most 47
-/// bytes.
+/// [`check`](crate::PgSessionStore::check) logs a warning that names it, and
+/// [`CheckReport::missing_functions`](super::CheckReport::missing_functions) returns it. Run the
+/// migration again after a table was renamed or moved to another schema. The name of the sessions
+/// table must have at most 47 bytes.
 ///
 /// # Running the files
 ///

@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod boundaries;
 mod check;
-#[cfg(feature = "rustls")]
 mod connect;
 mod connection_set;
 mod connections;

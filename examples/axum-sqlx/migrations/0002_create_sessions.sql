@@ -1,15 +1,15 @@
 -- Creates the sessions table, with one row per session. A row contains the digest of the token and
--- never the token, so that a leaked table contains no usable token.
+-- never the token. Therefore a leaked table contains no usable token.
 --
--- These settings name the tables. Set them before this runs (SET tower_user_session.users_table =
--- '...'):
+-- These settings name the tables. Set them before the script runs (SET
+-- tower_user_session.users_table = '...'):
 --   tower_user_session.sessions_table  default: sessions
 --   tower_user_session.users_table     default: users; the table must exist
---   tower_user_session.users_key       default: id; its type becomes the type of sessions.user_id
+--   tower_user_session.users_key       default: id; the type of this column becomes the type of sessions.user_id
 -- A table is named as in SQL, with a schema and quotes if necessary. If the sessions table exists,
 -- nothing changes. Concurrent runs take turns by an advisory lock.
 --
--- Until the names are resolved, every function, operator and type is qualified. After that the
+-- Until the names are resolved, every function, operator and type is qualified. Afterwards the
 -- search_path is pg_catalog. Therefore no object of another schema can run with the privileges of
 -- the migrating role.
 DO $migration$
@@ -29,7 +29,7 @@ DECLARE
     existing pg_catalog.oid;
     users_key_type pg_catalog.text;
 BEGIN
-    -- PgSessionStore::migrate acquires the same lock ("sessions" in ASCII).
+    -- "sessions" in ASCII.
     PERFORM pg_catalog.pg_advisory_xact_lock(8315179226536832627);
     existing := pg_catalog.to_regclass(sessions);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -48,7 +48,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Copies the collation of the key, so that two spellings of one key are equal in both tables.
+    -- The type includes the collation of the key. If two spellings of a key are equal in one table,
+    -- they are then equal in the other table too.
     SELECT concat(
         format_type(atttypid, atttypmod),
         (SELECT concat(' COLLATE ', quote_ident(nspname), '.', quote_ident(collname))
@@ -63,8 +64,8 @@ BEGIN
             HINT = 'Set tower_user_session.users_key to the key of the users'' table.';
     END IF;
 
-    -- parse_ident rejects a string that is not a name, so that only identifiers reach the
-    -- statements below.
+    -- parse_ident rejects a string that is not a name. Therefore the statements below contain only
+    -- identifiers.
     name_parts := parse_ident(sessions);
     IF cardinality(name_parts) = 1 THEN
         IF target_schema IS NULL THEN
@@ -88,10 +89,10 @@ BEGIN
             created_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(created_at)),
             -- The time of the last authentication or re-authentication.
             authenticated_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(authenticated_at)),
-            -- The approximate time of the last use. The column must have no index, so that an
-            -- update stays within its page (HOT).
+            -- The approximate time of the last use. The column must have no index. Then an update
+            -- writes only to the page of the row (HOT).
             last_seen_at timestamptz NOT NULL DEFAULT now() CHECK (isfinite(last_seen_at)),
-            -- The absolute limit. It is set once.
+            -- The absolute limit of the session. It is set once.
             expires_at timestamptz NOT NULL CHECK (isfinite(expires_at)),
             -- Whether the cookie outlives the browser session.
             remembered boolean NOT NULL DEFAULT false,

@@ -132,7 +132,7 @@ $function$;
     function pg_catalog.text;
     other pg_catalog.regprocedure;
 BEGIN
-    -- PgSessionStore::migrate acquires the same lock ("sessions" in ASCII).
+    -- The lock of 0001 ("sessions" in ASCII).
     PERFORM pg_catalog.pg_advisory_xact_lock(8315179226536832627);
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 

@@ -1,7 +1,6 @@
 //! `PgSessionStore` on real servers: statements, migrations, triggers, privileges, poolers, faults.
 
 mod check;
-#[cfg(feature = "rustls")]
 mod connect;
 mod corrupt_index;
 mod encodings;
