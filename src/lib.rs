@@ -90,7 +90,7 @@
 //! | sign out another device | [`SessionService::revoke`] |
 //! | sign out everywhere else | [`SessionService::revoke_others`] |
 //! | change a password and end the other sessions in one transaction | [`SessionService::revoke_others_in_transaction`](SessionService#method.revoke_others_in_transaction) |
-//! | do the same with sqlx, Diesel, SeaORM or `psql` | `SELECT sessions_revoke_others(…)`: see [`Migrate`](postgres::Migrate#functions-for-other-clients) |
+//! | do the same with sqlx, Diesel, SeaORM or `psql` | `SELECT sessions_revoke_others(…)`: see [`guide::sqlx`] and [`Migrate`](postgres::Migrate#functions-for-other-clients) |
 //! | reject a sign-in whose password was changed meanwhile | [`SignIn::if_unchanged`](service::SignIn::if_unchanged) |
 //! | keep a user signed in when the browser closes | [`SignIn::remember`](service::SignIn::remember) |
 //! | set the cookie's name and attributes | [`SessionCookie`](cookie::SessionCookie) |

@@ -6,6 +6,7 @@
 //! | use it in a gRPC service, with streams and gRPC-Web | [`tonic`] |
 //! | use it in hyper, or in a stack with a timeout and load shedding | [`tower_stack`] |
 //! | move an application from axum-login or tower-sessions | [`from_axum_login`] |
+//! | keep sqlx, Diesel or SeaORM for everything but the sessions | [`sqlx`] |
 //! | sign in with OAuth, OpenID Connect, passkeys or links by email | [`sign_in_methods`] |
 //! | test an application | [`testing`] |
 //! | describe the users table: types, roles, tenants | [`users_table`] |
@@ -17,6 +18,8 @@ pub mod axum;
 pub mod from_axum_login;
 #[doc(alias("magic_link", "oauth2", "oidc", "openid", "passkey", "webauthn"))]
 pub mod sign_in_methods;
+#[doc(alias("diesel", "sea-orm"))]
+pub mod sqlx;
 #[doc(alias("mock", "test", "tests"))]
 pub mod testing;
 #[doc(alias("grpc", "grpc-web"))]

@@ -14,10 +14,12 @@ use axum::{
     },
 };
 use ephemeral_postgres::TestDatabase;
-use example_axum_sqlx::{Application, MIGRATIONS, passwords, router, user};
+use example_axum_sqlx::{Application, MIGRATIONS, User, passwords, router, user};
 use http_body_util::BodyExt as _;
+use sqlx::PgPool;
 use tower::ServiceExt as _;
-use tower_user_session::ErrorKind;
+use tower_user_session::{BoxError, ErrorKind, PgSessionStore};
+use url::Url;
 use uuid::Uuid;
 
 /// The application on a database of its own, with one user.
@@ -301,4 +303,44 @@ async fn the_migrations_are_those_of_the_crate() {
     let (_database, application, _) = application().await;
     MIGRATIONS.run(&application.database).await.unwrap();
     application.sessions.store().migrate().await.unwrap();
+}
+
+/// A store on the database of this pool, as `#[sqlx::test]` passes one.
+async fn store_beside(pool: &PgPool, database_url: &str) -> Result<PgSessionStore<User>, BoxError> {
+    let mut url = Url::parse(database_url)?;
+    url.set_path(pool.connect_options().get_database().unwrap_or_default());
+    let store = PgSessionStore::<User>::connect(url.as_str()).await?;
+    Ok(store)
+}
+
+#[tokio::test]
+async fn a_store_connects_to_the_database_of_a_pool() {
+    let (database, application, ada) = application().await;
+    // Another database of the same server.
+    let other = database.url().replace(database.name(), "postgres");
+    let store = store_beside(&application.database, &other).await.unwrap();
+    let sessions = example_axum_sqlx::Sessions::new(store);
+    let signed_in = sessions.sign_in_without_request(ada).await.unwrap();
+    let user = application.sessions.user(signed_in.token()).await.unwrap();
+    assert_eq!(user.unwrap().id, ada);
+}
+
+/// The fragments of the crate's guide are parts of this example.
+#[test]
+fn the_guide_shows_this_example() {
+    let guide = include_str!("../../../src/guide/sqlx.rs").replace("//!", "");
+    let sources = [
+        include_str!("../src/lib.rs"),
+        include_str!("../src/routes.rs"),
+        include_str!("it.rs"),
+    ]
+    .concat();
+    let blocks = guide.split("```text\n").skip(1);
+    let lines = blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines());
+    let mut shown = 0;
+    for line in lines.map(str::trim).filter(|line| !line.is_empty()) {
+        assert!(sources.contains(line), "{line}");
+        shown += 1;
+    }
+    assert!(shown > 20);
 }

@@ -1,0 +1,79 @@
+//! An application on sqlx, Diesel or SeaORM.
+//!
+//! The application keeps its driver for everything but the sessions. Both use one `DATABASE_URL`.
+//! The repository's `examples/axum-sqlx` is a whole application, with tests. The fragments of this
+//! page are parts of it.
+//!
+//! # Start
+//!
+//! ```text
+//! let database = PgPool::connect(database_url).await?;
+//! MIGRATIONS.run(&database).await?;
+//! let store = PgSessionStore::connect(database_url).await?;
+//! store.check().await?;
+//! let sessions = Sessions::new(store);
+//! ```
+//!
+//! `MIGRATIONS` is `sqlx::migrate!()`. Copy `0001_create_sessions.sql` and
+//! `0003_revoke_sessions.sql` from the folder `migrations` of this crate behind the migration that
+//! creates your users table, and number them as your tool does. `sqlx migrate run` applies them
+//! too. Or call [`PgSessionStore::migrate`](crate::PgSessionStore::migrate) after your own
+//! migrations.
+//!
+//! # Connections
+//!
+//! A process needs the connections of its own pool (`max_connections`, 10 by default in sqlx), and
+//! five for the sessions: two for lookups, two for writes, and one for
+//! [`check`](crate::PgSessionStore::check), a clean-up or a migration. A
+//! [feed](crate::PgSessionStore::feed_with) needs one more. The server's `max_connections` must
+//! cover this sum for all processes.
+//!
+//! # Ending sessions in your own transaction
+//!
+//! The migration creates an SQL function for each revocation:
+//! [`Migrate`](crate::postgres::Migrate#functions-for-other-clients) lists them. A change of the
+//! password that ends the user's other sessions:
+//!
+//! ```text
+//! let mut transaction = application.database.begin().await?;
+//! let update = "UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3";
+//! let update = sqlx::query(update).bind(&new_hash).bind(id).bind(&old_hash);
+//! if update.execute(&mut *transaction).await?.rows_affected() == 0 {
+//!     return Err(Failure::Rejected(StatusCode::CONFLICT));
+//! }
+//! sqlx::query("SELECT sessions_revoke_others($1, $2)")
+//!     .bind(id)
+//!     .bind(Uuid::from(session.id()))
+//!     .execute(&mut *transaction)
+//!     .await?;
+//! transaction.commit().await?;
+//! let signed_in = application.sessions.reauthenticate(id, &headers).await?;
+//! ```
+//!
+//! Every sign-in must state the hash that was verified. A sign-in with the old password then fails,
+//! even if the password changes while it is verified:
+//!
+//! ```text
+//! let sign_in = application.sessions.sign_in(id, &headers);
+//! let signed_in = sign_in.if_unchanged("u.password_hash", hash).await?;
+//! ```
+//!
+//! Begin the transaction at `READ COMMITTED`, the default. A `DELETE` from the sessions table is not
+//! enough: it misses the session of a sign-in in progress.
+//!
+//! In Diesel the call is `diesel::sql_query`, and in SeaORM `Statement::from_sql_and_values`. The
+//! functions return an array of the ended sessions' ids, or their number, which can be ignored.
+//!
+//! # Tests
+//!
+//! `#[sqlx::test]` needs a server in `DATABASE_URL` before the tests start. It passes a pool on a
+//! database of the test's own. The store connects to the same database:
+//!
+//! ```text
+//! let mut url = Url::parse(database_url)?;
+//! url.set_path(pool.connect_options().get_database().unwrap_or_default());
+//! let store = PgSessionStore::<User>::connect(url.as_str()).await?;
+//! ```
+//!
+//! [`cookie_for`](crate::SessionService::cookie_for) (feature `test-util`) then signs a user in. See
+//! [`testing`](super::testing).
