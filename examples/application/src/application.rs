@@ -18,7 +18,7 @@ use crate::{AccountError, Accounts, Credentials, PasswordChange, User};
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// The next of several database hosts is tried after this time.
 const LONGEST_CONNECT: Duration = Duration::from_secs(1);
-/// How often, and at which interval, a failed sign-out is retried.
+/// The number and the interval of the retries of a failed sign-out.
 const SIGN_OUT_ATTEMPTS: u32 = 30;
 const SIGN_OUT_INTERVAL: Duration = Duration::from_secs(2);
 /// The number of sign-outs that are retried at the same time.
@@ -54,8 +54,8 @@ impl Application {
     /// Connects to this database and creates the missing tables and triggers. If a session ends in
     /// another process over the same database, this process is notified at once.
     ///
-    /// If the configuration has several hosts, the application uses the one that takes writes. After a failover it
-    /// continues on another one without a restart.
+    /// If the configuration has several hosts, the application uses the host that accepts writes. After a
+    /// failover it continues on the new primary without a restart.
     ///
     /// The connection does not use TLS. A database on another host needs TLS.
     pub async fn open(config: Config) -> Result<Self, BoxError> {
@@ -144,8 +144,9 @@ impl Application {
         Ok(sign_in.await?)
     }
 
-    /// Signs out. If that fails, the session may still be live, although the client forgets its cookie. The application
-    /// then retries in the background; the response should show [`SIGNED_OUT_HERE`](crate::SIGNED_OUT_HERE).
+    /// Signs out. If this fails, the session may still be live, although the client removes its cookie.
+    /// The application then retries in the background. The response should show
+    /// [`SIGNED_OUT_HERE`](crate::SIGNED_OUT_HERE).
     pub async fn sign_out(&self, headers: &HeaderMap) -> SignedOut {
         let signed_out = self.sessions.sign_out(headers).await;
         let permit = Arc::clone(&self.sign_outs).try_acquire_owned();

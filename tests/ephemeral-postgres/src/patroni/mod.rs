@@ -24,33 +24,33 @@ use crate::folder::{Folder, own};
 use crate::program;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
-/// Generous, because a machine can be slow, and a Patroni that knows no shorter `ttl` takes 20 s.
+/// Long enough for a slow machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// From what a node is cut off.
+/// The extent of a network partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Partition {
-    /// Its Patroni does not reach etcd. Clients still reach the server.
+    /// The node's Patroni does not reach etcd. Clients still reach the server.
     Etcd,
-    /// Moreover, nothing reaches the server and its Patroni. Connections hang, and are not refused.
-    /// What the node itself connects to, other than etcd, it still reaches.
+    /// In addition, nothing reaches the server and its Patroni. Connections hang and are not refused.
+    /// The node's own connections to other hosts than etcd still work.
     All,
 }
 
-/// PostgreSQL servers under Patroni, in synchronous mode, with one etcd and one haproxy. It is private:
-/// it lives in a temporary folder, on loopback addresses of its own, and nothing of it is left behind
-/// however the process ends.
+/// PostgreSQL servers under Patroni, in synchronous mode, with one etcd and one haproxy. The cluster is
+/// private: it has a temporary folder and its own loopback addresses, and it leaves nothing behind when
+/// the process ends, also after `SIGKILL`.
 ///
-/// Patroni's `ttl` is 5 s: so long after the primary was last seen, a replica is promoted. The servers
-/// and etcd write without `fsync`. There is one database, `app`, which belongs to the role `app`; both
-/// it and the superuser `postgres` connect without a password.
+/// Patroni's `ttl` is 5 s: a replica is promoted 5 s after the last sign of the primary. The servers and
+/// etcd write without `fsync`. The database `app` belongs to the role `app`. This role and the superuser
+/// `postgres` connect without a password.
 ///
-/// Every method blocks. Nodes are known by their names, `a`, `b` and `c`; a method panics if there is no
-/// node of that name.
+/// Every method blocks. The nodes are `a`, `b` and `c`. A method panics if there is no node of the given
+/// name.
 #[derive(Debug)]
 pub struct PatroniCluster {
-    // In the order in which they are dropped.
+    // The order of the fields is the order in which they are dropped.
     nodes: Vec<Node>,
     others: Vec<Child>,
     folder: Folder,
@@ -58,21 +58,21 @@ pub struct PatroniCluster {
     tools: Tools,
 }
 
-/// The contents of the database, as [`PatroniCluster::dump`] found them.
+/// The contents of the database at the time of [`PatroniCluster::dump`].
 #[derive(Clone, Debug)]
 pub struct Dump(PathBuf);
 
 impl PatroniCluster {
-    /// Says what is missing on this machine, if anything is. A test that needs a cluster is then skipped.
+    /// Returns which program is missing on this machine, if any. A test that needs a cluster is then skipped.
     pub fn missing() -> Option<String> {
         Tools::find().err()
     }
 
-    /// Starts one with two or three nodes. Returns when it takes writes and has a synchronous replica.
+    /// Starts a cluster of two or three nodes. Returns when it accepts writes and has a synchronous replica.
     ///
     /// # Errors
     ///
-    /// If a program is [missing](Self::missing), or if one does not start.
+    /// If a program is [missing](Self::missing) or does not start.
     ///
     /// # Panics
     ///
@@ -161,7 +161,7 @@ impl PatroniCluster {
     fn bootstrap(&self) -> Result<(), Error> {
         for node in &self.nodes {
             node.start(&self.folder, &self.tools)?;
-            // The first one is the primary.
+            // The first node is the primary.
             self.wait_for_primary()?;
         }
         self.wait_for_replicas()?;
@@ -169,17 +169,17 @@ impl PatroniCluster {
         self.psql("postgres", &["-c", "CREATE DATABASE app OWNER app"])
     }
 
-    /// The folder that everything is in.
+    /// Returns the folder of the cluster.
     pub fn directory(&self) -> &Path {
         &self.folder.path
     }
 
-    /// The names of the nodes.
+    /// Returns the names of the nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &'static str> {
         self.nodes.iter().map(|node| node.name)
     }
 
-    /// How to connect to the primary directly, as `app`: by the addresses of all nodes and
+    /// Returns the URL of the primary for the role `app`, with the addresses of all nodes and
     /// `target_session_attrs=read-write`.
     pub fn url(&self) -> String {
         let hosts: Vec<_> = (0..)
@@ -190,13 +190,13 @@ impl PatroniCluster {
         format!("postgresql://app@{hosts}/app?target_session_attrs=read-write&connect_timeout=1")
     }
 
-    /// How to connect to the primary through haproxy, as `app`.
+    /// Returns the URL of the primary through haproxy, for the role `app`.
     pub fn haproxy_url(&self) -> String {
         let haproxy = self.network.haproxy();
         format!("postgresql://app@{haproxy}/app?connect_timeout=1")
     }
 
-    /// How to connect to one node, whatever it is, as `app`. Partitions do not block it.
+    /// Returns how to connect to one node as `app`, primary or not. A partition does not block this way.
     pub fn node_config(&self, node: &str) -> Config {
         let address = self.node(node).postgres;
         let mut config = Config::new();
@@ -206,20 +206,20 @@ impl PatroniCluster {
         config
     }
 
-    /// Waits until there is a primary that takes writes, and returns its name.
+    /// Waits until there is a primary that accepts writes, and returns its name.
     ///
     /// # Errors
     ///
-    /// If there is none within 90 s.
+    /// If there is no such primary within 90 s.
     pub fn wait_for_primary(&self) -> Result<&'static str, Error> {
         self.wait_for_primary_other_than("")
     }
 
-    /// Waits until another node than this one is a primary that takes writes, and returns its name.
+    /// Waits until another node is a primary that accepts writes, and returns its name.
     ///
     /// # Errors
     ///
-    /// If there is none within 90 s.
+    /// If there is no such primary within 90 s.
     pub fn wait_for_primary_other_than(&self, old: &str) -> Result<&'static str, Error> {
         self.wait("elect a primary", || {
             let mut others = self.nodes.iter().filter(|node| node.name != old);
@@ -227,11 +227,11 @@ impl PatroniCluster {
         })
     }
 
-    /// Waits until the primary has a synchronous replica and every node runs as it should.
+    /// Waits until the primary has a synchronous replica and every node is healthy.
     ///
     /// # Errors
     ///
-    /// If that does not come about within 90 s.
+    /// If this takes longer than 90 s.
     pub fn wait_for_replicas(&self) -> Result<(), Error> {
         self.wait("replicate", || {
             let synchronous = self.nodes.iter().any(Node::is_synchronous);
@@ -243,17 +243,17 @@ impl PatroniCluster {
         })
     }
 
-    /// The timeline that a node is on, as its Patroni says.
+    /// Returns the timeline of a node, as its Patroni reports it.
     pub fn timeline(&self, node: &str) -> Option<u32> {
         let answer = self.node(node).get("/patroni")?;
         answer.field("timeline")?.parse().ok()
     }
 
-    /// Makes the synchronous replica the primary, in an orderly way, and returns its name.
+    /// Switches over to the synchronous replica and returns its name.
     ///
     /// # Errors
     ///
-    /// If Patroni refuses, or if it is not done within a minute.
+    /// If Patroni rejects the switchover, or if it takes longer than 90 s.
     pub fn switch_over(&self) -> Result<&'static str, Error> {
         self.wait_for_replicas()?;
         let old = self.wait_for_primary()?;
@@ -286,7 +286,7 @@ impl PatroniCluster {
         self.node(node).start(&self.folder, &self.tools)
     }
 
-    /// Stops all processes of a node where they are, by `SIGSTOP`.
+    /// Stops all processes of a node by `SIGSTOP`.
     ///
     /// # Errors
     ///
@@ -295,7 +295,7 @@ impl PatroniCluster {
         self.node(node).freeze(true)
     }
 
-    /// Lets a frozen node continue, by `SIGCONT`.
+    /// Continues a frozen node by `SIGCONT`.
     ///
     /// # Errors
     ///
@@ -304,8 +304,8 @@ impl PatroniCluster {
         self.node(node).freeze(false)
     }
 
-    /// Lets the server of a frozen node continue and not yet its Patroni, which would stop a primary
-    /// that was replaced.
+    /// Continues the server of a frozen node, but not its Patroni, which would stop a primary that was
+    /// replaced.
     ///
     /// # Errors
     ///
@@ -314,12 +314,12 @@ impl PatroniCluster {
         self.node(node).thaw_server()
     }
 
-    /// Cuts a node off.
+    /// Isolates a node.
     pub fn partition(&self, node: &str, partition: Partition) {
         self.node(node).block(true, partition == Partition::All);
     }
 
-    /// Ends a partition. What was held back arrives.
+    /// Ends a partition. Bytes that were held back arrive.
     pub fn heal(&self, node: &str) {
         self.node(node).block(false, false);
     }
@@ -336,7 +336,7 @@ impl PatroniCluster {
         Ok(Dump(path))
     }
 
-    /// Replaces the cluster by a new one at the same addresses, with another system identifier and on
+    /// Replaces the cluster by a new cluster at the same addresses, with another system identifier and
     /// timeline 1, and restores the contents there.
     ///
     /// # Errors
@@ -366,7 +366,7 @@ impl PatroniCluster {
         self.check("etcdctl", status)
     }
 
-    /// What the Patronis and the servers have written.
+    /// Returns the logs of Patroni and of the servers.
     pub fn log(&self) -> String {
         let logs: Vec<_> = self.nodes.iter().map(Node::log).collect();
         logs.join("\n")

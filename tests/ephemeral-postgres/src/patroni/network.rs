@@ -3,10 +3,10 @@ use std::process;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The addresses of a cluster. Every machine of it has addresses of its own in the loopback network,
-/// which Linux has wholly, so that ports can be the same everywhere.
+/// The addresses of a cluster. Each machine of the cluster has its own addresses in the loopback
+/// network, which Linux routes as a whole. Therefore the ports are the same for all machines.
 ///
-/// The ports are below those that Linux takes for outgoing connections.
+/// The ports are below the range that Linux uses for outgoing connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Network {
     second: u8,
@@ -14,7 +14,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// One that no other process chooses, unless by accident.
+    /// Returns a network that no other process is likely to choose.
     pub(super) fn new() -> Self {
         static NUMBER: AtomicU8 = AtomicU8::new(0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -38,27 +38,27 @@ impl Network {
         self.address(2, 25432)
     }
 
-    /// Where a node's server listens.
+    /// Returns the address at which a node's server listens.
     pub(super) fn postgres(self, node: u8) -> SocketAddr {
         self.address(20 + node, 25432)
     }
 
-    /// Where everyone else reaches it.
+    /// Returns the address at which clients and other nodes reach the server.
     pub(super) fn postgres_relay(self, node: u8) -> SocketAddr {
         self.address(40 + node, 25432)
     }
 
-    /// Where a node's Patroni listens.
+    /// Returns the address at which a node's Patroni listens.
     pub(super) fn rest(self, node: u8) -> SocketAddr {
         self.address(20 + node, 28008)
     }
 
-    /// Where everyone else reaches it.
+    /// Returns the address at which clients and other nodes reach Patroni.
     pub(super) fn rest_relay(self, node: u8) -> SocketAddr {
         self.address(40 + node, 28008)
     }
 
-    /// Where a node reaches etcd.
+    /// Returns the address at which a node reaches etcd.
     pub(super) fn etcd_relay(self, node: u8) -> SocketAddr {
         self.address(60 + node, 22379)
     }

@@ -14,11 +14,11 @@ use crate::error::Error;
 use crate::folder::{Folder, own};
 use crate::program;
 
-/// A server with its Patroni, and the relays through which it is reached and reaches etcd.
+/// A server with its Patroni, and the relays of the node: to the server, to Patroni and to etcd.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) name: &'static str,
-    /// Where its server listens.
+    /// The address at which the server listens.
     pub(super) postgres: SocketAddr,
     rest: SocketAddr,
     folder: PathBuf,
@@ -29,7 +29,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Prepares one, whose Patroni does not run yet.
+    /// Prepares a node. Its Patroni does not run yet.
     pub(super) fn new(
         name: &'static str,
         number: u8,
@@ -88,7 +88,7 @@ impl Node {
         self.folder.join("data")
     }
 
-    /// Starts its Patroni, which starts the server. Does nothing if it runs.
+    /// Starts Patroni, which starts the server. Does nothing if Patroni runs.
     pub(super) fn start(&self, folder: &Folder, tools: &Tools) -> Result<(), Error> {
         let mut patroni = self.patroni();
         if patroni.is_none() {
@@ -100,7 +100,7 @@ impl Node {
         Ok(())
     }
 
-    /// Kills its Patroni and its server, as a loss of power does.
+    /// Kills Patroni and the server, like a loss of power.
     pub(super) fn kill(&self) -> Result<(), Error> {
         self.end_patroni();
         let server = process::server(&self.data());
@@ -125,10 +125,10 @@ impl Node {
         }
     }
 
-    /// Removes its data. It does not run.
+    /// Removes the data of a node that does not run.
     pub(super) fn remove_data(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            // Patroni keeps a copy where it could not use the folder.
+            // Patroni keeps a copy if it could not use the folder.
             if entry.file_name().to_string_lossy().starts_with("data") {
                 fs::remove_dir_all(entry.path()).map_err(Error::system("remove a data folder"))?;
             }
@@ -136,11 +136,11 @@ impl Node {
         Ok(())
     }
 
-    /// Stops every process of the node where it is, or lets them continue.
+    /// Stops every process of the node by `SIGSTOP`, or continues them.
     pub(super) fn freeze(&self, frozen: bool) -> Result<(), Error> {
         if frozen {
             self.signal_patroni("STOP")?;
-            // Again, because the first process can have made another one in between.
+            // Twice, because the first process may have forked in between.
             self.signal_server("STOP")?;
             self.signal_server("STOP")
         } else {
@@ -149,7 +149,7 @@ impl Node {
         }
     }
 
-    /// Lets the server continue, and not yet its Patroni.
+    /// Continues the server, but not Patroni.
     pub(super) fn thaw_server(&self) -> Result<(), Error> {
         self.signal_server("CONT")
     }
@@ -163,7 +163,7 @@ impl Node {
         process::signal(name, &process::server(&self.data()))
     }
 
-    /// Cuts it off from etcd, and if wished from everyone who connects to it.
+    /// Blocks the connections to etcd, and the incoming connections if `all` is set.
     pub(super) fn block(&self, etcd: bool, inbound: bool) {
         self.etcd.block(etcd);
         for relay in &self.inbound {
@@ -171,7 +171,7 @@ impl Node {
         }
     }
 
-    /// Asks its Patroni. `None` if that does not answer.
+    /// Sends a request to Patroni. Returns `None` if there is no response.
     pub(super) fn get(&self, path: &str) -> Option<Answer> {
         rest::request(self.rest, "GET", path, "", Duration::from_millis(500)).ok()
     }
@@ -191,7 +191,7 @@ impl Node {
         self.get("/sync").is_some_and(|answer| answer.status == 200)
     }
 
-    /// What its Patroni and its server have written.
+    /// Returns the logs of Patroni and of the server.
     pub(super) fn log(&self) -> String {
         let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
         read(&self.folder.join("log"))
@@ -202,7 +202,7 @@ impl Node {
     }
 }
 
-/// What still runs is for the watchdog.
+/// The watchdog ends what still runs.
 impl Drop for Node {
     fn drop(&mut self) {
         self.end_patroni();

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::Error;
 
-/// Sends a signal. A process that has ended is no error.
+/// Sends a signal. A process that has ended is not an error.
 pub(super) fn signal(name: &str, processes: &[u32]) -> Result<(), Error> {
     if processes.is_empty() {
         return Ok(());
@@ -20,14 +20,14 @@ pub(super) fn signal(name: &str, processes: &[u32]) -> Result<(), Error> {
         .map_err(Error::system("start /bin/sh"))
 }
 
-/// The server of a data folder, if it runs: its first process, and that one's children.
+/// Returns the processes of the server in a data folder, if it runs: the postmaster and its children.
 pub(super) fn server(data: &Path) -> Vec<u32> {
     let file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     let first = file
         .lines()
         .next()
         .and_then(|line| line.trim().parse().ok());
-    // After a kill another process can have its id.
+    // After a kill, another process may have the id.
     let Some(postmaster) = first.filter(|&id| runs_in(id, data)) else {
         return Vec::new();
     };
@@ -42,14 +42,14 @@ pub(super) fn server(data: &Path) -> Vec<u32> {
     processes
 }
 
-/// The shared memory that a killed server leaves behind, by its id.
+/// Returns the ids of the shared memory that a killed server leaves behind.
 pub(super) fn shared_memory(data: &Path) -> Option<String> {
     let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let mut key_and_id = file.lines().nth(6)?.split_whitespace();
     key_and_id.nth(1).map(str::to_owned)
 }
 
-/// Whether any of them still runs. A process that nobody waited for does not.
+/// Returns whether any of the processes still runs. A zombie does not run.
 pub(super) fn any_runs(processes: &[u32]) -> bool {
     processes.iter().any(|&id| {
         let (state, _) = status(id).unwrap_or_default();
@@ -65,10 +65,10 @@ fn parent(id: u32) -> Option<u32> {
     status(id).map(|(_, parent)| parent)
 }
 
-/// A process's state and its parent.
+/// Returns the state and the parent of a process.
 fn status(id: u32) -> Option<(char, u32)> {
     let status = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // After the program's name, which is in parentheses and may hold any.
+    // The program's name is in parentheses and may contain any character.
     let mut fields = status.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((state, fields.next()?.parse().ok()?))

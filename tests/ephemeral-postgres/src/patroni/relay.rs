@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
-/// Forwards the connections to an address to another one. While it is blocked, it takes connections
-/// and holds back every byte, as a network does that loses every packet.
+/// Forwards connections from one address to another. While it is blocked, it accepts connections and
+/// holds back every byte, like a network that loses every packet.
 #[derive(Debug)]
 pub(super) struct Relay {
     address: SocketAddr,
@@ -45,7 +45,7 @@ impl Relay {
         Ok(Self { address, gate })
     }
 
-    /// Connections that exist are blocked as well. What they hold back is forwarded afterwards.
+    /// Blocks or unblocks all connections. Bytes that were held back are forwarded afterwards.
     pub(super) fn block(&self, blocked: bool) {
         self.gate.state().blocked = blocked;
         self.gate.changed.notify_all();
@@ -61,7 +61,7 @@ impl Drop for Relay {
         }
         drop(state);
         self.gate.changed.notify_all();
-        // So that the listening thread looks.
+        // Wakes the listening thread.
         let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
     }
 }
@@ -71,7 +71,7 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits while it is blocked. Says whether to go on.
+    /// Waits while the relay is blocked. Returns whether to continue.
     fn pass(&self) -> bool {
         let state = self.state();
         let state = self

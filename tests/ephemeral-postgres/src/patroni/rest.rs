@@ -1,18 +1,18 @@
-//! Patroni's REST API, as far as it is needed.
+//! The part of Patroni's REST API that the tests need.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 use std::{io, str};
 
-/// The status and the body of the answer.
+/// The status and the body of a response.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: String,
 }
 
 impl Answer {
-    /// A field of the outermost object, or the first of that name. Texts without their quotes.
+    /// Returns the first field of this name, without the quotes of a string.
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         let (_, rest) = self.body.split_once(&format!("\"{name}\":"))?;
         let value = rest.trim_start().split([',', '}']).next()?;

@@ -4,19 +4,19 @@ use std::{env, fs};
 
 use crate::source::{self, Source};
 
-/// The programs.
+/// The programs of a cluster.
 #[derive(Debug)]
 pub(super) struct Tools {
     pub(super) patroni: PathBuf,
     pub(super) etcd: PathBuf,
     pub(super) etcdctl: PathBuf,
     pub(super) haproxy: PathBuf,
-    /// The folder with PostgreSQL's.
+    /// The folder of PostgreSQL's programs.
     pub(super) postgres: PathBuf,
 }
 
 impl Tools {
-    /// All of them, or what is missing.
+    /// Finds all programs, or returns which one is missing.
     pub(super) fn find() -> Result<Self, String> {
         if !cfg!(target_os = "linux") {
             return Err("the cluster needs Linux's loopback network".to_owned());
@@ -37,7 +37,7 @@ impl Tools {
     }
 }
 
-/// Whether the interpreter in the first line of the program finds a module.
+/// Returns whether the interpreter in the first line of the program finds a module.
 fn can_import(program: &Path, module: &str) -> bool {
     let program = fs::read_to_string(program).unwrap_or_default();
     let interpreter = program
