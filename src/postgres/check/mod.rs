@@ -1,5 +1,6 @@
 //! Startup checks: verifies schema, privileges, users and connection settings.
 
+mod engine;
 mod report;
 mod table;
 mod users;
@@ -44,9 +45,12 @@ impl<U: PgUser> PgSessionStore<U> {
     ///   [`from_row`](PgUser::from_row) for one user, if there is one;
     /// * row-level security: no policy hides rows of a table;
     /// * transactions: they are not read-only;
+    /// * advisory locks: they exclude other connections, which another engine with PostgreSQL's
+    ///   protocol may not implement;
     /// * the pool: its connections have the same role and search path, and see the same tables.
     ///
-    /// It logs a warning in each of these cases: a connection to another host is not encrypted; the
+    /// It logs a warning in each of these cases: the role cannot read the server's timeline; the
+    /// server does not support `LISTEN`; a connection to another host is not encrypted; the
     /// pool has no timeouts; the pool has several hosts without `target_session_attrs`; `user_id`
     /// has no foreign key; a role behind a transaction pooler has no `statement_timeout`; a
     /// [function](super::Migrate#functions-for-other-clients) for other clients is missing; the role
@@ -60,7 +64,8 @@ impl<U: PgUser> PgSessionStore<U> {
     /// [`ErrorKind::Schema`] if a table, [`PgUser`] or a privilege does not match: the source names
     /// each finding and its remedy. Also [`ErrorKind::Schema`] if notification triggers have
     /// another schema version; the source names the required version. [`ErrorKind::Configuration`]
-    /// if a connection of the pool differs. [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if
+    /// if a connection of the pool differs, or if advisory locks do not exclude other connections.
+    /// [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if
     /// `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in recovery and
     /// stale reads are not allowed. Other errors are those of a lookup.
     pub async fn check(&self) -> Result<CheckReport, Error> {
@@ -90,7 +95,15 @@ impl<U: PgUser> PgSessionStore<U> {
 async fn run<U: PgUser>(store: &PgSessionStore<U>) -> Result<CheckReport, Error> {
     store.connections.fill().await?;
     let own = store.connections.writes.acquire().await?;
-    let check = with(store, &own).await?.fenced(own.gate.is_fenced());
+    let mut check = with(store, &own).await?;
+    check.fenced = own.gate.is_fenced();
+    check.accepts_listen = engine::accepts_listen(&own).await?;
+    if !check.in_recovery() {
+        let second = store.connections.writes.acquire().await?;
+        if engine::advisory_locks_exclude(&own, &second).await? {
+            second.release();
+        }
+    }
     same_settings::check::<U>(store.pool(), &own, &store.table).await?;
     if !store.execution.has_settings() {
         report::warn_without_statement_timeout(&own).await?;

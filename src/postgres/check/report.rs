@@ -12,10 +12,12 @@ use crate::{
 /// Properties of the server and the pool, as
 /// [`PgSessionStore::check`](crate::PgSessionStore::check) found them.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct CheckReport {
     server_version: String,
     in_recovery: bool,
-    fenced: bool,
+    pub(super) fenced: bool,
+    pub(super) accepts_listen: bool,
     missing_functions: Vec<String>,
     encrypted: Option<bool>,
     local: bool,
@@ -39,6 +41,13 @@ impl CheckReport {
     /// `pg_current_wal_lsn()`, or if the server does not have them.
     pub const fn is_fenced(&self) -> bool {
         self.fenced
+    }
+
+    /// Returns whether the server accepts `LISTEN`, which the cache and the streams need. A replica
+    /// does not accept it. A server may accept it without delivering notifications; the feed
+    /// detects that when it subscribes.
+    pub const fn accepts_listen(&self) -> bool {
+        self.accepts_listen
     }
 
     /// Returns the names of those [functions](crate::postgres::Migrate#functions-for-other-clients)
@@ -90,16 +99,13 @@ impl CheckReport {
             server_version: column(&row, 0)?,
             in_recovery: column(&row, 1)?,
             fenced: false,
+            accepts_listen: false,
             missing_functions: Vec::new(),
             encrypted: column(&row, 2)?,
             local: column(&row, 3)?,
             wait_timeout: timeouts.wait,
             create_timeout: timeouts.create,
         })
-    }
-
-    pub(super) fn fenced(self, fenced: bool) -> Self {
-        Self { fenced, ..self }
     }
 
     pub(super) fn without_functions(self, missing_functions: Vec<String>) -> Self {
@@ -124,6 +130,12 @@ impl CheckReport {
                 "the role cannot read the timeline of the server: a primary that was replaced is \
                  not detected; grant EXECUTE on pg_control_system(), pg_walfile_name and \
                  pg_current_wal_lsn()"
+            );
+        }
+        if !self.accepts_listen && !self.in_recovery {
+            tracing::warn!(
+                target: "tower_user_session",
+                "the server does not support LISTEN: the cache and the feed cannot be enabled"
             );
         }
         if self.encrypted == Some(false) && !self.local {

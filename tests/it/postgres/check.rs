@@ -42,6 +42,13 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
         &["sessions.user_id has the type integer", "bigint", "ALTER COLUMN user_id TYPE bigint"],
     ),
     (
+        "advisory locks that do nothing, as in an engine without them",
+        "SET allow_system_table_mods = on;
+         CREATE OR REPLACE FUNCTION pg_catalog.pg_try_advisory_xact_lock(bigint) RETURNS boolean
+         LANGUAGE sql AS 'SELECT true'",
+        &["two connections got the same advisory lock"],
+    ),
+    (
         "policies on the sessions",
         "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY",
         &["row-level security hides rows of sessions from the role ~", "BYPASSRLS"],
