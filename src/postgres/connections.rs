@@ -1,6 +1,10 @@
 //! Connections of the store, and the transactions that run on them.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use deadpool_postgres::{ClientWrapper, Pool};
 use tokio::{
@@ -14,7 +18,7 @@ use crate::{
     postgres::{
         connection_set::{ConnectionSet, Deadline, PooledConnection, before_deadline, open_new},
         errors,
-        fence::{Fence, Gate, Server},
+        fence::{Fence, Follower, Gate, Server},
         sql::{
             execution::{
                 Bounds, Execution, Executor, FIRST_LOCK_TIMEOUT, lookup_settings, write_settings,
@@ -47,6 +51,7 @@ pub(super) struct Connections {
     /// The connection for deleting expired sessions in batches; closed after each round.
     pub(super) cleanup: ConnectionSet,
     fence: Fence,
+    _idle_in_pool: Arc<IdleInPool>,
     user_queues: UserQueues,
     lock_waiters: Semaphore,
 }
@@ -57,6 +62,11 @@ impl Connections {
     pub(super) fn new(pool: Pool, execution: &Execution, writes: usize) -> Self {
         let deadline = Deadline::default();
         let fence = Fence::default();
+        let idle_in_pool = Arc::new(IdleInPool {
+            pool: pool.clone(),
+            deadline: deadline.clone(),
+        });
+        fence.follow(&idle_in_pool);
         let set = |settings: fn(Duration) -> String, size, with_backoff| {
             let settings = execution.has_settings().then_some(settings);
             let (pool, deadline) = (pool.clone(), deadline.clone());
@@ -69,6 +79,7 @@ impl Connections {
             user_queues: UserQueues::default(),
             lock_waiters: Semaphore::new(1),
             fence,
+            _idle_in_pool: idle_in_pool,
             deadline,
             pool,
         }
@@ -186,10 +197,30 @@ impl Connections {
     }
 
     /// Opens a connection for a task without a deadline. It is closed when the task ends.
-    pub(super) async fn open_new(&self) -> Result<ClientWrapper, Error> {
+    pub(super) async fn open_new(&self) -> Result<(ClientWrapper, Gate), Error> {
         let client = open_new(&self.pool).await?;
-        Gate::new(&self.fence, &client, true).await?;
-        Ok(client)
+        let gate = Gate::new(&self.fence, &client, true).await?;
+        Ok((client, gate))
+    }
+}
+
+/// The idle connections of the application's pool. If another primary responds, they are closed.
+#[derive(Debug)]
+struct IdleInPool {
+    pool: Pool,
+    deadline: Deadline,
+}
+
+impl Follower for IdleInPool {
+    fn primary_changed(&self) {
+        let changed = Instant::now();
+        self.pool.retain(|_, _| false);
+        // A connection in use returns to the pool later.
+        let (pool, delay) = (self.pool.clone(), self.deadline.get());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            pool.retain(|_, metrics| metrics.created > changed);
+        });
     }
 }
 
@@ -215,6 +246,17 @@ pub(super) async fn run_single(
     };
     // Another primary may have responded while this response was in flight.
     let outcome = outcome.and_then(|(rows, server)| gate.admit(server).map(|()| (rows, server)));
+    let outcome = outcome.map_err(|error| {
+        // The new primary has the change if it was replicated before the promotion.
+        if error.kind() == ErrorKind::Recovery
+            && errors::code(&error).is_none()
+            && statement.writes()
+        {
+            error.with_outcome_unknown()
+        } else {
+            error
+        }
+    });
     let usable = match &outcome {
         Ok((_, server)) => *server != Server::InRecovery,
         Err(error) => leaves_connection_usable(error),
@@ -316,8 +358,9 @@ impl StoreTransaction {
         if outcome.as_ref().is_ok_and(commit) {
             let committed = self.0.batch_execute("COMMIT").await;
             committed.map_err(errors::commit)?;
-            // If the server was replaced meanwhile, the committed changes are lost.
-            self.0.gate.admit(self.1)?;
+            // If the server was replaced in the meantime, the committed changes may be lost.
+            let admitted = self.0.gate.admit(self.1);
+            admitted.map_err(Error::with_outcome_unknown)?;
             self.0.release();
         } else if outcome.as_ref().err().is_none_or(leaves_connection_usable)
             && self.0.batch_execute("ROLLBACK").await.is_ok()

@@ -247,7 +247,7 @@ impl<U: PgUser> PgSessionStore<U> {
 
     /// [`SessionStore::revoke_everyone`], on a connection without time limits.
     async fn revoke_everyone_unbounded(&self) -> Result<u64, Error> {
-        let client = self.connections.open_new().await?;
+        let (client, gate) = self.connections.open_new().await?;
         let unbounded = Bounds {
             statement: Duration::ZERO,
             lock: Duration::ZERO,
@@ -264,8 +264,12 @@ impl<U: PgUser> PgSessionStore<U> {
         let ended = self.execution.execute(executor, revoke, &[]).await?;
         self.verify_none_left(executor, &self.statements.any_session, &[])
             .await?;
+        let server = gate.server(&client).await?;
         let committed = client.batch_execute("COMMIT").await;
         committed.map_err(errors::commit)?;
+        // If the server was replaced in the meantime, the committed changes may be lost.
+        let admitted = gate.admit(server);
+        admitted.map_err(Error::with_outcome_unknown)?;
         Ok(ended)
     }
 

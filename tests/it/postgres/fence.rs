@@ -1,14 +1,15 @@
-//! A primary that was replaced is refused by a process that has met the new one.
+//! A primary that was replaced is rejected by a process that has reached the new primary.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, fs, sync::Arc};
 
 use deadpool_postgres::{Manager, Pool};
-use ephemeral_postgres::{StopMode, TestDatabase};
+use ephemeral_postgres::{Server, StopMode, TestDatabase};
 use tower_user_session::{
     ErrorKind, PgSessionStore, SessionService,
+    postgres::PgConnector,
     session::{SessionToken, TokenDigest},
     store::SessionLookup as _,
-    tokio_postgres::{Config, NoTls},
+    tokio_postgres::{Client, Config, NoTls},
 };
 
 use crate::support::{
@@ -19,33 +20,74 @@ use crate::support::{
     patiently, pool, sign_out, sql, until_waiting,
 };
 
-const PROCESS: &str = "fenced";
 const CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fenced'";
 
-/// The process of an application. The replica is its first host, so that new connections lead there once it is a primary.
-async fn process(pair: &Pair) -> PgSessions {
+/// The configuration of an application's process. The replica is its first host: new connections
+/// lead to the replica after its promotion.
+fn config(pair: &Pair, attributes: &str) -> Config {
     let [replica, primary] =
         [&pair.replica, &pair.primary].map(|server| server.directory().unwrap().display());
     let database = pair.database.name();
     let config = format!(
-        "host={replica},{primary} user=postgres dbname={database} target_session_attrs=read-write \
-         application_name={PROCESS}"
+        "host={replica},{primary} user=postgres dbname={database} application_name=fenced \
+         target_session_attrs={attributes}"
     );
-    let config: Config = config.parse().unwrap();
-    let manager = Manager::new(config.clone(), NoTls);
-    let pool = Pool::builder(manager).max_size(4).build().unwrap();
-    let sessions = SessionService::new(PgSessionStore::new(pool));
-    let feed = sessions.store().feed(config, NoTls);
-    sessions.enable_cache(feed, 100).await.unwrap();
-    sessions
+    config.parse().unwrap()
 }
 
-async fn promote(pair: &Pair) {
-    let replica = Arc::clone(&pair.replica);
-    blocking(move || replica.promote().unwrap()).await;
+fn pool_of(config: Config, size: usize) -> Pool {
+    let manager = Manager::new(config, NoTls);
+    Pool::builder(manager).max_size(size).build().unwrap()
 }
 
-/// What the replica has replayed of the primary.
+/// A primary with a replica that has replayed the sessions of two users, and a process of an
+/// application with its pool.
+struct Setting {
+    pair: Pair,
+    sessions: PgSessions,
+    pool: Pool,
+    ada: SessionToken,
+    eve: SessionToken,
+}
+
+impl Setting {
+    async fn start(test: &str) -> Option<Self> {
+        let pair = Pair::start(test, &[]).await?;
+        let setup = PgSessionStore::<User>::new(pool(&pair.database, 1));
+        setup.migrate().notify_on_revocation().await.unwrap();
+        let pool = pool_of(config(&pair, "read-write"), 6);
+        let sessions = SessionService::new(PgSessionStore::new(pool.clone()));
+        let feed = sessions.store().feed(config(&pair, "read-write"), NoTls);
+        sessions.enable_cache(feed, 100).await.unwrap();
+        let [ada, eve] = [1, 2].map(|user| sessions.sign_in_without_request(user));
+        let (ada, eve) = (
+            token(ada.await.unwrap().token()),
+            token(eve.await.unwrap().token()),
+        );
+        replicated(&pair, 2).await;
+        Some(Self {
+            pair,
+            sessions,
+            pool,
+            ada,
+            eve,
+        })
+    }
+
+    /// Promotes the replica while the primary continues, and returns a process on the new primary.
+    async fn promote(&self) -> PgSessions {
+        let replica = Arc::clone(&self.pair.replica);
+        blocking(move || replica.promote().unwrap()).await;
+        let pool = pool_of(self.pair.replica_config(), 2);
+        SessionService::new(PgSessionStore::new(pool))
+    }
+}
+
+fn token(token: &SessionToken) -> SessionToken {
+    SessionToken::parse(token.expose().as_bytes()).unwrap()
+}
+
+/// Waits until the replica has replayed this number of sessions.
 async fn replicated(pair: &Pair, sessions: i64) {
     let client = connect(&pair.replica_config()).await.unwrap();
     patiently(async {
@@ -60,88 +102,264 @@ async fn replicated(pair: &Pair, sessions: i64) {
     .await;
 }
 
-/// N09: two servers take themselves for the primary. As soon as one connection of a process has had an answer from the
-/// new one, no session counts as live that ended there: neither from the cache nor from an open connection to the old one.
+/// N09: two servers act as the primary. As soon as one connection of a process has received a
+/// response from the new primary, a session that ended there is not live: neither in the cache nor
+/// on an open connection to the previous primary. The process closes all connections to the previous
+/// primary, also those of the application's pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_of_the_new_primary_fences_off_the_old_one() {
-    let Some(pair) = Pair::start("fence", &[]).await else {
+    let Some(setting) = Setting::start("fence").await else {
         return;
     };
-    let setup = PgSessionStore::<User>::new(pool(&pair.database, 1));
-    setup.migrate().notify_on_revocation().await.unwrap();
-    let sessions = process(&pair).await;
-    let ada = sessions.sign_in_without_request(1).await.unwrap();
-    let eve = sessions.sign_in_without_request(2).await.unwrap();
-    replicated(&pair, 2).await;
-    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    let Setting {
+        pair,
+        sessions,
+        pool,
+        ada,
+        eve,
+    } = &setting;
+    assert_eq!(sessions.user(ada).await.unwrap(), Some(User::ada()));
+    let in_use = pool.get().await.unwrap();
+    drop(pool.get().await.unwrap());
 
-    promote(&pair).await;
-    let manager = Manager::new(pair.replica_config(), NoTls);
-    let on_new = Pool::builder(manager).max_size(2).build().unwrap();
-    let elsewhere = SessionService::new(PgSessionStore::<User>::new(on_new));
-    assert!(sign_out(&elsewhere, ada.token()).await.unwrap());
-    // Nothing tells the process so far.
-    assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    let on_new = setting.promote().await;
+    assert!(sign_out(&on_new, ada).await.unwrap());
+    // The process has not reached the new primary.
+    assert_eq!(sessions.user(ada).await.unwrap(), Some(User::ada()));
 
     // A lookup of another session opens a connection, which leads to the new primary.
     assert!(kill_lookups(&pair.database).await > 0);
-    assert_eq!(sessions.user(eve.token()).await.unwrap(), Some(User::eve()));
-    assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
-    // Neither lookups and writes nor the feed keep a connection to the old primary.
+    assert_eq!(sessions.user(eve).await.unwrap(), Some(User::eve()));
+    assert_eq!(sessions.user(ada).await.unwrap(), None);
+    // Only the application's own connection remains, until it returns to the pool.
+    patiently(async { while number(&pair.database, CONNECTIONS).await > 1 {} }).await;
+    drop(in_use);
     patiently(async { while number(&pair.database, CONNECTIONS).await > 0 {} }).await;
-    // The old primary is the only one that this process reaches anew.
+    // New connections now lead to the previous primary.
     let replica = Arc::clone(&pair.replica);
     blocking(move || replica.stop(StopMode::Fast).unwrap()).await;
-    let error = sessions.user(eve.token()).await.unwrap_err();
+    let error = sessions.user(eve).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Recovery);
     assert!(sessions.sign_in_without_request(1).await.is_err());
-    assert!(sign_out(&sessions, eve.token()).await.is_err());
+    assert!(sign_out(sessions, eve).await.is_err());
 }
 
-/// N09: an answer of the old primary that was under way when the new one answered is discarded, and the lookup repeated.
+/// N09: a response of the previous primary is in flight when the new primary responds. It is
+/// discarded, and the lookup is repeated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_under_way_is_discarded_when_the_new_primary_answers() {
-    let Some(pair) = Pair::start("fence_under_way", &[]).await else {
+async fn an_answer_in_flight_is_discarded_when_the_new_primary_answers() {
+    let Some(setting) = Setting::start("fence_in_flight").await else {
         return;
     };
-    let setup = PgSessionStore::<User>::new(pool(&pair.database, 1));
-    setup.migrate().notify_on_revocation().await.unwrap();
-    let sessions = process(&pair).await;
-    let ada = sessions.sign_in_without_request(1).await.unwrap();
-    let eve = sessions.sign_in_without_request(2).await.unwrap();
-    replicated(&pair, 2).await;
+    let Setting {
+        pair,
+        sessions,
+        ada,
+        eve,
+        ..
+    } = &setting;
     // Opens one connection for lookups.
-    sessions
-        .store()
-        .find(&[TokenDigest::from_bytes([0; 32])])
-        .await
-        .unwrap();
-    promote(&pair).await;
-    let manager = Manager::new(pair.replica_config(), NoTls);
-    let on_new = Pool::builder(manager).max_size(2).build().unwrap();
-    let elsewhere = SessionService::new(PgSessionStore::<User>::new(on_new));
-    assert!(sign_out(&elsewhere, ada.token()).await.unwrap());
+    let unknown = [TokenDigest::from_bytes([0; 32])];
+    sessions.store().find(&unknown).await.unwrap();
+    let on_new = setting.promote().await;
+    assert!(sign_out(&on_new, ada).await.unwrap());
 
-    // A lookup waits on the old primary.
+    // A lookup waits on the previous primary.
     let old = pair.database.client().await;
-    old.batch_execute("BEGIN; LOCK TABLE sessions")
-        .await
-        .unwrap();
+    let lock = "BEGIN; LOCK TABLE sessions";
+    old.batch_execute(lock).await.unwrap();
     let lookup = {
-        let (sessions, token) = (sessions.clone(), ada.token().expose());
-        let token = SessionToken::parse(token.as_bytes()).unwrap();
-        tokio::spawn(async move { sessions.user(&token).await })
+        let (sessions, ada) = (sessions.clone(), token(ada));
+        tokio::spawn(async move { sessions.user(&ada).await })
     };
     until_waiting(&pair.database, 1).await;
-    // The next one opens another connection, which leads to the new primary.
-    let store = sessions.store();
-    store.find(&[eve.token().digest()]).await.unwrap();
+    // The next lookup opens another connection, which leads to the new primary.
+    sessions.store().find(&[eve.digest()]).await.unwrap();
     old.batch_execute("COMMIT").await.unwrap();
     assert_eq!(lookup.await.unwrap().unwrap(), None);
 }
 
-/// N09: where the role may not run a function that the fence needs, everything works without the fence, and `check`
-/// says so.
+/// N09: a sign-out is in flight on the previous primary when the new primary responds. It is not
+/// acknowledged: its outcome is unknown. Repeated, it ends the session on the new primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_in_flight_is_not_acknowledged_when_the_new_primary_answers() {
+    let Some(setting) = Setting::start("fence_write").await else {
+        return;
+    };
+    let Setting {
+        pair,
+        sessions,
+        ada,
+        eve,
+        ..
+    } = &setting;
+    let on_new = setting.promote().await;
+    let old = pair.database.client().await;
+    let lock = "BEGIN; SELECT FROM sessions WHERE user_id = 1 FOR UPDATE";
+    old.batch_execute(lock).await.unwrap();
+    let signing_out = {
+        let (sessions, ada) = (sessions.clone(), token(ada));
+        tokio::spawn(async move { sign_out(&sessions, &ada).await })
+    };
+    until_waiting(&pair.database, 1).await;
+    sessions.store().find(&[eve.digest()]).await.unwrap();
+    old.batch_execute("COMMIT").await.unwrap();
+    let error = signing_out.await.unwrap().unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error:?}");
+    assert_eq!(on_new.user(ada).await.unwrap(), Some(User::ada()));
+    assert!(sign_out(sessions, ada).await.unwrap());
+    assert_eq!(on_new.user(ada).await.unwrap(), None);
+}
+
+/// N09: a revocation of all sessions waits for a lock on the previous primary when the new primary
+/// responds. It is rolled back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_of_everyone_in_flight_fails_when_the_new_primary_answers() {
+    let Some(setting) = Setting::start("fence_everyone").await else {
+        return;
+    };
+    let Setting {
+        pair,
+        sessions,
+        eve,
+        ..
+    } = &setting;
+    let old = pair.database.client().await;
+    let lock = "BEGIN; LOCK TABLE sessions IN ROW EXCLUSIVE MODE";
+    old.batch_execute(lock).await.unwrap();
+    let revoking = {
+        let sessions = sessions.clone();
+        tokio::spawn(async move { sessions.revoke_everyone().await })
+    };
+    until_waiting(&pair.database, 1).await;
+    setting.promote().await;
+    sessions.store().find(&[eve.digest()]).await.unwrap();
+    old.batch_execute("COMMIT").await.unwrap();
+    let error = revoking.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Recovery);
+    assert_eq!(
+        number(&pair.database, "SELECT count(*) FROM sessions").await,
+        2
+    );
+}
+
+/// N09: a connection was opened to a replica, which was promoted since. The lookup notices it, and
+/// runs on a new connection, whose timeline is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_leaves_a_connection_whose_replica_was_promoted() {
+    let Some(setting) = Setting::start("fence_promoted").await else {
+        return;
+    };
+    let stale = PgSessionStore::<User>::new(pool_of(config(&setting.pair, "any"), 6));
+    let sessions = SessionService::new(stale.allow_stale_replica_reads());
+    let ada = Some(User::ada());
+    assert_eq!(sessions.user(&setting.ada).await.unwrap(), ada);
+    let client = connect(&setting.pair.replica_config()).await.unwrap();
+    let before = lookup_connections(&client).await;
+    assert!(!before.is_empty());
+    setting.promote().await;
+    assert_eq!(sessions.user(&setting.ada).await.unwrap(), ada);
+    let after = lookup_connections(&client).await;
+    assert!(!after.is_empty() && after.is_disjoint(&before));
+}
+
+async fn lookup_connections(client: &Client) -> BTreeSet<i32> {
+    let pids = "SELECT pid FROM pg_stat_activity
+        WHERE query LIKE '%asked_digest%' AND pid <> pg_backend_pid()";
+    let rows = client.query(pids, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// N09: a connection for writes was opened to a replica, which was promoted since. A write there is
+/// rejected if the process has reached a higher timeline in the meantime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_reads_the_timeline_if_its_connection_was_opened_to_a_replica() {
+    let Some(setting) = Setting::start("fence_write_promoted").await else {
+        return;
+    };
+    let pair = &setting.pair;
+    let stale = PgSessionStore::<User>::new(pool_of(config(pair, "any"), 6));
+    let sessions = SessionService::new(stale.allow_stale_replica_reads());
+    // Opens all connections of the store, to the replica.
+    let check = sessions.store().check().await.unwrap();
+    assert!(check.in_recovery() && !check.accepts_listen());
+    let disconnect = "ALTER SYSTEM SET primary_conninfo = ''";
+    pair.on_replica(disconnect).await;
+    pair.on_replica("SELECT pg_reload_conf()").await;
+    setting.promote().await;
+    // The primary passes the replica's timeline.
+    for timeline in [2, 3] {
+        let primary = Arc::clone(&pair.primary);
+        blocking(move || increment_timeline(&primary)).await;
+        let current = "SELECT timeline_id::int8 FROM pg_control_checkpoint()";
+        sql(&pair.database, "CHECKPOINT").await;
+        assert_eq!(number(&pair.database, current).await, timeline);
+    }
+    // New connections to the former replica fail, and lead to the primary.
+    let settings = pair.replica.directory().unwrap().join("data/pg_hba.conf");
+    fs::write(settings, "local postgres all trust\n").unwrap();
+    let replica = connect(&pair.replica.config()).await.unwrap();
+    let reload = "SELECT pg_reload_conf()";
+    replica.batch_execute(reload).await.unwrap();
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE query LIKE '%asked_digest%' AND pid <> pg_backend_pid()";
+    patiently(async {
+        while connect(&pair.replica_config()).await.is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    replica.batch_execute(kill).await.unwrap();
+    assert_eq!(
+        sessions.user(&setting.eve).await.unwrap(),
+        Some(User::eve())
+    );
+
+    let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+    assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+    assert_eq!(
+        number(&pair.database, "SELECT count(*) FROM sessions").await,
+        3
+    );
+}
+
+/// N10: a process whose first host is the previous primary reaches the new primary, because each
+/// connection of a connector begins with the next host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connector_reaches_the_new_primary_behind_the_old_one() {
+    let Some(setting) = Setting::start("fence_connector").await else {
+        return;
+    };
+    let pair = &setting.pair;
+    let connector = PgConnector::new(pair.config(), NoTls);
+    let pool = Pool::builder(connector.manager()).build().unwrap();
+    let sessions = SessionService::new(PgSessionStore::<User>::new(pool));
+    assert!(sessions.user(&setting.ada).await.unwrap().is_some());
+    let on_new = setting.promote().await;
+    assert!(sign_out(&on_new, &setting.ada).await.unwrap());
+    patiently(async {
+        while sessions.user(&setting.ada).await.unwrap().is_some() {
+            kill_lookups(&pair.database).await;
+        }
+    })
+    .await;
+    for _ in 0..10 {
+        kill_lookups(&pair.database).await;
+        assert_eq!(sessions.user(&setting.ada).await.unwrap(), None);
+    }
+}
+
+/// Restarts a primary as a replica of no server, and promotes it.
+fn increment_timeline(server: &Server) {
+    server.stop(StopMode::Fast).unwrap();
+    let signal = server.directory().unwrap().join("data/standby.signal");
+    fs::write(signal, "").unwrap();
+    server.restart().unwrap();
+    server.promote().unwrap();
+}
+
+/// N09: the role may not execute a function that the fence needs. Every call works without the
+/// fence, and `check` reports it.
 #[tokio::test]
 async fn without_its_functions_everything_works_unfenced() {
     let functions = [
@@ -173,6 +391,7 @@ async fn without_its_functions_everything_works_unfenced() {
             let sessions = SessionService::new(store);
             let check = sessions.store().check().await.unwrap();
             assert_eq!(check.is_fenced(), function.is_empty(), "{function}");
+            assert!(check.accepts_listen());
             let warned = logs.text().contains("cannot read the timeline");
             assert_eq!(warned, !function.is_empty(), "{function}");
             let feed = sessions.store().feed(role.clone(), NoTls);
@@ -187,7 +406,7 @@ async fn without_its_functions_everything_works_unfenced() {
     }
 }
 
-/// A role that may use the tables, and is no superuser.
+/// Creates a role that may use the tables and is not a superuser.
 async fn unprivileged(database: &TestDatabase) -> Config {
     let role = format!("fenced_{}", database.name());
     sql(database, &format!("CREATE ROLE {role} LOGIN")).await;
