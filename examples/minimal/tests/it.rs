@@ -1,10 +1,5 @@
 //! The program as its readers start it: a process with a `DATABASE_URL`, and HTTP over a socket.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test says what went wrong by panicking"
-)]
-
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},

@@ -5,7 +5,10 @@
 //! DISTANCE_LOOKUPS=200 cargo test --release --all-features --test it distance::long -- --ignored --nocapture
 //! ```
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use deadpool_postgres::{Manager, Pool};
 use tower_user_session::{
@@ -83,7 +86,7 @@ async fn measure(round_trip: Duration, lookups: usize, ends: usize) -> Measured 
         let session = signed_in(&database, &near).await;
         until_cached(&far, session.token()).await;
         let looking = tokio::spawn({
-            let (far, token) = (far.clone(), session.token().expose().to_owned());
+            let (far, token) = (far.clone(), session.token().expose().clone());
             async move {
                 let token = SessionToken::parse(token.as_bytes()).unwrap();
                 let mut last = Instant::now();
@@ -119,7 +122,6 @@ async fn hits_do_not_depend_on_the_distance() {
 }
 
 /// The same measurements at several distances, for `docs/scaling.md`.
-#[expect(clippy::print_stdout, reason = "the report is for the developer")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn long() {
@@ -133,7 +135,7 @@ async fn long() {
             ("end", &measured.ends),
         ] {
             let [median, high, last] = [50, 99, 100].map(|percent| latencies.percentile(percent));
-            line += &format!(" {name} p50 {median:?} p99 {high:?} max {last:?};");
+            write!(line, " {name} p50 {median:?} p99 {high:?} max {last:?};").unwrap();
         }
         println!("{line}");
     }

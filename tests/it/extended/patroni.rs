@@ -413,7 +413,6 @@ async fn work(
 
 /// N10: a switchover under load causes no wrong result, on the addresses of all nodes and through
 /// haproxy, and no acknowledged operation is lost. Each process continues by itself.
-#[expect(clippy::print_stdout, reason = "the report is for the developer")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switchover_under_load_needs_no_restart() {
     let Some(cluster) = Cluster::start("switchover").await else {
@@ -428,7 +427,6 @@ async fn a_switchover_under_load_needs_no_restart() {
 /// N09, N10: the same for all faults, and for each combination of cache and route. `PATRONI_ROUNDS`
 /// is the number of faults of each kind in each combination. The reports and the charts go to
 /// `target/patroni`.
-#[expect(clippy::print_stdout, reason = "the report is for the developer")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half an hour by default"]
 async fn long() {
