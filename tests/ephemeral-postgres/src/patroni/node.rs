@@ -100,6 +100,12 @@ impl Node {
         Ok(())
     }
 
+    /// Restarts Patroni. The server continues.
+    pub(super) fn restart_patroni(&self, folder: &Folder, tools: &Tools) -> Result<(), Error> {
+        self.end_patroni();
+        self.start(folder, tools)
+    }
+
     /// Kills Patroni and the server, like a loss of power.
     pub(super) fn kill(&self) -> Result<(), Error> {
         self.end_patroni();
