@@ -5,10 +5,7 @@
 //! DISTANCE_LOOKUPS=200 cargo test --release --all-features --test it distance::long -- --ignored --nocapture
 //! ```
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, Pool};
 use tower_user_session::{
@@ -86,7 +83,7 @@ async fn measure(round_trip: Duration, lookups: usize, ends: usize) -> Measured 
         let session = signed_in(&database, &near).await;
         until_cached(&far, session.token()).await;
         let looking = tokio::spawn({
-            let (far, token) = (far.clone(), session.token().expose().clone());
+            let (far, token) = (far.clone(), session.token().expose());
             async move {
                 let token = SessionToken::parse(token.as_bytes()).unwrap();
                 let mut last = Instant::now();
@@ -128,15 +125,13 @@ async fn long() {
     let lookups = std::env::var("DISTANCE_LOOKUPS").map_or(200, |count| count.parse().unwrap());
     for milliseconds in [0, 20, 80] {
         let measured = measure(Duration::from_millis(milliseconds), lookups, lookups / 10).await;
-        let mut line = format!("{milliseconds} ms:");
         for (name, latencies) in [
             ("hit", &measured.hits),
             ("miss", &measured.misses),
-            ("end", &measured.ends),
+            ("end elsewhere", &measured.ends),
         ] {
             let [median, high, last] = [50, 99, 100].map(|percent| latencies.percentile(percent));
-            write!(line, " {name} p50 {median:?} p99 {high:?} max {last:?};").unwrap();
+            println!("| {milliseconds} ms | {name} | {median:?} | {high:?} | {last:?} |");
         }
-        println!("{line}");
     }
 }
