@@ -3,7 +3,7 @@
 //! | attempts | at once | then |
 //! |---|---|---|
 //! | from one address (IPv6: from one /64 network) | 30 | one in 4 s |
-//! | for one email address, from all addresses together | 30 | one in 30 s |
+//! | for one email address, from all addresses together | 20 | one in 30 s |
 //!
 //! Every check of a password counts, no matter whether it succeeds: OWASP ASVS 5.0, 6.3.1, and NIST
 //! SP 800-63B-4 §3.2.2. The second limit also delays the user while an attack lasts. The state is
@@ -26,7 +26,7 @@ use governor::{
 use nonzero_ext::nonzero;
 
 const FOR_AN_ADDRESS: Quota = Quota::per_minute(nonzero!(15_u32)).allow_burst(nonzero!(30_u32));
-const FOR_AN_EMAIL: Quota = Quota::per_minute(nonzero!(2_u32)).allow_burst(nonzero!(30_u32));
+const FOR_AN_EMAIL: Quota = Quota::per_minute(nonzero!(2_u32)).allow_burst(nonzero!(20_u32));
 /// Full quotas are removed from memory after this number of attempts.
 const CLEANUP: u64 = 1_000;
 
@@ -98,6 +98,8 @@ mod tests {
         for _ in 0..FOR_AN_ADDRESS.burst_size().get() {
             throttle.check_address(ip("192.0.2.7")).unwrap();
             throttle.check_address(ip("2001:db8::1")).unwrap();
+        }
+        for _ in 0..FOR_AN_EMAIL.burst_size().get() {
             throttle.check_email("ada@example.com").unwrap();
         }
         for limited in ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::2"] {
