@@ -17,6 +17,7 @@ mod hosts;
 mod migrate;
 mod payload;
 mod pool;
+mod private_value;
 mod reconnect;
 mod same_database;
 mod same_settings;

@@ -6,7 +6,9 @@ use tokio_postgres::{Transaction, types::ToSql};
 
 use crate::{
     error::Error,
-    postgres::{sql::execution::Executor, store::PgSessionStore, user::PgUser},
+    postgres::{
+        private_value::PrivateValue, sql::execution::Executor, store::PgSessionStore, user::PgUser,
+    },
     service::{SessionService, SignIn, SignedIn},
     session::{CurrentSession, SessionToken},
     store::{ColumnConditions, RevokeScope},
@@ -14,7 +16,7 @@ use crate::{
 
 /// Preconditions of a sign-in: column values that the user's row must still have.
 #[derive(Default)]
-pub struct SignInConditions(Vec<(&'static str, Box<dyn ToSql + Send + Sync>)>);
+pub struct SignInConditions(Vec<(&'static str, PrivateValue)>);
 
 impl SignInConditions {
     pub(super) fn columns(&self) -> Vec<&'static str> {
@@ -22,15 +24,13 @@ impl SignInConditions {
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &(dyn ToSql + Sync)> {
-        self.0
-            .iter()
-            .map(|(_, value)| &**value as &(dyn ToSql + Sync))
+        self.0.iter().map(|(_, value)| value as &(dyn ToSql + Sync))
     }
 }
 
 impl<V: ToSql + Send + Sync + 'static> ColumnConditions<V> for SignInConditions {
     fn add(&mut self, column: &'static str, value: V) {
-        self.0.push((column, Box::new(value)));
+        self.0.push((column, PrivateValue::new(value)));
     }
 }
 

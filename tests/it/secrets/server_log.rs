@@ -7,7 +7,7 @@ use http::HeaderMap;
 use tower_user_session::{PgSessionStore, SessionService, session::SessionToken};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{USERS, User, cookie, pool, recorded_logs};
+use crate::support::{Logs, USERS, User, cookie, database, pool, recorded_logs};
 
 #[derive(Clone, Default)]
 struct Written(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
@@ -174,4 +174,28 @@ fn memmem(haystack: &[u8], needle: &[u8]) -> bool {
     haystack
         .windows(needle.len())
         .any(|window| window == needle)
+}
+
+/// I01: the driver logs the parameters of each statement at the level `debug`. A condition of a
+/// sign-in may be a password hash.
+#[tokio::test]
+async fn no_condition_of_a_sign_in_is_logged() {
+    let database = database().await;
+    let store = || PgSessionStore::<User>::new(pool(&database, 2));
+    let _ = tracing_log::LogTracer::init();
+    for (store, logs_parameters) in [(store(), true), (store().with_transaction_pooling(), false)] {
+        let sessions = SessionService::new(store);
+        let logs = Logs::capture();
+        for role in ["member", "top-secret-hash"] {
+            let sign_in = sessions.sign_in_without_request(1);
+            let signed_in = sign_in.if_unchanged("u.role", role.to_owned()).await;
+            assert_eq!(signed_in.is_ok(), role == "member", "{role}");
+        }
+        let log = logs.text();
+        assert!(
+            log.contains("PrivateValue") || !logs_parameters,
+            "the driver logged no parameter"
+        );
+        assert!(!log.contains("top-secret-hash"), "{log}");
+    }
 }
