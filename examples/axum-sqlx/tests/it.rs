@@ -316,9 +316,11 @@ async fn store_beside(pool: &PgPool, database_url: &str) -> Result<PgSessionStor
 #[tokio::test]
 async fn a_store_connects_to_the_database_of_a_pool() {
     let (database, application, ada) = application().await;
-    // Another database of the same server.
-    let other = database.url().replace(database.name(), "postgres");
-    let store = store_beside(&application.database, &other).await.unwrap();
+    // The URL of the server, which names no database of the test.
+    let name = format!("dbname={}", database.name());
+    let server = database.url().replace(&name, "application_name=test");
+    let store = store_beside(&application.database, &server).await;
+    let store = store.unwrap();
     let sessions = example_axum_sqlx::Sessions::new(store);
     let signed_in = sessions.sign_in_without_request(ada).await.unwrap();
     let user = application.sessions.user(signed_in.token()).await.unwrap();
