@@ -68,9 +68,9 @@ pub(crate) const MAX_PRESENTED: usize = 8;
 /// | one value, or several equal values, in the format of a token | [`PresentedToken::Token`] |
 /// | a value that cannot be a token | [`PresentedToken::Malformed`] |
 /// | several values that differ, under a name with `__Host-`, if the cookie is not partitioned | [`PresentedToken::Ambiguous`] |
-/// | several values that differ, of another cookie: more than one is a token | [`PresentedToken::Several`] |
-/// | several values that differ, of another cookie: exactly one is a token | [`PresentedToken::Token`] |
-/// | several values that differ, of another cookie: none is a token | [`PresentedToken::Malformed`] |
+/// | several values that differ, under another name or of a partitioned cookie: more than one is a token | [`PresentedToken::Several`] |
+/// | several values that differ, under another name or of a partitioned cookie: exactly one is a token | [`PresentedToken::Token`] |
+/// | several values that differ, under another name or of a partitioned cookie: none is a token | [`PresentedToken::Malformed`] |
 /// | more than eight different values | [`PresentedToken::Ambiguous`] |
 ///
 /// # Several cookies of one name

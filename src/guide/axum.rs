@@ -61,7 +61,7 @@
 //! one under another name:
 //!
 //! ```toml
-//! tower-http-csrf = { package = "tower-http", version = "0.7", features = ["csrf"] }
+//! tower-http-07 = { package = "tower-http", version = "0.7", features = ["csrf"] }
 //! ```
 //!
 //! If the state is a struct, implement `FromRef` for its [`SessionService`], or extract

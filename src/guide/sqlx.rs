@@ -25,8 +25,9 @@
 //! A process needs the connections of its own pool (`max_connections`, 10 by default in sqlx), and
 //! five for the sessions: two for lookups, two for writes, and one for
 //! [`check`](crate::PgSessionStore::check), a clean-up or a migration. A
-//! [feed](crate::PgSessionStore::feed_with) needs one more. The server's `max_connections` must
-//! cover this sum for all processes.
+//! [feed](crate::PgSessionStore::feed_with) needs one more, and the triggers of
+//! `0002_announce_sessions.sql`. The server's `max_connections` must cover this sum for all
+//! processes.
 //!
 //! # Ending sessions in your own transaction
 //!
@@ -61,8 +62,9 @@
 //! Begin the transaction at `READ COMMITTED`, the default. A `DELETE` from the sessions table is not
 //! enough: it misses the session of a sign-in in progress.
 //!
-//! In Diesel the call is `diesel::sql_query`, and in SeaORM `Statement::from_sql_and_values`. The
-//! functions return an array of the ended sessions' ids, or their number, which can be ignored.
+//! In Diesel the call is `diesel::sql_query`, and in SeaORM `Statement::from_sql_and_values`. The SQL
+//! functions return the ids of the ended sessions as an array; `sessions_revoke_everyone` returns
+//! their number. The result can be ignored.
 //!
 //! # Tests
 //!

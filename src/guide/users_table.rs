@@ -7,7 +7,8 @@
 //! # Types
 //!
 //! [`UserRow`](crate::postgres::UserRow#types) has the table of SQL types, Rust types and features.
-//! Cast every other type in `COLUMNS`. `citext`, enums and `numeric` are such types:
+//! Cast every other type in `COLUMNS`, such as an enum or `numeric`. Behind a transaction pooler, also
+//! cast `citext`:
 //!
 //! ```
 //! use std::str::FromStr;
@@ -60,8 +61,8 @@
 //!
 //! # Who may sign in
 //!
-//! `CONDITION` holds for sign-in and for every later request. An account that is deleted, blocked
-//! or not yet confirmed is out at the next request. It is signed in again if the condition holds
+//! `CONDITION` is checked at sign-in and at every later request. The next request of an account that
+//! was deleted or blocked is anonymous. The account is signed in again if the condition is true
 //! again. To end the sessions for good, also call
 //! [`revoke_all`](crate::SessionService::revoke_all).
 //!

@@ -65,7 +65,8 @@
 //! If the request has a live session, and the inner service set no `Cache-Control`, the layer adds
 //! `Cache-Control: private`. A shared cache therefore does not send one user's page to another.
 //!
-//! The additional field allocates memory only if the response's header map is empty or full.
+//! Adding these fields allocates memory only if the response's header map has no spare capacity, for
+//! example because it is empty.
 //!
 //! [`without_vary_for_anonymous`](LoadUserLayer::without_vary_for_anonymous) is for static content.
 //! [`without_cache_headers`](LoadUserLayer::without_cache_headers) disables both fields. Responses

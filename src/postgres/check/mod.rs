@@ -49,9 +49,8 @@ impl<U: PgUser> PgSessionStore<U> {
     ///   protocol may not implement;
     /// * the pool: its connections have the same role and search path, and see the same tables.
     ///
-    /// It logs a warning in each of these cases: the role cannot read the server's timeline; the
-    /// server does not support `LISTEN`; a connection to another host is not encrypted; the
-    /// pool has no timeouts; the pool has several hosts without `target_session_attrs`; `user_id`
+    /// It logs a warning in each of these cases: the server does not support `LISTEN`; a connection to
+    /// another host is not encrypted; the pool has no timeouts; the pool has several hosts without `target_session_attrs`; `user_id`
     /// has no foreign key; a role behind a transaction pooler has no `statement_timeout`; a
     /// [function](super::Migrate#functions-for-other-clients) for other clients is missing; the role
     /// cannot read the server's timeline.
