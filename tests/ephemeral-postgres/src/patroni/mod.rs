@@ -115,7 +115,13 @@ impl PatroniCluster {
             .map_err(Error::system("create a folder for etcd"))?;
         let etcd = self
             .command(&self.tools.etcd, "etcd.log")?
-            .args(["--name", "etcd", "--unsafe-no-fsync", "--data-dir"])
+            .args([
+                "--name",
+                "etcd",
+                "--unsafe-no-fsync",
+                "--enable-v2",
+                "--data-dir",
+            ])
             .arg(data)
             .args(["--listen-client-urls", &client])
             .args(["--advertise-client-urls", &client])
@@ -376,9 +382,9 @@ impl PatroniCluster {
     fn forget_in_etcd(&self) -> Result<(), Error> {
         let status = self
             .command(&self.tools.etcdctl, "etcdctl.log")?
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.network.etcd().to_string()])
-            .args(["del", "--prefix", "/service/"])
+            .env("ETCDCTL_API", "2")
+            .args(["--endpoints", &format!("http://{}", self.network.etcd())])
+            .args(["rm", "--recursive", "/service"])
             .status()
             .map_err(Error::system("start etcdctl"))?;
         self.check("etcdctl", status)

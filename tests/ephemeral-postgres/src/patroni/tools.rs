@@ -28,7 +28,7 @@ impl Tools {
             haproxy: on_path("haproxy")?,
             postgres: postgres()?,
         };
-        for module in ["patroni.dcs.etcd3", "psycopg2"] {
+        for module in ["patroni.dcs.etcd", "psycopg2"] {
             if !can_import(&tools.patroni, module) {
                 return Err(format!("the Python of patroni has no module {module}"));
             }

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use ephemeral_postgres::{Partition, PatroniCluster, skip};
 
-/// In one test, because a cluster takes a while to start.
+/// In one test, because a cluster takes a while to start. The tests of tower-user-session run a switchover
+/// and a freeze by default.
 #[test]
+#[ignore = "part of the extended tests: takes up to two minutes"]
 fn cluster_fails_over_and_leaves_nothing_behind() {
     if let Some(missing) = PatroniCluster::missing() {
         return skip("patroni", &missing);
