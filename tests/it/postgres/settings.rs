@@ -169,7 +169,12 @@ async fn session_that_was_rotated_between_two_attempts_ends() {
         .unwrap();
     let ending = sign_in(1, old.token());
     until_waiting(&database, 2).await;
-    until_waiting(&database, 1).await;
+    // Until the first attempt has ended.
+    let waiting_connections = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while number(&database, waiting_connections).await > 1 {
+        tokio::task::yield_now().await;
+    }
     rotation.commit().await.unwrap();
     held.rollback().await.unwrap();
     for signing_in in [waiting, ending] {
