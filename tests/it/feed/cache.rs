@@ -185,12 +185,15 @@ async fn a_session_ended_by_another_process_is_rejected_soon() {
     }
 }
 
-/// C10: after a change of the user's row, the next request sees the new row.
+/// C10: after a change of the user's row, the next request sees the new row. The sessions of other
+/// users stay in the cache.
 #[tokio::test]
 async fn a_changed_user_is_looked_up_again() {
     let database = announced_database().await;
     let sessions = caching(&database).await;
     let signed_in = signed_in(&database, &sessions).await;
+    let other = sessions.sign_in_without_request(2).await.unwrap();
+    until_cached(&sessions, other.token()).await;
     until_cached(&sessions, signed_in.token()).await;
     sql(&database, "UPDATE users SET role = 'operator' WHERE id = 1").await;
     let patience = Instant::now() + LEASE / 2;
@@ -203,6 +206,9 @@ async fn a_changed_user_is_looked_up_again() {
         // A cached result does not wait, and this runtime has one thread.
         tokio::task::yield_now().await;
     }
+    let before = sessions.metrics().from_cache;
+    assert!(sessions.user(other.token()).await.unwrap().is_some());
+    assert_eq!(sessions.metrics().from_cache, before + 1);
 }
 
 /// From the first poll of `close` on, nothing is answered from the cache, even while operations in
