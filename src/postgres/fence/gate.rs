@@ -36,6 +36,7 @@ pub(in crate::postgres) enum Server {
 }
 
 /// The server's state in a row of a lookup. [`Gate::lookup_sql`] decides whether it has a timeline.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) enum ServerState {
     InRecovery,
     Primary,
