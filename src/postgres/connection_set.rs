@@ -271,13 +271,15 @@ impl Shared {
     }
 
     async fn open(&self) -> Result<Connection, Error> {
-        let mut attempts = hosts::count(&self.pool).max(1);
+        let mut attempts = 0;
         let generation = self.state().generation;
         let opened = loop {
-            attempts -= 1;
+            attempts += 1;
             match self.open_one().await {
                 // The next attempt can lead to another host.
-                Err(error) if error.kind() == ErrorKind::Recovery && attempts > 0 => {}
+                Err(error)
+                    if error.kind() == ErrorKind::Recovery
+                        && attempts < hosts::count(&self.pool) => {}
                 opened => break opened,
             }
         };

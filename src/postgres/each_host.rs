@@ -1,6 +1,11 @@
-//! Splits a configuration with several hosts into one per host.
+//! The hosts of a configuration.
 
 use tokio_postgres::{Config, config::Host};
+
+/// Returns the number of hosts of the configuration.
+pub(super) fn count(config: &Config) -> usize {
+    config.get_hosts().len().max(config.get_hostaddrs().len())
+}
 
 /// Returns one configuration per host. Returns none if the driver would reject the configuration,
 /// because the numbers of hosts, addresses and ports differ.
@@ -13,7 +18,7 @@ pub(super) fn each_host(config: &Config) -> Vec<Config> {
         config.get_hostaddrs(),
         config.get_ports(),
     );
-    let count = hosts.len().max(addresses.len());
+    let count = count(config);
     let fits = |length, least| length <= least || length == count;
     if !fits(hosts.len(), 0) || !fits(addresses.len(), 0) || !fits(ports.len(), 1) {
         return Vec::new();

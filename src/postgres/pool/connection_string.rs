@@ -7,7 +7,10 @@ use tokio_postgres::{
     config::{Host, SslMode},
 };
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    postgres::each_host::count,
+};
 
 /// Settings for options that the string omits. [`PgPoolBuilder`](super::PgPoolBuilder) documents
 /// the reasons.
@@ -90,10 +93,6 @@ impl ConnectionString {
 
 fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
-}
-
-fn count(config: &Config) -> usize {
-    config.get_hosts().len().max(config.get_hostaddrs().len())
 }
 
 /// Returns the string with these settings inserted before the string's own settings. The last value
