@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 
 use crate::{
     error::{Error, ErrorKind},
-    postgres::{decode::column, errors},
+    postgres::{check::rolled_back, decode::column, errors},
 };
 
 /// The time after which a transaction pooler apparently has no second server connection.
@@ -31,24 +31,20 @@ pub(super) async fn advisory_locks_exclude(
         .try_next_u64()
         .map_err(|error| Error::new(ErrorKind::Rng, error))?
         .cast_signed();
-    let begun = first.batch_execute("BEGIN").await;
-    begun.map_err(errors::statement)?;
-    let second_locks = async {
+    let checking = async {
         try_lock(first, key).await?;
-        let locks = timeout(POOLER_WAIT, try_lock(second, key)).await;
-        locks.ok().transpose()
+        let second_locks = timeout(POOLER_WAIT, try_lock(second, key)).await;
+        let second_locks = second_locks.ok().transpose()?;
+        if second_locks == Some(true) {
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(
+                "two connections got the same advisory lock: limits of sessions would not hold. \
+                 The server does not implement advisory locks, or the pool connects to several \
+                 servers",
+            ));
+        }
+        Ok(second_locks.is_some())
     };
-    let second_locks = second_locks.await;
-    let rolled_back = first.batch_execute("ROLLBACK").await;
-    let second_locks = second_locks?;
-    if second_locks == Some(true) {
-        return Err(Error::from_kind(ErrorKind::Configuration).with_message(
-            "two connections got the same advisory lock: limits of sessions would not hold. The \
-             server does not implement advisory locks, or the pool connects to several servers",
-        ));
-    }
-    rolled_back.map_err(errors::statement)?;
-    Ok(second_locks.is_some())
+    rolled_back(first, checking).await
 }
 
 async fn try_lock(client: &ClientWrapper, key: i64) -> Result<bool, Error> {
@@ -59,15 +55,13 @@ async fn try_lock(client: &ClientWrapper, key: i64) -> Result<bool, Error> {
 
 /// Returns whether the server accepts `LISTEN`. The transaction is rolled back.
 pub(super) async fn accepts_listen(client: &ClientWrapper) -> Result<bool, Error> {
-    let begun = client.batch_execute("BEGIN").await;
-    begun.map_err(errors::statement)?;
-    let listening = client
-        .batch_execute("LISTEN tower_user_session_check")
-        .await
-        .map_err(errors::statement);
-    let rolled_back = client.batch_execute("ROLLBACK").await;
-    rolled_back.map_err(errors::statement)?;
-    match listening {
+    let listen = async {
+        Ok(client
+            .batch_execute("LISTEN tower_user_session_check")
+            .await)
+    };
+    let listening = rolled_back(client, listen).await?;
+    match listening.map_err(errors::statement) {
         Ok(()) => Ok(true),
         Err(error) if errors::code(&error).is_some() => Ok(false),
         Err(error) => Err(error),

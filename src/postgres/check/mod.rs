@@ -49,11 +49,11 @@ impl<U: PgUser> PgSessionStore<U> {
     ///   protocol may not implement;
     /// * the pool: its connections have the same role and search path, and see the same tables.
     ///
-    /// It logs a warning in each of these cases: the server does not support `LISTEN`; a connection to
-    /// another host is not encrypted; the pool has no timeouts; the pool has several hosts without `target_session_attrs`; `user_id`
-    /// has no foreign key; a role behind a transaction pooler has no `statement_timeout`; a
-    /// [function](super::Migrate#functions-for-other-clients) for other clients is missing; the role
-    /// cannot read the server's timeline.
+    /// It logs a warning in each of these cases: the server does not support `LISTEN`; a connection
+    /// to another host is not encrypted; the pool has no timeouts; the pool has several hosts
+    /// without `target_session_attrs`; `user_id` has no foreign key; a role behind a transaction
+    /// pooler has no `statement_timeout`; a [function](super::Migrate#functions-for-other-clients)
+    /// for other clients is missing; the role cannot read the server's timeline.
     ///
     /// A successful check of one user does not guarantee that other users can be read. Each lookup
     /// verifies its own rows.
@@ -64,9 +64,9 @@ impl<U: PgUser> PgSessionStore<U> {
     /// each finding and its remedy. Also [`ErrorKind::Schema`] if notification triggers have
     /// another schema version; the source names the required version. [`ErrorKind::Configuration`]
     /// if a connection of the pool differs, or if advisory locks do not exclude other connections.
-    /// [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if
-    /// `from_row` cannot read the user. [`ErrorKind::Recovery`] if the server is in recovery and
-    /// stale reads are not allowed. Other errors are those of a lookup.
+    /// [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if `from_row` cannot read the user.
+    /// [`ErrorKind::Recovery`] if the server is in recovery and stale reads are not allowed. Other
+    /// errors are those of a lookup.
     pub async fn check(&self) -> Result<CheckReport, Error> {
         let check = run(self).await?;
         let own = self.connections.writes.acquire().await?;
@@ -119,7 +119,7 @@ async fn with<U: PgUser>(
     store: &PgSessionStore<U>,
     client: &PooledConnection,
 ) -> Result<CheckReport, Error> {
-    let check = CheckReport::read(client, store.pool().timeouts()).await?;
+    let mut check = CheckReport::read(client, store.pool().timeouts()).await?;
     store.reject_recovery(check.in_recovery())?;
     let executor = Executor::connection(client);
     let table = &store.statements.check_table;
@@ -144,9 +144,10 @@ async fn with<U: PgUser>(
     }
     store.execution.check_columns(executor).await?;
     rolled_back(client, users::check::<U>(store, executor)).await?;
-    let missing = row.try_get("missing_functions");
-    let missing = missing.map_err(|error| Error::new(ErrorKind::Decode, error))?;
-    Ok(check.without_functions(missing))
+    check.missing_functions = row
+        .try_get("missing_functions")
+        .map_err(|error| Error::new(ErrorKind::Decode, error))?;
+    Ok(check)
 }
 
 async fn check_statement<U: PgUser>(
@@ -167,14 +168,16 @@ async fn check_statement<U: PgUser>(
     })
 }
 
-async fn rolled_back(
+/// Runs a check in a transaction, which is rolled back.
+async fn rolled_back<T>(
     client: &ClientWrapper,
-    checking: impl Future<Output = Result<(), Error>>,
-) -> Result<(), Error> {
+    checking: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     let begun = client.batch_execute(BEGIN).await;
     begun.map_err(errors::statement)?;
     let checked = checking.await;
     let rolled_back = client.batch_execute("ROLLBACK").await;
-    checked?;
-    rolled_back.map_err(errors::statement)
+    let checked = checked?;
+    rolled_back.map_err(errors::statement)?;
+    Ok(checked)
 }

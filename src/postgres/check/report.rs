@@ -18,7 +18,7 @@ pub struct CheckReport {
     in_recovery: bool,
     pub(super) fenced: bool,
     pub(super) accepts_listen: bool,
-    missing_functions: Vec<String>,
+    pub(super) missing_functions: Vec<String>,
     encrypted: Option<bool>,
     local: bool,
     wait_timeout: Option<Duration>,
@@ -106,13 +106,6 @@ impl CheckReport {
             wait_timeout: timeouts.wait,
             create_timeout: timeouts.create,
         })
-    }
-
-    pub(super) fn without_functions(self, missing_functions: Vec<String>) -> Self {
-        Self {
-            missing_functions,
-            ..self
-        }
     }
 
     pub(super) fn warn(&self) {
