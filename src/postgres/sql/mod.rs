@@ -111,7 +111,8 @@ const USER_KEY: &str = include_str!("user_key.sql");
 
 /// Expressions that several statements share, by the name that stands for each. An expression may
 /// contain the name of a later one.
-const FRAGMENTS: [(&str, &str); 5] = [
+const FRAGMENTS: [(&str, &str); 6] = [
+    (":user_allowed", include_str!("user_allowed.sql")),
     (":live", include_str!("live.sql")),
     (":not_idle", include_str!("not_idle.sql")),
     (":isolation", include_str!("isolation.sql")),
@@ -120,6 +121,7 @@ const FRAGMENTS: [(&str, &str); 5] = [
 ];
 
 struct Template {
+    fragments: [(&'static str, String); FRAGMENTS.len()],
     sessions: String,
     ends_at: String,
     before_user: String,
@@ -133,7 +135,9 @@ struct Template {
 
 impl Template {
     fn new<U: PgUser>(table: &Table, absolute_limit: Duration) -> Self {
+        let fragment = |sql| without_comments(sql).trim_end().to_owned();
         Self {
+            fragments: FRAGMENTS.map(|(name, sql)| (name, fragment(sql))),
             sessions: table.to_sql(),
             ends_at: without_comments(include_str!("ends_at.sql")).replace(
                 ":absolute_seconds",
@@ -159,8 +163,8 @@ impl Template {
     fn fill(&self, sql: &str, parameters: &[&str]) -> String {
         // These fragments contain `:name` themselves. Therefore they are inserted first.
         let mut sql = without_comments(sql);
-        for (name, fragment) in FRAGMENTS {
-            sql = sql.replace(name, without_comments(fragment).trim_end());
+        for (name, fragment) in &self.fragments {
+            sql = sql.replace(name, fragment);
         }
         let mut filled = String::with_capacity(2 * sql.len());
         let mut rest = &*sql;
@@ -249,6 +253,7 @@ mod tests {
             "sessions",
             "before_user",
             "not_idle",
+            "user_allowed",
             "isolation",
             "lock_key",
             "locked_user",

@@ -1,7 +1,6 @@
 -- Returns two values for each session: its remaining lifetime in seconds, if no request uses the
 -- session, and the hash of its user's key. Both are null if a lookup would not find the session.
 -- Each id yields a row. Therefore a server in recovery is always detected.
--- The condition is evaluated for this user only: see find.sql.
 SELECT asked.id, pg_catalog.pg_is_in_recovery(), live.seconds, live.user_key
 FROM pg_catalog.unnest(:ids::pg_catalog.uuid[]) AS asked (id)
 LEFT JOIN LATERAL (
@@ -13,6 +12,6 @@ LEFT JOIN LATERAL (
     FROM :sessions AS s
     WHERE s.id OPERATOR(pg_catalog.=) asked.id
       AND :live
-      AND EXISTS (SELECT FROM :from WHERE :key :equals s.user_id AND CASE WHEN :key :equals s.user_id THEN (:condition) END)
+      AND :user_allowed
     OFFSET 0
 ) AS live (seconds, user_key) ON true

@@ -1,6 +1,5 @@
 -- Replaces the digest of a live session of this user. The old token is invalid after the
 -- transaction has committed.
--- The condition is evaluated for this user only: see find.sql.
 UPDATE :sessions AS s
 SET token_digest = :digest,
     authenticated_at = pg_catalog.now(),
@@ -11,7 +10,7 @@ WHERE s.id OPERATOR(pg_catalog.=) (
     WHERE s.token_digest OPERATOR(pg_catalog.=) ANY (:replaced::pg_catalog.bytea[])
       AND s.user_id :equals :user_id
       AND :live
-      AND EXISTS (SELECT FROM :from WHERE :key :equals s.user_id AND CASE WHEN :key :equals s.user_id THEN (:condition) END)
+      AND :user_allowed
     ORDER BY s.created_at DESC
     LIMIT 1
     FOR UPDATE

@@ -1,0 +1,3 @@
+-- Whether the user of session s meets the application's condition. The condition is evaluated for
+-- this user only: see find.sql.
+EXISTS (SELECT FROM :from WHERE :key :equals s.user_id AND CASE WHEN :key :equals s.user_id THEN (:condition) END)
