@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, sync::Arc};
 
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::{Server, StopMode, TestDatabase};
+use tokio::task::JoinHandle;
 use tower_user_session::{
     ErrorKind, PgSessionStore, SessionService,
     postgres::PgConnector,
@@ -81,6 +82,34 @@ impl Setting {
         let pool = pool_of(self.pair.replica_config(), 2);
         SessionService::new(PgSessionStore::new(pool))
     }
+
+    /// Starts a call that waits for this lock on the previous primary.
+    async fn hold<T: Send + 'static>(
+        &self,
+        lock: &str,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Held<T> {
+        let holder = self.pair.database.client().await;
+        holder.batch_execute(lock).await.unwrap();
+        let call = tokio::spawn(call);
+        until_waiting(&self.pair.database, 1).await;
+        Held { holder, call }
+    }
+
+    /// Looks up on another connection, which leads to the new primary. Then the call that waits
+    /// continues on the previous primary.
+    async fn reach_the_new_primary<T>(&self, held: Held<T>) -> T {
+        let store = self.sessions.store();
+        store.find(&[self.eve.digest()]).await.unwrap();
+        held.holder.batch_execute("COMMIT").await.unwrap();
+        held.call.await.unwrap()
+    }
+}
+
+/// A call that waits for a lock.
+struct Held<T> {
+    holder: Client,
+    call: JoinHandle<T>,
 }
 
 fn token(token: &SessionToken) -> SessionToken {
@@ -151,32 +180,20 @@ async fn an_answer_in_flight_is_discarded_when_the_new_primary_answers() {
     let Some(setting) = Setting::start("fence_in_flight").await else {
         return;
     };
-    let Setting {
-        pair,
-        sessions,
-        ada,
-        eve,
-        ..
-    } = &setting;
+    let Setting { sessions, ada, .. } = &setting;
     // Opens one connection for lookups.
     let unknown = [TokenDigest::from_bytes([0; 32])];
     sessions.store().find(&unknown).await.unwrap();
     let on_new = setting.promote().await;
     assert!(sign_out(&on_new, ada).await.unwrap());
 
-    // A lookup waits on the previous primary.
-    let old = pair.database.client().await;
-    let lock = "BEGIN; LOCK TABLE sessions";
-    old.batch_execute(lock).await.unwrap();
     let lookup = {
         let (sessions, ada) = (sessions.clone(), token(ada));
-        tokio::spawn(async move { sessions.user(&ada).await })
+        async move { sessions.user(&ada).await }
     };
-    until_waiting(&pair.database, 1).await;
-    // The next lookup opens another connection, which leads to the new primary.
-    sessions.store().find(&[eve.digest()]).await.unwrap();
-    old.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(lookup.await.unwrap().unwrap(), None);
+    let lookup = setting.hold("BEGIN; LOCK TABLE sessions", lookup).await;
+    let user = setting.reach_the_new_primary(lookup).await;
+    assert_eq!(user.unwrap(), None);
 }
 
 /// N09: a sign-out is in flight on the previous primary when the new primary responds. It is not
@@ -186,25 +203,16 @@ async fn a_write_in_flight_is_not_acknowledged_when_the_new_primary_answers() {
     let Some(setting) = Setting::start("fence_write").await else {
         return;
     };
-    let Setting {
-        pair,
-        sessions,
-        ada,
-        eve,
-        ..
-    } = &setting;
+    let Setting { sessions, ada, .. } = &setting;
     let on_new = setting.promote().await;
-    let old = pair.database.client().await;
     let lock = "BEGIN; SELECT FROM sessions WHERE user_id = 1 FOR UPDATE";
-    old.batch_execute(lock).await.unwrap();
     let signing_out = {
         let (sessions, ada) = (sessions.clone(), token(ada));
-        tokio::spawn(async move { sign_out(&sessions, &ada).await })
+        async move { sign_out(&sessions, &ada).await }
     };
-    until_waiting(&pair.database, 1).await;
-    sessions.store().find(&[eve.digest()]).await.unwrap();
-    old.batch_execute("COMMIT").await.unwrap();
-    let error = signing_out.await.unwrap().unwrap_err();
+    let signing_out = setting.hold(lock, signing_out).await;
+    let signed_out = setting.reach_the_new_primary(signing_out).await;
+    let error = signed_out.unwrap_err();
     assert!(error.is_outcome_unknown(), "{error:?}");
     assert_eq!(on_new.user(ada).await.unwrap(), Some(User::ada()));
     assert!(sign_out(sessions, ada).await.unwrap());
@@ -218,27 +226,15 @@ async fn a_revocation_of_everyone_in_flight_fails_when_the_new_primary_answers()
     let Some(setting) = Setting::start("fence_everyone").await else {
         return;
     };
-    let Setting {
-        pair,
-        sessions,
-        eve,
-        ..
-    } = &setting;
-    let old = pair.database.client().await;
     let lock = "BEGIN; LOCK TABLE sessions IN ROW EXCLUSIVE MODE";
-    old.batch_execute(lock).await.unwrap();
-    let revoking = {
-        let sessions = sessions.clone();
-        tokio::spawn(async move { sessions.revoke_everyone().await })
-    };
-    until_waiting(&pair.database, 1).await;
+    let sessions = setting.sessions.clone();
+    let revoking = async move { sessions.revoke_everyone().await };
+    let revoking = setting.hold(lock, revoking).await;
     setting.promote().await;
-    sessions.store().find(&[eve.digest()]).await.unwrap();
-    old.batch_execute("COMMIT").await.unwrap();
-    let error = revoking.await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Recovery);
+    let revoked = setting.reach_the_new_primary(revoking).await;
+    assert_eq!(revoked.unwrap_err().kind(), ErrorKind::Recovery);
     assert_eq!(
-        number(&pair.database, "SELECT count(*) FROM sessions").await,
+        number(&setting.pair.database, "SELECT count(*) FROM sessions").await,
         2
     );
 }

@@ -23,7 +23,7 @@ use tower_user_session::{
 use crate::support::{
     PATIENCE, User, cookie, database, number, patiently, pool,
     proxy::{Line, Proxy},
-    sessions, sign_out,
+    sessions, sign_out, waiting,
 };
 
 /// The application name of the connections that are counted.
@@ -287,10 +287,4 @@ async fn a_migration_that_cannot_lock_a_table_names_it() {
     assert!(cause.contains("users"), "{cause}");
     client.batch_execute("ROLLBACK").await.unwrap();
     store.migrate().await.unwrap();
-}
-
-async fn waiting(database: &TestDatabase) -> i64 {
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    number(database, waiting).await
 }

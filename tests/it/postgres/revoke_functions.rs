@@ -2,9 +2,10 @@
 //! other clients. Both keep the same promises.
 
 use ephemeral_postgres::TestDatabase;
+use tokio::task::JoinHandle;
 use tower_user_session::{
     ErrorKind, SignedIn,
-    tokio_postgres::{Config, NoTls, Transaction, error::SqlState},
+    tokio_postgres::{self, Client, NoTls, Transaction, error::SqlState},
 };
 
 use crate::support::{PgSessions, User, current, database, number, sessions, sql, until_waiting};
@@ -243,35 +244,59 @@ const PRIVILEGES: [&str; 4] = [
     "SELECT (id) ON app.users",
 ];
 
-/// A database whose tables are in the schema `app`, and a role without privileges.
-async fn with_role() -> (TestDatabase, String, Config) {
-    let users = crate::support::USERS.replace("users", "app.users");
-    let database = TestDatabase::create(&format!("CREATE SCHEMA app; {users}")).await;
-    let store = sessions(&database);
-    let store = store.store().pool().clone();
-    let store = tower_user_session::PgSessionStore::<User>::new(store).with_schema("app");
-    store.migrate().users_table("app.users").await.unwrap();
-    let role = format!("revoking_{}", database.name());
-    sql(&database, &format!("CREATE ROLE {role} LOGIN")).await;
-    let mut config = database.config();
-    config.user(&role);
-    (database, role, config)
+/// A role that has the privileges, and its connection to a database whose tables are in the schema
+/// `app`.
+struct Caller {
+    database: TestDatabase,
+    role: String,
+    client: Client,
+    connection: JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+impl Caller {
+    async fn connect() -> Self {
+        let users = crate::support::USERS.replace("users", "app.users");
+        let database = TestDatabase::create(&format!("CREATE SCHEMA app; {users}")).await;
+        let store = sessions(&database);
+        let store = store.store().pool().clone();
+        let store = tower_user_session::PgSessionStore::<User>::new(store).with_schema("app");
+        store.migrate().users_table("app.users").await.unwrap();
+        let role = format!("revoking_{}", database.name());
+        sql(&database, &format!("CREATE ROLE {role} LOGIN")).await;
+        for privilege in PRIVILEGES {
+            sql(&database, &format!("GRANT {privilege} TO {role}")).await;
+        }
+        let mut config = database.config();
+        config.user(&role);
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        Self {
+            database,
+            role,
+            client,
+            connection: tokio::spawn(connection),
+        }
+    }
+
+    /// Drops the role.
+    async fn end(self) {
+        drop(self.client);
+        self.connection.await.unwrap().unwrap();
+        let (database, role) = (&self.database, &self.role);
+        sql(database, &format!("DROP OWNED BY {role}")).await;
+        sql(database, &format!("DROP ROLE {role}")).await;
+    }
 }
 
 /// C17, L04, M22: the functions need the documented privileges of the caller, and each of them.
 #[tokio::test]
 async fn functions_need_the_documented_privileges() {
-    let (database, role, config) = with_role().await;
-    for privilege in PRIVILEGES {
-        sql(&database, &format!("GRANT {privilege} TO {role}")).await;
-    }
-    let (client, connection) = config.connect(NoTls).await.unwrap();
-    let connection = tokio::spawn(connection);
+    let caller = Caller::connect().await;
+    let (database, client, role) = (&caller.database, &caller.client, &caller.role);
     for call in CALLS {
         client.batch_execute(call).await.unwrap();
     }
     for privilege in PRIVILEGES {
-        sql(&database, &format!("REVOKE {privilege} FROM {role}")).await;
+        sql(database, &format!("REVOKE {privilege} FROM {role}")).await;
         let mut rejected = 0;
         for call in CALLS {
             if let Err(error) = client.batch_execute(call).await {
@@ -286,37 +311,27 @@ async fn functions_need_the_documented_privileges() {
             4
         };
         assert_eq!(rejected, expected, "{privilege}");
-        sql(&database, &format!("GRANT {privilege} TO {role}")).await;
+        sql(database, &format!("GRANT {privilege} TO {role}")).await;
     }
-    drop(client);
-    connection.await.unwrap().unwrap();
-    sql(&database, &format!("DROP OWNED BY {role}")).await;
-    sql(&database, &format!("DROP ROLE {role}")).await;
+    caller.end().await;
 }
 
 /// M09: a policy that hides rows of either table makes the functions fail.
 #[tokio::test]
 async fn functions_fail_if_a_policy_hides_rows() {
-    let (database, role, config) = with_role().await;
-    for privilege in PRIVILEGES {
-        sql(&database, &format!("GRANT {privilege} TO {role}")).await;
-    }
-    let (client, connection) = config.connect(NoTls).await.unwrap();
-    let connection = tokio::spawn(connection);
+    let caller = Caller::connect().await;
+    let (database, client) = (&caller.database, &caller.client);
     for (table, calls) in [("sessions", &CALLS[..]), ("users", &CALLS[..3])] {
         let enable = format!("ALTER TABLE app.{table} ENABLE ROW LEVEL SECURITY");
-        sql(&database, &enable).await;
+        sql(database, &enable).await;
         for call in calls {
             let error = client.batch_execute(call).await.unwrap_err();
             let error = error.as_db_error().unwrap();
             assert!(error.message().contains("row-level security"), "{call}");
         }
-        sql(&database, &enable.replace("ENABLE", "DISABLE")).await;
+        sql(database, &enable.replace("ENABLE", "DISABLE")).await;
     }
-    drop(client);
-    connection.await.unwrap().unwrap();
-    sql(&database, &format!("DROP OWNED BY {role}")).await;
-    sql(&database, &format!("DROP ROLE {role}")).await;
+    caller.end().await;
 }
 
 /// A trigger that suppresses the deletion makes the functions fail, like the crate's calls.

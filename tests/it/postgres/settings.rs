@@ -14,6 +14,7 @@ use tower_user_session::{
 
 use crate::support::{
     PgSessions, User, cookie, database, number, patiently, pool, sessions, sign_out, until_waiting,
+    waiting,
 };
 
 /// One line per setting: a name, and the SQL that makes it the default of each new connection.
@@ -156,7 +157,7 @@ async fn session_that_was_rotated_between_two_attempts_ends() {
         let (sessions, headers) = (sessions.clone(), cookie(&sessions, token));
         tokio::spawn(async move { sessions.sign_in(user, &headers).await.map(drop) })
     };
-    let waiting = sign_in(2, other.token());
+    let earlier = sign_in(2, other.token());
     tokio::time::sleep(Duration::from_millis(200)).await;
     until_waiting(&database, 1).await;
 
@@ -170,14 +171,12 @@ async fn session_that_was_rotated_between_two_attempts_ends() {
     let ending = sign_in(1, old.token());
     until_waiting(&database, 2).await;
     // Until the first attempt has ended.
-    let waiting_connections = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while number(&database, waiting_connections).await > 1 {
+    while waiting(&database).await > 1 {
         tokio::task::yield_now().await;
     }
     rotation.commit().await.unwrap();
     held.rollback().await.unwrap();
-    for signing_in in [waiting, ending] {
+    for signing_in in [earlier, ending] {
         patiently(signing_in).await.unwrap().unwrap();
     }
     assert_eq!(sessions.user(&new).await.unwrap(), None);

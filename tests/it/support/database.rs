@@ -86,13 +86,18 @@ pub async fn psql() -> Option<PathBuf> {
     runs.then_some(psql)
 }
 
+/// Returns the number of connections that wait for a lock.
+pub async fn waiting(database: &TestDatabase) -> i64 {
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    number(database, waiting).await
+}
+
 /// Returns when this many connections to this database wait for a lock. Other tests' connections do
 /// not count.
 pub async fn until_waiting(database: &TestDatabase, connections: i64) {
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let patience = Instant::now() + PATIENCE;
-    while number(database, waiting).await < connections {
+    while waiting(database).await < connections {
         assert!(
             Instant::now() < patience,
             "too few connections wait for a lock"
