@@ -8,7 +8,7 @@ use tower_user_session::{
     cookie::SessionCookie,
     deadpool_postgres::{Pool, Runtime},
     postgres::PgConnector,
-    service::SessionServiceBuilder,
+    service::{SessionServiceBuilder, SignIn},
     tokio_postgres::{Config, NoTls, config::TargetSessionAttrs},
 };
 
@@ -113,11 +113,7 @@ impl Application {
             .await
             .map_err(AccountError::unavailable)?;
         let user_id = new.insert(&*transaction).await?;
-        let sign_in = self
-            .sessions
-            .sign_in(user_id, client.headers)
-            .remember(remember)
-            .ip(client.ip);
+        let sign_in = self.session_for(user_id, client, remember);
         let signed_in = sign_in.in_transaction(&transaction).await?;
         transaction
             .commit()
@@ -135,13 +131,20 @@ impl Application {
     ) -> Result<SignedIn, AccountError> {
         let checked = self.accounts.check_password(credentials).await?;
         let sign_in = self
-            .sessions
-            .sign_in(checked.user_id, client.headers)
-            .remember(remember)
-            .ip(client.ip)
+            .session_for(checked.user_id, client, remember)
             // Another request can change the password during the check.
             .if_unchanged("u.password_hash", checked.password_hash);
         Ok(sign_in.await?)
+    }
+
+    fn session_for(
+        &self,
+        user_id: i64,
+        client: Client<'_>,
+        remember: bool,
+    ) -> SignIn<PgSessionStore<User>> {
+        let sign_in = self.sessions.sign_in(user_id, client.headers);
+        sign_in.remember(remember).ip(client.ip)
     }
 
     /// Signs out. If this fails, the session may still be live, although the client removes its cookie.
