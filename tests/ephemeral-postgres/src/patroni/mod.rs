@@ -28,8 +28,8 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Long enough for a slow machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The time after which a cluster without a synchronous replica gets help.
-const STUCK: Duration = Duration::from_secs(15);
+/// The time after which replicas are copied again if none is synchronous.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// The extent of a network partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,16 +244,10 @@ impl PatroniCluster {
     /// If this takes longer than 90 s.
     pub fn wait_for_replicas(&self) -> Result<(), Error> {
         let begun = Instant::now();
-        let (restarted, copied) = (Cell::new(false), Cell::new(false));
+        let copied = Cell::new(false);
         self.wait("replicate", || {
-            // After a partition, a leader can keep a view of etcd that is out of date.
-            if begun.elapsed() > STUCK && !restarted.replace(true) {
-                for node in self.nodes.iter().filter(|node| node.is_primary()) {
-                    node.restart_patroni(&self.folder, &self.tools).ok()?;
-                }
-            }
             // After a crash, a replica can wait for write-ahead log that does not fit its own.
-            if begun.elapsed() > 2 * STUCK && !copied.replace(true) {
+            if begun.elapsed() > STUCK && !copied.replace(true) {
                 for node in self.nodes.iter().filter(|node| !node.is_primary()) {
                     node.post("/reinitialize", r#"{"force": true}"#).ok()?;
                 }

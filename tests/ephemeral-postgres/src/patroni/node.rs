@@ -100,12 +100,6 @@ impl Node {
         Ok(())
     }
 
-    /// Restarts Patroni. The server continues.
-    pub(super) fn restart_patroni(&self, folder: &Folder, tools: &Tools) -> Result<(), Error> {
-        self.end_patroni();
-        self.start(folder, tools)
-    }
-
     /// Kills Patroni and the server, like a loss of power.
     pub(super) fn kill(&self) -> Result<(), Error> {
         self.end_patroni();
@@ -134,9 +128,16 @@ impl Node {
     /// Removes the data of a node that does not run.
     pub(super) fn remove_data(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
             // Patroni keeps a copy if it could not use the folder.
-            if entry.file_name().to_string_lossy().starts_with("data") {
+            if name.starts_with("data") {
                 fs::remove_dir_all(entry.path()).map_err(Error::system("remove a data folder"))?;
+            }
+            // A killed server leaves the lock of its socket. The next server does not start if the
+            // process id in it is in use, even by a zombie.
+            if name.starts_with(".s.PGSQL.") {
+                fs::remove_file(entry.path()).map_err(Error::system("remove a socket"))?;
             }
         }
         Ok(())
