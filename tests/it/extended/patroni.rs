@@ -32,7 +32,7 @@ use crate::support::{
         workload::{Process, Workload, connect, users},
     },
     pair::blocking,
-    sign_out,
+    sign_out, time_limit,
 };
 
 struct Cluster(Arc<PatroniCluster>);
@@ -41,6 +41,7 @@ impl Cluster {
     /// Starts two nodes and creates the tables. Reports a skipped test and returns `None` if a
     /// program is missing.
     async fn start(test: &str) -> Option<Self> {
+        time_limit::begin();
         if let Some(missing) = blocking(PatroniCluster::missing).await {
             skip(test, &missing);
             return None;

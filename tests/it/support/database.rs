@@ -7,7 +7,7 @@ use ephemeral_postgres::{Server, TestDatabase};
 use tower_user_session::PgSessionStore;
 
 use super::{
-    recorded_logs,
+    recorded_logs, time_limit,
     users::{USERS, User},
     waiting::PATIENCE,
 };
@@ -38,6 +38,7 @@ pub async fn database() -> TestDatabase {
 
 pub fn pool(database: &TestDatabase, size: usize) -> Pool {
     recorded_logs::begin();
+    time_limit::begin();
     Pool::builder(Manager::new(database.config(), NoTls))
         .max_size(size)
         .build()

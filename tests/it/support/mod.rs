@@ -25,6 +25,7 @@ pub mod recorded_logs;
 pub mod reference;
 pub mod scripted_store;
 pub mod secrets;
+pub mod time_limit;
 #[cfg(feature = "rustls")]
 pub mod tls_server;
 

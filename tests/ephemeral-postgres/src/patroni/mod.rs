@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::fmt::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
@@ -374,14 +374,11 @@ impl PatroniCluster {
     }
 
     fn forget_in_etcd(&self) -> Result<(), Error> {
-        let status = self
-            .command(&self.tools.etcdctl, "etcdctl.log")?
-            .env("ETCDCTL_API", "2")
-            .args(["--endpoints", &format!("http://{}", self.network.etcd())])
-            .args(["rm", "--recursive", "/service"])
-            .status()
-            .map_err(Error::system("start etcdctl"))?;
-        self.check("etcdctl", status)
+        let mut etcdctl = self.command(&self.tools.etcdctl, "etcdctl.log")?;
+        etcdctl.env("ETCDCTL_API", "2");
+        etcdctl.args(["--endpoints", &format!("http://{}", self.network.etcd())]);
+        etcdctl.args(["rm", "--recursive", "/service"]);
+        self.complete("etcdctl", etcdctl)
     }
 
     /// Returns the logs of Patroni and of the servers.
@@ -398,18 +395,25 @@ impl PatroniCluster {
     /// Runs one of PostgreSQL's programs on the primary, as the superuser.
     fn run(&self, name: &'static str, database: &str, arguments: &[&str]) -> Result<(), Error> {
         let primary = self.node(self.wait_for_primary()?).postgres;
-        let status = self
-            .command(&self.tools.postgres.join(name), &format!("{name}.log"))?
-            .args(["-h", &primary.ip().to_string()])
-            .args(["-p", &primary.port().to_string()])
-            .args(["-U", "postgres", "-d", database])
-            .args(arguments)
-            .status()
-            .map_err(Error::system(format!("start {name}")))?;
-        self.check(name, status)
+        let program = self.tools.postgres.join(name);
+        let mut command = self.command(&program, &format!("{name}.log"))?;
+        command.args(["-h", &primary.ip().to_string()]);
+        command.args(["-p", &primary.port().to_string()]);
+        command.args(["-U", "postgres", "-d", database]);
+        command.args(arguments);
+        self.complete(name, command)
     }
 
-    fn check(&self, name: &'static str, status: ExitStatus) -> Result<(), Error> {
+    /// Runs a program to its end. A commit waits for a synchronous replica without a limit of its own:
+    /// a program that takes too long is killed.
+    fn complete(&self, name: &'static str, mut command: Command) -> Result<(), Error> {
+        let child = command.spawn();
+        let mut child = child.map_err(Error::system(format!("start {name}")))?;
+        let status = self.wait("run the program", || child.try_wait().ok().flatten());
+        let status = status.inspect_err(|_| {
+            let _ = child.kill();
+            let _ = child.wait();
+        })?;
         if status.success() {
             return Ok(());
         }
@@ -422,7 +426,7 @@ impl PatroniCluster {
         program::command(program, &self.folder, &self.folder.path.join(log))
     }
 
-    fn wait<T>(&self, doing: &'static str, has: impl Fn() -> Option<T>) -> Result<T, Error> {
+    fn wait<T>(&self, doing: &'static str, mut has: impl FnMut() -> Option<T>) -> Result<T, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(value) = has() {
