@@ -24,7 +24,7 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    PgSessions, User,
+    PATIENCE, PgSessions, User,
     history::{
         checker::violations,
         record::History,
@@ -208,7 +208,9 @@ async fn a_thawed_primary_is_rejected_after_an_answer_of_the_new_one() {
     let on_new = connect(&cluster.0.node_config(new)).await.unwrap();
     let thawed = Instant::now();
     let mut answers = [Answers::default(); 3];
-    while thawed.elapsed() < Duration::from_secs(2) {
+    while thawed.elapsed() < Duration::from_secs(2) || answers[..2].iter().any(|it| it.absent < 50)
+    {
+        assert!(thawed.elapsed() < PATIENCE, "{answers:?}");
         for name in MET {
             kill_connections(&on_new, name).await;
         }
@@ -222,7 +224,6 @@ async fn a_thawed_primary_is_rejected_after_an_answer_of_the_new_one() {
     println!("{answers:?}");
     let [met_first, met_caching, unmet_before] = answers;
     assert_eq!((met_first.stale, met_caching.stale), (0, 0));
-    assert!(met_first.absent > 100 && met_caching.absent > 100);
     assert!(unmet_before.stale > 0, "the old primary does not answer");
     for name in MET {
         assert_eq!(connections(&on_old, name).await, 0, "{name}");
@@ -357,7 +358,7 @@ async fn work(
     let history = workload.stop().await;
     for process in &processes {
         let signed_in = process.sessions.sign_in_without_request(UNCHANGED_USER);
-        signed_in.await.unwrap();
+        let _ = signed_in.await.unwrap();
     }
     history
 }
