@@ -19,8 +19,9 @@ DECLARE
     sessions pg_catalog.text :=
         CASE WHEN setting OPERATOR(pg_catalog.<>) '' THEN setting ELSE 'sessions' END;
     users_setting CONSTANT pg_catalog.text := pg_catalog.current_setting('tower_user_session.users_table', true);
-    users pg_catalog.regclass :=
+    users_name CONSTANT pg_catalog.text :=
         CASE WHEN users_setting OPERATOR(pg_catalog.<>) '' THEN users_setting ELSE 'users' END;
+    users CONSTANT pg_catalog.regclass := pg_catalog.to_regclass(users_name);
     key_setting CONSTANT pg_catalog.text := pg_catalog.current_setting('tower_user_session.users_key', true);
     users_key pg_catalog.name :=
         CASE WHEN key_setting OPERATOR(pg_catalog.<>) '' THEN key_setting ELSE 'id' END;
@@ -46,6 +47,12 @@ BEGIN
         END;
         PERFORM set_config('search_path', caller_path, true);
         RETURN;
+    END IF;
+
+    IF users IS NULL THEN
+        RAISE undefined_table USING
+            MESSAGE = format('the users'' table %s does not exist', users_name),
+            HINT = 'Create it first, or set tower_user_session.users_table to its name.';
     END IF;
 
     -- The type includes the collation of the key. If two spellings of a key are equal in one table,

@@ -54,7 +54,7 @@ use http::{HeaderValue, StatusCode, header, request::Parts};
 
 use crate::{
     error::{Chain, Error},
-    rejection::{RETRY_AFTER, Rejection, RejectionKind},
+    rejection::{RETRY_AFTER, Rejection, RejectionKind, log_no_user},
     service::{SignedIn, SignedOut},
     session::{CurrentSession, ParseSessionIdError},
 };
@@ -112,7 +112,7 @@ where
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         extension(parts)
             .map(Self)
-            .ok_or_else(|| Rejection::new(RejectionKind::Unauthenticated, &parts.headers))
+            .ok_or_else(|| unauthenticated::<U>(parts))
     }
 }
 
@@ -136,8 +136,7 @@ where
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        extension(parts)
-            .ok_or_else(|| Rejection::new(RejectionKind::Unauthenticated, &parts.headers))
+        extension(parts).ok_or_else(|| unauthenticated::<U>(parts))
     }
 }
 
@@ -151,6 +150,11 @@ where
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
         Ok(extension(parts))
     }
+}
+
+fn unauthenticated<U>(parts: &Parts) -> Rejection {
+    log_no_user::<U>();
+    Rejection::new(RejectionKind::Unauthenticated, &parts.headers)
 }
 
 fn extension<T: Clone + Send + Sync + 'static>(parts: &Parts) -> Option<T> {

@@ -65,7 +65,11 @@
 //! ```
 //!
 //! If the state is a struct, implement `FromRef` for its [`SessionService`], or extract
-//! `State<AppState>` and use its field.
+//! `State<AppState>` and use its field. `#[derive(FromRef)]` needs axum's feature `macros`.
+//!
+//! If a signed-in user gets 401, the route is outside of `LoadUserLayer`, or the user types of the
+//! layer and the guard differ. Enable events of level `DEBUG` to see the user type that no layer
+//! attached.
 //!
 //! # Sign-in
 //!

@@ -1,4 +1,4 @@
-//! Guides: one page per task, with programs that the tests compile.
+//! Guides: one page per task. The tests compile the programs.
 //!
 //! | task | guide |
 //! |---|---|

@@ -2,23 +2,51 @@
 //!
 //! The application keeps its driver for everything but the sessions. Both use one `DATABASE_URL`.
 //! The repository's `examples/axum-sqlx` is a whole application, with tests. The fragments of this
-//! page are parts of it.
+//! page are parts of it, and its tests run them.
 //!
 //! # Start
+//!
+//! ```toml
+//! sqlx = { version = "0.9", features = ["migrate", "postgres", "runtime-tokio", "uuid"] }
+//! tower-user-session = { version = "0.1", features = ["axum", "rustls"] }
+//! ```
+//!
+//! sqlx needs its feature `uuid` for the ids of sessions.
 //!
 //! ```text
 //! let database = PgPool::connect(database_url).await?;
 //! MIGRATIONS.run(&database).await?;
 //! let store = PgSessionStore::connect(database_url).await?;
-//! store.check().await?;
+//! let report = store.check().await?;
+//! if !report.missing_functions().is_empty() {
+//!     let missing = report.missing_functions().join(", ");
+//!     return Err(format!("SQL functions are missing: {missing}").into());
+//! }
 //! let sessions = Sessions::new(store);
 //! ```
+//!
+//! [`check`](crate::PgSessionStore::check) fails if the store cannot work. The store itself does
+//! not need the SQL functions, but the application does.
+//!
+//! # Migrations
 //!
 //! `MIGRATIONS` is `sqlx::migrate!()`. Copy `0001_create_sessions.sql` and
 //! `0003_revoke_sessions.sql` from the folder `migrations` of this crate behind the migration that
 //! creates your users table, and number them as your tool does. `sqlx migrate run` applies them
 //! too. Or call [`PgSessionStore::migrate`](crate::PgSessionStore::migrate) after your own
 //! migrations.
+//!
+//! If your users table has another name or key, set it at the top of each copied file, which otherwise
+//! runs unchanged:
+//!
+//! ```sql
+//! SET LOCAL tower_user_session.users_table = 'accounts';
+//! SET LOCAL tower_user_session.users_key = 'account_id';
+//! ```
+//!
+//! Each file can run again on a table that it has created. If a new version of this crate changes a
+//! file, copy the file again as a new migration. Do not edit a copy that was applied: sqlx compares
+//! its checksum.
 //!
 //! # Connections
 //!
@@ -58,6 +86,13 @@
 //! let sign_in = application.sessions.sign_in(id, &headers);
 //! let signed_in = sign_in.if_unchanged("u.password_hash", hash).await?;
 //! ```
+//!
+//! Hash the new password before the transaction begins. A sign-in of this user waits for the
+//! transaction, and fails with 503 after the
+//! [deadline](crate::service::DEFAULT_DEADLINE) (2 s). If `reauthenticate` fails after the commit,
+//! the password has changed, and the user signs in again.
+//!
+//! To create an account and its first session, commit the account, and then call `sign_in`.
 //!
 //! Begin the transaction at `READ COMMITTED`, the default. A `DELETE` from the sessions table is not
 //! enough: it misses the session of a sign-in in progress.

@@ -227,8 +227,32 @@
 //! }
 //! ```
 //!
-//! If a task of its own reads the client's messages, run it with
-//! [`run_until_ended`](crate::SessionService::run_until_ended).
+//! A task of its own that reads the client's messages, such as for a room with many clients, ends
+//! with the session too, if [`run_until_ended`](crate::SessionService::run_until_ended) runs it. It
+//! can be used together with `close_stream_with` on the same session:
+//!
+//! ```
+//! # use tonic::{Streaming, codegen::tokio_stream::StreamExt as _};
+//! # use tower_user_session::{CurrentSession, SessionService, store::SessionStore};
+//! fn read<S: SessionStore>(
+//!     sessions: &SessionService<S>,
+//!     session: &CurrentSession<S::User>,
+//!     mut messages: Streaming<String>,
+//!     room: tokio::sync::broadcast::Sender<String>,
+//! ) {
+//!     tokio::spawn(sessions.run_until_ended(session, async move {
+//!         while let Some(Ok(text)) = messages.next().await {
+//!             let _ = room.send(text); // fails without a receiver
+//!         }
+//!     }));
+//! }
+//! ```
+//!
+//! Without a [feed](crate::feed), the service polls the store, and a stream ends within the lease
+//! (1 s by default). With a feed it ends within milliseconds:
+//! [`PgPoolBuilder::build_with_connector`](crate::postgres::PgPoolBuilder::build_with_connector)
+//! returns the connector that [`feed_with`](crate::PgSessionStore::feed_with) needs, and
+//! [`subscribe`](crate::SessionService::subscribe) starts it.
 //!
 //! # gRPC-Web
 //!

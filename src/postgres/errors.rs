@@ -105,6 +105,10 @@ pub(super) fn remedy(error: &Error) -> Option<&'static str> {
             "the role lacks a privilege that a statement needs: see the source of this error, \
              and \"The database role\" in SECURITY.md",
         ),
+        SqlState::UNDEFINED_TABLE => Some(
+            "a table is missing: PgSessionStore::migrate creates the sessions table, after your own \
+             migration has created the users table",
+        ),
         SqlState::GROUPING_ERROR => Some(
             "PgUser::COLUMNS contains an aggregate, which would ignore PgUser::CONDITION: select \
              it in a subquery, ARRAY(SELECT …)",

@@ -247,6 +247,16 @@ impl<B: Default> ResponseForRejection<B> for EmptyResponseForRejection {
     }
 }
 
+/// Logs that a request is rejected because it has no user of this type. A missing `LoadUserLayer`
+/// has the same effect as an anonymous request.
+pub(crate) fn log_no_user<U>() {
+    tracing::debug!(
+        target: "tower_user_session",
+        user_type = std::any::type_name::<U>(),
+        "request rejected: no LoadUserLayer attached a user of this type"
+    );
+}
+
 /// Builds the response and adds the rejection to the response's extensions.
 pub(crate) fn reject<B>(
     responder: &mut impl ResponseForRejection<B>,

@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Uri, header, request::Parts};
 
 use crate::{
     load_user::OriginalPlace,
-    rejection::{Rejection, RejectionKind, navigation::Navigation},
+    rejection::{self, Rejection, RejectionKind, navigation::Navigation},
     require_user::return_to::ReturnTo,
     session::CurrentSession,
     websocket::is_page_of_host,
@@ -46,6 +46,7 @@ impl<U: Send + Sync + 'static> Guard<U> {
 
     fn reason(&self, head: &Parts) -> Option<(RejectionKind, Option<&Page>)> {
         let Some(user) = head.extensions.get::<U>() else {
+            rejection::log_no_user::<U>();
             return Some((RejectionKind::Unauthenticated, self.sign_in_page.as_ref()));
         };
         if self

@@ -5,8 +5,9 @@
 //! the layer responds with 401, or with gRPC status 16 to a gRPC request. The layer makes no query,
 //! and allocates nothing for a request that passes.
 //!
-//! **Without an outer `LoadUserLayer` for the same user type, every request is rejected.** No error
-//! is logged for a missing layer. The page of [`RequireUserLayer`] shows the order of the layers.
+//! **Without an outer `LoadUserLayer` for the same user type, every request is rejected.** To find
+//! a missing layer, enable events of level `DEBUG`: each rejected
+//! request logs the user type that no layer attached. The page of [`RequireUserLayer`] shows the order of the layers.
 //!
 //! | setting | effect |
 //! |---|---|

@@ -8,6 +8,9 @@ use uuid::Uuid;
 ///
 /// Use it for lists of sessions, for revocation and for logs. It authenticates no request, and the
 /// token cannot be derived from it.
+///
+/// In another driver, bind it as `uuid::Uuid::from(id)`. This needs the feature `uuid` of sqlx or
+/// Diesel, and none of this crate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Uuid);
 

@@ -32,7 +32,11 @@ impl Application {
         let database = PgPool::connect(database_url).await?;
         MIGRATIONS.run(&database).await?;
         let store = PgSessionStore::connect(database_url).await?;
-        store.check().await?;
+        let report = store.check().await?;
+        if !report.missing_functions().is_empty() {
+            let missing = report.missing_functions().join(", ");
+            return Err(format!("SQL functions are missing: {missing}").into());
+        }
         let sessions = Sessions::new(store);
         Ok(Self { database, sessions })
     }

@@ -10,7 +10,8 @@ use axum::{
 use serde::Deserialize;
 use tower_http::csrf::CsrfLayer;
 use tower_user_session::{
-    BoxError, CurrentSession, CurrentUser, LoadUserLayer, RequireUserLayer, SignedIn, SignedOut,
+    BoxError, CurrentSession, CurrentUser, ErrorKind, LoadUserLayer, RequireUserLayer, SignedIn,
+    SignedOut,
 };
 use uuid::Uuid;
 
@@ -160,7 +161,11 @@ impl IntoResponse for Failure {
 
 impl From<tower_user_session::Error> for Failure {
     fn from(error: tower_user_session::Error) -> Self {
-        Self::Session(error)
+        match error.kind() {
+            // The password has changed during the check. The response is that for a wrong one.
+            ErrorKind::UserNotAllowed => Self::Rejected(StatusCode::UNAUTHORIZED),
+            _ => Self::Session(error),
+        }
     }
 }
 

@@ -40,7 +40,9 @@ type Sessions = SessionService<PgSessionStore<User>>;
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), BoxError> {
-    let store = PgSessionStore::connect(&env::var("DATABASE_URL")?).await?;
+    tracing_subscriber::fmt::init(); // shows the events of the crate
+    let url = env::var("DATABASE_URL").map_err(|_| "set DATABASE_URL")?;
+    let store = PgSessionStore::connect(&url).await?;
     store.pool().get().await?.batch_execute(USERS).await?;
     store.migrate().await?; // creates the sessions table
     store.check().await?; // verifies tables, columns and privileges

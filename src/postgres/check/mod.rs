@@ -124,7 +124,8 @@ async fn with<U: PgUser>(
     let executor = Executor::connection(client);
     let table = &store.statements.check_table;
     let name = store.table.to_sql();
-    let rows = store.execution.query(executor, table, &[&name]).await?;
+    let rows = store.execution.query(executor, table, &[&name]).await;
+    let rows = rows.map_err(with_remedy)?;
     let row = rows.into_iter().next();
     let row = row.ok_or(Error::from_kind(ErrorKind::Decode))?;
     let findings = table::findings(&row, check.in_recovery())?;
@@ -160,12 +161,14 @@ async fn check_statement<U: PgUser>(
     let checked = store
         .execution
         .check(executor, gate, statement, accepts_key);
-    checked.await.map_err(|error| {
-        let Some(context) = errors::remedy(&error) else {
-            return error;
-        };
-        error.with_message(context)
-    })
+    checked.await.map_err(with_remedy)
+}
+
+fn with_remedy(error: Error) -> Error {
+    match errors::remedy(&error) {
+        Some(remedy) => error.with_message(remedy),
+        None => error,
+    }
 }
 
 /// Runs a check in a transaction, which is rolled back.

@@ -169,6 +169,8 @@ fn parse_error(string: &str) -> Error {
         if string.contains("sslrootcert=") || string.contains("sslcert=") {
             "`sslrootcert`, `sslcert` and `sslkey` are not supported in the connection string: \
              call root_certificates and client_certificate"
+        } else if string.contains("://") && !is_url(string) {
+            "the connection URL must begin with `postgresql://` or `postgres://`"
         } else {
             "the connection string cannot be parsed"
         },

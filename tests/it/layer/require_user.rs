@@ -36,6 +36,39 @@ fn kind(response: &Response<String>) -> RejectionKind {
     response.extensions().get::<Rejection>().unwrap().kind()
 }
 
+/// A request without the user of a guard is logged with the type, so that a missing `LoadUserLayer`
+/// can be found.
+#[tokio::test]
+async fn a_missing_user_is_logged_with_its_type() {
+    #[derive(Clone)]
+    struct Staff;
+
+    let sessions = memory();
+    let logs = Logs::capture();
+    let app = ServiceBuilder::new()
+        .layer(LoadUserLayer::new(sessions.clone()))
+        .layer(RequireUserLayer::<Staff>::new())
+        .service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::new())));
+    let ada = cookie(
+        &sessions,
+        sessions.sign_in_without_request(1).await.unwrap().token(),
+    );
+    let response = app.oneshot(request(ada)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let events = logs.events();
+    let [event] = events
+        .iter()
+        .filter(|it| it.contains("request rejected"))
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("{events:?}");
+    };
+    assert!(
+        event.contains("DEBUG") && event.contains("Staff"),
+        "{event}"
+    );
+}
+
 /// Only a navigation of a browser is redirected. A script or another program gets the 401.
 #[tokio::test]
 async fn browsers_are_redirected_to_the_sign_in_page_and_programs_are_not() {

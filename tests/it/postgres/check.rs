@@ -121,6 +121,7 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
          CREATE UNIQUE INDEX ON sessions (token_digest) WHERE remembered",
         &["no valid unique index on token_digest"],
     ),
+    ("no table of sessions", "DROP TABLE sessions", &["PgSessionStore::migrate creates"]),
     ("a missing column", "ALTER TABLE sessions DROP COLUMN ip", &["ip inet"]),
     (
         "times without a zone",

@@ -76,7 +76,7 @@ async fn an_unsuitable_schema_is_an_error_with_the_reason() {
         .await
         .unwrap_err();
     assert!(
-        message(&error).contains("relation \"people\" does not exist"),
+        message(&error).contains("the users' table people does not exist"),
         "{}",
         message(&error)
     );
