@@ -17,16 +17,13 @@
 //! let database = PgPool::connect(database_url).await?;
 //! MIGRATIONS.run(&database).await?;
 //! let store = PgSessionStore::connect(database_url).await?;
-//! let report = store.check().await?;
-//! if !report.missing_functions().is_empty() {
-//!     let missing = report.missing_functions().join(", ");
-//!     return Err(format!("SQL functions are missing: {missing}").into());
-//! }
+//! store.check().await?.require_functions()?;
 //! let sessions = Sessions::new(store);
 //! ```
 //!
 //! [`check`](crate::PgSessionStore::check) fails if the store cannot work. The store itself does
-//! not need the SQL functions, but the application does.
+//! not need the SQL functions. [`require_functions`](crate::postgres::CheckReport::require_functions)
+//! fails if one of them is missing.
 //!
 //! # Migrations
 //!

@@ -32,11 +32,7 @@ impl Application {
         let database = PgPool::connect(database_url).await?;
         MIGRATIONS.run(&database).await?;
         let store = PgSessionStore::connect(database_url).await?;
-        let report = store.check().await?;
-        if !report.missing_functions().is_empty() {
-            let missing = report.missing_functions().join(", ");
-            return Err(format!("SQL functions are missing: {missing}").into());
-        }
+        store.check().await?.require_functions()?;
         let sessions = Sessions::new(store);
         Ok(Self { database, sessions })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use deadpool_postgres::{ClientWrapper, Timeouts};
 
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     postgres::{decode::column, errors},
 };
 
@@ -53,9 +53,25 @@ impl CheckReport {
     /// Returns the names of those [functions](crate::postgres::Migrate#functions-for-other-clients)
     /// for other clients that do not exist in the version of this crate, with their schema.
     /// [`migrate`](crate::PgSessionStore::migrate) creates them. The store itself does not need
-    /// them.
+    /// them. An application that calls them can call [`require_functions`](Self::require_functions).
     pub fn missing_functions(&self) -> &[String] {
         &self.missing_functions
+    }
+
+    /// Returns this report, or an error if a [function](Self::missing_functions) is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Schema`], with the names of the functions.
+    pub fn require_functions(self) -> Result<Self, Error> {
+        if self.missing_functions.is_empty() {
+            return Ok(self);
+        }
+        let missing = self.missing_functions.join(", ");
+        Err(Error::new(ErrorKind::Schema, missing).with_message(
+            "SQL functions for other clients are missing or outdated: run migrate(), or \
+             migrations/0003_revoke_sessions.sql",
+        ))
     }
 
     /// Returns whether the connection is encrypted, as the server reports it. `None` if the server

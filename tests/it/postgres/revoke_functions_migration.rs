@@ -5,7 +5,8 @@ use std::error::Error as _;
 use deadpool_postgres::{Manager, Pool};
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    BoxError, Error, LookupRow, PgSessionStore, PgUser, SessionService, tokio_postgres::NoTls,
+    BoxError, Error, ErrorKind, LookupRow, PgSessionStore, PgUser, SessionService,
+    tokio_postgres::NoTls,
 };
 
 use crate::support::{USERS, User, database, number, pool, sessions, sql, until_waiting};
@@ -100,6 +101,8 @@ async fn check_names_missing_functions_and_the_migration_restores_them() {
             // With another type of key, the user type of the test does not fit.
             if let Ok(report) = store.check().await {
                 assert_eq!(report.missing_functions(), *missing, "{name}");
+                let error = report.require_functions().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Schema, "{name}");
             } else {
                 assert!(name.contains("key"), "{name}");
             }
@@ -108,7 +111,10 @@ async fn check_names_missing_functions_and_the_migration_restores_them() {
         let left = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'sessions\\_revoke%'";
         assert_eq!(number(&database, left).await, 4, "{name}");
         match store(&database).check().await {
-            Ok(report) => assert_eq!(report.missing_functions(), [""; 0], "{name}"),
+            Ok(report) => {
+                assert_eq!(report.missing_functions(), [""; 0], "{name}");
+                report.require_functions().unwrap();
+            }
             // The user type of the test has another key.
             Err(error) => assert!(name.contains("key"), "{name}: {error:?}"),
         }

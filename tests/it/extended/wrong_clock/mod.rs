@@ -123,16 +123,19 @@ async fn the_cache_does_not_notice(database: &TestDatabase, application: &OtherP
     };
     let old_enough = "created_at = created_at - interval '1 hour'";
     set(database, id, old_enough).await;
+    let mut before = 0;
     for offset in [0, DAY, -DAY, 0, -DAY, DAY] {
-        // Cached under one clock …
-        assert_eq!(application.ask(&format!("kept {token}")), "kept");
-        // … and returned from the cache under another.
-        application.turn(offset);
-        assert_eq!(
-            application.ask(&format!("from_memory {token}")),
-            "100 0",
-            "{offset}"
-        );
+        let mut attempts = (0..3).map(|_| {
+            // Cached under one clock …
+            application.turn(before);
+            assert_eq!(application.ask(&format!("kept {token}")), "kept");
+            // … and returned from the cache under another.
+            application.turn(offset);
+            application.ask(&format!("from_memory {token}"))
+        });
+        // If the machine is busy for a whole lease, the cache is bypassed.
+        assert!(attempts.any(|said| said == "100 0"), "{offset}");
+        before = offset;
     }
     for offset in [-DAY, DAY] {
         application.turn(0);

@@ -3,10 +3,11 @@
 
 use std::{
     convert::Infallible,
-    io::{BufRead, BufReader, Lines, Write as _},
+    io::{BufRead, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::Mutex,
+    sync::{Mutex, mpsc},
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -21,7 +22,7 @@ use tower_user_session::{
 };
 
 use super::{CACHED, PLAIN};
-use crate::support::{PgSessions, User, cookie, recorded_logs};
+use crate::support::{PATIENCE, PgSessions, User, cookie, recorded_logs};
 
 /// Names the variable that has the database's address.
 const DATABASE: &str = "WRONG_CLOCK_DATABASE";
@@ -49,7 +50,7 @@ pub fn libfaketime() -> Option<PathBuf> {
 
 pub struct OtherProcess {
     child: Child,
-    pipes: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
+    pipes: Mutex<(ChildStdin, mpsc::Receiver<String>)>,
     /// Names the variable with the clock's offset.
     clock: PathBuf,
 }
@@ -84,8 +85,8 @@ impl OtherProcess {
             .spawn()
             .unwrap();
         let told = child.stdin.take().unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert_eq!(next(&mut said), "ready");
+        let said = answers(child.stdout.take().unwrap());
+        assert_eq!(said.recv_timeout(PATIENCE).unwrap(), "ready");
         Self {
             child,
             pipes: Mutex::new((told, said)),
@@ -111,15 +112,25 @@ impl OtherProcess {
         tokio::task::block_in_place(|| {
             let (told, said) = &mut *self.pipes.lock().unwrap();
             told.write_all(format!("{question}\n").as_bytes()).unwrap();
-            next(said)
+            let answer = said.recv_timeout(PATIENCE);
+            answer.unwrap_or_else(|error| panic!("{question}: {error}"))
         })
     }
 }
 
-fn next(said: &mut Lines<BufReader<ChildStdout>>) -> String {
-    said.map_while(Result::ok)
-        .find_map(|line| line.split_once(MARK).map(|(_, said)| said.to_owned()))
-        .unwrap()
+/// Reads the answers in a thread of its own, so that the wait for one of them has a limit.
+fn answers(stdout: ChildStdout) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some((_, said)) = line.split_once(MARK)
+                && sender.send(said.to_owned()).is_err()
+            {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 fn now() -> i64 {
