@@ -134,10 +134,17 @@ impl<U: Clone + Send + Sync + 'static> FeedHandler for Connection<U> {
             // The lease had ended. Therefore invalidations may have been missed.
             state.clear_cache();
         }
-        state.fresh_until.store(until, SeqCst);
-        state.last_heartbeat.send_replace(LastHeartbeat {
-            connection: self.number,
-            sent: Some(sent),
+        // Heartbeats may be in flight together, and be reported in another order.
+        state.fresh_until.fetch_max(until, SeqCst);
+        state.last_heartbeat.send_if_modified(|last| {
+            let is_newest = last.connection != self.number || last.sent < Some(sent);
+            if is_newest {
+                *last = LastHeartbeat {
+                    connection: self.number,
+                    sent: Some(sent),
+                };
+            }
+            is_newest
         });
     }
 

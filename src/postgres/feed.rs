@@ -180,6 +180,9 @@ impl PgSessionFeed {
 
     /// Sends heartbeats. Each heartbeat covers all transactions that were committed before it was
     /// sent.
+    ///
+    /// At most two heartbeats are in flight. A write that waits for the feed requests a heartbeat,
+    /// which is sent although an earlier heartbeat has not returned.
     async fn run_heartbeats(
         &self,
         client: &Client,
@@ -191,7 +194,7 @@ impl PgSessionFeed {
         // execution.
         let heartbeat = client.prepare_typed(&self.channels_sql, &[Type::TEXT]);
         let heartbeat = with_timeout(heartbeat).await?;
-        loop {
+        let send = async || -> Result<(), Error> {
             let sent = Instant::now();
             let rows = with_timeout(client.query(&heartbeat, &[&self.table])).await?;
             gate.server(client).await?;
@@ -201,8 +204,20 @@ impl PgSessionFeed {
                 ));
             }
             sink.heartbeat_received(sent);
-            sink.next_heartbeat().await;
-        }
+            Ok(())
+        };
+        send().await?;
+        let next = tokio::sync::Mutex::new(());
+        let send_each = async || -> Result<(), Error> {
+            loop {
+                {
+                    let _only_one_waits = next.lock().await;
+                    sink.next_heartbeat().await;
+                }
+                send().await?;
+            }
+        };
+        tokio::try_join!(send_each(), send_each()).map(|((), ())| ())
     }
 
     /// Verifies that a test notification of the store arrives.
