@@ -131,18 +131,24 @@ impl Connections {
             lock_wait_permit: None,
             rolled_back: false,
             renewed: false,
+            reconnected: false,
         }
     }
 
-    /// Begins a transaction on a connection for writes.
-    pub(super) async fn begin(&self, bounds: Bounds) -> Result<StoreTransaction, Error> {
-        match StoreTransaction::begin(self.writes.acquire().await?, bounds).await {
-            // An idle connection was lost. Nothing has happened yet, so a retry is safe.
-            Err(error) if error.kind() == ErrorKind::Connection => {
-                self.writes.renew();
-                StoreTransaction::begin(self.writes.acquire().await?, bounds).await
+    /// Acquires a connection for a transaction. Its first statements must begin it.
+    pub(super) async fn transaction(
+        &self,
+        attempts: &mut Attempts<'_>,
+    ) -> Result<StoreTransaction, Error> {
+        loop {
+            match self.writes.acquire().await {
+                Ok(connection) => {
+                    let bounds = attempts.bounds();
+                    return Ok(StoreTransaction { connection, bounds });
+                }
+                Err(error) if attempts.should_retry(&error).await => {}
+                Err(error) => return Err(error),
             }
-            begun => begun,
         }
     }
 
@@ -283,6 +289,7 @@ pub(super) struct Attempts<'a> {
     lock_wait_permit: Option<SemaphorePermit<'a>>,
     rolled_back: bool,
     renewed: bool,
+    reconnected: bool,
 }
 
 impl Attempts<'_> {
@@ -303,6 +310,17 @@ impl Attempts<'_> {
     async fn become_only_lock_waiter(&mut self) {
         let semaphore = &self.connections.lock_waiters;
         self.lock_wait_permit = semaphore.acquire().await.ok();
+    }
+
+    /// Returns whether to retry a transaction after this error. If the connection was lost before
+    /// `COMMIT` was sent, nothing has happened, and the next attempt uses a new connection.
+    pub(super) async fn should_retry_transaction(&mut self, error: &Error) -> bool {
+        let nothing_happened = errors::is_connection_lost(error) && !error.is_outcome_unknown();
+        if nothing_happened && !std::mem::replace(&mut self.reconnected, true) {
+            self.connections.writes.renew();
+            return true;
+        }
+        self.should_retry(error).await
     }
 
     /// Returns whether to retry after this error. If a lock was not available, the method first
@@ -330,42 +348,32 @@ impl Attempts<'_> {
     }
 }
 
-/// A transaction on a connection of the store. If it is dropped, the connection is closed, and the
-/// server rolls the transaction back.
-pub(super) struct StoreTransaction(PooledConnection, Server);
+/// A transaction on a connection of the store. Dropping it closes the connection, and the server
+/// rolls the transaction back unless `COMMIT` was sent.
+pub(super) struct StoreTransaction {
+    connection: PooledConnection,
+    bounds: Bounds,
+}
 
 impl StoreTransaction {
-    async fn begin(connection: PooledConnection, bounds: Bounds) -> Result<Self, Error> {
-        let (begun, server) = join!(
-            biased;
-            Execution::begin(&connection, bounds),
-            connection.gate.server(&connection),
-        );
-        begun?;
-        Ok(Self(connection, server?))
-    }
-
     pub(super) fn executor(&self) -> Executor<'_> {
-        Executor::connection(&self.0)
+        Executor::own_transaction(&self.connection, &self.connection.gate, self.bounds)
     }
 
-    /// Commits if the outcome is `Ok` and `commit` returns true for it. Otherwise rolls back.
-    pub(super) async fn end<T>(
-        self,
-        outcome: Result<T, Error>,
-        commit: impl FnOnce(&T) -> bool,
-    ) -> Result<T, Error> {
-        if outcome.as_ref().is_ok_and(commit) {
-            let committed = self.0.batch_execute("COMMIT").await;
-            committed.map_err(errors::commit)?;
-            // If the server was replaced in the meantime, the committed changes may be lost.
-            let admitted = self.0.gate.admit(self.1);
-            admitted.map_err(Error::with_outcome_unknown)?;
-            self.0.release();
-        } else if outcome.as_ref().err().is_none_or(leaves_connection_usable)
-            && self.0.batch_execute("ROLLBACK").await.is_ok()
+    /// Releases the connection after the response to `COMMIT`.
+    pub(super) fn end<T>(self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if outcome.as_ref().err().is_none_or(leaves_connection_usable) {
+            self.connection.release();
+        }
+        outcome
+    }
+
+    /// Rolls back before `COMMIT` was sent.
+    pub(super) async fn roll_back<T>(self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if outcome.as_ref().err().is_none_or(leaves_connection_usable)
+            && self.connection.batch_execute("ROLLBACK").await.is_ok()
         {
-            self.0.release();
+            self.connection.release();
         }
         outcome
     }

@@ -191,21 +191,43 @@ pub(super) fn is_foreign_key(error: &Error) -> bool {
     code(error) == Some(&SqlState::FOREIGN_KEY_VIOLATION)
 }
 
-/// Marks the error of a write as outcome unknown, unless the server reported a failure. A pooler
-/// reports a lost server connection with the codes that the server itself would use.
-pub(super) fn write(error: Error) -> Error {
-    let unknown = driver(&error).is_some_and(|cause| match cause.code() {
+/// Returns whether the connection was lost before the server responded. A pooler reports a lost
+/// server connection with the codes that the server itself would use.
+pub(super) fn is_connection_lost(error: &Error) -> bool {
+    driver(error).is_some_and(|cause| match cause.code() {
         None => !is_conversion(cause),
         Some(state) => {
             let class = |class| state.code().starts_with(class);
             class("08") || class("57P") || state.code() == "40003"
         }
-    });
-    if unknown {
+    })
+}
+
+/// Marks the error of a write as outcome unknown, unless the server reported a failure.
+pub(super) fn write(error: Error) -> Error {
+    if is_connection_lost(&error) {
         error.with_outcome_unknown()
     } else {
         error
     }
+}
+
+/// Converts the error that `none_left.sql`, `insert.sql` and `rotate.sql` raise if a trigger or a
+/// rule of the application has suppressed a write. A trigger that returns NULL for a row makes the
+/// server skip the row without an error.
+pub(super) fn suppressed(error: Error) -> Error {
+    let state = SqlState::INVALID_ARGUMENT_FOR_WIDTH_BUCKET_FUNCTION;
+    if code(&error) != Some(&state) {
+        return error;
+    }
+    let cause = RedactedDbError {
+        state,
+        message: "a row was not changed".to_owned(),
+        table: None,
+        constraint: None,
+    };
+    Error::new(ErrorKind::Statement, cause)
+        .with_message("the write failed: a trigger or a rule on the sessions table suppressed it")
 }
 
 pub(super) fn commit(error: tokio_postgres::Error) -> Error {

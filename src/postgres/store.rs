@@ -70,6 +70,16 @@ use crate::{
 /// prepared statement no longer matches the tables. A write is retried only if the failed attempt
 /// had no effect.
 ///
+/// # Round trips
+///
+/// | operation | round trips to the server |
+/// |---|---|
+/// | lookup, sign-out, re-authentication, list of sessions | 1 |
+/// | sign-in, revocation | 2 |
+///
+/// The first use of a statement on a connection takes one more. So does a row that another
+/// transaction has locked, and the wait for the feed in a process with a cache.
+///
 /// # Time limits on the server
 ///
 /// Closing a connection does not end its statement. Therefore the store sets time limits on its own
@@ -242,7 +252,7 @@ impl<U: PgUser> PgSessionStore<U> {
 
     /// Sets the number of dedicated connections for everything except lookups. The default and the
     /// minimum are 2: one connection may wait for a lock while the other connection works. A
-    /// sign-in takes four round trips on one connection. A process that is far from its server and
+    /// sign-in takes two round trips on one connection. A process that is far from its server and
     /// has many sign-ins per second needs more.
     pub fn with_write_connections(mut self, connections: usize) -> Self {
         let pool = self.pool().clone();

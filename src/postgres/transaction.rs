@@ -63,7 +63,7 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
         let insertion = self
             .sessions
             .store()
-            .insert_in(Executor::transaction(transaction), &new, &mut Vec::new())
+            .insert_in(Executor::transaction(transaction), &new)
             .await?;
         self.signed_in(token, &insertion)
     }

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Row, types::ToSql};
+use tokio_postgres::types::ToSql;
 
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
         connections::{Access, run_single},
         decode::{self, column},
-        encoding::storable,
         errors,
         sql::execution::{Bounds, Execution, Executor},
         store::PgSessionStore,
@@ -41,27 +40,34 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
         let _permit = self.connections.queue_write(new.user_id).await?;
+        let insert = self.insert_statement(&new);
         let mut attempts = self.connections.attempts();
         let mut replaced = Vec::new();
         let mut user_may_be_gone = true;
         loop {
-            let inserted = async {
-                let transaction = self.connections.begin(attempts.bounds()).await?;
-                let outcome = self
-                    .insert_in(transaction.executor(), &new, &mut replaced)
-                    .await;
-                let is_done =
-                    |outcome: &InsertOutcome| matches!(outcome, InsertOutcome::Inserted { .. });
-                transaction.end(outcome, is_done).await
+            let transaction = self.connections.transaction(&mut attempts).await?;
+            let executor = transaction.executor();
+            let locked = self.begin_sign_in(executor, &new, &insert, &mut replaced);
+            let inserted = match Box::pin(locked).await {
+                Ok(Some(ready)) => {
+                    let inserted = self.commit_sign_in(executor, &new, &ready, &replaced);
+                    let inserted = Box::pin(inserted).await;
+                    transaction.end(inserted)
+                }
+                Ok(None) => {
+                    let outcome = InsertOutcome::TooManySessions;
+                    transaction.roll_back(Ok(outcome)).await
+                }
+                Err(error) => transaction.roll_back(Err(error)).await,
             };
-            match inserted.await {
+            match inserted {
                 // If the user was deleted concurrently, the second attempt finds no user. A foreign
                 // key of the application fails again, and so does one that does not see an
                 // inherited row.
                 Err(error) if user_may_be_gone && errors::is_foreign_key(&error) => {
                     user_may_be_gone = false;
                 }
-                Err(error) if attempts.should_retry(&error).await => {}
+                Err(error) if attempts.should_retry_transaction(&error).await => {}
                 outcome => return self.connections.with_recovery_cause(outcome).await,
             }
         }
@@ -79,18 +85,20 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             .run(Access::Unlocked, &self.statements.rotate, &values)
             .await;
         match rotated.map(|rows| rows.into_iter().next()) {
-            Ok(Some(row)) => Ok(RotateOutcome::Rotated {
-                session: decode::current(&row, 0)?,
-                remembered: column(&row, 6)?,
-            }),
-            Ok(None) => {
-                self.verify_rotation_found_none(user_id, old).await?;
-                Ok(RotateOutcome::NotFound)
+            Ok(Some(row)) => {
+                let decoded = decode::current(&row, 0).and_then(|session| {
+                    Ok(RotateOutcome::Rotated {
+                        session,
+                        remembered: column(&row, 6)?,
+                    })
+                });
+                decoded.map_err(Error::with_outcome_unknown)
             }
+            Ok(None) => Ok(RotateOutcome::NotFound),
             Err(error) if errors::is_duplicate_digest(&error, &self.table.name) => {
                 Ok(RotateOutcome::DuplicateDigest)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(errors::suppressed(error)),
         }
     }
 
@@ -142,13 +150,19 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         let _permit = self.connections.queue_write(user_id).await?;
         let mut attempts = self.connections.attempts();
         loop {
-            let revoked = async {
-                let transaction = self.connections.begin(attempts.bounds()).await?;
-                let outcome = self.revoke_in(transaction.executor(), user_id, scope).await;
-                transaction.end(outcome, |_| true).await
+            let transaction = self.connections.transaction(&mut attempts).await?;
+            let executor = transaction.executor();
+            let locked = self.begin_revocation(executor, user_id);
+            let revoked = match Box::pin(locked).await {
+                Ok(ready) => {
+                    let revoked = self.commit_revocation(executor, &ready, user_id, scope);
+                    let revoked = Box::pin(revoked).await;
+                    transaction.end(revoked)
+                }
+                Err(error) => transaction.roll_back(Err(error)).await,
             };
-            match revoked.await {
-                Err(error) if attempts.should_retry(&error).await => {}
+            match revoked {
+                Err(error) if attempts.should_retry_transaction(&error).await => {}
                 outcome => return self.connections.with_recovery_cause(outcome).await,
             }
         }
@@ -262,8 +276,9 @@ impl<U: PgUser> PgSessionStore<U> {
         let executor = Executor::connection(&client);
         let revoke = &self.statements.revoke_everyone;
         let ended = self.execution.execute(executor, revoke, &[]).await?;
-        self.verify_none_left(executor, &self.statements.any_session, &[])
-            .await?;
+        let none_left = &self.statements.none_left_of_everyone;
+        let none_left = self.execution.query(executor, none_left, &[]).await;
+        none_left.map_err(errors::suppressed)?;
         let server = gate.server(&client).await?;
         let committed = client.batch_execute("COMMIT").await;
         committed.map_err(errors::commit)?;
@@ -272,143 +287,9 @@ impl<U: PgUser> PgSessionStore<U> {
         admitted.map_err(Error::with_outcome_unknown)?;
         Ok(ended)
     }
-
-    /// [`SessionStore::insert`] without the transaction around it. `replaced` contains the sessions
-    /// that an earlier attempt tried to replace; a concurrent rotation may have changed their
-    /// digests since.
-    pub(super) async fn insert_in(
-        &self,
-        executor: Executor<'_>,
-        new: &NewSession<'_, Self>,
-        replaced: &mut Vec<SessionId>,
-    ) -> Result<InsertOutcome, Error> {
-        let locked = self.lock(executor, new.user_id, new.replaced).await?;
-        replaced.extend(locked.replaced);
-        let user_agent = storable(&locked.encoding, new.user_agent);
-        let replaced = &*replaced;
-        let idle = self.idle_seconds();
-        if let Some(limit) = self.limit.filter(|limit| !limit.ends_oldest) {
-            let values: [&(dyn ToSql + Sync); 3] = [new.user_id, replaced, &idle];
-            let count = &self.statements.count;
-            let rows = self.execution.query(executor, count, &values).await?;
-            let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
-            if column::<i64>(row, 0)? >= i64::from(limit.sessions) {
-                return Ok(InsertOutcome::TooManySessions);
-            }
-        }
-        let lifetime = new.lifetime.as_secs_f64();
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
-            &new.digest,
-            new.user_id,
-            replaced,
-            &lifetime,
-            &new.remembered,
-            &user_agent,
-            &new.ip,
-        ];
-        parameters.extend(new.condition.values());
-        let insert = self
-            .statements
-            .insert
-            .with_preconditions(new.condition.columns());
-        let inserted = self.execution.query(executor, &insert, &parameters).await;
-        match inserted.map(|rows| rows.into_iter().next()) {
-            Ok(Some(row)) => {
-                let mut ended: Vec<SessionId> = column(&row, 6)?;
-                if let Some(limit) = self.limit.filter(|limit| limit.ends_oldest) {
-                    let others = i64::from(limit.sessions) - 1;
-                    let new_one = &[new.digest][..];
-                    let values: [&(dyn ToSql + Sync); 4] = [new.user_id, &new_one, &idle, &others];
-                    let end = &self.statements.end_oldest;
-                    let oldest = self.execution.query(executor, end, &values).await?;
-                    ended.extend(ids(&oldest)?);
-                }
-                let session = decode::current(&row, 0)?;
-                Ok(InsertOutcome::Inserted { session, ended })
-            }
-            Ok(None) => {
-                self.verify_insert_was_rejected(executor, new).await?;
-                Ok(InsertOutcome::UserRefused)
-            }
-            Err(error) if errors::is_duplicate_digest(&error, &self.table.name) => {
-                Ok(InsertOutcome::DuplicateDigest)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// [`SessionStore::revoke`] without the transaction around it.
-    pub(super) async fn revoke_in(
-        &self,
-        executor: Executor<'_>,
-        user_id: &U::Id,
-        scope: RevokeScope,
-    ) -> Result<Vec<SessionId>, Error> {
-        self.lock(executor, user_id, &[]).await?;
-        let (only, except) = match scope {
-            RevokeScope::One(id) => (Some(id), None),
-            RevokeScope::AllExcept(id) => (None, Some(id)),
-            RevokeScope::All => (None, None),
-        };
-        let values: [&(dyn ToSql + Sync); 3] = [user_id, &only, &except];
-        let revoke = &self.statements.revoke;
-        let ended = ids(&self.execution.query(executor, revoke, &values).await?)?;
-        let remaining = &self.statements.revocable;
-        self.verify_none_left(executor, remaining, &values).await?;
-        Ok(ended)
-    }
-
-    /// Acquires the locks of this user, and of the owners of the replaced sessions, until the
-    /// transaction ends.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Configuration`] if the transaction's isolation level is above `READ COMMITTED`,
-    /// because its snapshot could be older than what the lock has waited for. [`ErrorKind::Schema`]
-    /// if a policy hides sessions.
-    async fn lock(
-        &self,
-        executor: Executor<'_>,
-        user_id: &U::Id,
-        replaced: &[TokenDigest],
-    ) -> Result<Locked, Error> {
-        let table = self.table.to_sql();
-        let values: [&(dyn ToSql + Sync); 3] = [user_id, &table, &replaced];
-        let lock = &self.statements.lock;
-        let rows = self.execution.query(executor, lock, &values).await?;
-        let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
-        if column(row, 3)? {
-            return Err(Error::from_kind(ErrorKind::Schema).with_message(
-                "row-level security hides sessions from the role, which therefore cannot end \
-                 them: PgSessionStore::check returns the remedy",
-            ));
-        }
-        if column(row, 0)? {
-            return Ok(Locked {
-                replaced: column(row, 2)?,
-                encoding: column(row, 4)?,
-            });
-        }
-        Err(Error::from_kind(ErrorKind::Configuration).with_message(
-            "the transaction's isolation level is above READ COMMITTED: begin it with ISOLATION \
-             LEVEL READ COMMITTED",
-        ))
-    }
-}
-
-/// The result of `lock.sql`.
-struct Locked {
-    /// The sessions that are replaced.
-    replaced: Vec<SessionId>,
-    /// The database's encoding.
-    encoding: String,
 }
 
 fn delete_suppressed() -> Error {
     Error::from_kind(ErrorKind::Statement)
         .with_message("deleting the session failed: a trigger on the sessions table prevented it")
-}
-
-fn ids(rows: &[Row]) -> Result<Vec<SessionId>, Error> {
-    rows.iter().map(|row| column(row, 0)).collect()
 }

@@ -19,6 +19,7 @@ use crate::{
         errors,
         fence::{Gate, Server},
         sql::{
+            own_transaction::OwnTransaction,
             statement::{Statement, Values},
             user_types::UserTypes,
         },
@@ -111,9 +112,18 @@ pub(crate) enum Execution {
 /// A connection or a transaction, with its cache of prepared statements.
 #[derive(Clone, Copy)]
 pub(crate) struct Executor<'a> {
-    client: &'a Client,
+    pub(super) client: &'a Client,
     /// `None` in a transaction of the application.
-    prepared: Option<&'a StatementCache>,
+    pub(super) prepared: Option<&'a StatementCache>,
+    /// `Some` in a transaction of the store.
+    pub(super) own: Option<OwnTransaction<'a>>,
+}
+
+/// A statement that can be sent. Its query is sent when it is first polled, so that queries that are
+/// polled in order travel together.
+pub(crate) enum Ready<'a> {
+    Prepared(tokio_postgres::Statement),
+    Unnamed { sql: &'a str, types: Vec<Type> },
 }
 
 /// The lookup statement of a connection, ready to run.
@@ -133,18 +143,25 @@ impl Execution {
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<Vec<Row>, Error> {
-        let rows = match self {
-            Self::Prepared => {
-                let prepared = executor.prepare(statement).await?;
-                executor.client.query(&prepared, values).await
-            }
-            Self::Unnamed(users) => {
-                let typed = typed(users, executor.client, statement, values).await?;
-                let sql = statement.text(executor.client).await?;
-                executor.client.query_typed(sql, &typed).await
-            }
-        };
-        rows.map_err(errors::statement)
+        let ready = self.ready(executor, statement).await?;
+        ready.query(executor, values).await
+    }
+
+    /// Prepares a statement, or determines the types of its parameters. The first call on a
+    /// connection takes a round trip. Behind a transaction pooler, so does each call for a statement
+    /// with preconditions.
+    pub(crate) async fn ready<'a>(
+        &self,
+        executor: Executor<'_>,
+        statement: &'a Statement,
+    ) -> Result<Ready<'a>, Error> {
+        Ok(match self {
+            Self::Prepared => Ready::Prepared(executor.prepare(statement).await?),
+            Self::Unnamed(users) => Ready::Unnamed {
+                types: parameter_types(users, executor.client, statement).await?,
+                sql: statement.text(executor.client).await?,
+            },
+        })
     }
 
     /// Begins a transaction on a connection of the store.
@@ -170,22 +187,15 @@ impl Execution {
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<(Vec<Row>, Server), Error> {
-        let client = executor.client;
-        let begin = bounds.begin();
-        let begin = client.batch_execute(&begin);
-        let server = gate.server(client);
-        let end = client.batch_execute("COMMIT");
-        let (started, server, rows, ended) = match self {
-            Self::Prepared => {
-                let prepared = executor.prepare(statement).await?;
-                join!(biased; begin, server, client.query(&prepared, values), end)
-            }
-            Self::Unnamed(users) => {
-                let typed = typed(users, client, statement, values).await?;
-                let sql = statement.text(client).await?;
-                join!(biased; begin, server, client.query_typed(sql, &typed), end)
-            }
-        };
+        let ready = self.ready(executor, statement).await?;
+        let (client, begin) = (executor.client, bounds.begin());
+        let (started, server, rows, ended) = join!(
+            biased;
+            client.batch_execute(&begin),
+            gate.server(client),
+            ready.query(executor, values),
+            client.batch_execute("COMMIT"),
+        );
         let server = server?;
         started.map_err(|error| {
             let error = errors::write(errors::statement(error));
@@ -196,7 +206,7 @@ impl Execution {
                 error
             }
         })?;
-        let rows = rows.map_err(|error| errors::write(errors::statement(error)))?;
+        let rows = rows.map_err(errors::write)?;
         ended.map_err(errors::commit)?;
         Ok((rows, server))
     }
@@ -208,15 +218,11 @@ impl Execution {
         statement: &Statement,
         values: Values<'_>,
     ) -> Result<u64, Error> {
-        let changed = match self {
-            Self::Prepared => {
-                let prepared = executor.prepare(statement).await?;
-                executor.client.execute(&prepared, values).await
-            }
-            Self::Unnamed(users) => {
-                let typed = typed(users, executor.client, statement, values).await?;
-                let sql = statement.text(executor.client).await?;
-                executor.client.execute_typed(sql, &typed).await
+        let client = executor.client;
+        let changed = match self.ready(executor, statement).await? {
+            Ready::Prepared(prepared) => client.execute(&prepared, values).await,
+            Ready::Unnamed { sql, types } => {
+                client.execute_typed(sql, &typed(values, &types)).await
             }
         };
         changed.map_err(errors::statement)
@@ -263,19 +269,17 @@ impl Execution {
     ) -> Result<(), Error> {
         let nothing = vec![&Null as &(dyn ToSql + Sync); statement.parameters()];
         let sql = &*gate.lookup_sql(statement.text(executor.client).await?);
-        let typed = match self {
+        let parameters = match self {
             Self::Prepared => {
                 let prepared = executor
                     .client
                     .prepare(sql)
                     .await
                     .map_err(errors::statement)?;
-                let parameters = prepared.params().iter().cloned();
-                nothing.iter().copied().zip(parameters).collect()
+                prepared.params().to_vec()
             }
-            Self::Unnamed(users) => typed(users, executor.client, statement, &nothing).await?,
+            Self::Unnamed(users) => parameter_types(users, executor.client, statement).await?,
         };
-        let parameters: Vec<_> = typed.iter().map(|(_, each)| each.clone()).collect();
         if let Some(key) = statement
             .key_type(&parameters)
             .filter(|key| !accepts_key(key))
@@ -286,6 +290,7 @@ impl Execution {
         }
         if statement.can_be_explained() {
             let explain = format!("EXPLAIN {sql}");
+            let typed = typed(&nothing, &parameters);
             let explained = executor.client.query_typed(&explain, &typed).await;
             explained.map_err(errors::statement)?;
         }
@@ -293,12 +298,11 @@ impl Execution {
     }
 }
 
-async fn typed<'a>(
+async fn parameter_types(
     users: &UserTypes,
     client: &Client,
     statement: &Statement,
-    values: Values<'a>,
-) -> Result<Vec<(&'a (dyn ToSql + Sync), Type)>, Error> {
+) -> Result<Vec<Type>, Error> {
     let key = if statement.has_user_key_parameter() {
         users.key_type_on(client).await?
     } else {
@@ -307,7 +311,28 @@ async fn typed<'a>(
     let preconditions = users
         .parameter_types(client, statement.preconditions())
         .await?;
-    Ok(statement.typed(values, &key, preconditions))
+    Ok(statement.types(&key, preconditions))
+}
+
+fn typed<'a>(values: Values<'a>, types: &[Type]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+    values.iter().copied().zip(types.iter().cloned()).collect()
+}
+
+impl Ready<'_> {
+    pub(crate) async fn query(
+        &self,
+        executor: Executor<'_>,
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Error> {
+        let rows = match self {
+            Self::Prepared(prepared) => executor.client.query(prepared, values).await,
+            Self::Unnamed { sql, types } => {
+                let typed = typed(values, types);
+                executor.client.query_typed(sql, &typed).await
+            }
+        };
+        rows.map_err(errors::statement)
+    }
 }
 
 impl LookupStatement {
@@ -320,7 +345,7 @@ impl LookupStatement {
         let rows = match self {
             Self::Prepared(prepared) => client.query(prepared, values).await,
             Self::Unnamed(sql) => {
-                let typed = find.typed(values, &Type::UNKNOWN, Vec::new());
+                let typed = typed(values, &find.types(&Type::UNKNOWN, Vec::new()));
                 client.query_typed(sql, &typed).await
             }
         };
@@ -333,6 +358,7 @@ impl<'a> Executor<'a> {
         Self {
             client: connection,
             prepared: Some(&*connection.statement_cache),
+            own: None,
         }
     }
 
@@ -341,6 +367,7 @@ impl<'a> Executor<'a> {
         Self {
             client: GenericClient::client(transaction),
             prepared: None,
+            own: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod execution;
 pub(crate) mod key_operator;
+pub(crate) mod own_transaction;
 pub(crate) mod statement;
 pub(crate) mod text;
 mod user_types;
@@ -83,23 +84,21 @@ statements! {
         "digest", "user_id", "replaced_ids", "lifetime_seconds", "remembered", "user_agent", "ip"
     ];
     lock: "lock.sql", ["user_id", "table_name", "replaced"];
-    count: "count.sql", ["user_id", "replaced_ids", "idle_seconds"];
-    end_oldest: "end_oldest.sql", ["user_id", "kept", "idle_seconds", "others"];
+    live_sessions: "live_sessions.sql", ["user_id", "idle_seconds", "most"];
+    end_oldest: "end_oldest.sql", ["user_id", "digest", "idle_seconds", "others"];
     rotate: "rotate.sql", ["digest", "user_id", "replaced", "idle_seconds"];
     delete: "delete.sql", ["digests"];
     delete_locked: "delete_locked.sql", ["ids"];
     list: "list.sql", ["user_id", "idle_seconds"];
     revoke: "revoke.sql", ["user_id", "only", "except"];
+    none_left: "none_left.sql", ["user_id", "only", "except"];
     lock_everyone: "lock_everyone.sql", [];
     revoke_everyone: "revoke_everyone.sql", [];
+    none_left_of_everyone: "none_left_of_everyone.sql", [];
     remaining_lifetimes: "remaining_lifetimes.sql", ["ids", "idle_seconds"];
     announced: "announced.sql", ["table_name"];
     outdated: "outdated.sql", ["table_name"];
     touch: "touch.sql", ["ids", "times", "interval_seconds", "idle_seconds"];
-    revocable: "revocable.sql", ["user_id", "only", "except"];
-    any_session: "any_session.sql", [];
-    allowed: "allowed.sql", ["user_id"];
-    rotatable: "rotatable.sql", ["user_id", "replaced", "idle_seconds"];
     check_table: "check_table.sql", ["table_name"];
     check_user: "check_user.sql", [];
     delete_expired: "delete_expired.sql", [
@@ -111,13 +110,15 @@ const USER_KEY: &str = include_str!("user_key.sql");
 
 /// Expressions that several statements share, by the name that stands for each. An expression may
 /// contain the name of a later one.
-const FRAGMENTS: [(&str, &str); 6] = [
+const FRAGMENTS: [(&str, &str); 8] = [
     (":user_allowed", include_str!("user_allowed.sql")),
     (":live", include_str!("live.sql")),
     (":not_idle", include_str!("not_idle.sql")),
     (":isolation", include_str!("isolation.sql")),
     (":lock_key", include_str!("lock_key.sql")),
     (":locked_user", include_str!("locked_user.sql")),
+    (":revocable", include_str!("revocable.sql")),
+    (":any_session", include_str!("any_session.sql")),
 ];
 
 struct Template {
@@ -257,6 +258,8 @@ mod tests {
             "isolation",
             "lock_key",
             "locked_user",
+            "revocable",
+            "any_session",
             "ends_at",
             "columns",
             "from",
@@ -280,7 +283,6 @@ mod tests {
             "ip",
             "idle_seconds",
             "others",
-            "kept",
             "only",
             "except",
             "ids",

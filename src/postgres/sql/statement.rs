@@ -122,21 +122,12 @@ impl Statement {
         self.parameters.iter().any(|name| type_of(name).is_none())
     }
 
-    /// Returns the values with the types of their parameters. The caller supplies the types of the
-    /// application's columns.
-    pub(crate) fn typed<'a>(
-        &self,
-        values: Values<'a>,
-        key: &Type,
-        preconditions: Vec<Type>,
-    ) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+    /// Returns the types of the parameters. The caller supplies the types of the application's
+    /// columns.
+    pub(crate) fn types(&self, key: &Type, preconditions: Vec<Type>) -> Vec<Type> {
         let own = self.parameters.iter().map(|name| type_of(name));
         let types = own.map(|own| own.unwrap_or_else(|| key.clone()));
-        values
-            .iter()
-            .copied()
-            .zip(types.chain(preconditions))
-            .collect()
+        types.chain(preconditions).collect()
     }
 }
 
@@ -149,7 +140,7 @@ pub(crate) const NO_PRECONDITIONS: &str = "/* no preconditions */";
 fn type_of(parameter: &str) -> Option<Type> {
     Some(match parameter {
         "digest" => Type::BYTEA,
-        "digests" | "replaced" | "kept" => Type::BYTEA_ARRAY,
+        "digests" | "replaced" => Type::BYTEA_ARRAY,
         "idle_seconds" | "lifetime_seconds" | "interval_seconds" => Type::FLOAT8,
         "remembered" => Type::BOOL,
         "user_agent" | "table_name" => Type::TEXT,
@@ -192,10 +183,6 @@ mod tests {
         Statement::new(sql, parameters, &key_operator)
     }
 
-    fn types(values: Vec<(&(dyn ToSql + Sync), Type)>) -> Vec<Type> {
-        values.into_iter().map(|(_, ty)| ty).collect()
-    }
-
     /// An unnamed statement and a prepared statement have the same parameter types: the server
     /// infers the types that are declared here.
     #[tokio::test]
@@ -210,8 +197,7 @@ mod tests {
         };
         for statement in Statements::new::<User>(&table, std::time::Duration::from_secs(60)).all() {
             let prepared = client.prepare(&statement.sql).await.unwrap();
-            let nothing = vec![&None::<i32> as &(dyn ToSql + Sync); statement.parameters()];
-            let found = types(statement.typed(&nothing, &Type::INT4, Vec::new()));
+            let found = statement.types(&Type::INT4, Vec::new());
             assert_eq!(found, prepared.params(), "{}", statement.sql);
         }
     }
@@ -224,8 +210,7 @@ mod tests {
             AND ((u.a) OPERATOR(pg_catalog.=) $2 OR ((u.a) IS NULL AND $2 IS NULL))\n\
             AND ((u.b) OPERATOR(pg_catalog.=) $3 OR ((u.b) IS NULL AND $3 IS NULL))\n";
         assert_eq!(statement.sql, expected);
-        let values: Values<'_> = &[&true, &"a", &7_i32];
-        let found = types(statement.typed(values, &Type::UUID, vec![Type::TEXT, Type::INT4]));
+        let found = statement.types(&Type::UUID, vec![Type::TEXT, Type::INT4]);
         assert_eq!(found, [Type::BOOL, Type::TEXT, Type::INT4]);
     }
 
@@ -233,7 +218,7 @@ mod tests {
     fn the_user_key_parameter_has_the_supplied_type() {
         let statement = statement(String::new(), &["user_id", "only"]);
         assert!(statement.has_user_key_parameter());
-        let found = types(statement.typed(&[&7_i32, &None::<i32>], &Type::INT4, Vec::new()));
+        let found = statement.types(&Type::INT4, Vec::new());
         assert_eq!(found, [Type::INT4, Type::UUID]);
     }
 }

@@ -203,8 +203,17 @@ async fn the_limit_counts_the_users_live_sessions() {
     sql(&database, "UPDATE users SET disabled_at = NULL").await;
 
     set(&database, second.session().id(), "expires_at = now()").await;
-    let _ = sessions.sign_in_without_request(1).await.unwrap();
+    let third = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(refused().await, ErrorKind::TooManySessions);
+
+    // More sessions than the limit, from before it was lowered. One replaced session is too few.
+    let unlimited = with(&database, two_limits());
+    let fourth = unlimited.sign_in_without_request(1).await.unwrap();
+    for replaced in [third, fourth] {
+        let replacing = sessions.sign_in(1, &cookie(&sessions, replaced.token()));
+        let error = replacing.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooManySessions);
+    }
 }
 
 /// Two concurrent confirmations of one token do not both succeed: the first one's new token would

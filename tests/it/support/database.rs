@@ -66,6 +66,15 @@ pub async fn number(database: &TestDatabase, query: &str) -> i64 {
         .get(0)
 }
 
+/// Returns when the query for a single number returns this one.
+pub async fn until_number(database: &TestDatabase, query: &str, expected: i64) {
+    let patience = Instant::now() + PATIENCE;
+    while number(database, query).await != expected {
+        assert!(Instant::now() < patience, "never {expected}: {query}");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Kills the connections to this database that run lookups, and returns their number.
 pub async fn kill_lookups(database: &TestDatabase) -> i64 {
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

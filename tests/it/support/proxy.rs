@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -29,6 +32,10 @@ pub enum Line {
     Silent,
     /// Drops them and closes the connection. The client's messages reached the server.
     Unanswered,
+    /// Forwards them until a client sends `COMMIT`, then [`Unanswered`](Self::Unanswered).
+    UnansweredCommit,
+    /// Forwards them until a client sends `COMMIT`, which is not forwarded, then [`Cut`](Self::Cut).
+    LostCommit,
     /// Closes all connections, including new ones.
     Cut,
 }
@@ -38,6 +45,7 @@ pub struct Proxy {
     port: u16,
     config: Config,
     sent: Arc<Mutex<BTreeMap<char, u64>>>,
+    round_trips: Arc<AtomicU64>,
     line: watch::Sender<Line>,
 }
 
@@ -53,6 +61,7 @@ impl Proxy {
             port: listener.local_addr().unwrap().port(),
             config,
             sent: Arc::default(),
+            round_trips: Arc::default(),
             line: watch::Sender::new(Line::Open),
         };
         tokio::spawn(proxy.clone().serve(listener));
@@ -80,8 +89,18 @@ impl Proxy {
         std::mem::take(&mut self.sent.lock().unwrap())
     }
 
+    /// Returns how often clients have sent something after they had received something, since the
+    /// last call. What a client sends without a response in between counts once. Delay the line, so
+    /// that no response overtakes the rest of what the client sends together.
+    pub fn round_trips(&self) -> u64 {
+        self.round_trips.swap(0, SeqCst)
+    }
+
     async fn serve(self, listener: TcpListener) {
         while let Ok((client, _)) = listener.accept().await {
+            // Otherwise the second of several small responses waits for the client's delayed
+            // acknowledgment of the first, 40 ms.
+            client.set_nodelay(true).unwrap();
             if *self.line.borrow() == Line::Cut {
                 continue;
             }
@@ -94,6 +113,8 @@ impl Proxy {
 
     async fn relay(self, client: TcpStream, server: Box<dyn Stream>) {
         let mut cut = self.line.subscribe();
+        let client_has_received = AtomicBool::new(true);
+        let client_has_received = &client_has_received;
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = tokio::io::split(server);
         let requests = async {
@@ -101,8 +122,14 @@ impl Proxy {
             let mut buffer = [0; 8192];
             let mut started = false;
             while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+                if client_has_received.swap(false, SeqCst) {
+                    self.round_trips.fetch_add(1, SeqCst);
+                }
                 message.extend_from_slice(&buffer[..read]);
                 self.count(&mut message, &mut started);
+                if *self.line.borrow() == Line::Cut {
+                    return;
+                }
                 self.speaking().await;
                 if to_server.write_all(&buffer[..read]).await.is_err() {
                     return;
@@ -134,6 +161,7 @@ impl Proxy {
                 if *proxy.line.borrow() == Line::Unanswered {
                     return;
                 }
+                client_has_received.store(true, SeqCst);
                 let trickling = *proxy.line.borrow() == Line::Trickling;
                 for part in part.chunks(if trickling { 1 } else { part.len() }) {
                     if to_client.write_all(part).await.is_err() {
@@ -162,6 +190,17 @@ impl Proxy {
             .await;
     }
 
+    fn lose_commit(&self) {
+        self.line.send_if_modified(|line| {
+            *line = match *line {
+                Line::UnansweredCommit => Line::Unanswered,
+                Line::LostCommit => Line::Cut,
+                _ => return false,
+            };
+            true
+        });
+    }
+
     /// Removes whole messages from the front. The first one has no type.
     fn count(&self, message: &mut Vec<u8>, started: &mut bool) {
         loop {
@@ -174,6 +213,9 @@ impl Proxy {
                 return;
             }
             if *started {
+                if message.starts_with(b"Q") && message[5..].starts_with(b"COMMIT") {
+                    self.lose_commit();
+                }
                 let named = message[0] == b'P' && message[5] != 0;
                 let types = [char::from(message[0]), 'n'];
                 for seen in &types[..=usize::from(named)] {
@@ -198,7 +240,11 @@ pub async fn dial(config: &Config) -> Option<Box<dyn Stream>> {
             let path = folder.join(format!(".s.PGSQL.{port}"));
             Box::new(UnixStream::connect(path).await.ok()?)
         }
-        Host::Tcp(name) => Box::new(TcpStream::connect((&**name, port)).await.ok()?),
+        Host::Tcp(name) => {
+            let stream = TcpStream::connect((&**name, port)).await.ok()?;
+            stream.set_nodelay(true).ok()?;
+            Box::new(stream)
+        }
     })
 }
 
