@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct Sample {
     pub(crate) round: Round,
     pub(crate) wrong: u64,
+    /// Open loop: how many of the arriving requests were answered in the measured time.
+    pub(crate) achieved: f64,
 }
 
 /// A closed loop.
@@ -140,7 +142,7 @@ pub(crate) async fn open(
     let begin = Instant::now() + Duration::from_millis(5);
     let start = begin + time.mul_f64(WARM_UP);
     let end = start + time;
-    let answers = Arc::new(Mutex::new((Latencies::new(), 0)));
+    let answers = Arc::new(Mutex::new((Latencies::new(), 0, 0_u64)));
     let (arrivals, done) = (Handle::current(), mpsc::channel::<()>());
     let arriving = {
         let (service, requests, answers) =
@@ -165,6 +167,8 @@ pub(crate) async fn open(
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
                     answers.1 += u64::from(!requests.is_right(n, user));
+                    let answered = arrival + latency;
+                    answers.2 += u64::from(answered >= start && answered < end);
                     if arrival >= start {
                         answers.0.push(nanos(latency));
                     }
@@ -183,12 +187,16 @@ pub(crate) async fn open(
         let _ = done.1.recv();
     });
     let _ = all_answered.await;
-    let (latencies, wrong) = std::mem::take(
+    let (latencies, wrong, answered) = std::mem::take(
         &mut *answers
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner),
     );
-    measured.sample(latencies, wrong)
+    let arrived = latencies.len().max(1);
+    Sample {
+        achieved: answered as f64 / arrived as f64,
+        ..measured.sample(latencies, wrong)
+    }
 }
 
 /// Sends this many requests, and returns how many of the responses were wrong.
@@ -275,7 +283,11 @@ impl Measured {
             p99_us: at(0.99),
             ..self.round(count as f64)
         };
-        Sample { round, wrong }
+        Sample {
+            round,
+            wrong,
+            achieved: 1.0,
+        }
     }
 
     /// The results without the latencies.

@@ -5,6 +5,8 @@ mod contestants;
 mod counts;
 mod cpu;
 mod data;
+mod delaying_proxy;
+mod distance;
 mod growth;
 mod load;
 mod machine;
@@ -37,6 +39,15 @@ fn main() -> ExitCode {
 
 /// Whether each response was right.
 fn compare() -> Result<bool, BoxError> {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [flag, directory, server, nanos] = &arguments[..]
+        && flag == "--delaying-proxy"
+    {
+        let nanos = nanos.to_str().unwrap_or_default().parse()?;
+        let round_trip = std::time::Duration::from_nanos(nanos);
+        delaying_proxy::run(directory.as_ref(), server.as_ref(), round_trip)?;
+        return Ok(true);
+    }
     let Some(options) = Options::from_command_line()? else {
         return Ok(true);
     };

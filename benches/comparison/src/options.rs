@@ -27,9 +27,11 @@ pub(crate) enum Part {
     Micro,
     /// Lookups in tables of several sizes.
     Growth,
+    /// Latency at a distance from the server, by the rate.
+    Distance,
 }
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("closed", Part::Closed),
     ("open", Part::Open),
     ("http", Part::Http),
@@ -38,6 +40,7 @@ const PARTS: [(&str, Part); 8] = [
     ("counts", Part::SessionMetrics),
     ("micro", Part::Micro),
     ("growth", Part::Growth),
+    ("distance", Part::Distance),
 ];
 
 #[derive(Clone, Debug)]
@@ -52,6 +55,10 @@ pub(crate) struct Options {
     pub(crate) connections: Vec<u32>,
     pub(crate) parts: BTreeSet<Part>,
     pub(crate) growth: Vec<u32>,
+    /// Round trips in microseconds.
+    pub(crate) distances: Vec<u32>,
+    /// The rate that counts as 100 percent at each distance. By default it is measured.
+    pub(crate) saturation: Option<u32>,
     pub(crate) out: PathBuf,
     /// Whether the results of parts that are not run are kept.
     pub(crate) keep: bool,
@@ -71,7 +78,10 @@ cargo run --release --manifest-path benches/comparison/Cargo.toml -- [options]
   --tasks N,N          closed loop: at once (1,8,64,256)
   --rates N,N          open loop: requests a second (1000,5000)
   --connections N,N    HTTP: connections (64,256)
-  --parts P,P          of closed, open, http, flood, memory, counts, micro, growth (all but growth)
+  --parts P,P          of closed, open, http, flood, memory, counts, micro, growth, distance (all but
+                       the last two)
+  --distances MS,MS    round trips in milliseconds for the part distance (0,0.5,5)
+  --saturation N       requests a second that count as 100 percent there (measured)
   --growth             also: server time a lookup at 10,000 and 1,000,000 sessions
   --growth-10m         also at 10,000,000
   --out DIR            where the results go (benches/comparison/results)
@@ -95,9 +105,11 @@ impl Default for Options {
             parts: PARTS
                 .iter()
                 .map(|(_, part)| *part)
-                .filter(|part| *part != Part::Growth)
+                .filter(|part| ![Part::Growth, Part::Distance].contains(part))
                 .collect(),
             growth: vec![10_000, 1_000_000],
+            distances: vec![0, 500, 5_000],
+            saturation: None,
             out: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/results")),
             keep: false,
             report: false,
@@ -135,6 +147,12 @@ impl Options {
                     })?;
                     options.parts = parts.into_iter().collect();
                 }
+                Long("distances") => {
+                    let text = parser.value()?.string()?;
+                    let micros = |ms: &str| Ok::<_, BoxError>((ms.parse::<f64>()? * 1e3) as u32);
+                    options.distances = text.split(',').map(micros).collect::<Result<_, _>>()?;
+                }
+                Long("saturation") => options.saturation = Some(parser.value()?.parse()?),
                 Long("growth") => drop(options.parts.insert(Part::Growth)),
                 Long("growth-10m") => {
                     options.parts.insert(Part::Growth);

@@ -128,6 +128,7 @@ impl Wrk {
                 ..measured.round(count)
             },
             wrong: wrong.load(Relaxed) + refused.unwrap_or(0),
+            ..Sample::default()
         })
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Results {
     pub(crate) counts: Vec<Count>,
     pub(crate) steps: Vec<Step>,
     pub(crate) growth: Vec<Growth>,
+    #[serde(default)]
+    pub(crate) distances: Vec<AtDistance>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -76,6 +78,21 @@ pub(crate) struct Count {
     /// Compared with the empty service.
     pub(crate) allocations: Option<f64>,
     pub(crate) bytes: Option<f64>,
+}
+
+/// One contestant at one distance and rate, in one round.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AtDistance {
+    /// The round trip.
+    pub(crate) distance_us: u32,
+    pub(crate) contestant: String,
+    /// The rate in percent of the one at which `joined-100` saturates.
+    pub(crate) percent: u32,
+    pub(crate) rate: u32,
+    /// The part of the requests that were answered in the measured time.
+    pub(crate) achieved: f64,
+    pub(crate) samples: u64,
+    pub(crate) round: Round,
 }
 
 /// A single step by itself.

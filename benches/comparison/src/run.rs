@@ -9,7 +9,7 @@ use crate::{
     },
     counts, data,
     data::Numbers,
-    growth,
+    distance, growth,
     load::{Load, Sample},
     machine, micro,
     options::{Options, Part},
@@ -33,6 +33,7 @@ pub(crate) async fn run(options: &Options, mut results: Results) -> Result<Resul
         Part::Memory,
         Part::SessionMetrics,
         Part::Growth,
+        Part::Distance,
     ];
     if on_a_server.iter().any(|part| options.runs(*part)) {
         with_a_server(options, &mut results).await?;
@@ -57,6 +58,9 @@ fn forget(results: &mut Results, options: &Options) {
     }
     if options.runs(Part::Growth) {
         results.growth.clear();
+    }
+    if options.runs(Part::Distance) {
+        results.distances.clear();
     }
 }
 
@@ -89,6 +93,14 @@ async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), B
     let ground = Ground::new(server, numbers, tables, redis);
     results.machine = machine::describe(&ground).await;
     let in_process: Vec<_> = ids.iter().copied().filter(|id| *id != PGBENCH).collect();
+    if options.runs(Part::Distance) {
+        let (measured, wrong) = distance::run(options, &ground).await?;
+        results.distances = measured;
+        results.wrong += wrong;
+    }
+    if options.parts.iter().all(|part| *part == Part::Distance) {
+        return Ok(());
+    }
     let mut started = BTreeMap::new();
     for &id in &in_process {
         let contestant = start(id, &ground).await?;
@@ -209,7 +221,7 @@ impl Session<'_> {
                         tokio::task::block_in_place(|| pgbench.run(self.ground, clients))?;
                     let sample = Sample {
                         round: measured,
-                        wrong: 0,
+                        ..Sample::default()
                     };
                     self.take(Part::Closed, PGBENCH, clients, round, sample);
                 }

@@ -7,7 +7,7 @@ use tower_user_session::session::SessionToken;
 
 use super::{
     Started,
-    ground::{Ground, POOL_SIZE},
+    ground::Ground,
     in_process::InProcess,
     look_up::{self, Find},
     user::User,
@@ -31,9 +31,9 @@ pub(super) enum Way {
     Two,
 }
 
-pub(super) fn start(ground: &Ground, way: Way) -> Started {
+pub(super) fn start(ground: &Ground, way: Way, connections: u32) -> Started {
     let pool = Pool::builder(Manager::new(ground.config.clone(), NoTls))
-        .max_size(POOL_SIZE as usize)
+        .max_size(connections as usize)
         .build()?;
     let service = look_up::service(ByHand { pool, way });
     Ok(InProcess::boxed(service, ground.requests(Cookie::Ours)?))

@@ -1,6 +1,9 @@
 //! The servers, tables and requests that the contestants run on.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ephemeral_postgres::Server;
 
@@ -17,7 +20,9 @@ pub(super) const POOL_SIZE: u32 = 10;
 /// The servers and requests that a contestant is started on.
 #[derive(Debug)]
 pub(crate) struct Ground {
-    pub(crate) server: Server,
+    pub(crate) server: Arc<Server>,
+    /// Where the contestants connect to: the server's socket, or one at a distance from it.
+    pub(super) directory: Option<PathBuf>,
     pub(crate) config: tokio_postgres::Config,
     pub(crate) numbers: Numbers,
     pub(crate) redis: Option<RedisServer>,
@@ -35,7 +40,8 @@ impl Ground {
     ) -> Self {
         Self {
             config: server.config(),
-            server,
+            directory: server.directory().map(Path::to_owned),
+            server: Arc::new(server),
             numbers,
             redis,
             ours: Requests::new(Cookie::Ours, numbers),
@@ -45,6 +51,23 @@ impl Ground {
             axum_session: tables
                 .axum_session
                 .then(|| Requests::new(Cookie::AxumSession, numbers)),
+        }
+    }
+
+    /// The same, for contestants that connect to the server through this directory.
+    pub(crate) fn through(&self, directory: &Path) -> Self {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(directory);
+        config.user("postgres").dbname("postgres");
+        Self {
+            server: Arc::clone(&self.server),
+            directory: Some(directory.to_owned()),
+            config,
+            numbers: self.numbers,
+            redis: None,
+            ours: Arc::clone(&self.ours),
+            tower_sessions: self.tower_sessions.clone(),
+            axum_session: self.axum_session.clone(),
         }
     }
 

@@ -45,6 +45,10 @@ const fn about(id: &'static str, what: &'static str, everywhere: bool) -> About 
 
 pub(crate) const PGBENCH: &str = "pgbench";
 
+/// `joined` with a hundred connections, for the part about distance: at a distance, a pool of ten
+/// is exhausted long before the server is.
+pub(crate) const JOINED_100: &str = "joined-100";
+
 pub(crate) const ALL: &[About] = &[
     about("empty", "the inner service alone", true),
     about(

@@ -1,6 +1,10 @@
 //! Starts a contestant by its id.
 
-use super::{Started, axum_session, by_hand, empty, ground::Ground, ours, redis, usual};
+use super::{
+    JOINED_100, Started, axum_session, by_hand, empty,
+    ground::{Ground, POOL_SIZE},
+    ours, redis, usual,
+};
 use crate::{
     data::Numbers,
     request::{Cookie, Requests},
@@ -12,8 +16,9 @@ pub(crate) async fn start(id: &str, ground: &Ground) -> Started {
         "empty" => empty::start(ground),
         "ours" => ours::start(ground),
         "ours-cached" => ours::start_cached(ground).await,
-        "joined" => by_hand::start(ground, by_hand::Way::Joined),
-        "two" => by_hand::start(ground, by_hand::Way::Two),
+        "joined" => by_hand::start(ground, by_hand::Way::Joined, POOL_SIZE),
+        JOINED_100 => by_hand::start(ground, by_hand::Way::Joined, 100),
+        "two" => by_hand::start(ground, by_hand::Way::Two, POOL_SIZE),
         "usual" => usual::start(ground, true).await,
         "usual-no-ping" => usual::start(ground, false).await,
         "usual-memory" => usual::start_in_memory(ground).await,

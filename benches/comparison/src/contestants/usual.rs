@@ -38,8 +38,8 @@ pub(super) async fn start(ground: &Ground, ping: bool) -> Started {
     let options = PgConnectOptions::new()
         .socket(
             ground
-                .server
-                .directory()
+                .directory
+                .as_ref()
                 .ok_or("the server is not private")?,
         )
         .username("postgres")

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table;
+use super::{plots, table};
 use crate::{contestants::ALL, data::SETTINGS, options::Part, ratios, results::Results};
 
 pub(super) fn report(results: &Results) -> String {
@@ -40,6 +40,16 @@ pub(super) fn report(results: &Results) -> String {
             figures.as_deref().unwrap_or(NOT_MEASURED)
         );
     }
+    let _ = write!(text, "\n## Distance from the server\n{DISTANCE}");
+    for distance in plots::distances(results) {
+        let _ = writeln!(
+            text,
+            "![Latency at {} ms](benches/comparison/plots/{})\n",
+            f64::from(distance) / 1e3,
+            plots::distance_plot(distance)
+        );
+    }
+    text += table::distances(results).as_deref().unwrap_or(NOT_MEASURED);
     text += RATIOS;
     for ratio in ratios::all(results) {
         let _ = writeln!(text, "{ratio}");
@@ -142,7 +152,7 @@ The conditions are the same for all contestants:
 * Each contestant has the same users and the same number of sessions in its own tables.
   The requests use 100,000 of the sessions in random order.
 * The pool has ten connections, which is close to the default of both pools.
-  This crate uses two connections of its own for lookups.
+  This crate uses two connections of its own for lookups, and up to five at a distance.
 * The runtime is the same.
   The inner service returns the user's number, and every response is checked.
 
@@ -220,6 +230,24 @@ Each value is the median of the ratios between rounds with the same number.
 `ratio-cpu`, `ratio-p50`, `ratio-p99` and `ratio-p99-flood` compare times: less is better.
 
 ```text
+";
+
+const DISTANCE: &str = "
+Most databases are not on the same machine: half a millisecond away in the same zone, a few milliseconds
+in the next region.
+`--parts distance` puts a delaying proxy before the server and runs the open loop at three rates.
+They are 10 %, 50 % and 80 % of the rate at which `joined-100` saturates: `joined` with a hundred
+connections answers less than 98 % of the arriving requests there.
+A last row shows this crate at twice that rate.
+`--distances` selects other round trips; at 0 there is no proxy.
+
+The proxy is one thread of its own process, and shares the two processors.
+The kernel wakes it at the nanosecond at which a byte is due.
+
+While the way takes the time, this crate sends a lookup at once, with up to four statements in flight
+on a connection.
+While the server takes the time, lookups gather.
+
 ";
 
 const GROWTH: &str = "

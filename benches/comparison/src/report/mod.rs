@@ -1,5 +1,6 @@
 //! The report: a table, JSON, CSV, plots, and `BENCHMARKS.md`.
 
+mod lines;
 mod markdown;
 mod plots;
 mod svg;

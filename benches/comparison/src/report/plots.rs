@@ -1,19 +1,25 @@
 //! The plots.
 
-use super::svg::{Bar, Chart, Group};
+use std::collections::BTreeSet;
+
+use super::{
+    lines::{Line, Lines},
+    svg::{Bar, Chart, Group},
+};
 use crate::{
     contestants::{ALL, PGBENCH},
+    distance,
     options::Part,
     ratios::best_pgbench,
-    results::{Cell, Results, Round},
+    results::{Cell, Results, Round, median},
 };
 
 /// Per plot: the file's name and its text. Contestants that were not measured are left out.
-pub(super) fn all(results: &Results) -> Vec<(&'static str, String)> {
+pub(super) fn all(results: &Results) -> Vec<(String, String)> {
     let mut plots = Vec::new();
-    let mut add = |name, chart: Chart| {
+    let mut add = |name: &str, chart: Chart| {
         if !chart.groups.is_empty() {
-            plots.push((name, chart.draw()));
+            plots.push((name.to_owned(), chart.draw()));
         }
     };
     add(
@@ -37,8 +43,67 @@ pub(super) fn all(results: &Results) -> Vec<(&'static str, String)> {
         ),
     );
     add("growth.svg", growth(results));
+    for distance in distances(results) {
+        let name = distance_plot(distance);
+        plots.push((name, at_distance(results, distance).draw()));
+    }
     plots
 }
+
+/// The round trips that were measured, in microseconds.
+pub(super) fn distances(results: &Results) -> BTreeSet<u32> {
+    results.distances.iter().map(|at| at.distance_us).collect()
+}
+
+pub(super) fn distance_plot(distance_us: u32) -> String {
+    format!("distance-{distance_us}.svg")
+}
+
+/// The median and the 99th percentile at one distance, by the rate. A contestant that is saturated
+/// at a rate is left out there: its latency only depends on how long it was measured.
+fn at_distance(results: &Results, distance_us: u32) -> Lines {
+    type Value = fn(&Round) -> Option<f64>;
+    let quantiles: [(&str, bool, Value); 2] = [
+        ("p50", false, |round| round.p50_us),
+        ("p99", true, |round| round.p99_us),
+    ];
+    let mut lines = Vec::new();
+    for (id, color) in distance::CONTESTANTS.iter().zip(COLORS) {
+        let here: Vec<_> = results
+            .distances
+            .iter()
+            .filter(|at| at.distance_us == distance_us && at.contestant == *id)
+            .collect();
+        let rates: BTreeSet<u32> = here.iter().map(|at| at.rate).collect();
+        for (quantile, dashed, value) in quantiles {
+            let points = rates.iter().filter_map(|&rate| {
+                let there = || here.iter().filter(|at| at.rate == rate);
+                let achieved = median(there().map(|at| at.achieved).collect())?;
+                let value = median(there().filter_map(|at| value(&at.round)).collect())?;
+                (achieved >= distance::SATURATED).then_some((f64::from(rate), value / 1e3))
+            });
+            let points: Vec<_> = points.collect();
+            if !points.is_empty() {
+                lines.push(Line {
+                    label: format!("{id}, {quantile}"),
+                    dashed,
+                    color,
+                    points,
+                });
+            }
+        }
+    }
+    Lines {
+        title: format!(
+            "Latency at {} ms from the server",
+            f64::from(distance_us) / 1e3
+        ),
+        unit: "milliseconds",
+        lines,
+    }
+}
+
+const COLORS: [&str; 4] = ["#2563a8", "#d8a24a", "#5a9a5a", "#a85a7a"];
 
 fn group(id: &str, bars: Vec<Option<Bar>>) -> Option<Group> {
     bars.iter().any(Option::is_some).then(|| Group {

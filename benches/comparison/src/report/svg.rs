@@ -195,7 +195,7 @@ fn step(most: f64) -> f64 {
         .unwrap_or(most)
 }
 
-fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     if value >= 1e6 {
         format!("{:.2}M", value / 1e6)
     } else if value >= 1e4 {
@@ -209,6 +209,6 @@ fn short(value: f64) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }

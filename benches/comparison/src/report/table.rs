@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::{
+    distance,
     options::Part,
-    results::{Cell, Results, Round},
+    results::{AtDistance, Cell, Results, Round, median},
 };
 
 /// Each part that was measured.
@@ -25,6 +26,7 @@ pub(crate) fn table(results: &Results) -> String {
         ("Statements and allocations", counts(results)),
         ("Single steps", steps(results)),
         ("Growth", growth(results)),
+        ("At a distance", distances(results)),
     ] {
         if let Some(some) = some {
             let _ = write!(text, "\n{title}\n\n{some}");
@@ -93,7 +95,7 @@ fn row(cell: &Cell) -> Vec<String> {
     ]
 }
 
-pub(super) fn metrics(results: &Results) -> Option<String> {
+pub(super) fn counts(results: &Results) -> Option<String> {
     let header = [
         "tasks",
         "contestant",
@@ -151,6 +153,67 @@ pub(super) fn growth(results: &Results) -> Option<String> {
         ]
     }));
     (rows.len() > 1).then(|| lay_out(&rows))
+}
+
+pub(super) fn distances(results: &Results) -> Option<String> {
+    let header = [
+        "round trip ms",
+        "% of saturation",
+        "requests/s",
+        "contestant",
+        "answered %",
+        "p50 ms",
+        "p99 ms",
+        "client CPU µs",
+        "server CPU µs",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let all = &results.distances;
+    let mut seen = Vec::new();
+    for first in all {
+        let key = (
+            first.distance_us,
+            first.percent,
+            place_at_distance(&first.contestant),
+        );
+        if !seen.contains(&key) {
+            seen.push(key);
+        }
+    }
+    seen.sort_unstable();
+    for key in seen {
+        let same: Vec<_> = all
+            .iter()
+            .filter(|at| {
+                (
+                    at.distance_us,
+                    at.percent,
+                    place_at_distance(&at.contestant),
+                ) == key
+            })
+            .collect();
+        let middle = |value: fn(&AtDistance) -> Option<f64>, digits: usize| {
+            let values = same.iter().filter_map(|at| value(at)).collect();
+            median(values).map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+        };
+        rows.push(vec![
+            format!("{}", f64::from(key.0) / 1e3),
+            key.1.to_string(),
+            same[0].rate.to_string(),
+            same[0].contestant.clone(),
+            middle(|at| Some(at.achieved * 100.0), 1),
+            middle(|at| Some(at.round.p50_us? / 1e3), 3),
+            middle(|at| Some(at.round.p99_us? / 1e3), 3),
+            middle(|at| at.round.client_us, 1),
+            middle(|at| at.round.server_us, 1),
+        ]);
+    }
+    (rows.len() > 1).then(|| lay_out(&rows))
+}
+
+fn place_at_distance(contestant: &str) -> usize {
+    let mut all = distance::CONTESTANTS.iter();
+    all.position(|id| *id == contestant).unwrap_or(usize::MAX)
 }
 
 /// A table that is Markdown and readable as text.
