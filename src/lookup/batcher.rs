@@ -1,10 +1,9 @@
 //! Entry point of session lookups: coalesces concurrent lookups into batched queries.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 use tokio::{
-    runtime::Handle,
     sync::oneshot,
     time::{Instant, Sleep},
 };
@@ -19,7 +18,10 @@ use crate::{
         worker::{BatchQueue, Enqueued},
     },
     session::TokenDigest,
-    store::{SessionLookup, lookup::MAX_CONCURRENT_LOOKUPS},
+    store::{
+        SessionLookup,
+        lookup::{MAX_CONCURRENT_LOOKUPS, STATEMENTS_PER_CONNECTION},
+    },
 };
 
 /// Minimum number of waiting digests for a second batch while another batch is in flight. With
@@ -32,6 +34,20 @@ const MAX_DIGESTS_PER_BATCH: usize = 128;
 /// only time out.
 const MAX_WAITERS: usize = 16_384;
 
+/// Returns how many queries suit a store on which they take the time. The store is assumed to have
+/// as many processors as this process, because nothing tells how many it has.
+pub(super) fn max_at_store(max_in_flight: usize, processors: usize) -> usize {
+    let connections = max_in_flight / STATEMENTS_PER_CONNECTION;
+    connections
+        .min(processors)
+        .max(MAX_CONCURRENT_LOOKUPS)
+        .min(max_in_flight)
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 pub(crate) struct LookupBatcher<L: SessionLookup> {
     queue: Arc<BatchQueue<L>>,
     deadline: Duration,
@@ -40,8 +56,10 @@ pub(crate) struct LookupBatcher<L: SessionLookup> {
 impl<L: SessionLookup> LookupBatcher<L> {
     pub(crate) fn new(runner: BatchRunner<L>) -> Self {
         let deadline = runner.deadline;
+        let max_in_flight = runner.store.max_concurrent_lookups().max(1);
         let limits = Limits {
-            max_in_flight: MAX_CONCURRENT_LOOKUPS,
+            max_in_flight,
+            max_at_store: max_at_store(max_in_flight, processors()),
             max_digests: MAX_DIGESTS_PER_BATCH,
             min_for_extra_batch: MIN_FOR_EXTRA_BATCH,
             max_waiters: MAX_WAITERS,
@@ -99,7 +117,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
     fn join(&self, waiters: RequestDigests<Waiter<L::User>>) -> Result<Sleep, Error> {
         let now = Instant::now();
         let deadline = timer(now + self.deadline)?;
-        match self.queue.join(waiters, now, &Handle::current()) {
+        match self.queue.join(waiters, now) {
             Enqueued::Queued => Ok(deadline),
             Enqueued::Overloaded => Err(Error::from_kind(ErrorKind::Overloaded)),
             Enqueued::Closed => Err(Error::from_kind(ErrorKind::Closed)),

@@ -2,9 +2,13 @@
 
 pub(crate) mod batcher;
 pub(crate) mod last_seen;
+mod pace;
 pub(crate) mod pending;
 mod queue;
 #[cfg(test)]
 mod queue_model;
+#[cfg(test)]
+mod queue_simulation;
 pub(crate) mod runner;
+mod waiting;
 mod worker;

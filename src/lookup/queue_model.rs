@@ -18,12 +18,25 @@ use crate::{
 type Waiter = mpsc::Sender<bool>;
 
 const LIMITS: Limits = Limits {
-    max_in_flight: 2,
+    max_in_flight: 3,
+    max_at_store: 2,
     max_digests: 2,
     min_for_extra_batch: 2,
     max_waiters: 8,
     max_batch_age: Duration::from_secs(1),
 };
+
+/// A guard that the model leaves out, to show that the check needs it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Without {
+    Nothing,
+    /// A lookup of a session shares the result of a query for it that was sent before.
+    OwnQuery,
+    /// A batch that completed does not send the next one.
+    NextBatch,
+    /// More batches are sent than may be in flight.
+    Bound,
+}
 
 /// A queue in front of a database with two sessions, one of which ends.
 #[derive(Clone)]
@@ -33,12 +46,30 @@ struct Model {
     in_flight: Arc<Mutex<usize>>,
     /// Whether the next query for each session times out.
     slow: Arc<Mutex<[bool; 2]>>,
+    /// The results of the queries that are in flight.
+    sent: Arc<Mutex<[Option<bool>; 2]>>,
+    without: Without,
 }
 
 impl Model {
-    fn new() -> Self {
+    fn new(without: Without, far: bool) -> Self {
+        let limits = Limits {
+            max_in_flight: if without == Without::Bound {
+                usize::MAX
+            } else {
+                LIMITS.max_in_flight
+            },
+            ..LIMITS
+        };
+        let mut queue = Queue::new(limits);
+        if far {
+            // The way to the database takes the time, so that batches follow one another at once.
+            queue.query_took(Duration::from_secs(1), 1);
+        }
         Self {
-            queue: Arc::new(Mutex::new(Queue::new(LIMITS))),
+            without,
+            sent: Arc::default(),
+            queue: Arc::new(Mutex::new(queue)),
             live: Arc::new(Mutex::new([true; 2])),
             in_flight: Arc::new(Mutex::new(0)),
             slow: Arc::new(Mutex::new([true; 2])),
@@ -50,6 +81,10 @@ impl Model {
     fn look_up(&self, session: u8, now: Instant, waits: bool) -> Option<bool> {
         let (waiter, result) = mpsc::channel();
         let digest = TokenDigest::from_bytes([session; 32]);
+        let sent = self.sent.lock().unwrap()[usize::from(session)];
+        if let Some(live) = sent.filter(|_| self.without == Without::OwnQuery) {
+            return waits.then_some(live);
+        }
         let admission = self
             .queue
             .lock()
@@ -63,8 +98,6 @@ impl Model {
             Admission::Waiting => {}
             Admission::Overloaded => return None,
         }
-        // If a waiter never received a result, this call would block, and shuttle would report a
-        // deadlock.
         waits.then(|| result.recv().unwrap())
     }
 
@@ -72,14 +105,18 @@ impl Model {
     fn run_batches(&self, first: Batch<Waiter>) {
         let mut next = Some(first);
         while let Some(batch) = next {
-            {
+            let in_flight = {
                 let mut in_flight = self.in_flight.lock().unwrap();
                 *in_flight += 1;
-                assert!(*in_flight <= LIMITS.max_in_flight);
-            }
+                *in_flight
+            };
+            assert!(
+                in_flight <= LIMITS.max_in_flight,
+                "too many batches are in flight"
+            );
             assert!(batch.waiting.len() <= LIMITS.max_digests);
             assert!(!batch.alone || batch.waiting.len() == 1);
-            let digests: Vec<_> = batch.waiting.keys().copied().collect();
+            let digests: Vec<_> = batch.waiting.digests().collect();
             let batch_alone = batch.alone;
             // The first query for each session times out. The waiters of that query receive a
             // result nevertheless.
@@ -89,9 +126,16 @@ impl Model {
             });
             // The snapshot of the query.
             let live = *self.live.lock().unwrap();
+            for digest in &digests {
+                let session = usize::from(digest.as_bytes()[0]);
+                self.sent.lock().unwrap()[session] = Some(live[session]);
+            }
             thread::yield_now();
+            for digest in &digests {
+                self.sent.lock().unwrap()[usize::from(digest.as_bytes()[0])] = None;
+            }
             *self.in_flight.lock().unwrap() -= 1;
-            for (digest, waiters) in batch.waiting {
+            for (digest, waiters) in digests.iter().zip(batch.waiting.into_waiters()) {
                 for waiter in waiters {
                     let _ = waiter.send(live[usize::from(digest.as_bytes()[0])]);
                 }
@@ -102,7 +146,12 @@ impl Model {
                 BatchOutcome::Completed
             };
             let mut queue = self.queue.lock().unwrap();
-            next = queue.batch_completed(&digests, batch_alone, outcome);
+            let now = Instant::now();
+            next = queue.batch_completed(&digests, batch_alone, outcome, now);
+            if self.without == Without::NextBatch {
+                std::mem::forget(next.take());
+            }
+            drop(queue);
         }
     }
 }
@@ -112,10 +161,34 @@ impl Model {
 /// were cancelled. The limits hold, and no batch stays in flight.
 #[test]
 fn no_result_predates_its_lookup() {
+    for far in [false, true] {
+        check(Without::Nothing, far);
+    }
+}
+
+#[test]
+#[should_panic = "an ended session was reported as live"]
+fn the_model_needs_a_query_of_its_own_for_each_lookup() {
+    check(Without::OwnQuery, true);
+}
+
+#[test]
+#[should_panic = "deadlock"]
+fn the_model_needs_the_next_batch_to_be_sent() {
+    check(Without::NextBatch, false);
+}
+
+#[test]
+#[should_panic = "too many batches are in flight"]
+fn the_model_needs_the_bound_on_batches_in_flight() {
+    check(Without::Bound, true);
+}
+
+fn check(without: Without, far: bool) {
     check_random(
-        || {
+        move || {
             let now = Instant::now();
-            let model = Model::new();
+            let model = Model::new(without, far);
             let waiters: Vec<_> = (0..4_u8)
                 .map(|n| {
                     let model = model.clone();
@@ -141,6 +214,9 @@ fn no_result_predates_its_lookup() {
             };
             for thread in waiters.into_iter().chain([ending]) {
                 thread.join().unwrap();
+            }
+            if without != Without::Nothing {
+                return;
             }
             // Batches of cancelled waiters may still be in flight.
             while !model.queue.lock().unwrap().is_idle() {

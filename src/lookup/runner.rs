@@ -11,7 +11,8 @@ use crate::{
     lookup::{
         last_seen::LastSeenWriter,
         pending::{Outcome, Waiter},
-        queue::{Batch, BatchOutcome, DigestMap, Waiters},
+        queue::{Batch, BatchOutcome},
+        waiting::{Waiters, Waiting},
     },
     metrics::{Counter, Counters},
     session::TokenDigest,
@@ -20,8 +21,6 @@ use crate::{
 
 /// The digests of one batch.
 pub(crate) type Digests = SmallVec<[TokenDigest; 4]>;
-
-type Waiting<U> = DigestMap<Waiters<Waiter<U>>>;
 
 /// The dependencies of a batch: the store, the cache for its results, and the writer of
 /// `last_seen_at`.
@@ -34,14 +33,18 @@ pub(crate) struct BatchRunner<L: SessionLookup> {
 }
 
 impl<L: SessionLookup> BatchRunner<L> {
-    /// Sends one batch and delivers its results. Returns the digests of the query, and its outcome.
-    pub(crate) async fn run_batch(&self, batch: Batch<Waiter<L::User>>) -> (Digests, BatchOutcome) {
+    /// Sends one batch and delivers its results. Returns the digests of the query, its outcome, and
+    /// its duration if it succeeded.
+    pub(crate) async fn run_batch(
+        &self,
+        batch: Batch<Waiter<L::User>>,
+    ) -> (Digests, BatchOutcome, Option<Duration>) {
         let mut waiting = batch.waiting;
         // A digest whose waiters were all cancelled needs no query.
-        waiting.retain(|_, waiters| waiters.iter().any(|waiter| !waiter.result.is_closed()));
-        let digests: Digests = waiting.keys().copied().collect();
+        waiting.retain(|waiters| waiters.iter().any(|waiter| !waiter.result.is_closed()));
+        let digests: Digests = waiting.digests().collect();
         if waiting.is_empty() {
-            return (digests, BatchOutcome::NotSent);
+            return (digests, BatchOutcome::NotSent, None);
         }
         let opened = Instant::from_std(batch.opened);
         // The server may execute a statement for up to one deadline after it received the
@@ -49,24 +52,28 @@ impl<L: SessionLookup> BatchRunner<L> {
         // replacement therefore execute at most two statements at the same time.
         if batch.skip_if_late && opened.elapsed() > self.deadline / 2 {
             send_error(
-                waiting.into_values(),
+                waiting.into_waiters(),
                 &Error::from_kind(ErrorKind::Deadline),
             );
-            return (digests, BatchOutcome::NotSent);
+            return (digests, BatchOutcome::NotSent, None);
         }
         let deadline = opened + self.deadline;
         let snapshot = self.feed.subscription().and_then(|feed| feed.snapshot());
         let mut outcome = BatchOutcome::Completed;
-        match self.find(&digests, deadline).await {
+        let sent = Instant::now();
+        // A binding, so that the future is dropped before the next one is created.
+        let found = self.find(&digests, deadline).await;
+        let time = found.is_ok().then(|| sent.elapsed());
+        match found {
             Ok(results) => self.complete(waiting, results, snapshot),
             // One undecodable row fails the whole query. Each digest is then queried alone, once.
             Err(error) if error.kind() == ErrorKind::Decode && digests.len() > 1 => {
-                for (digest, waiters) in waiting {
-                    let alone = Waiting::from_iter([(digest, waiters)]);
+                for (digest, alone) in waiting.each_alone() {
                     let snapshot = self.feed.subscription().and_then(|feed| feed.snapshot());
-                    match self.find(&[digest], deadline).await {
+                    let found = self.find(&[digest], deadline).await;
+                    match found {
                         Ok(results) => self.complete(alone, results, snapshot),
-                        Err(error) => send_error(alone.into_values(), &error),
+                        Err(error) => send_error(alone.into_waiters(), &error),
                     }
                 }
             }
@@ -74,62 +81,84 @@ impl<L: SessionLookup> BatchRunner<L> {
                 if error.kind() == ErrorKind::Deadline {
                     outcome = BatchOutcome::TimedOut;
                 }
-                send_error(waiting.into_values(), &error);
+                send_error(waiting.into_waiters(), &error);
             }
         }
-        (digests, outcome)
+        (digests, outcome, time)
     }
 
     /// Delivers each result to the waiters for its digest, and fails waiters without a result.
     fn complete(
         &self,
-        mut waiting: Waiting<L::User>,
+        waiting: Waiting<Waiter<L::User>>,
         results: Vec<LookupResult<L::User>>,
         snapshot: Option<Snapshot>,
     ) {
+        // Most stores return the results in the order of the digests.
+        let in_order = waiting
+            .digests()
+            .eq(results.iter().map(LookupResult::digest));
+        if in_order {
+            for (waiters, result) in waiting.into_waiters().zip(results) {
+                self.deliver(waiters, result, snapshot);
+            }
+            return;
+        }
         let violation = |context| Error::from_kind(ErrorKind::Protocol).with_message(context);
-        let mut matched = Vec::with_capacity(results.len());
+        let mut matched: SmallVec<[Option<LookupResult<L::User>>; 1]> = SmallVec::new();
+        matched.resize_with(waiting.len(), || None);
         for result in results {
             let digest = result.digest();
-            if let Some(waiters) = waiting.remove(&digest) {
-                matched.push((waiters, result));
-                continue;
-            }
-            let first = matched
-                .iter_mut()
-                .find(|(_, first)| first.digest() == digest);
-            let Some((_, first)) = first else {
+            let Some(place) = waiting.place(&digest) else {
                 // A result for a digest that was not in the batch may belong to another query. All
                 // other results may belong to that query, too. Therefore the whole batch fails.
                 let error =
                     violation("the store returned a result for a digest that was not in the batch");
-                send_error(matched.into_iter().map(|(waiters, _)| waiters), &error);
-                return send_error(waiting.into_values(), &error);
+                return send_error(waiting.into_waiters(), &error);
             };
-            let error = violation("the store returned two results for one digest");
-            *first = LookupResult::failed(digest, error);
+            matched[place] = Some(match matched[place] {
+                None => result,
+                Some(_) => LookupResult::failed(
+                    digest,
+                    violation("the store returned two results for one digest"),
+                ),
+            });
         }
-        for (waiters, result) in matched {
-            let (digest, may_be_cached) = (result.digest(), result.may_be_cached());
-            let mut outcome = result.into_found();
-            if let Ok(Some(found)) = &outcome
-                && waiters.iter().any(|waiter| waiter.only_token)
-            {
-                self.last_seen.used(&found.session);
-                if let (Some(feed), Some(snapshot)) = (self.feed.subscription(), snapshot)
-                    && may_be_cached
-                {
-                    outcome = outcome.map(|found| {
-                        let shared = found?.into_shared();
-                        feed.insert(snapshot, digest, &shared);
-                        Some(shared.into())
-                    });
-                }
+        for (waiters, result) in waiting.into_waiters().zip(matched) {
+            match result {
+                Some(result) => self.deliver(waiters, result, snapshot),
+                None => send(
+                    waiters,
+                    Err(violation("the store returned no result for a digest")),
+                ),
             }
-            send(waiters, outcome);
         }
-        let error = violation("the store returned no result for a digest");
-        send_error(waiting.into_values(), &error);
+    }
+
+    /// Delivers one result. A live session counts as used, and may be cached.
+    fn deliver(
+        &self,
+        waiters: Waiters<Waiter<L::User>>,
+        result: LookupResult<L::User>,
+        snapshot: Option<Snapshot>,
+    ) {
+        let (digest, may_be_cached) = (result.digest(), result.may_be_cached());
+        let mut outcome = result.into_found();
+        if let Ok(Some(found)) = &outcome
+            && waiters.iter().any(|waiter| waiter.only_token)
+        {
+            self.last_seen.used(&found.session);
+            if let (Some(feed), Some(snapshot)) = (self.feed.subscription(), snapshot)
+                && may_be_cached
+            {
+                outcome = outcome.map(|found| {
+                    let shared = found?.into_shared();
+                    feed.insert(snapshot, digest, &shared);
+                    Some(shared.into())
+                });
+            }
+        }
+        send(waiters, outcome);
     }
 
     async fn find(

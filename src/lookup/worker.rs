@@ -54,12 +54,11 @@ impl<L: SessionLookup> BatchQueue<L> {
         }
     }
 
-    /// Adds the digests to one batch that has not been dispatched.
+    /// Adds the digests to one batch that has not been dispatched. Must be called in a runtime.
     pub(crate) fn join(
         self: &Arc<Self>,
         waiters: RequestDigests<Waiter<L::User>>,
         now: Instant,
-        current: &Handle,
     ) -> Enqueued {
         let mut state = self.state();
         if state.closed {
@@ -67,7 +66,7 @@ impl<L: SessionLookup> BatchQueue<L> {
         }
         match state.queue.admit(waiters, now.into_std()) {
             Admission::Dispatch(batch) => {
-                let runtime = state.runtime.get_or_insert_with(|| current.clone()).clone();
+                let runtime = state.runtime.get_or_insert_with(Handle::current).clone();
                 drop(state);
                 BatchWorker::start(Arc::clone(self), batch, &runtime);
                 Enqueued::Queued
@@ -134,9 +133,15 @@ impl<L: SessionLookup> BatchWorker<L> {
             let mut next = worker.first.take();
             while let Some(batch) = next {
                 worker.alone = batch.alone;
-                let (digests, outcome) = worker.queue.runner.run_batch(batch).await;
+                let (digests, outcome, time) = worker.queue.runner.run_batch(batch).await;
+                let now = Instant::now().into_std();
                 let mut state = worker.queue.state();
-                next = state.queue.batch_completed(&digests, worker.alone, outcome);
+                if let Some(time) = time {
+                    state.queue.query_took(time, digests.len());
+                }
+                next = state
+                    .queue
+                    .batch_completed(&digests, worker.alone, outcome, now);
             }
             worker.finished = true;
             worker.queue.idle.notify_waiters();
@@ -169,10 +174,11 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
             // The store panicked. The waiters of this batch fail because their sender is dropped.
             // The other batches continue.
             (None, Ok(runtime)) if std::thread::panicking() => {
+                let now = Instant::now().into_std();
                 if let Some(batch) =
                     state
                         .queue
-                        .batch_completed(&[], self.alone, BatchOutcome::NotSent)
+                        .batch_completed(&[], self.alone, BatchOutcome::NotSent, now)
                 {
                     drop(state);
                     return Self::start(Arc::clone(&self.queue), batch, &runtime);

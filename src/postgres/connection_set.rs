@@ -6,9 +6,9 @@
 
 use std::{
     fmt,
-    ops::{Deref, DerefMut},
+    ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -81,7 +81,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    idle: Vec<Connection>,
+    idle: Vec<Arc<Connection>>,
     /// The start time of each attempt in progress.
     opening: Vec<Instant>,
     /// The start time and the error of the last attempt that failed.
@@ -96,7 +96,7 @@ pub(super) struct Connection {
     client: ClientWrapper,
     pub(super) gate: Gate,
     /// The prepared lookup of this connection, and whether it returns the hash of the user's key.
-    pub(super) find: Option<(LookupStatement, bool)>,
+    pub(super) find: OnceLock<(LookupStatement, bool)>,
     generation: u64,
     _alive: Alive,
 }
@@ -111,9 +111,10 @@ impl Drop for Alive {
 }
 
 /// A connection in use. Dropping it without [`release`](Self::release) closes the connection. A
-/// response in flight therefore reaches no other caller.
+/// response in flight therefore reaches no other caller. A connection that is
+/// [shared](Self::share) is closed when its last user has dropped it.
 pub(super) struct PooledConnection {
-    connection: Option<Connection>,
+    connection: Option<Arc<Connection>>,
     shared: Arc<Shared>,
     // This is the last field. The connection is therefore closed before another connection is
     // opened in its place.
@@ -183,10 +184,31 @@ impl ConnectionSet {
         self.0.size
     }
 
-    /// Opens all connections of the set.
-    pub(super) async fn fill(&self) -> Result<(), Error> {
-        let mut all = Vec::with_capacity(self.0.size);
-        for _ in 0..self.0.size {
+    /// Acquires a connection that is idle, without waiting.
+    pub(super) fn acquire_idle(&self) -> Option<PooledConnection> {
+        let shared = &self.0;
+        let permit = Arc::clone(&shared.permits).try_acquire_owned().ok()?;
+        Some(PooledConnection {
+            connection: Some(shared.idle()?),
+            shared: Arc::clone(shared),
+            _permit: Some(permit),
+        })
+    }
+
+    /// Opens another connection in the background, if the set has room for it.
+    pub(super) fn open_in_background(&self) {
+        let shared = &self.0;
+        let opening = shared.state().opening.len();
+        if shared.alive.load(SeqCst) + opening < shared.size {
+            // A caller that needs the connection gets the error.
+            let _ = shared.open_another(Instant::now());
+        }
+    }
+
+    /// Opens connections until the set has this many.
+    pub(super) async fn fill(&self, connections: usize) -> Result<(), Error> {
+        let mut all = Vec::with_capacity(connections);
+        for _ in 0..connections {
             all.push(self.acquire().await?);
         }
         all.into_iter().for_each(PooledConnection::release);
@@ -196,6 +218,21 @@ impl ConnectionSet {
     /// Closes all connections: idle connections now, and connections in use when they are released.
     pub(super) fn renew(&self) {
         self.0.renew();
+    }
+
+    /// Does the same after a failure on this connection, unless that has happened since the
+    /// connection was opened. Several statements fail with one connection, and only the first
+    /// failure is news.
+    pub(super) fn renew_after(&self, failed: &Connection) {
+        if self.generation() == failed.generation {
+            self.renew();
+        }
+    }
+
+    /// Returns the generation of new connections. Connections of an earlier generation must not be
+    /// used again.
+    pub(super) fn generation(&self) -> u64 {
+        self.0.state().generation
     }
 
     /// Closes the set: every connection is closed when it is released.
@@ -227,7 +264,7 @@ impl Shared {
     }
 
     /// Returns an idle connection that the driver has not reported as closed.
-    fn idle(&self) -> Option<Connection> {
+    fn idle(&self) -> Option<Arc<Connection>> {
         loop {
             // This is a separate statement, because the lock must not be held while a closed
             // connection is dropped.
@@ -293,7 +330,7 @@ impl Shared {
         Ok(Connection {
             client,
             gate,
-            find: None,
+            find: OnceLock::new(),
             generation,
             _alive: alive,
         })
@@ -361,7 +398,7 @@ impl Drop for Opening {
                 Ok(Some(connection))
                     if shared.alive.load(SeqCst) > shared.size
                         || connection.generation != state.generation => {}
-                Ok(connection) => state.idle.extend(connection.take()),
+                Ok(connection) => state.idle.extend(connection.take().map(Arc::new)),
                 Err(error) => state.failed = Some((self.since, error.clone())),
             }
         }
@@ -399,6 +436,11 @@ pub(super) async fn open_new(pool: &Pool) -> Result<ClientWrapper, Error> {
 }
 
 impl PooledConnection {
+    /// Returns the connection, for another user of it.
+    pub(super) fn share(&self) -> Option<Arc<Connection>> {
+        self.connection.clone()
+    }
+
     /// Releases the connection to its set.
     pub(super) fn release(mut self) {
         let Some(connection) = self.connection.take() else {
@@ -430,10 +472,9 @@ impl Deref for PooledConnection {
     }
 }
 
-impl DerefMut for PooledConnection {
-    #[expect(clippy::expect_used, reason = "as for `deref`")]
-    fn deref_mut(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("the connection is in use")
+impl Connection {
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
     }
 }
 

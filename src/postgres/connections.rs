@@ -19,6 +19,7 @@ use crate::{
         connection_set::{ConnectionSet, Deadline, PooledConnection, before_deadline, open_new},
         errors,
         fence::{Fence, Follower, Gate, Server},
+        pipelines::Pipelines,
         sql::{
             execution::{
                 Bounds, Execution, Executor, FIRST_LOCK_TIMEOUT, lookup_settings, write_settings,
@@ -27,12 +28,20 @@ use crate::{
         },
         user_queue::{UserQueues, WritePermit},
     },
-    store::lookup::MAX_CONCURRENT_LOOKUPS,
+    store::lookup::{MAX_CONCURRENT_LOOKUPS, STATEMENTS_PER_CONNECTION},
 };
 
-/// One connection for each lookup query that may be in flight.
-pub(super) const LOOKUP_CONNECTIONS: usize = MAX_CONCURRENT_LOOKUPS;
 pub(super) const WRITE_CONNECTIONS: usize = 2;
+
+/// The most connections for lookups in one process.
+const MAX_LOOKUP_CONNECTIONS: usize = 8;
+
+/// Returns how many connections may serve lookups: half as many as the pool may have, because its
+/// size says what the server has for this process. Those beyond the second are opened only if the
+/// server is at a distance.
+fn lookup_connections(pool_size: usize) -> usize {
+    (pool_size / 2).clamp(MAX_CONCURRENT_LOOKUPS, MAX_LOOKUP_CONNECTIONS)
+}
 
 /// The expected lock state of the rows of a single statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +55,7 @@ pub(super) enum Access {
 pub(super) struct Connections {
     pool: Pool,
     deadline: Deadline,
-    pub(super) lookups: ConnectionSet,
+    pub(super) lookups: Pipelines,
     pub(super) writes: ConnectionSet,
     /// The connection for deleting expired sessions in batches; closed after each round.
     pub(super) cleanup: ConnectionSet,
@@ -72,8 +81,15 @@ impl Connections {
             let (pool, deadline) = (pool.clone(), deadline.clone());
             ConnectionSet::new(pool, deadline, &fence, settings, size, with_backoff)
         };
+        let lookups = lookup_connections(pool.status().max_size);
+        // A pooler may give each statement to another server connection.
+        let depth = if execution.has_settings() {
+            STATEMENTS_PER_CONNECTION
+        } else {
+            1
+        };
         Self {
-            lookups: set(lookup_settings, LOOKUP_CONNECTIONS, true),
+            lookups: Pipelines::new(set(lookup_settings, lookups, true), depth),
             writes: set(write_settings, writes.max(WRITE_CONNECTIONS), false),
             cleanup: set(write_settings, 1, false),
             user_queues: UserQueues::default(),
@@ -101,6 +117,10 @@ impl Connections {
         }
     }
 
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline.get()
+    }
+
     pub(super) fn close(&self) {
         self.lookups.close();
         self.writes.close();
@@ -111,7 +131,7 @@ impl Connections {
     /// nor writes.
     pub(super) async fn fill(&self) -> Result<(), Error> {
         self.lookups.fill().await?;
-        self.writes.fill().await
+        self.writes.fill(self.writes.size()).await
     }
 
     /// Waits until the earlier writes of this user have ended. See [`UserQueues`].

@@ -14,9 +14,14 @@ mod errors;
 mod feed;
 mod fence;
 mod hosts;
+mod lanes;
+#[cfg(test)]
+mod lanes_model;
 mod locked_writes;
+mod lookup;
 mod migrate;
 mod payload;
+mod pipelines;
 mod pool;
 mod private_value;
 mod reconnect;

@@ -17,10 +17,8 @@ use tokio_postgres::{
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
-        connection_set::PooledConnection,
         connections::{Access, Connections, WRITE_CONNECTIONS},
         connector::PgConnector,
-        decode, errors,
         feed::PgSessionFeed,
         migrate::Migrate,
         sql::{
@@ -47,7 +45,7 @@ use crate::{
 ///
 /// | purpose | connections per process |
 /// |---|---|
-/// | lookups | 2 |
+/// | lookups | 2; at a distance from the server up to half of the pool's `max_size`, at most 8 |
 /// | sign-ins, sign-outs, lists, re-checks, last uses | 2 by default, [configurable] |
 /// | a [feed](Self::feed) | 1 |
 /// | clean-up, migration, [`revoke_everyone`] | 1 each, while it runs |
@@ -55,6 +53,11 @@ use crate::{
 ///
 /// [configurable]: Self::with_write_connections
 /// [`revoke_everyone`]: crate::SessionService::revoke_everyone
+///
+/// If the round trip to the server takes longer than a lookup's statement, up to four statements
+/// are in flight on each connection for lookups. A statement that waits behind a slow one is moved
+/// to another connection, once: if the slow one takes longer than 50 ms and than ten times the
+/// usual time, and at least half of the deadline is left.
 ///
 /// The server's `max_connections` must cover this sum for all processes. After the store closes a
 /// connection, the server may take up to the deadline to end its statement. Until then the
@@ -118,14 +121,15 @@ use crate::{
 /// connection waits until its deadline and fails. `tcp_user_timeout` shortens this wait.
 ///
 /// **A primary that was replaced is rejected.** A frozen or isolated primary may respond again after
-/// a replica was promoted. A promotion increments PostgreSQL's timeline. The store reads the timeline
-/// once on each connection to a primary, which keeps its timeline until it restarts. It records the
-/// highest timeline that any of its connections has returned. Responses from a lower timeline are
-/// rejected like those of a server in recovery: lookups, writes, re-checks and the feed's heartbeats.
-/// When another primary responds, the store closes its connections to the previous one and the idle
-/// connections of the pool, and the cache is cleared. A process cannot detect the new primary before
-/// it has received a response from it. Calls that run in a transaction of the application are not
-/// verified: they run on the server that the transaction runs on.
+/// a replica was promoted. A promotion increments PostgreSQL's timeline. The store reads the
+/// timeline once on each connection to a primary, which keeps its timeline until it restarts. It
+/// records the highest timeline that any of its connections has returned. Responses from a lower
+/// timeline are rejected like those of a server in recovery: lookups, writes, re-checks and the
+/// feed's heartbeats. When another primary responds, the store closes its connections to the
+/// previous one and the idle connections of the pool, and the cache is cleared. A process cannot
+/// detect the new primary before it has received a response from it. Calls that run in a
+/// transaction of the application are not verified: they run on the server that the transaction
+/// runs on.
 ///
 /// A different system identifier means that a restored or an upgraded cluster has replaced the
 /// previous one. The store then rejects the previous cluster, even if its timeline is higher.
@@ -190,10 +194,10 @@ pub struct PgSessionStore<U> {
     pub(super) statements: Statements,
     pub(super) execution: Execution,
     /// The number of lookup queries sent.
-    queries_sent: AtomicI64,
+    pub(super) queries_sent: AtomicI64,
     /// Whether a feed exists. If so, results may be cached, and lookups return the key hash that
     /// notifications of user changes contain.
-    has_feed: AtomicBool,
+    pub(super) has_feed: AtomicBool,
     user: PhantomData<fn() -> U>,
 }
 
@@ -380,93 +384,17 @@ impl<U: PgUser> PgSessionStore<U> {
     pub(super) fn idle_seconds(&self) -> Option<f64> {
         self.lifetime.idle_limit().map(|limit| limit.as_secs_f64())
     }
-
-    async fn find_on(
-        &self,
-        mut connection: PooledConnection,
-        digests: &[TokenDigest],
-    ) -> Result<Vec<LookupResult<U>>, Error> {
-        let (find, with_user_key) = if let Some(prepared) = connection.find.take() {
-            prepared
-        } else {
-            // Computing the hash of the user's key costs server time, and only a feed needs it.
-            let with_user_key = self.has_feed.load(Relaxed);
-            let statement = self.statements.find(with_user_key);
-            let ready = self
-                .execution
-                .prepare_lookup(&connection, statement, &connection.gate);
-            (ready.await?, with_user_key)
-        };
-        let statement = self.statements.find(with_user_key);
-        let query_seq = self.queries_sent.fetch_add(1, Relaxed);
-        let values: [&(dyn ToSql + Sync); 2] = [&digests, &query_seq];
-        let query = find.query(&connection, statement, &values).await;
-        connection.find = Some((find, with_user_key));
-        let rows = match query {
-            Ok(rows) => rows,
-            Err(error) => {
-                // The error is due to a value in a row, not to the connection.
-                if error.kind() == ErrorKind::Decode {
-                    connection.release();
-                }
-                return Err(error);
-            }
-        };
-        let mut results = Vec::with_capacity(rows.len());
-        let mut admitted = None;
-        for row in &rows {
-            let found = decode::found(row, with_user_key, self.lifetime)?;
-            // The connection is out of sync: the response belongs to an earlier query.
-            if found.query_seq != query_seq {
-                return Err(Error::from_kind(ErrorKind::Protocol).with_message(
-                    "the query response does not match the request: the connection is out of sync",
-                ));
-            }
-            // The fence has a lock, and the rows of one query normally have the same state.
-            if admitted != Some(found.state) {
-                self.reject_recovery(connection.gate.admit_state(found.state)?)?;
-                admitted = Some(found.state);
-            }
-            results.push(found.result);
-        }
-        // If a row is missing or has another digest, the connection may be out of sync.
-        if is_complete(&results, digests) {
-            connection.release();
-        }
-        Ok(results)
-    }
-}
-
-/// Returns whether `results` contains each digest exactly once, and no other digest.
-fn is_complete<U>(results: &[LookupResult<U>], digests: &[TokenDigest]) -> bool {
-    let returned = || results.iter().map(LookupResult::digest);
-    // Rows usually come in the order of the digests, but SQL does not guarantee it.
-    returned().eq(digests.iter().copied()) || {
-        let (mut returned, mut requested) = (returned().collect::<Vec<_>>(), digests.to_vec());
-        returned.sort_unstable();
-        requested.sort_unstable();
-        returned == requested
-    }
 }
 
 impl<U: PgUser> SessionLookup for PgSessionStore<U> {
     type User = U;
 
     async fn find(&self, digests: &[TokenDigest]) -> Result<Vec<LookupResult<U>>, Error> {
-        let lookups = &self.connections.lookups;
-        match self.find_on(lookups.acquire().await?, digests).await {
-            Err(error) if errors::is_retryable(&error) => {
-                tracing::debug!(
-                    target: "tower_user_session",
-                    kind = ?error.kind(),
-                    %error,
-                    "a lookup is retried on a new connection"
-                );
-                lookups.renew();
-                self.find_on(lookups.acquire().await?, digests).await
-            }
-            outcome => outcome,
-        }
+        self.look_up(digests).await
+    }
+
+    fn max_concurrent_lookups(&self) -> usize {
+        self.connections.lookups.max_statements()
     }
 
     fn set_deadline(&self, deadline: Duration) {

@@ -12,9 +12,13 @@ use crate::{
     session::{Session, SessionId, TokenDigest, UserKey},
 };
 
-/// The number of concurrent calls to [`SessionLookup::find`]. Two connections keep two processors
+/// The default of [`SessionLookup::max_concurrent_lookups`]. Two connections keep two processors
 /// busy. More connections would share the same work.
 pub(crate) const MAX_CONCURRENT_LOOKUPS: usize = 2;
+
+/// The number of statements that wait on one connection for the server, if the way to it takes the
+/// time. A slow statement delays those behind it, so they are few.
+pub(crate) const STATEMENTS_PER_CONNECTION: usize = 4;
 
 /// Lookup of live sessions by the digests of their tokens.
 ///
@@ -57,6 +61,16 @@ pub trait SessionLookup: Send + Sync + 'static {
         &self,
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Vec<LookupResult<Self::User>>, Error>> + Send;
+
+    /// Returns how many calls of [`find`](Self::find) may be in progress at the same time: 2 by
+    /// default. The service reads it once.
+    ///
+    /// The service uses all of them only if the store is at a distance, so that a call takes longer
+    /// than the work that it causes. Otherwise it uses at most a quarter of them, but at least two
+    /// if there are as many.
+    fn max_concurrent_lookups(&self) -> usize {
+        MAX_CONCURRENT_LOOKUPS
+    }
 
     /// Returns the minimum time between two recorded uses of a session.
     ///

@@ -28,9 +28,10 @@ use crate::support::{
 
 /// The application name of the connections that are counted.
 const COUNTED: &str = "counted";
-/// Two for lookups and two for writes, and as many again while the server detects that one of them
-/// was closed.
-const BACKENDS: i64 = 2 + 2 + 4;
+/// One line for each place of the server: the round trip, the size of the pool, and the most
+/// connections. These are those for lookups, two for writes, and as many again while the server
+/// detects that one of them was closed.
+const PLACES: &[(u64, usize, i64)] = &[(0, 4, 2 * (2 + 2)), (3, 16, 2 * (8 + 2))];
 
 /// A user whose lookup takes as long as the table `nap` says.
 #[derive(Clone, Debug)]
@@ -77,16 +78,24 @@ fn setting(name: &str, default: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_and_slow_lookups_occupy_the_stores_connections_only() {
     let (seconds, rate) = (setting("LOCKED_SECONDS", 3), setting("LOCKED_RATE", 400));
-    for &(name, begin, end) in OBSTACLES {
+    let runs = PLACES
+        .iter()
+        .flat_map(|place| OBSTACLES.iter().map(move |obstacle| (*place, *obstacle)));
+    for ((round_trip, pool_size, most_backends), (name, begin, end)) in runs {
         let database = database().await;
+        let proxy = Proxy::before(&database).await;
         let admin = database.client().await;
         let nap = "CREATE TABLE nap AS SELECT 0::float8 AS seconds";
         admin.batch_execute(nap).await.unwrap();
         let mut config = database.config();
+        if round_trip > 0 {
+            proxy.set(Line::Delayed(Duration::from_millis(round_trip)));
+            config = proxy.config();
+        }
         config.application_name(COUNTED);
         let manager = deadpool_postgres::Manager::new(config, tokio_postgres::NoTls);
         let pool = deadpool_postgres::Pool::builder(manager)
-            .max_size(4)
+            .max_size(pool_size)
             .build()
             .unwrap();
         let store = PgSessionStore::<Slow>::new(pool);
@@ -95,7 +104,9 @@ async fn locks_and_slow_lookups_occupy_the_stores_connections_only() {
         let sessions = builder.build().unwrap();
         let mut live = Vec::new();
         for _ in 0..8 {
-            live.push(sessions.sign_in_without_request(1).await.unwrap());
+            let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+            assert!(sessions.user(signed_in.token()).await.unwrap().is_some());
+            live.push(signed_in);
         }
 
         admin.batch_execute(begin).await.unwrap();
@@ -141,7 +152,7 @@ async fn locks_and_slow_lookups_occupy_the_stores_connections_only() {
             most = most.max(row.get::<_, i64>(0));
             sleep(Duration::from_millis(20)).await;
         }
-        assert!(most <= BACKENDS, "{name}: {most} backends");
+        assert!(most <= most_backends, "{name}: {most} backends");
         admin.batch_execute(end).await.unwrap();
         let released = Instant::now();
         while sessions.user(live[0].token()).await.is_err() {

@@ -16,6 +16,7 @@ mod migrations;
 mod natural_keys;
 mod pgbouncer;
 mod pipelined_writes;
+mod pipelining;
 mod plans;
 mod privileges;
 mod protocol;

@@ -71,7 +71,11 @@ fn inline(test: &str) -> PathBuf {
     let (module, _) = test.rsplit_once("::").unwrap_or_default();
     let module = module.strip_suffix("::tests").unwrap_or(module);
     let folder = root().join("src").join(module.replace("::", "/"));
-    let files = [folder.with_extension("rs"), folder.join("mod.rs")];
+    let files = [
+        folder.join("tests.rs"),
+        folder.with_extension("rs"),
+        folder.join("mod.rs"),
+    ];
     let file = files.into_iter().find(|path| path.exists());
     file.unwrap_or(folder)
 }
