@@ -233,20 +233,28 @@ Each value is the median of the ratios between rounds with the same number.
 ";
 
 const DISTANCE: &str = "
-Most databases are not on the same machine: half a millisecond away in the same zone, a few milliseconds
-in the next region.
-`--parts distance` puts a delaying proxy before the server and runs the open loop at three rates.
-They are 10 %, 50 % and 80 % of the rate at which `joined-100` saturates: `joined` with a hundred
-connections answers less than 98 % of the arriving requests there.
-A last row shows this crate at twice that rate.
-`--distances` selects other round trips; at 0 there is no proxy.
+Many databases run on another machine: half a millisecond away in the same zone, or a few
+milliseconds away in the next region.
+`--parts distance` starts a proxy in front of the server that delays each byte, and runs the open loop
+through the proxy.
+The proxy is one thread of a separate process. The kernel wakes it with a precision of microseconds.
+It shares the two processors with the contestants and the server.
+At 0 ms there is no proxy.
+`--distances` selects other round trips.
 
-The proxy is one thread of its own process, and shares the two processors.
-The kernel wakes it at the nanosecond at which a byte is due.
+The rates are 10 %, 50 % and 80 % of the rate at which `joined-100` saturates.
+`joined-100` is `joined` with a hundred connections.
+A contestant is saturated if it answers less than 98 % of the arriving requests in the measured time.
+The last rate of each distance, 200 %, is measured for this crate only.
+The plots omit saturated contestants.
 
-While the way takes the time, this crate sends a lookup at once, with up to four statements in flight
-on a connection.
-While the server takes the time, lookups gather.
+While the way to the server takes the time, this crate sends a lookup at once.
+Up to four statements are then in flight on each connection.
+While the server takes the time, lookups share statements.
+At most two statements are then in flight, or as many as the process has processors, up to the number
+of connections for lookups.
+`src/lookup/queue_simulation.rs` simulates this with 2, 4 and 16 processors: a server with 16
+processors and a pool of 16 connections gets 8 statements at the same time.
 
 ";
 
