@@ -51,7 +51,8 @@
 //! five for the sessions: two for lookups, two for writes, and one for
 //! [`check`](crate::PgSessionStore::check), a clean-up or a migration. A
 //! [feed](crate::PgSessionStore::feed_with) needs one more, and the triggers of
-//! `0002_announce_sessions.sql`. The server's `max_connections` must cover this sum for all
+//! `0002_announce_sessions.sql`. Lookups at a distance from the server need up to six more. The
+//! server's `max_connections` must cover this sum for all
 //! processes.
 //!
 //! # Ending sessions in your own transaction

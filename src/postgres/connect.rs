@@ -20,7 +20,8 @@ impl<U: PgUser> PgSessionStore<U> {
     ///
     /// The process needs five connections, and one more for a feed: the
     /// [dedicated ones](Self#connections), and one for [`check`](Self::check), a clean-up or a
-    /// migration. Add them to those of the other driver's pool. The store's pool can have more only
+    /// migration. Lookups at a distance from the server need up to six more. Add them to those of the
+    /// other driver's pool. The store's pool can have more only
     /// if the application takes connections from [`pool`](Self::pool).
     ///
     /// # Example
