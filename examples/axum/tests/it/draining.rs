@@ -55,10 +55,11 @@ impl Process {
         Self { child, address }
     }
 
-    /// Sends SIGTERM.
+    /// Sends SIGTERM. Every shell has the command `kill`; not every machine has a program of this
+    /// name.
     fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        let killed = Command::new("kill").args(["-TERM", &pid]).status();
+        let kill = format!("kill -s TERM {}", self.child.id());
+        let killed = Command::new("/bin/sh").args(["-c", &kill]).status();
         assert!(killed.unwrap().success());
     }
 
