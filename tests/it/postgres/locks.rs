@@ -21,7 +21,7 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    PATIENCE, User, cookie, database, number, patiently, pool,
+    PATIENCE, User, cookie, database, has_timers, number, patiently, pool,
     proxy::{Line, Proxy},
     sessions, sign_out, waiting,
 };
@@ -77,6 +77,11 @@ fn setting(name: &str, default: u64) -> u64 {
 /// longer and denser.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_and_slow_lookups_occupy_the_stores_connections_only() {
+    if !has_timers("postgres::locks::locks_and_slow_lookups_occupy_the_stores_connections_only")
+        .await
+    {
+        return;
+    }
     let (seconds, rate) = (setting("LOCKED_SECONDS", 3), setting("LOCKED_RATE", 400));
     let runs = PLACES
         .iter()
@@ -192,6 +197,9 @@ const LOCKS_OF_A_USER: &[(&str, &str)] = &[
 /// M21: a locked user's sign-ins and sign-outs wait and delay no other user's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_user_delays_no_other_user() {
+    if !has_timers("postgres::locks::a_locked_user_delays_no_other_user").await {
+        return;
+    }
     for &(name, lock) in LOCKS_OF_A_USER {
         let database = database().await;
         let sessions = sessions(&database);
@@ -242,6 +250,9 @@ async fn a_locked_user_delays_no_other_user() {
 /// The server cancels a statement that waits for a lock, also if its client has disconnected.
 #[tokio::test]
 async fn a_canceled_write_is_canceled_on_the_server() {
+    if !has_timers("postgres::locks::a_canceled_write_is_canceled_on_the_server").await {
+        return;
+    }
     let database = database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 2));
     let builder = SessionService::builder(store).deadline(Duration::from_millis(400));
@@ -286,6 +297,9 @@ async fn a_lost_client_does_not_keep_the_users_lock() {
 /// A migration names the table that it could not lock.
 #[tokio::test]
 async fn a_migration_that_cannot_lock_a_table_names_it() {
+    if !has_timers("postgres::locks::a_migration_that_cannot_lock_a_table_names_it").await {
+        return;
+    }
     let database = TestDatabase::create(crate::support::USERS).await;
     let client = database.client().await;
     let lock = "BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE";

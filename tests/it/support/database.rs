@@ -36,6 +36,17 @@ pub async fn database() -> TestDatabase {
     database
 }
 
+/// Returns whether the server has timers. If not, this reports that the test is skipped. Without
+/// timers there is no lock timeout, no statement timeout and no detection of deadlocks.
+pub async fn has_timers(test: &str) -> bool {
+    let server = tokio::task::spawn_blocking(Server::for_tests).await;
+    let bundled = server.unwrap().is_bundled();
+    if bundled {
+        ephemeral_postgres::skip(test, "the bundled PostgreSQL has no timers");
+    }
+    !bundled
+}
+
 pub fn pool(database: &TestDatabase, size: usize) -> Pool {
     recorded_logs::begin();
     time_limit::begin();
