@@ -22,7 +22,7 @@ use crate::support::{
         workload::{Process, Workload, connect},
     },
     pair::{Pair, blocking},
-    sign_out,
+    patiently, sign_out,
 };
 
 fn pool_of(config: Config, size: usize) -> Pool {
@@ -128,9 +128,12 @@ async fn an_asynchronous_sign_out_can_be_lost_in_a_failover() {
     let stale = SessionService::new(
         PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2)).allow_stale_replica_reads(),
     );
-    while stale.user(ada.token()).await.unwrap().is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    patiently(async {
+        while stale.user(ada.token()).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     // The network between the servers fails.
     pair.on_replica("ALTER SYSTEM SET primary_conninfo = ''")
         .await;
@@ -167,9 +170,12 @@ async fn a_lagging_replica_is_rejected_unless_allowed() {
     let stale = SessionService::new(
         PgSessionStore::<User>::new(pool_of(pair.replica_config(), 2)).allow_stale_replica_reads(),
     );
-    while stale.user(ada.token()).await.unwrap().is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    patiently(async {
+        while stale.user(ada.token()).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     assert!(sign_out(&sessions, ada.token()).await.unwrap());
     let ended = Instant::now();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
@@ -216,9 +222,12 @@ async fn a_lookup_canceled_by_recovery_is_retried_once() {
     let stale = SessionService::new(
         PgSessionStore::<Slow>::new(pool_of(replica.clone(), 2)).allow_stale_replica_reads(),
     );
-    while stale.user(ada.token()).await.unwrap().is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    patiently(async {
+        while stale.user(ada.token()).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     let in_the_way = "BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE; COMMIT";
     let cancelled = async || {
         let client = connect(&replica).await.unwrap();

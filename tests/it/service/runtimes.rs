@@ -63,9 +63,12 @@ fn the_deadline_holds_while_another_runtime_is_blocked() {
             let (sessions, token) = (sessions.clone(), token());
             tokio::spawn(async move { sessions.user(&token).await });
         }
-        while sessions.metrics().statements < 2 {
-            yield_now().await;
-        }
+        patiently(async {
+            while sessions.metrics().statements < 2 {
+                yield_now().await;
+            }
+        })
+        .await;
     });
 
     let start = Instant::now();
@@ -286,9 +289,12 @@ fn closing_is_bounded() {
     still.block_on(async {
         let (asking, token) = (sessions.clone(), SessionToken::generate().unwrap());
         tokio::spawn(async move { asking.user(&token).await });
-        while sessions.metrics().statements < 1 {
-            yield_now().await;
-        }
+        patiently(async {
+            while sessions.metrics().statements < 1 {
+                yield_now().await;
+            }
+        })
+        .await;
     });
     let start = Instant::now();
     runtime().block_on(async { patiently(sessions.close()).await });

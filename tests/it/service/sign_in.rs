@@ -3,7 +3,8 @@
 use tower_user_session::{ErrorKind, PgSessionStore, SessionService, session::SessionToken};
 
 use crate::support::{
-    ROWS, User, cookie, database, number, pool, recorded_logs, sessions, sql, until_waiting,
+    ROWS, User, cookie, database, number, patiently, pool, recorded_logs, sessions, sql,
+    until_waiting,
 };
 
 /// D01, D03: a sign-in ends the session that the request presents, whichever user it belongs to,
@@ -68,9 +69,12 @@ async fn a_sign_in_that_is_killed_changes_nothing() {
     });
     let waiting = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while number(&database, waiting).await == 0 {
-        tokio::task::yield_now().await;
-    }
+    patiently(async {
+        while number(&database, waiting).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let error = sign_in.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connection);
     lock.rollback().await.unwrap();

@@ -58,9 +58,12 @@ async fn batch_of(
     let firsts: Vec<_> = self::tokens(2).iter().map(ask).collect();
     yield_now().await;
     let asked: Vec<_> = tokens.iter().map(ask).collect();
-    while usize::try_from(sessions.metrics().lookups).unwrap() < 2 + tokens.len() {
-        yield_now().await;
-    }
+    patiently(async {
+        while usize::try_from(sessions.metrics().lookups).unwrap() < 2 + tokens.len() {
+            yield_now().await;
+        }
+    })
+    .await;
     open.add_permits(1_000);
     let mut outcomes = Vec::new();
     for first in firsts {
