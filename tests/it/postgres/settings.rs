@@ -13,8 +13,8 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    PgSessions, User, cookie, database, has_timers, number, patiently, pool, sessions, sign_out,
-    until_waiting, waiting,
+    PATIENCE, PgSessions, User, cookie, database, has_timers, number, patiently, pool, sessions,
+    sign_out, until_waiting, waiting,
 };
 
 /// One line per setting: a name, and the SQL that makes it the default of each new connection.
@@ -143,7 +143,9 @@ async fn session_that_was_rotated_between_two_attempts_ends() {
         return;
     }
     let database = database().await;
-    let sessions = sessions(&database);
+    let store = PgSessionStore::<User>::new(pool(&database, 4));
+    let builder = SessionService::builder(store).deadline(PATIENCE / 2);
+    let sessions = builder.build().unwrap();
     let old = sessions.sign_in_without_request(1).await.unwrap();
     let other = sessions.sign_in_without_request(2).await.unwrap();
     let new = SessionToken::generate().unwrap();

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::pending,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -115,6 +116,7 @@ impl Proxy {
         let mut cut = self.line.subscribe();
         let client_has_received = AtomicBool::new(true);
         let client_has_received = &client_has_received;
+        let drains = &AtomicBool::new(false);
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = tokio::io::split(server);
         let requests = async {
@@ -126,13 +128,23 @@ impl Proxy {
                     self.round_trips.fetch_add(1, SeqCst);
                 }
                 message.extend_from_slice(&buffer[..read]);
-                self.count(&mut message, &mut started);
+                let commits = self.count(&mut message, &mut started);
+                if commits {
+                    self.replace_line(Line::LostCommit, Line::Cut);
+                }
                 if *self.line.borrow() == Line::Cut {
                     return;
                 }
                 self.speaking().await;
                 if to_server.write_all(&buffer[..read]).await.is_err() {
                     return;
+                }
+                // Not earlier: the response to an earlier message would close the connection.
+                if commits && self.replace_line(Line::UnansweredCommit, Line::Unanswered) {
+                    // A server can lose messages that it has not read if its responses are not read.
+                    drains.store(true, SeqCst);
+                    let _ = to_server.shutdown().await;
+                    return pending().await;
                 }
             }
         };
@@ -159,6 +171,9 @@ impl Proxy {
                 }
                 proxy.speaking().await;
                 if *proxy.line.borrow() == Line::Unanswered {
+                    if drains.load(SeqCst) {
+                        continue;
+                    }
                     return;
                 }
                 client_has_received.store(true, SeqCst);
@@ -190,32 +205,31 @@ impl Proxy {
             .await;
     }
 
-    fn lose_commit(&self) {
+    fn replace_line(&self, current: Line, new: Line) -> bool {
         self.line.send_if_modified(|line| {
-            *line = match *line {
-                Line::UnansweredCommit => Line::Unanswered,
-                Line::LostCommit => Line::Cut,
-                _ => return false,
-            };
-            true
-        });
+            let is_current = *line == current;
+            if is_current {
+                *line = new;
+            }
+            is_current
+        })
     }
 
-    /// Removes whole messages from the front. The first one has no type.
-    fn count(&self, message: &mut Vec<u8>, started: &mut bool) {
+    /// Removes whole messages from the front, and returns whether one of them is `COMMIT`. The first
+    /// one has no type.
+    fn count(&self, message: &mut Vec<u8>, started: &mut bool) -> bool {
+        let mut commits = false;
         loop {
             let head = usize::from(*started);
             let Some(length) = message.get(head..head + 4) else {
-                return;
+                return commits;
             };
             let length = u32::from_be_bytes(length.try_into().unwrap()) as usize + head;
             if message.len() < length {
-                return;
+                return commits;
             }
             if *started {
-                if message.starts_with(b"Q") && message[5..].starts_with(b"COMMIT") {
-                    self.lose_commit();
-                }
+                commits |= message.starts_with(b"Q") && message[5..].starts_with(b"COMMIT");
                 let named = message[0] == b'P' && message[5] != 0;
                 let types = [char::from(message[0]), 'n'];
                 for seen in &types[..=usize::from(named)] {
