@@ -19,7 +19,6 @@ use crate::{
         errors,
         fence::{Gate, Server},
         sql::{
-            own_transaction::OwnTransaction,
             statement::{Statement, Values},
             user_types::UserTypes,
         },
@@ -107,6 +106,13 @@ pub(crate) enum Execution {
     /// report the types of the parameters then. A parameter that is compared with a column of the
     /// user has the type of that column, which [`UserTypes`] looks up.
     Unnamed(UserTypes),
+}
+
+/// The settings of a transaction of the store, and the fence of its connection.
+#[derive(Clone, Copy)]
+pub(super) struct OwnTransaction<'a> {
+    pub(super) bounds: Bounds,
+    pub(super) gate: &'a Gate,
 }
 
 /// A connection or a transaction, with its cache of prepared statements.

@@ -10,16 +10,9 @@ use crate::{
     postgres::{
         errors,
         fence::{Gate, Server},
-        sql::execution::{Bounds, Execution, Executor},
+        sql::execution::{Bounds, Execution, Executor, OwnTransaction},
     },
 };
-
-/// The settings of a transaction of the store, and the fence of its connection.
-#[derive(Clone, Copy)]
-pub(crate) struct OwnTransaction<'a> {
-    bounds: Bounds,
-    gate: &'a Gate,
-}
 
 impl<'a> Executor<'a> {
     /// A transaction of the store, which [`begin`](Self::begin) begins.
