@@ -1,48 +1,48 @@
-//! The pace of queries: whether the next one can be sent while others are in flight.
+//! The pace of queries: decides whether a query is sent while others are in flight.
 //!
-//! A query costs the store some tens of microseconds. The way to the store and back may take a
-//! hundred times as long. While the way takes the time, a lookup that waits for the return of
-//! another query loses up to a whole round trip and saves the store next to nothing. While the
-//! store takes the time, lookups that share a query save it most of their cost.
+//! The store spends some tens of microseconds on a query. The network round trip can take a hundred
+//! times as long. If the latency is mostly the round trip, a lookup that waits for the response to
+//! another query loses up to one round trip, and the store saves little. If the latency is mostly
+//! the store, lookups that share a query save most of the store's time.
 //!
-//! The pace therefore has an *interval* for each query. The queries that were sent within the time
-//! of a way may take up no more intervals than fit into it (the generic cell rate algorithm, ITU-T
-//! I.371). After a pause, several queries can follow one another at once. At a high rate of
-//! lookups, those that arrive within one interval share a query. No timer runs: an arrival or a
-//! completion is the occasion to send.
+//! Therefore each query occupies an *interval* (the generic cell rate algorithm, ITU-T I.371). The
+//! intervals of the queries that were sent must fit into one round trip. After a pause, several
+//! queries can be sent at once. At a high rate, the lookups that arrive within one interval share a
+//! query. No timer runs: the pace is asked when a lookup arrives and when a query completes.
 
 use std::time::{Duration, Instant};
 
-/// The shortest way that counts as one. Below, a query takes less time than its batch saves.
-const MIN_WAY: Duration = Duration::from_micros(200);
-/// The shortest interval: what the store and this process spend on a query. Closer queries would
-/// only wait for one another.
+/// The shortest round trip at which queries are sent at once. Below it, sharing a query saves more
+/// time than waiting costs.
+const MIN_ROUND_TRIP: Duration = Duration::from_micros(200);
+/// The shortest interval: the time that the store and this process spend on a query.
 const MIN_INTERVAL: Duration = Duration::from_micros(100);
-/// The shortest times are those of the last this many to twice as many queries, so that the pace
-/// follows a store that has moved.
+/// The number of queries after which the shortest times are measured again. The pace thus follows a
+/// store whose distance has changed.
 const WINDOW: u32 = 128;
-/// The fewest digests of a query that tells what a further one costs.
+/// The fewest digests of a query from which the time of one more digest is computed.
 const MANY_DIGESTS: u32 = 8;
-/// The part of the latest query in the average, as a divisor.
+/// The weight of the latest query in the moving average is one divided by this.
 const SMOOTHING: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// The intervals in a way. Half of the queries that may be in flight, so that a burst finds
-    /// room too.
+    /// The intervals in a round trip: half of the queries that may be in flight. The other half is
+    /// for bursts.
     intervals: u32,
-    /// The shortest time of a query: the way, and the store at rest.
+    /// The shortest time of a query: the round trip, while the store is idle.
     least: Shortest,
     /// The shortest time for each digest beyond the first of a query.
     least_per_digest: Shortest,
     in_window: u32,
-    /// The moving average of the time that a query takes longer than its digests explain.
+    /// The moving average of the time for which queries wait at the store: the time of a query
+    /// without the shortest time and without the time for its further digests.
     waiting: Duration,
     /// The end of the intervals of the queries that were sent.
     taken_until: Option<Instant>,
 }
 
-/// The shortest time in the last window and in the one that has not ended.
+/// The shortest time in the last window, and in the current window.
 #[derive(Debug, Default)]
 struct Shortest {
     known: Option<Duration>,
@@ -82,7 +82,8 @@ impl Pace {
             self.least_per_digest.record(longer / further);
         }
         let explained = self.least_per_digest.known.unwrap_or_default() * further;
-        // One slow row must not slow down the others for long. Two queries always fit into a way.
+        // One slow row must not slow down other lookups for long. Two queries always fit into a
+        // round trip.
         let most = self.least.known.unwrap_or_default() / 2;
         let waiting = longer.saturating_sub(explained).min(most);
         self.waiting = (self.waiting * (SMOOTHING - 1) + waiting) / SMOOTHING;
@@ -102,9 +103,9 @@ impl Pace {
         }
     }
 
-    /// Returns whether the way takes the time, and has room for another query.
+    /// Returns whether the latency is mostly the round trip, and another query fits into it.
     pub(super) fn allows(&self, now: Instant) -> bool {
-        let Some(least) = self.least.known.filter(|least| *least >= MIN_WAY) else {
+        let Some(least) = self.least.known.filter(|least| *least >= MIN_ROUND_TRIP) else {
             return false;
         };
         let taken = self
@@ -113,8 +114,7 @@ impl Pace {
         taken + self.interval(least) <= least
     }
 
-    /// The interval grows with the time that queries wait at the store: it is then what takes the
-    /// time.
+    /// Returns the interval of a query. It grows with the time for which queries wait at the store.
     fn interval(&self, least: Duration) -> Duration {
         (least / self.intervals).max(self.waiting).max(MIN_INTERVAL)
     }
@@ -142,10 +142,10 @@ mod tests {
         sent
     }
 
-    /// One line for each way: the time of a query, and how many are sent at once: half of those
-    /// that may be in flight, and none more often than each 100 microseconds.
+    /// One line for each round trip: its time, and how many queries are sent at once: half of those
+    /// that may be in flight, and at most one in 100 microseconds.
     #[test]
-    fn a_way_has_room_for_half_of_the_queries() {
+    fn half_of_the_queries_fit_into_a_round_trip() {
         for (time, expected) in [
             (Duration::ZERO, 0),
             (MS / 10, 0),
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(sent(&mut Pace::new(20), Instant::now()), 0);
     }
 
-    /// While queries wait at the store, fewer of them are sent. Two always fit into a way.
+    /// While queries wait at the store, fewer queries are sent. Two always fit into a round trip.
     #[test]
     fn a_busy_store_gets_fewer_queries() {
         for (time, expected) in [(5 * MS, 10), (6 * MS, 5), (7 * MS, 2), (500 * MS, 2)] {

@@ -4,10 +4,10 @@
 //! model-checked.
 //!
 //! While no batch is in flight, a lookup is dispatched at once and alone. While a batch is in
-//! flight, the [pace](super::pace) decides. If the way to the store takes the time, a lookup is
-//! dispatched at once too. If the store takes the time, lookups wait and share the next batch. A
-//! waiting batch is dispatched when another batch completes. A waiting batch with enough digests is
-//! dispatched earlier, if fewer batches than allowed are in flight.
+//! flight, the [pace](super::pace) decides. If the latency is mostly the network round trip, a
+//! lookup is dispatched at once too. If it is mostly the store, lookups wait and share the next
+//! batch. A waiting batch is dispatched when another batch completes. A waiting batch with enough
+//! digests is dispatched earlier, if fewer batches than allowed are in flight.
 //!
 //! After a timeout, one slow row must not slow down other lookups. Each digest of a batch that
 //! timed out is a *suspect* until a query for the digest completes. Suspects are looked up apart
@@ -63,7 +63,7 @@ pub(crate) enum BatchOutcome {
 pub(crate) struct Limits {
     /// Maximum number of batches in flight.
     pub(crate) max_in_flight: usize,
-    /// Maximum number of batches in flight while the store takes the time, and not the way to it.
+    /// Maximum number of batches in flight while the latency is mostly the store.
     pub(crate) max_at_store: usize,
     /// Maximum number of digests in one batch.
     pub(crate) max_digests: usize,

@@ -63,7 +63,7 @@ impl Model {
         };
         let mut queue = Queue::new(limits);
         if far {
-            // The way to the database takes the time, so that batches follow one another at once.
+            // The latency is mostly the round trip, so that batches are dispatched at once.
             queue.query_took(Duration::from_secs(1), 1);
         }
         Self {

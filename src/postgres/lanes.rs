@@ -2,17 +2,18 @@
 //!
 //! It is a state machine without a clock, a runtime or a lock, so that it can be model-checked.
 //!
-//! A *lane* is a connection with statements in flight. The server runs them in their order. Another
-//! statement goes to the lane with the fewest, and no lane has more than a fixed number.
+//! A *lane* is a connection with statements in flight. The server runs these statements in order. A
+//! new statement is sent on the lane with the fewest statements. The number of statements in a lane
+//! is limited.
 //!
-//! The first statement of a lane may be slow, and delays those behind it. The server's time limit
-//! for a statement starts when the server reads it, and a server process runs what it has read
-//! after its client has gone. Therefore a lane whose first statement is much slower than usual is
-//! *stalled*: it accepts no further statement, and those behind the first one are moved to another
-//! lane, once.
+//! A slow first statement delays the statements behind it. `statement_timeout` starts when the
+//! server reads a statement, and the server runs a statement that it has read even if the client
+//! has disconnected. Therefore a lane is *stalled* if its first statement is much slower than usual.
+//! A stalled lane accepts no further statement. The statements behind the first one are sent on
+//! another lane, once.
 //!
-//! A statement that is abandoned leaves a response on its connection. Such a lane accepts no
-//! further statement, and its connection is closed when the last one ends.
+//! If the response to a statement is not read, the lane accepts no further statement, and its
+//! connection is closed when its last statement has ended.
 
 use std::time::{Duration, Instant};
 

@@ -116,8 +116,8 @@ impl Pipelines {
         }
     }
 
-    /// A further connection is used if each one in use has statements enough: one for the
-    /// connections that are used at any distance, and two for the others.
+    /// Returns an idle connection if each lane has enough statements. One statement is enough while
+    /// there are fewer lanes than connections that every store opens. After that, two are enough.
     fn acquire_at_once(&self) -> Option<Acquired<'_>> {
         let now = Instant::now();
         let generation = self.set.generation();
@@ -180,9 +180,8 @@ impl<'a> Slot<'a> {
         self.connection.as_ref().expect("the slot is in use")
     }
 
-    /// Runs a statement. If it waits behind a slow one, and another connection can be acquired
-    /// before
-    /// `until`, it is given up.
+    /// Runs a statement. If the statement waits behind a slow one, and another connection is
+    /// available before `until`, this returns that connection instead of a response.
     pub(super) async fn run<T>(
         &self,
         statement: impl Future<Output = T>,

@@ -81,11 +81,11 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 ///
 /// # Lookups
 ///
-/// A lookup is sent to the store at once if no query is in flight. Otherwise the times of the last
-/// queries decide. If the way to the store takes the time, the lookup is sent at once too. If the
-/// store takes the time, the lookup joins a batch. The batch is sent when a query returns. If the
-/// batch contains at least four lookups, it is sent earlier, beside another query. Under load, many
-/// requests therefore share one query. No timer delays a lookup.
+/// A lookup is sent to the store at once if no query is in flight. Otherwise the service decides by
+/// the latency of the last queries. If the latency is mostly the network round trip, the lookup is
+/// sent at once too. If it is mostly the store, the lookup joins a batch. The batch is sent when a
+/// query returns. If the batch contains at least four lookups, it is sent earlier, beside another
+/// query. Under load, many requests therefore share one query. No timer delays a lookup.
 ///
 /// Each batch runs in its own task. Dropping the future of a lookup does not affect other waiters.
 ///
@@ -101,8 +101,8 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// | limit | value |
 /// |---|---|
 /// | [deadline](SessionServiceBuilder::deadline), including the time in the queue | 2 s (default) |
-/// | queries in flight while the store takes the time | 2, or as many as this process has processors, up to a quarter of the next row |
-/// | queries in flight while the way takes the time | [`max_concurrent_lookups`](SessionLookup::max_concurrent_lookups) |
+/// | queries in flight near the store | 2, or as many as this process has processors, up to a quarter of the next row |
+/// | queries in flight at a distance from the store | [`max_concurrent_lookups`](SessionLookup::max_concurrent_lookups) |
 /// | tokens in one query | 128 |
 /// | waiting tokens; further lookups fail at once | 16,384 |
 ///

@@ -248,9 +248,9 @@ A contestant is saturated if it answers less than 98 % of the arriving requests 
 The last rate of each distance, 200 %, is measured for this crate only.
 The plots omit saturated contestants.
 
-While the way to the server takes the time, this crate sends a lookup at once.
+If the latency is mostly the network round trip, this crate sends a lookup at once.
 Up to four statements are then in flight on each connection.
-While the server takes the time, lookups share statements.
+If the latency is mostly the server, lookups share statements.
 At most two statements are then in flight, or as many as the process has processors, up to the number
 of connections for lookups.
 `src/lookup/queue_simulation.rs` simulates this with 2, 4 and 16 processors: a server with 16
