@@ -29,7 +29,7 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The time after which replicas are copied again if none is synchronous.
-const STUCK: Duration = Duration::from_secs(30);
+const STUCK: Duration = Duration::from_secs(20);
 
 /// The extent of a network partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,10 +246,9 @@ impl PatroniCluster {
         let begun = Instant::now();
         let copied = Cell::new(false);
         self.wait("replicate", || {
-            // After a crash, a replica can wait for write-ahead log that does not fit its own.
             if begun.elapsed() > STUCK && !copied.replace(true) {
                 for node in self.nodes.iter().filter(|node| !node.is_primary()) {
-                    node.post("/reinitialize", r#"{"force": true}"#).ok()?;
+                    node.copy_again(&self.folder, &self.tools).ok()?;
                 }
             }
             let synchronous = self.nodes.iter().any(Node::is_synchronous);
@@ -387,6 +386,29 @@ impl PatroniCluster {
         logs.join("\n")
     }
 
+    /// Returns the last lines of each node's log, without Patroni's periodic ones.
+    fn ends_of_logs(&self) -> String {
+        let mut all = String::new();
+        for node in &self.nodes {
+            let log = node.log();
+            let events = log.lines().filter(|line| {
+                let periodic = [
+                    "no action.",
+                    "Lock owner:",
+                    "Watchdog not supported",
+                    "unexpected EOF",
+                ];
+                !periodic.iter().any(|part| line.contains(part))
+            });
+            let events: Vec<_> = events.collect();
+            let _ = writeln!(all, "node {}:", node.name);
+            for line in &events[events.len().saturating_sub(9)..] {
+                let _ = writeln!(all, "{line}");
+            }
+        }
+        all
+    }
+
     fn psql(&self, database: &str, arguments: &[&str]) -> Result<(), Error> {
         let once = ["-v", "ON_ERROR_STOP=1", "-X", "-q"];
         self.run("psql", database, &[&once, arguments].concat())
@@ -433,7 +455,7 @@ impl PatroniCluster {
                 return Ok(value);
             }
             if Instant::now() > deadline {
-                let log = self.log();
+                let log = self.ends_of_logs();
                 return Err(Kind::TooSlow { doing, log }.into());
             }
             thread::sleep(Duration::from_millis(100));

@@ -118,6 +118,21 @@ impl Node {
         Ok(())
     }
 
+    /// Removes the server with its data, and lets Patroni copy the primary. Patroni can start a second
+    /// server while a demotion is in progress. It then does not stop the first one, which keeps the
+    /// port.
+    pub(super) fn copy_again(&self, folder: &Folder, tools: &Tools) -> Result<(), Error> {
+        self.end_patroni();
+        let processes = process::of_folder(&self.folder);
+        process::signal("KILL", &processes)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while process::any_runs(&processes) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.remove_data()?;
+        self.start(folder, tools)
+    }
+
     fn end_patroni(&self) {
         if let Some(mut patroni) = self.patroni().take() {
             let _ = patroni.kill();

@@ -42,6 +42,25 @@ pub(super) fn server(data: &Path) -> Vec<u32> {
     processes
 }
 
+/// Returns the processes that work in a folder or have its path in their command line. The folder may
+/// be removed.
+pub(super) fn of_folder(folder: &Path) -> Vec<u32> {
+    let path = folder.as_os_str().as_encoded_bytes();
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let cwd = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let id: Option<u32> = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let works_there = cwd.as_os_str().as_encoded_bytes().starts_with(path)
+            || command.windows(path.len()).any(|part| part == path);
+        processes.extend(id.filter(|_| works_there));
+    }
+    processes
+}
+
 /// Returns the ids of the shared memory that a killed server leaves behind.
 pub(super) fn shared_memory(data: &Path) -> Option<String> {
     let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
