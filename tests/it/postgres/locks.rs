@@ -263,7 +263,7 @@ async fn a_canceled_write_is_canceled_on_the_server() {
     let error: Error = sessions.sign_in_without_request(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Deadline);
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(waiting(&database).await, 0);
+    assert_eq!(waiting(&database.client().await).await, 0);
     client.batch_execute("ROLLBACK").await.unwrap();
     let _ = sessions.sign_in_without_request(1).await.unwrap();
 }

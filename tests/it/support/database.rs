@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command, time::Instant};
 
 use deadpool_postgres::{Manager, Pool, tokio_postgres::NoTls};
 use ephemeral_postgres::{Server, TestDatabase};
-use tower_user_session::PgSessionStore;
+use tower_user_session::{PgSessionStore, tokio_postgres::Client};
 
 use super::{
     recorded_logs, time_limit,
@@ -107,18 +107,19 @@ pub async fn psql() -> Option<PathBuf> {
     runs.then_some(psql)
 }
 
-/// Returns the number of connections that wait for a lock.
-pub async fn waiting(database: &TestDatabase) -> i64 {
+/// Returns the number of connections to this client's database that wait for a lock.
+pub async fn waiting(client: &Client) -> i64 {
     let waiting = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    number(database, waiting).await
+    client.query_one(waiting, &[]).await.unwrap().get(0)
 }
 
 /// Returns when this many connections to this database wait for a lock. Other tests' connections do
 /// not count.
 pub async fn until_waiting(database: &TestDatabase, connections: i64) {
+    let client = database.client().await;
     let patience = Instant::now() + PATIENCE;
-    while waiting(database).await < connections {
+    while waiting(&client).await < connections {
         assert!(
             Instant::now() < patience,
             "too few connections wait for a lock"
