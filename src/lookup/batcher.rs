@@ -34,8 +34,8 @@ const MAX_DIGESTS_PER_BATCH: usize = 128;
 /// only time out.
 const MAX_WAITERS: usize = 16_384;
 
-/// Returns how many queries suit a store on which they take the time. The store is assumed to have
-/// as many processors as this process, because nothing tells how many it has.
+/// Returns how many queries may be in flight while the latency is mostly the store. The store is
+/// assumed to have as many processors as this process, because their number is not known.
 pub(super) fn max_at_store(max_in_flight: usize, processors: usize) -> usize {
     let connections = max_in_flight / STATEMENTS_PER_CONNECTION;
     connections

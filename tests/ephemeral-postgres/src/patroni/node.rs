@@ -3,8 +3,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::time::Duration;
+use std::{fs, io};
 
 use super::network::Network;
 use super::relay::Relay;
@@ -105,11 +105,7 @@ impl Node {
         self.end_patroni();
         let server = process::server(&self.data());
         let memory = process::shared_memory(&self.data());
-        process::signal("KILL", &server)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while process::any_runs(&server) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(10));
-        }
+        process::kill(&server)?;
         if let Some(memory) = memory.filter(|_| !server.is_empty()) {
             let mut remove = Command::new("ipcrm");
             remove.args(["-m", &memory]).stderr(Stdio::null());
@@ -123,12 +119,7 @@ impl Node {
     /// port.
     pub(super) fn copy_again(&self, folder: &Folder, tools: &Tools) -> Result<(), Error> {
         self.end_patroni();
-        let processes = process::of_folder(&self.folder);
-        process::signal("KILL", &processes)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while process::any_runs(&processes) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(10));
-        }
+        process::kill(&process::of_folder(&self.folder))?;
         self.remove_data()?;
         self.start(folder, tools)
     }

@@ -1,8 +1,9 @@
 //! Processes that are not children of this one.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use crate::Error;
 
@@ -18,6 +19,16 @@ pub(super) fn signal(name: &str, processes: &[u32]) -> Result<(), Error> {
         .status()
         .map(drop)
         .map_err(Error::system("start /bin/sh"))
+}
+
+/// Kills processes, and waits until they have ended, for at most 10 s.
+pub(super) fn kill(processes: &[u32]) -> Result<(), Error> {
+    signal("KILL", processes)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while any_runs(processes) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 /// Returns the processes of the server in a data folder, if it runs: the postmaster and its children.
@@ -69,7 +80,7 @@ pub(super) fn shared_memory(data: &Path) -> Option<String> {
 }
 
 /// Returns whether any of the processes still runs. A zombie does not run.
-pub(super) fn any_runs(processes: &[u32]) -> bool {
+fn any_runs(processes: &[u32]) -> bool {
     processes.iter().any(|&id| {
         let (state, _) = status(id).unwrap_or_default();
         !matches!(state, '\0' | 'Z' | 'X')
