@@ -26,6 +26,9 @@ pub struct SessionMetrics {
     pub from_cache: u64,
     /// Queries sent to the store. One query contains all lookups of a batch.
     pub statements: u64,
+    /// Session events that were dropped, because the
+    /// [observer](crate::service::SessionServiceBuilder::on_event) was slower than the events.
+    pub events_dropped: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +40,13 @@ pub(crate) enum Counter {
     Lookups,
     FromCache,
     Statements,
+    EventsDropped,
 }
 
 /// The counters are separate atomics, because no reader needs a consistent snapshot of all
 /// counters.
 #[derive(Debug, Default)]
-pub(crate) struct Counters([AtomicU64; 7]);
+pub(crate) struct Counters([AtomicU64; 8]);
 
 impl Counters {
     pub(crate) fn add(&self, counter: Counter, n: u64) {
@@ -59,6 +63,7 @@ impl Counters {
             lookups: read(Counter::Lookups),
             from_cache: read(Counter::FromCache),
             statements: read(Counter::Statements),
+            events_dropped: read(Counter::EventsDropped),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     lookup::pending::PendingLookup,
     metrics::Counter,
     rejection::{Rejection, ResponseForRejection, reject},
-    service::SessionService,
+    service::{SessionService, TokenRejection},
     session::CurrentSession,
     store::{LiveSession, SessionLookup},
 };
@@ -109,6 +109,10 @@ where
                         }
                         Ok(None) => {
                             lookup.sessions.count(Counter::Rejected);
+                            let headers = request.headers();
+                            lookup
+                                .sessions
+                                .observe_rejection(TokenRejection::NotLive, headers);
                             if let Some(found) = lookup.outer.take() {
                                 lookup.sessions.report_disagreement(found, None);
                             }

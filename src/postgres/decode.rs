@@ -68,7 +68,8 @@ fn live<U: PgUser>(row: &Row, with_user_key: bool, lifetime: Lifetime) -> Result
     let Some(id) = column(row, 4)? else {
         return Ok(None);
     };
-    let after_user = row.len() - 1 - usize::from(with_user_key);
+    let after_row = row.len() - U::SESSION_COLUMNS.len();
+    let after_user = after_row - 1 - usize::from(with_user_key);
     let created_at = column::<Option<Timestamp>>(row, after_user)?.ok_or_else(|| {
         Error::from_kind(ErrorKind::Protocol).with_message(
             "the lookup returned the row of another session or user: an index may be corrupt, \
@@ -90,7 +91,8 @@ fn live<U: PgUser>(row: &Row, with_user_key: bool, lifetime: Lifetime) -> Result
     } else {
         None
     };
-    let user = user(&LookupRow::new(row, FIRST_USER_COLUMN..after_user))?;
+    let columns = LookupRow::new(row, FIRST_USER_COLUMN..after_user, after_row..row.len());
+    let user = user(&columns)?;
     Ok(Some((user, session, key)))
 }
 

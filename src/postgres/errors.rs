@@ -69,7 +69,7 @@ pub(super) fn statement(error: tokio_postgres::Error) -> Error {
     } else if is_conversion(&error) {
         Some(
             "a parameter cannot be converted to the type of its column, and nothing was sent: \
-             check PgUser::Id",
+             check PgUser::Id and the values that the call sets",
         )
     } else {
         None

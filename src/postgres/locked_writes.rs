@@ -5,16 +5,20 @@
 //! and `COMMIT`. The server decides whether to commit before the store knows the results of the
 //! changes. A rejected change must therefore change nothing, or raise an error in SQL.
 
+use std::borrow::Cow;
+
 use tokio::join;
 use tokio_postgres::{Row, types::ToSql};
 
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
+        check::NO_OUTER_JOIN,
         decode::{self, column},
         encoding::storable,
         errors,
         fence::Server,
+        session_values::SessionValues,
         sql::{
             execution::{Executor, Ready},
             own_transaction::Unsent,
@@ -27,6 +31,13 @@ use crate::{
     store::{InsertOutcome, NewSession, RevokeScope},
 };
 
+/// What the first round trip of a sign-in has found.
+pub(super) enum BegunSignIn<'a> {
+    Ready(ReadySignIn<'a>),
+    /// Nothing is changed. The caller must roll back.
+    Rejected(InsertOutcome),
+}
+
 /// The statements of a sign-in that has the locks, ready to be sent.
 pub(super) struct ReadySignIn<'a> {
     insert: Ready<'a>,
@@ -36,6 +47,15 @@ pub(super) struct ReadySignIn<'a> {
     /// The database's encoding.
     encoding: String,
     server: Server,
+}
+
+/// A revocation of one user's sessions.
+pub(super) struct Revocation<'a, U: PgUser> {
+    user_id: &'a U::Id,
+    scope: RevokeScope,
+    values: &'a SessionValues,
+    revoke: Cow<'a, Statement>,
+    none_left: Cow<'a, Statement>,
 }
 
 /// The statements of a revocation that has the lock, ready to be sent.
@@ -52,15 +72,15 @@ impl<U: PgUser> PgSessionStore<U> {
         executor: Executor<'_>,
         new: &NewSession<'_, Self>,
     ) -> Result<InsertOutcome, Error> {
-        let insert = self.insert_statement(new);
+        let insert = self.insert_statement(new)?;
         let mut replaced = Vec::new();
         let begun = self.begin_sign_in(executor, new, &insert, &mut replaced);
         match Box::pin(begun).await? {
-            Some(ready) => {
+            BegunSignIn::Ready(ready) => {
                 let inserted = self.commit_sign_in(executor, new, &ready, &replaced);
                 Box::pin(inserted).await
             }
-            None => Ok(InsertOutcome::TooManySessions),
+            BegunSignIn::Rejected(outcome) => Ok(outcome),
         }
     }
 
@@ -71,19 +91,41 @@ impl<U: PgUser> PgSessionStore<U> {
         user_id: &U::Id,
         scope: RevokeScope,
     ) -> Result<Vec<SessionId>, Error> {
-        let ready = Box::pin(self.begin_revocation(executor, user_id)).await?;
-        let revoked = self.commit_revocation(executor, &ready, user_id, scope);
+        let none = SessionValues::default();
+        let revocation = self.revocation(user_id, scope, &none)?;
+        let ready = Box::pin(self.begin_revocation(executor, &revocation)).await?;
+        let revoked = self.commit_revocation(executor, &ready, &revocation);
         Box::pin(revoked).await
     }
 
     /// Returns the statement that inserts this session.
-    pub(super) fn insert_statement(&self, new: &NewSession<'_, Self>) -> Statement {
+    pub(super) fn insert_statement(&self, new: &NewSession<'_, Self>) -> Result<Statement, Error> {
         let insert = &self.statements.insert;
-        insert.with_preconditions(new.condition.columns())
+        let insert = insert.with_preconditions(new.condition.columns());
+        Ok(match new.values {
+            Some(values) => values.applied_to::<U>(&insert)?.into_owned(),
+            None => insert,
+        })
     }
 
-    /// Begins the transaction and acquires the locks. Returns `None` if the user has reached the
-    /// limit of sessions. The caller must then roll back, and also after an error.
+    /// Returns the revocation of those sessions in the scope whose columns have these values.
+    pub(super) fn revocation<'a>(
+        &'a self,
+        user_id: &'a U::Id,
+        scope: RevokeScope,
+        values: &'a SessionValues,
+    ) -> Result<Revocation<'a, U>, Error> {
+        Ok(Revocation {
+            user_id,
+            scope,
+            values,
+            revoke: values.applied_to::<U>(&self.statements.revoke)?,
+            none_left: values.applied_to::<U>(&self.statements.none_left)?,
+        })
+    }
+
+    /// Begins the transaction and acquires the locks. The caller must roll back if the sign-in is
+    /// rejected, and also after an error.
     ///
     /// `replaced` contains the sessions that an earlier attempt tried to replace. A concurrent
     /// rotation may have changed their digests since.
@@ -93,7 +135,10 @@ impl<U: PgUser> PgSessionStore<U> {
         new: &NewSession<'_, Self>,
         insert: &'a Statement,
         replaced: &mut Vec<SessionId>,
-    ) -> Result<Option<ReadySignIn<'a>>, Error> {
+    ) -> Result<BegunSignIn<'a>, Error> {
+        let none = SessionValues::default();
+        let session_values = new.values.unwrap_or(&none);
+        let live_sessions = session_values.applied_to::<U>(&self.statements.live_sessions)?;
         let (refuse_at, end_at) = match self.limit {
             Some(limit) if limit.ends_oldest => (None, Some(i64::from(limit.sessions))),
             limit => (limit.map(|limit| u64::from(limit.sessions)), None),
@@ -106,7 +151,7 @@ impl<U: PgUser> PgSessionStore<U> {
             Ok::<_, Error>((insert?, end_oldest))
         };
         let locks = async {
-            let live = self.ready_if(executor, refuse_at, &self.statements.live_sessions);
+            let live = self.ready_if(executor, refuse_at, &live_sessions);
             let lock = self.execution.ready(executor, &self.statements.lock);
             // Both are prepared before either is sent, because the locks must be acquired first.
             let (lock, live) = join!(biased; lock, live);
@@ -117,7 +162,8 @@ impl<U: PgUser> PgSessionStore<U> {
                 refuse_at.unwrap_or(0) + may_be_replaced,
             );
             let most = i64::try_from(most).unwrap_or(i64::MAX);
-            let values: [&(dyn ToSql + Sync); 3] = [new.user_id, &idle, &most];
+            let mut values: Vec<&(dyn ToSql + Sync)> = vec![new.user_id, &idle, &most];
+            values.extend(session_values.values());
             let live = async {
                 match &live {
                     Some((live, _)) => live.query(executor, &values).await.map(Some),
@@ -133,15 +179,21 @@ impl<U: PgUser> PgSessionStore<U> {
         let (locked, live) = locks?;
         let locked = locked?;
         replaced.extend(locked.replaced);
-        if let (Some(most), Some(live)) = (refuse_at, live?) {
+        let live = live?;
+        if !locked.found_user {
+            changes?;
+            let rejected = self.reject_without_lock(executor, new).await;
+            return rejected.map(BegunSignIn::Rejected);
+        }
+        if let (Some(most), Some(live)) = (refuse_at, live) {
             let mut live = ids(&live)?;
             live.retain(|id| !replaced.contains(id));
             if live.len() as u64 >= most {
-                return Ok(None);
+                return Ok(BegunSignIn::Rejected(InsertOutcome::TooManySessions));
             }
         }
         let (insert, end_oldest) = changes?;
-        Ok(Some(ReadySignIn {
+        Ok(BegunSignIn::Ready(ReadySignIn {
             insert,
             end_oldest,
             encoding: locked.encoding,
@@ -170,6 +222,7 @@ impl<U: PgUser> PgSessionStore<U> {
             &new.ip,
         ];
         values.extend(new.condition.values());
+        values.extend(new.values.into_iter().flat_map(SessionValues::values));
         let end_oldest = async {
             match &ready.end_oldest {
                 Some((end_oldest, others)) => {
@@ -199,31 +252,56 @@ impl<U: PgUser> PgSessionStore<U> {
             return Ok(InsertOutcome::UserRefused);
         };
         let decoded = || {
-            let mut ended: Vec<SessionId> = column(row, 6)?;
-            ended.extend(ids(&oldest)?);
-            let session = decode::current(row, 0)?;
-            Ok(InsertOutcome::Inserted { session, ended })
+            Ok(InsertOutcome::Inserted {
+                session: decode::current(row, 0)?,
+                ended: column(row, 6)?,
+                over_limit: ids(&oldest)?,
+            })
         };
         decoded().map_err(Error::with_outcome_unknown)
     }
 
-    /// Begins the transaction and acquires the user's lock. After an error, the caller must roll
-    /// back.
-    pub(super) async fn begin_revocation(
+    /// Returns the outcome of a sign-in whose user has no lock, because [`PgUser::FROM`] does not
+    /// find the user while the session columns are null. Without a lock, a concurrent revocation
+    /// could miss the sign-in.
+    async fn reject_without_lock(
         &self,
         executor: Executor<'_>,
-        user_id: &U::Id,
-    ) -> Result<ReadyRevocation<'_>, Error> {
+        new: &NewSession<'_, Self>,
+    ) -> Result<InsertOutcome, Error> {
+        let allowed = &self.statements.allowed;
+        let mut allowed = allowed.with_preconditions(new.condition.columns());
+        let mut values: Vec<&(dyn ToSql + Sync)> = vec![new.user_id];
+        values.extend(new.condition.values());
+        if let Some(session_values) = new.values {
+            allowed = session_values.applied_to::<U>(&allowed)?.into_owned();
+            values.extend(session_values.values());
+        }
+        let rows = self.execution.query(executor, &allowed, &values).await?;
+        if column(rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?, 0)? {
+            return Err(Error::from_kind(ErrorKind::Configuration).with_message(NO_OUTER_JOIN));
+        }
+        Ok(InsertOutcome::UserRefused)
+    }
+
+    /// Begins the transaction and acquires the user's lock. After an error, the caller must roll
+    /// back.
+    pub(super) async fn begin_revocation<'a>(
+        &self,
+        executor: Executor<'_>,
+        revocation: &'a Revocation<'_, U>,
+    ) -> Result<ReadyRevocation<'a>, Error> {
         let locked = async {
             let lock = self.execution.ready(executor, &self.statements.lock);
-            self.lock(executor, &lock.await?, user_id, &[]).await
+            self.lock(executor, &lock.await?, revocation.user_id, &[])
+                .await
         };
         let (begun, locked, revoke, none_left) = join!(
             biased;
             executor.begin(),
             locked,
-            self.execution.ready(executor, &self.statements.revoke),
-            self.execution.ready(executor, &self.statements.none_left),
+            self.execution.ready(executor, &revocation.revoke),
+            self.execution.ready(executor, &revocation.none_left),
         );
         let server = begun?;
         locked?;
@@ -240,15 +318,15 @@ impl<U: PgUser> PgSessionStore<U> {
         &self,
         executor: Executor<'_>,
         ready: &ReadyRevocation<'_>,
-        user_id: &U::Id,
-        scope: RevokeScope,
+        revocation: &Revocation<'_, U>,
     ) -> Result<Vec<SessionId>, Error> {
-        let (only, except) = match scope {
+        let (only, except) = match revocation.scope {
             RevokeScope::One(id) => (Some(id), None),
             RevokeScope::AllExcept(id) => (None, Some(id)),
             RevokeScope::All => (None, None),
         };
-        let values: [&(dyn ToSql + Sync); 3] = [user_id, &only, &except];
+        let mut values: Vec<&(dyn ToSql + Sync)> = vec![revocation.user_id, &only, &except];
+        values.extend(revocation.values.values());
         let unsent = Unsent::default();
         let (ended, none_left, committed) = join!(
             biased;
@@ -303,6 +381,7 @@ impl<U: PgUser> PgSessionStore<U> {
             return Ok(Locked {
                 replaced: column(row, 2)?,
                 encoding: column(row, 4)?,
+                found_user: U::SESSION_COLUMNS.is_empty() || column(row, 5)?,
             });
         }
         Err(Error::from_kind(ErrorKind::Configuration).with_message(
@@ -318,6 +397,9 @@ struct Locked {
     replaced: Vec<SessionId>,
     /// The database's encoding.
     encoding: String,
+    /// Whether the user's lock was acquired, if there are session columns. A user who does not exist
+    /// has no lock.
+    found_user: bool,
 }
 
 /// Converts the error of a statement with which `COMMIT` was sent.
@@ -325,6 +407,6 @@ fn failed(executor: Executor<'_>, error: Error) -> Error {
     executor.before_commit(errors::suppressed(error))
 }
 
-fn ids(rows: &[Row]) -> Result<Vec<SessionId>, Error> {
+pub(super) fn ids(rows: &[Row]) -> Result<Vec<SessionId>, Error> {
     rows.iter().map(|row| column(row, 0)).collect()
 }

@@ -9,7 +9,12 @@ use tokio_postgres::{
 
 use crate::{
     error::{Error, ErrorKind},
-    postgres::{decode::column, errors, sql::Table, user::PgUser},
+    postgres::{
+        decode::column,
+        errors,
+        sql::{Table, session_columns},
+        user::PgUser,
+    },
 };
 
 /// The settings that decide which rows a statement sees.
@@ -58,13 +63,13 @@ async fn read<U: PgUser>(client: &Client, table: &Table) -> Result<VisibleSettin
         role: column(&row, 0)?,
         search_path: column(&row, 1)?,
         sessions: column(&row, 2)?,
-        users: users_table::<U>(client).await,
+        users: users_table::<U>(client, table).await,
     })
 }
 
 /// Returns the OID of the users table, if [`PgUser::KEY`] is a column of it and the role can read
 /// the table.
-async fn users_table<U: PgUser>(client: &Client) -> Option<u32> {
+async fn users_table<U: PgUser>(client: &Client, sessions: &Table) -> Option<u32> {
     let (table, key) = U::KEY.rsplit_once('.')?;
     let is_name = |name: &str| {
         name.chars()
@@ -73,7 +78,12 @@ async fn users_table<U: PgUser>(client: &Client) -> Option<u32> {
     if !is_name(table) || !is_name(key) {
         return None;
     }
-    let sql = format!("SELECT pg_catalog.max({table}.tableoid) FROM {}", U::FROM);
+    let live_session = session_columns::null_session(U::SESSION_COLUMNS, &sessions.to_sql());
+    let sql = format!(
+        "SELECT pg_catalog.max(users.oid)
+         FROM {live_session} LATERAL (SELECT {table}.tableoid FROM {}) AS users (oid)",
+        U::FROM
+    );
     let row = client.query_typed_one(&sql, &[]).await.ok()?;
     row.try_get(0).ok()
 }

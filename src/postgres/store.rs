@@ -24,6 +24,7 @@ use crate::{
         sql::{
             Statements, Table,
             execution::Execution,
+            session_columns,
             statement::{Statement, Values},
         },
         user::PgUser,
@@ -77,11 +78,12 @@ use crate::{
 ///
 /// | operation | round trips to the server |
 /// |---|---|
-/// | lookup, sign-out, re-authentication, list of sessions | 1 |
+/// | lookup, sign-out, re-authentication, update, list of sessions | 1 |
 /// | sign-in, revocation | 2 |
 ///
 /// The first use of a statement on a connection takes one more. So does a row that another
-/// transaction has locked, and the wait for the feed in a process with a cache.
+/// transaction has locked, and the wait for the feed in a process with a cache. Behind a transaction
+/// pooler, a value of a session column can take one more, because its type is looked up first.
 ///
 /// # Time limits on the server
 ///
@@ -205,6 +207,7 @@ impl<U: PgUser> PgSessionStore<U> {
     /// Creates a store for the table `sessions`, which the `search_path` resolves. It opens no
     /// connection yet.
     pub fn new(pool: Pool) -> Self {
+        const { session_columns::validate(U::SESSION_COLUMNS) };
         let table = Table {
             schema: None,
             name: "sessions".to_owned(),
@@ -292,7 +295,7 @@ impl<U: PgUser> PgSessionStore<U> {
     ///
     /// # Requirements for the application
     ///
-    /// * The columns in [`PgUser::COLUMNS`] and in
+    /// * The columns in [`PgUser::COLUMNS`], in [`PgUser::SESSION_COLUMNS`] and in
     ///   [`if_unchanged`](crate::service::SignIn::if_unchanged) must have built-in types, or
     ///   domains over them. The driver would have to prepare a statement to look up other types.
     ///   Cast an enum: `u.role::text AS role`. Otherwise lookups, [`check`](Self::check) and such

@@ -1,6 +1,6 @@
 //! The application's users, as the store reads them.
 
-use std::ops::Range;
+use std::{fmt, ops::Range};
 
 use tokio_postgres::{
     Column, Row,
@@ -73,6 +73,19 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
     /// the condition. A session of a disabled user is therefore rejected at once. The session is
     /// accepted again if the user is enabled before the session ends.
     const CONDITION: &'static str = "true";
+    /// The application's own columns of the sessions table, which every lookup returns with the
+    /// user: see [session columns](crate::postgres#session-columns). By default there are none.
+    ///
+    /// Each element is the name of a column, not an expression. A name has at most 63 ASCII letters,
+    /// digits and `_`, and does not start with a digit or with `live_session_`. Names are quoted, so
+    /// upper case matters. The names of this crate's columns are not allowed. If a name breaks these
+    /// rules, creating the store fails to compile.
+    ///
+    /// [`from_row`](Self::from_row) reads the values with [`LookupRow::session`].
+    /// [`COLUMNS`](Self::COLUMNS), the joins in [`FROM`](Self::FROM) and
+    /// [`CONDITION`](Self::CONDITION) refer to a column of the session as
+    /// `live_session.column`.
+    const SESSION_COLUMNS: &'static [&'static str] = &[];
 
     /// Decodes the user from a row.
     ///
@@ -94,30 +107,41 @@ pub trait PgUser: Clone + Send + Sync + Sized + 'static {
 pub struct LookupRow<'a> {
     row: &'a Row,
     user: Range<usize>,
+    session: Range<usize>,
 }
 
 impl<'a> LookupRow<'a> {
-    /// Creates a row whose user columns are in this range.
-    pub(super) const fn new(row: &'a Row, user: Range<usize>) -> Self {
-        Self { row, user }
+    /// Creates a row whose user columns and session columns are in these ranges.
+    pub(super) const fn new(row: &'a Row, user: Range<usize>, session: Range<usize>) -> Self {
+        Self { row, user, session }
     }
 
     /// Returns the user's columns: the columns of [`PgUser::COLUMNS`] and no others.
-    pub const fn user(&self) -> UserRow<'a> {
-        UserRow {
+    pub fn user(&self) -> UserRow<'a> {
+        UserRow(Part {
             row: self.row,
-            columns: Range {
-                start: self.user.start,
-                end: self.user.end,
-            },
-        }
+            columns: self.user.clone(),
+            list: "PgUser::COLUMNS",
+            owner: "user",
+        })
+    }
+
+    /// Returns the session's columns: the columns of [`PgUser::SESSION_COLUMNS`] and no others.
+    pub fn session(&self) -> SessionRow<'a> {
+        SessionRow(Part {
+            row: self.row,
+            columns: self.session.clone(),
+            list: "PgUser::SESSION_COLUMNS",
+            owner: "session",
+        })
     }
 }
 
-impl std::fmt::Debug for LookupRow<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for LookupRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LookupRow")
             .field("user", &self.user())
+            .field("session", &self.session())
             .finish()
     }
 }
@@ -181,10 +205,7 @@ impl std::fmt::Debug for LookupRow<'_> {
 ///     }
 /// }
 /// ```
-pub struct UserRow<'a> {
-    row: &'a Row,
-    columns: Range<usize>,
-}
+pub struct UserRow<'a>(Part<'a>);
 
 impl<'a> UserRow<'a> {
     /// Returns the value of a column.
@@ -194,17 +215,51 @@ impl<'a> UserRow<'a> {
     /// [`ErrorKind::Decode`] if there is no such column, if several columns have this name, or if
     /// the value is not a `T`. The source names the column.
     pub fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T, Error> {
+        self.0.get(column)
+    }
+
+    /// Returns the columns of [`PgUser::COLUMNS`].
+    pub(super) fn columns(&self) -> &'a [Column] {
+        self.0.columns()
+    }
+}
+
+/// The session's part of a [`LookupRow`]. The types are those of a [`UserRow`].
+pub struct SessionRow<'a>(Part<'a>);
+
+impl<'a> SessionRow<'a> {
+    /// Returns the value of a column.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] if [`PgUser::SESSION_COLUMNS`] does not name the column, or if the
+    /// value is not a `T`. The source names the column.
+    pub fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T, Error> {
+        self.0.get(column)
+    }
+}
+
+/// Consecutive columns of a row.
+struct Part<'a> {
+    row: &'a Row,
+    columns: Range<usize>,
+    /// The constant that names the columns.
+    list: &'static str,
+    owner: &'static str,
+}
+
+impl<'a> Part<'a> {
+    fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T, Error> {
         let decode_error = |text| Error::new(ErrorKind::Decode, text);
         let mut columns = self.columns().iter().enumerate();
         let mut next = || columns.find(|(_, each)| each.name() == column);
+        let list = self.list;
         let Some((index, _)) = next() else {
-            return Err(decode_error(format!(
-                "PgUser::COLUMNS has no column \"{column}\""
-            )));
+            return Err(decode_error(format!("{list} has no column \"{column}\"")));
         };
         if next().is_some() {
             return Err(decode_error(format!(
-                "PgUser::COLUMNS has more than one column \"{column}\": rename them with AS"
+                "{list} has more than one column \"{column}\": rename them with AS"
             )));
         }
         self.row
@@ -212,14 +267,14 @@ impl<'a> UserRow<'a> {
             .map_err(|error| {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 let cause = cause.unwrap_or_else(|| error.to_string());
+                let owner = self.owner;
                 decode_error(format!(
-                    "decoding the user's column \"{column}\" failed: {cause}"
+                    "decoding the {owner}'s column \"{column}\" failed: {cause}"
                 ))
             })
     }
 
-    /// Returns the columns of [`PgUser::COLUMNS`].
-    pub(super) fn columns(&self) -> &'a [Column] {
+    fn columns(&self) -> &'a [Column] {
         self.row
             .columns()
             .get(self.columns.clone())
@@ -227,9 +282,22 @@ impl<'a> UserRow<'a> {
     }
 }
 
-impl std::fmt::Debug for UserRow<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Part<'_> {
+    /// Omits the values, which may be personal data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.columns().iter().map(Column::name);
         f.debug_list().entries(names).finish()
+    }
+}
+
+impl fmt::Debug for UserRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for SessionRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }

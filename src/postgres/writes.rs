@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::ClientWrapper;
 use tokio_postgres::types::ToSql;
 
 use crate::{
@@ -10,6 +11,9 @@ use crate::{
         connections::{Access, run_single},
         decode::{self, column},
         errors,
+        fence::Gate,
+        locked_writes::{BegunSignIn, ids},
+        session_values::SessionValues,
         sql::execution::{Bounds, Execution, Executor},
         store::PgSessionStore,
         transaction::SignInConditions,
@@ -33,14 +37,15 @@ const MAX_SESSIONS_PER_NOTIFICATION: i64 = 242;
 impl<U: PgUser> SessionStore for PgSessionStore<U> {
     type UserId = U::Id;
     type Condition = SignInConditions;
+    type SessionValues = SessionValues;
 
     fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
+        let insert = self.insert_statement(&new)?;
         let _permit = self.connections.queue_write(new.user_id).await?;
-        let insert = self.insert_statement(&new);
         let mut attempts = self.connections.attempts();
         let mut replaced = Vec::new();
         let mut user_may_be_gone = true;
@@ -49,15 +54,12 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
             let executor = transaction.executor();
             let locked = self.begin_sign_in(executor, &new, &insert, &mut replaced);
             let inserted = match Box::pin(locked).await {
-                Ok(Some(ready)) => {
+                Ok(BegunSignIn::Ready(ready)) => {
                     let inserted = self.commit_sign_in(executor, &new, &ready, &replaced);
                     let inserted = Box::pin(inserted).await;
                     transaction.end(inserted)
                 }
-                Ok(None) => {
-                    let outcome = InsertOutcome::TooManySessions;
-                    transaction.roll_back(Ok(outcome)).await
-                }
+                Ok(BegunSignIn::Rejected(outcome)) => transaction.roll_back(Ok(outcome)).await,
                 Err(error) => transaction.roll_back(Err(error)).await,
             };
             match inserted {
@@ -78,12 +80,14 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         user_id: &U::Id,
         old: &[TokenDigest],
         new: TokenDigest,
+        values: &SessionValues,
     ) -> Result<RotateOutcome, Error> {
+        let rotate = values.applied_to::<U>(&self.statements.rotate)?;
         let _permit = self.connections.queue_write(user_id).await?;
-        let values: [&(dyn ToSql + Sync); 4] = [&new, user_id, &old, &self.idle_seconds()];
-        let rotated = self
-            .run(Access::Unlocked, &self.statements.rotate, &values)
-            .await;
+        let idle = self.idle_seconds();
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&new, user_id, &old, &idle];
+        parameters.extend(values.values());
+        let rotated = self.run(Access::Unlocked, &rotate, &parameters).await;
         match rotated.map(|rows| rows.into_iter().next()) {
             Ok(Some(row)) => {
                 let decoded = decode::current(&row, 0).and_then(|session| {
@@ -99,6 +103,33 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
                 Ok(RotateOutcome::DuplicateDigest)
             }
             Err(error) => Err(errors::suppressed(error)),
+        }
+    }
+
+    async fn update(&self, session: SessionId, values: &SessionValues) -> Result<bool, Error> {
+        let update = values.applied_to::<U>(&self.statements.update)?;
+        if values.is_empty() {
+            return Ok(true);
+        }
+        let idle = self.idle_seconds();
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&session, &idle];
+        parameters.extend(values.values());
+        let updated = self.run(Access::Unlocked, &update, &parameters).await;
+        let updated = updated.map_err(errors::suppressed)?;
+        Ok(!updated.is_empty())
+    }
+
+    async fn revoke_where(
+        &self,
+        user_id: Option<&U::Id>,
+        values: &SessionValues,
+    ) -> Result<Vec<SessionId>, Error> {
+        if let Some(user_id) = user_id {
+            let revoked = self.revoke_matching(user_id, RevokeScope::All, values);
+            revoked.await
+        } else {
+            let revoked = self.revoke_everyone_matching(values).await;
+            self.connections.with_recovery_cause(revoked).await
         }
     }
 
@@ -147,25 +178,8 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
     }
 
     async fn revoke(&self, user_id: &U::Id, scope: RevokeScope) -> Result<Vec<SessionId>, Error> {
-        let _permit = self.connections.queue_write(user_id).await?;
-        let mut attempts = self.connections.attempts();
-        loop {
-            let transaction = self.connections.transaction(&mut attempts).await?;
-            let executor = transaction.executor();
-            let locked = self.begin_revocation(executor, user_id);
-            let revoked = match Box::pin(locked).await {
-                Ok(ready) => {
-                    let revoked = self.commit_revocation(executor, &ready, user_id, scope);
-                    let revoked = Box::pin(revoked).await;
-                    transaction.end(revoked)
-                }
-                Err(error) => transaction.roll_back(Err(error)).await,
-            };
-            match revoked {
-                Err(error) if attempts.should_retry_transaction(&error).await => {}
-                outcome => return self.connections.with_recovery_cause(outcome).await,
-            }
-        }
+        self.revoke_matching(user_id, scope, &SessionValues::default())
+            .await
     }
 
     async fn revoke_everyone(&self) -> Result<u64, Error> {
@@ -259,8 +273,68 @@ impl<U: PgUser> PgSessionStore<U> {
         Ok(())
     }
 
-    /// [`SessionStore::revoke_everyone`], on a connection without time limits.
+    /// Ends those sessions of this user in the scope whose columns have these values.
+    async fn revoke_matching(
+        &self,
+        user_id: &U::Id,
+        scope: RevokeScope,
+        values: &SessionValues,
+    ) -> Result<Vec<SessionId>, Error> {
+        let revocation = self.revocation(user_id, scope, values)?;
+        let _permit = self.connections.queue_write(user_id).await?;
+        let mut attempts = self.connections.attempts();
+        loop {
+            let transaction = self.connections.transaction(&mut attempts).await?;
+            let executor = transaction.executor();
+            let locked = self.begin_revocation(executor, &revocation);
+            let revoked = match Box::pin(locked).await {
+                Ok(ready) => {
+                    let revoked = self.commit_revocation(executor, &ready, &revocation);
+                    let revoked = Box::pin(revoked).await;
+                    transaction.end(revoked)
+                }
+                Err(error) => transaction.roll_back(Err(error)).await,
+            };
+            match revoked {
+                Err(error) if attempts.should_retry_transaction(&error).await => {}
+                outcome => return self.connections.with_recovery_cause(outcome).await,
+            }
+        }
+    }
+
+    /// Ends the sessions of all users whose columns have these values, without time limits.
+    async fn revoke_everyone_matching(
+        &self,
+        values: &SessionValues,
+    ) -> Result<Vec<SessionId>, Error> {
+        let revoke = values.applied_to::<U>(&self.statements.revoke_everyone_where)?;
+        let none_left = &self.statements.none_left_of_everyone_where;
+        let none_left = values.applied_to::<U>(none_left)?;
+        let parameters: Vec<_> = values.values().collect();
+        let (client, gate) = self.begin_for_everyone().await?;
+        let executor = Executor::connection(&client);
+        let ended = self.execution.query(executor, &revoke, &parameters).await?;
+        let none_left = self.execution.query(executor, &none_left, &parameters);
+        none_left.await.map_err(errors::suppressed)?;
+        commit_for_everyone(&client, &gate).await?;
+        ids(&ended).map_err(Error::with_outcome_unknown)
+    }
+
+    /// [`SessionStore::revoke_everyone`], without time limits.
     async fn revoke_everyone_unbounded(&self) -> Result<u64, Error> {
+        let (client, gate) = self.begin_for_everyone().await?;
+        let executor = Executor::connection(&client);
+        let revoke = &self.statements.revoke_everyone;
+        let ended = self.execution.execute(executor, revoke, &[]).await?;
+        let none_left = &self.statements.none_left_of_everyone;
+        let none_left = self.execution.query(executor, none_left, &[]).await;
+        none_left.map_err(errors::suppressed)?;
+        commit_for_everyone(&client, &gate).await?;
+        Ok(ended)
+    }
+
+    /// Begins a transaction without time limits, which no sign-in runs beside, on a new connection.
+    async fn begin_for_everyone(&self) -> Result<(ClientWrapper, Gate), Error> {
         let (client, gate) = self.connections.open_new().await?;
         let unbounded = Bounds {
             statement: Duration::ZERO,
@@ -273,20 +347,18 @@ impl<U: PgUser> PgSessionStore<U> {
             .batch_execute(lock)
             .await
             .map_err(errors::statement)?;
-        let executor = Executor::connection(&client);
-        let revoke = &self.statements.revoke_everyone;
-        let ended = self.execution.execute(executor, revoke, &[]).await?;
-        let none_left = &self.statements.none_left_of_everyone;
-        let none_left = self.execution.query(executor, none_left, &[]).await;
-        none_left.map_err(errors::suppressed)?;
-        let server = gate.server(&client).await?;
-        let committed = client.batch_execute("COMMIT").await;
-        committed.map_err(errors::commit)?;
-        // If the server was replaced in the meantime, the committed changes may be lost.
-        let admitted = gate.admit(server);
-        admitted.map_err(Error::with_outcome_unknown)?;
-        Ok(ended)
+        Ok((client, gate))
     }
+}
+
+/// Commits the transaction of [`PgSessionStore::begin_for_everyone`].
+async fn commit_for_everyone(client: &ClientWrapper, gate: &Gate) -> Result<(), Error> {
+    let server = gate.server(client).await?;
+    let committed = client.batch_execute("COMMIT").await;
+    committed.map_err(errors::commit)?;
+    // If the server was replaced in the meantime, the committed changes may be lost.
+    let admitted = gate.admit(server);
+    admitted.map_err(Error::with_outcome_unknown)
 }
 
 fn delete_suppressed() -> Error {

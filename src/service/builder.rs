@@ -11,8 +11,11 @@ use crate::{
     log_limit::LogLimiter,
     lookup::{batcher::LookupBatcher, last_seen::LastSeenWriter, runner::BatchRunner},
     metrics::Counters,
-    service::{DEFAULT_DEADLINE, Inner, SessionService},
-    store::SessionLookup,
+    service::{
+        DEFAULT_DEADLINE, Inner, SessionEvent, SessionService,
+        events::{Events, Observer},
+    },
+    store::{SessionLookup, SessionStore},
 };
 
 /// Builds a [`SessionService`] with settings other than the defaults.
@@ -24,12 +27,14 @@ pub struct SessionServiceBuilder<L> {
     deadline: Duration,
     lease: Duration,
     recheck_interval: Option<Duration>,
+    metrics: Arc<Counters>,
+    observer: Option<Observer>,
 }
 
 impl<L: SessionLookup> SessionService<L> {
     /// Returns a service that uses this store and the default settings.
     pub fn new(store: L) -> Self {
-        Self::assemble(Self::builder(store))
+        Self::assemble(Self::builder(store), None)
     }
 
     /// Returns a builder for a service that uses this store.
@@ -43,20 +48,23 @@ impl<L: SessionLookup> SessionService<L> {
             deadline: DEFAULT_DEADLINE,
             lease: DEFAULT_LEASE,
             recheck_interval: None,
+            metrics: Arc::default(),
+            observer: None,
         }
     }
 
-    fn assemble(builder: SessionServiceBuilder<L>) -> Self {
+    fn assemble(builder: SessionServiceBuilder<L>, events: Option<Events>) -> Self {
         let SessionServiceBuilder {
             lookup,
             credentials,
             deadline,
             lease,
             recheck_interval,
+            metrics,
+            observer: _,
         } = builder;
         lookup.set_deadline(deadline);
         let store = Arc::new(lookup);
-        let metrics = Arc::new(Counters::default());
         let feed = Arc::new(FeedSlot::new(Settings {
             lease,
             recheck_interval,
@@ -79,6 +87,7 @@ impl<L: SessionLookup> SessionService<L> {
                 last_seen,
                 lookups,
                 metrics,
+                events,
                 closed_store: OnceCell::new(),
                 rejected: LogLimiter::default(),
                 unavailable: LogLimiter::default(),
@@ -161,8 +170,8 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] if the deadline, the lease or the re-check interval is outside
-    /// its range.
-    pub fn build(self) -> Result<SessionService<L>, Error> {
+    /// its range, or if the thread of the [observer](Self::on_event) cannot be started.
+    pub fn build(mut self) -> Result<SessionService<L>, Error> {
         if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.deadline) {
             let context = "the deadline must be between 1 ms and 60 s";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
@@ -179,6 +188,55 @@ impl<L: SessionLookup> SessionServiceBuilder<L> {
             let context = "the re-check interval must be between 100 ms and 1 h";
             return Err(Error::from_kind(ErrorKind::Configuration).with_message(context));
         }
-        Ok(SessionService::assemble(self))
+        let observer = self.observer.take();
+        let start = |observer: Observer| observer.start(Arc::clone(&self.metrics));
+        let events = observer.map(start).transpose()?;
+        Ok(SessionService::assemble(self, events))
+    }
+}
+
+impl<S: SessionStore> SessionServiceBuilder<S> {
+    /// Sets an observer, which receives what happens to sessions in this process: see
+    /// [`SessionEventKind`](crate::service::SessionEventKind). The default is no observer.
+    ///
+    /// A thread of the service calls the observer, with one event at a time, in the order in which
+    /// the operations completed. The thread is not in a runtime. An observer that blocks delays
+    /// later events and no request. A panic is logged, and only its event is lost.
+    ///
+    /// At most 1,024 events wait for the observer. Rejected tokens, which a client can cause at any
+    /// rate, have half of that. Further events are dropped, counted in
+    /// [`SessionMetrics::events_dropped`](crate::service::SessionMetrics::events_dropped), and
+    /// logged. [`SessionService::close`] waits for the waiting events, at most for the deadline.
+    ///
+    /// An observer that owns a clone of the service keeps the service and the thread alive.
+    ///
+    /// The events are no complete audit trail. Another process, `psql` and a cascading delete cause
+    /// none. Sessions that expire cause none. An operation that fails, also with an unknown outcome,
+    /// and an operation in the application's transaction cause none.
+    ///
+    /// ```
+    /// # use tower_user_session::{SessionService, service::SessionEventKind, store::MemorySessionStore};
+    /// # fn main() -> Result<(), tower_user_session::Error> {
+    /// # let store = MemorySessionStore::<i64, &str>::new();
+    /// let sessions = SessionService::builder(store)
+    ///     .on_event(|event| {
+    ///         if let SessionEventKind::SignInRefused(cause) = event.kind {
+    ///             eprintln!("user {:?}: {cause:?}", event.user_id);
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # let _ = sessions;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_event(
+        mut self,
+        observer: impl Fn(SessionEvent<S::UserId>) + Send + Sync + 'static,
+    ) -> Self
+    where
+        S::UserId: Clone,
+    {
+        self.observer = Some(Observer::new(observer));
+        self
     }
 }

@@ -33,6 +33,7 @@
 
 mod builder;
 mod delete_expired;
+mod events;
 mod feed;
 mod reauthenticate;
 mod sessions;
@@ -40,6 +41,7 @@ mod sign_in;
 mod sign_out;
 #[cfg(feature = "test-util")]
 mod test_util;
+mod update;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -54,15 +56,18 @@ use crate::{
     log_limit::LogLimiter,
     lookup::{batcher::LookupBatcher, last_seen::LastSeenWriter, pending::PendingLookup},
     metrics::{Counter, Counters},
-    session::{CurrentSession, SessionToken, TokenDigest},
+    service::events::{EventFields, Events},
+    session::{CurrentSession, SessionId, SessionToken, TokenDigest, user_agent},
     store::{LiveSession, SessionLookup},
 };
 
 pub use self::{
     builder::SessionServiceBuilder,
+    events::{EndCause, RefusalCause, SessionEvent, SessionEventKind, TokenRejection},
     reauthenticate::Reauthenticate,
     sign_in::{SignIn, SignedIn},
     sign_out::{SignOut, SignedOut},
+    update::UpdateSession,
 };
 pub use crate::metrics::SessionMetrics;
 
@@ -138,6 +143,8 @@ struct Inner<L: SessionLookup> {
     last_seen: Arc<LastSeenWriter<L>>,
     lookups: LookupBatcher<L>,
     metrics: Arc<Counters>,
+    /// The observer's queue, if the application has an observer.
+    events: Option<Events>,
     closed_store: OnceCell<()>,
     rejected: LogLimiter,
     unavailable: LogLimiter,
@@ -198,7 +205,8 @@ impl<L: SessionLookup> SessionService<L> {
         self.submit(digest).await
     }
 
-    /// Closes the service: rejects new lookups, flushes `last_seen_at` and closes the store.
+    /// Closes the service: rejects new lookups, flushes `last_seen_at` and events, and closes the
+    /// store.
     ///
     /// Later lookups fail with [`ErrorKind::Closed`](crate::ErrorKind::Closed).
     /// A client can still sign out.
@@ -207,6 +215,8 @@ impl<L: SessionLookup> SessionService<L> {
     /// [deadline](SessionServiceBuilder::deadline).
     /// It then waits for the pending `last_seen_at` updates, for at most the deadline again.
     /// Updates that are still pending after that may be lost. A `warn` event reports the timeout.
+    /// The events that the [observer](SessionServiceBuilder::on_event) has not yet received have
+    /// the deadline too.
     ///
     /// # Cancellation
     ///
@@ -221,6 +231,9 @@ impl<L: SessionLookup> SessionService<L> {
         }
         self.bounded(inner.lookups.close()).await;
         self.bounded(inner.last_seen.flush()).await;
+        if let Some(events) = &inner.events {
+            self.bounded(events.flush()).await;
+        }
         inner.feed.watchers.close();
         let closed = inner.closed_store.get_or_init(|| inner.store.close());
         closed.await;
@@ -289,8 +302,14 @@ impl<L: SessionLookup> SessionService<L> {
             PresentedToken::Token(token) => return Some(self.submit(token.digest())),
             PresentedToken::Several(tokens) => return Some(self.look_up_one_of(&tokens)),
             PresentedToken::Nothing => self.count(Counter::Anonymous),
-            PresentedToken::Malformed => self.reject("malformed"),
-            PresentedToken::Ambiguous => self.reject("ambiguous"),
+            PresentedToken::Malformed => {
+                self.reject("malformed");
+                self.observe_rejection(TokenRejection::Malformed, headers);
+            }
+            PresentedToken::Ambiguous => {
+                self.reject("ambiguous");
+                self.observe_rejection(TokenRejection::Ambiguous, headers);
+            }
         }
         None
     }
@@ -333,8 +352,43 @@ impl<L: SessionLookup> SessionService<L> {
                 target: "tower_user_session",
                 %error,
                 kind = ?error.kind(),
-                "close did not finish: lookups or last-seen updates were still in flight"
+                "close did not finish: lookups, last-seen updates or session events were still \
+                 in flight"
             );
+        }
+    }
+
+    /// Returns the request's `User-Agent`, if the application has an observer.
+    pub(crate) fn observed_user_agent(&self, headers: &HeaderMap) -> Option<String> {
+        self.inner.events.as_ref()?;
+        user_agent::of(headers)
+    }
+
+    pub(crate) fn observe(&self, kind: SessionEventKind, fields: EventFields<'_>) {
+        if let Some(events) = &self.inner.events {
+            events.send(kind, fields);
+        }
+    }
+
+    /// Queues one event for each of these sessions.
+    pub(crate) fn observe_ends(
+        &self,
+        cause: EndCause,
+        sessions: &[SessionId],
+        fields: &EventFields<'_>,
+    ) {
+        for session in sessions {
+            let fields = EventFields {
+                session: Some(*session),
+                ..*fields
+            };
+            self.observe(SessionEventKind::Ended(cause), fields);
+        }
+    }
+
+    pub(crate) fn observe_rejection(&self, reason: TokenRejection, headers: &HeaderMap) {
+        if let Some(events) = &self.inner.events {
+            events.rejected(reason, headers);
         }
     }
 

@@ -11,11 +11,12 @@ use http::HeaderMap;
 use crate::{
     error::{Error, ErrorKind},
     service::{
-        SessionService, SignedIn,
+        SessionEventKind, SessionService, SignedIn,
+        events::EventFields,
         sign_in::{MAX_TOKEN_ATTEMPTS, tokens_collided},
     },
     session::{SessionToken, TokenDigest},
-    store::{RotateOutcome, SessionStore},
+    store::{RotateOutcome, SessionStore, SetSessionColumn},
 };
 
 impl<S: SessionStore> SessionService<S> {
@@ -52,6 +53,9 @@ pub struct Reauthenticate<S: SessionStore> {
     sessions: SessionService<S>,
     user_id: S::UserId,
     presented: Vec<TokenDigest>,
+    values: S::SessionValues,
+    /// For the observer only.
+    user_agent: Option<String>,
 }
 
 impl<S: SessionStore> Reauthenticate<S> {
@@ -63,15 +67,31 @@ impl<S: SessionStore> Reauthenticate<S> {
         Self {
             user_id,
             presented: sessions.credentials().digests(headers),
+            values: S::SessionValues::default(),
+            user_agent: sessions.observed_user_agent(headers),
             sessions,
         }
+    }
+
+    /// Sets a session column in the same step. The other columns keep their values. See
+    /// [`SignIn::set`](crate::service::SignIn::set).
+    ///
+    /// # Errors
+    ///
+    /// As for [`SignIn::set`](crate::service::SignIn::set).
+    pub fn set<T>(mut self, column: &'static str, value: T) -> Self
+    where
+        S: SetSessionColumn<T>,
+    {
+        S::set(&mut self.values, column, value);
+        self
     }
 
     async fn run(self) -> Result<SignedIn, Error> {
         for _ in 0..MAX_TOKEN_ATTEMPTS {
             let token = SessionToken::generate()?;
             let store = self.sessions.store();
-            let rotate = store.rotate(&self.user_id, &self.presented, token.digest());
+            let rotate = store.rotate(&self.user_id, &self.presented, token.digest(), &self.values);
             match self.sessions.within_deadline(rotate).await? {
                 RotateOutcome::Rotated {
                     session,
@@ -79,6 +99,14 @@ impl<S: SessionStore> Reauthenticate<S> {
                 } => {
                     // The cache may contain the old token of this session.
                     self.sessions.feed().invalidate_local(vec![session.id()]);
+                    let fields = EventFields {
+                        user_id: Some(&self.user_id),
+                        session: Some(session.id()),
+                        user_agent: self.user_agent.as_deref(),
+                        ..EventFields::default()
+                    };
+                    self.sessions
+                        .observe(SessionEventKind::Reauthenticated, fields);
                     tracing::info!(
                         target: "tower_user_session",
                         session = %session.id(),

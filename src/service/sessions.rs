@@ -3,7 +3,7 @@
 use crate::{
     deadline::within,
     error::Error,
-    service::SessionService,
+    service::{EndCause, SessionEventKind, SessionService, events::EventFields},
     session::{CurrentSession, SessionId, SessionInfo},
     store::{RevokeScope, SessionStore},
 };
@@ -88,6 +88,10 @@ impl<S: SessionStore> SessionService<S> {
     pub async fn revoke_everyone(&self) -> Result<u64, Error> {
         let ended = self.store().revoke_everyone().await?;
         self.feed().invalidate_all_local();
+        if ended > 0 {
+            let kind = SessionEventKind::Ended(EndCause::Revoked);
+            self.observe(kind, EventFields::default());
+        }
         tracing::warn!(
             target: "tower_user_session",
             sessions = ended,
@@ -101,6 +105,11 @@ impl<S: SessionStore> SessionService<S> {
             .within_deadline(self.store().revoke(user_id, scope))
             .await?;
         let sessions = ended.len() as u64;
+        let fields = EventFields {
+            user_id: Some(user_id),
+            ..EventFields::default()
+        };
+        self.observe_ends(EndCause::Revoked, &ended, &fields);
         self.feed().invalidate_local(ended);
         // Another process may just have ended a session that this query did not find. The
         // notification about that session must arrive before this call returns.

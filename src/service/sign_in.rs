@@ -13,9 +13,9 @@ use http::HeaderMap;
 use crate::{
     cookie::SessionCookie,
     error::{Error, ErrorKind},
-    service::SessionService,
+    service::{EndCause, RefusalCause, SessionEventKind, SessionService, events::EventFields},
     session::{Lifetime, Session, SessionToken, TokenDigest, user_agent},
-    store::{ColumnConditions, InsertOutcome, NewSession, SessionStore},
+    store::{ColumnConditions, InsertOutcome, NewSession, SessionStore, SetSessionColumn},
 };
 
 /// The maximum number of attempts to generate an unused token.
@@ -96,6 +96,7 @@ pub struct SignIn<S: SessionStore> {
     user_agent: Option<String>,
     ip: Option<IpAddr>,
     pub(crate) condition: S::Condition,
+    values: S::SessionValues,
     max_lifetime: Option<Duration>,
     remembered: bool,
 }
@@ -108,6 +109,7 @@ impl<S: SessionStore> SignIn<S> {
             user_agent: None,
             ip: None,
             condition: S::Condition::default(),
+            values: S::SessionValues::default(),
             max_lifetime: None,
             remembered: false,
             sessions,
@@ -181,6 +183,25 @@ impl<S: SessionStore> SignIn<S> {
         self
     }
 
+    /// Sets a session column of the new session. A later call for the same column replaces the
+    /// value.
+    ///
+    /// The store must know the column. A `PgSessionStore` knows the columns of
+    /// `PgUser::SESSION_COLUMNS`. There, a value has a type that the driver can convert to the
+    /// column's type. The crate and the driver log no value.
+    ///
+    /// # Errors
+    ///
+    /// The sign-in fails with [`ErrorKind::Configuration`] if the store does not know the column.
+    /// An error of the database, such as a violated foreign key, fails the sign-in too.
+    pub fn set<T>(mut self, column: &'static str, value: T) -> Self
+    where
+        S: SetSessionColumn<T>,
+    {
+        S::set(&mut self.values, column, value);
+        self
+    }
+
     async fn run(
         self,
         mut generate: impl FnMut() -> Result<SessionToken, Error> + Send,
@@ -192,8 +213,13 @@ impl<S: SessionStore> SignIn<S> {
             match self.sessions.within_deadline(insert).await? {
                 InsertOutcome::DuplicateDigest => {}
                 outcome => {
-                    if let InsertOutcome::Inserted { ended, .. } = &outcome {
-                        self.sessions.feed().invalidate_local(ended.clone());
+                    self.observe(&outcome);
+                    if let InsertOutcome::Inserted {
+                        ended, over_limit, ..
+                    } = &outcome
+                    {
+                        let ended = [&ended[..], over_limit].concat();
+                        self.sessions.feed().invalidate_local(ended);
                         // Another process may just have ended a session that this statement did not
                         // find. The notification about that session must arrive before this call
                         // returns.
@@ -208,6 +234,42 @@ impl<S: SessionStore> SignIn<S> {
         Err(tokens_collided())
     }
 
+    fn observe(&self, outcome: &InsertOutcome) {
+        let fields = || EventFields {
+            user_id: Some(&self.user_id),
+            ip: self.ip,
+            user_agent: self.user_agent.as_deref(),
+            ..EventFields::default()
+        };
+        let refused = |cause| {
+            let kind = SessionEventKind::SignInRefused(cause);
+            self.sessions.observe(kind, fields());
+        };
+        match outcome {
+            InsertOutcome::Inserted {
+                session,
+                ended,
+                over_limit,
+            } => {
+                let mut signed_in = fields();
+                signed_in.session = Some(session.id());
+                self.sessions.observe(SessionEventKind::SignedIn, signed_in);
+                // A replaced session may belong to another user.
+                let replaced = EventFields {
+                    user_id: None,
+                    ..fields()
+                };
+                self.sessions
+                    .observe_ends(EndCause::Replaced, ended, &replaced);
+                self.sessions
+                    .observe_ends(EndCause::Limit, over_limit, &fields());
+            }
+            InsertOutcome::UserRefused => refused(RefusalCause::UserNotAllowed),
+            InsertOutcome::TooManySessions => refused(RefusalCause::TooManySessions),
+            InsertOutcome::DuplicateDigest => {}
+        }
+    }
+
     pub(crate) fn new_session(&self, digest: TokenDigest) -> Result<NewSession<'_, S>, Error> {
         let mut new = NewSession::new(
             digest,
@@ -219,6 +281,7 @@ impl<S: SessionStore> SignIn<S> {
         new.remembered = self.remembered;
         new.user_agent = self.user_agent.as_deref();
         new.ip = self.ip;
+        new.values = Some(&self.values);
         Ok(new)
     }
 

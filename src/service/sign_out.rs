@@ -11,7 +11,7 @@ use http::HeaderMap;
 use crate::{
     cookie::SessionCookie,
     error::Error,
-    service::SessionService,
+    service::{EndCause, SessionService, events::EventFields},
     session::TokenDigest,
     store::{EndedSession, SessionStore},
 };
@@ -46,12 +46,15 @@ impl<S: SessionStore> SessionService<S> {
 pub struct SignOut<S: SessionStore> {
     sessions: SessionService<S>,
     digests: Vec<TokenDigest>,
+    /// For the observer only.
+    user_agent: Option<String>,
 }
 
 impl<S: SessionStore> SignOut<S> {
     pub(crate) fn new(sessions: SessionService<S>, headers: &HeaderMap) -> Self {
         Self {
             digests: sessions.credentials().digests(headers),
+            user_agent: sessions.observed_user_agent(headers),
             sessions,
         }
     }
@@ -83,6 +86,12 @@ impl<S: SessionStore> SignOut<S> {
             |ended: EndedSession| self.digests.contains(&ended.digest).then_some(ended.id);
         let ended: Vec<_> = ended.into_iter().filter_map(requested).collect();
         let count = ended.len();
+        let fields = EventFields {
+            user_agent: self.user_agent.as_deref(),
+            ..EventFields::default()
+        };
+        self.sessions
+            .observe_ends(EndCause::SignedOut, &ended, &fields);
         self.sessions.feed().invalidate_local(ended);
         Ok(count)
     }

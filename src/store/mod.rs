@@ -56,16 +56,16 @@
 pub(crate) mod lookup;
 #[cfg(feature = "test-util")]
 mod memory;
-#[cfg(feature = "test-util")]
-mod memory_conditions;
 mod session_store;
 
+#[cfg(feature = "test-util")]
+pub use self::memory::{
+    MemoryConditions, MemorySessionRow, MemorySessionStore, MemorySessionValues,
+};
 pub use self::{
     lookup::{LiveSession, LookupResult, SessionLookup, SessionUse},
     session_store::{
         ColumnConditions, EndedSession, ExpiredBatch, InsertOutcome, NewSession, RemainingLifetime,
-        RevokeScope, RotateOutcome, SessionStore,
+        RevokeScope, RotateOutcome, SessionStore, SetSessionColumn,
     },
 };
-#[cfg(feature = "test-util")]
-pub use self::{memory::MemorySessionStore, memory_conditions::MemoryConditions};

@@ -3,7 +3,7 @@
 use std::{future::Future, net::IpAddr, time::Duration};
 
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     session::{Lifetime, Session, SessionId, SessionInfo, TokenDigest, UserKey},
     store::SessionLookup,
 };
@@ -20,6 +20,10 @@ pub trait SessionStore: SessionLookup {
     /// Conditions on the user that a sign-in can add to the store's own conditions. `()` means
     /// none.
     type Condition: Default + Send + Sync + 'static;
+    /// Values for the application's own columns of a session. `()` means none.
+    ///
+    /// [`SetSessionColumn`] adds a value.
+    type SessionValues: Default + Send + Sync + 'static;
 
     /// Returns the time limits of this store's sessions.
     fn lifetime(&self) -> Lifetime;
@@ -34,17 +38,47 @@ pub trait SessionStore: SessionLookup {
     where
         Self: Sized;
 
-    /// Replaces the digest of a live session of this user, and sets the session's authentication
-    /// time to now, in one atomic step.
+    /// Replaces the digest of a live session of this user, sets the session's authentication time
+    /// to now, and sets these columns, in one atomic step.
     ///
     /// `old` contains the digests that the request presents. The method changes the session that
-    /// has one of these digests.
+    /// has one of these digests. The other columns keep their values.
     fn rotate(
         &self,
         user_id: &Self::UserId,
         old: &[TokenDigest],
         new: TokenDigest,
+        values: &Self::SessionValues,
     ) -> impl Future<Output = Result<RotateOutcome, Error>> + Send;
+
+    /// Sets columns of a live session. Returns whether there is a live session with this id.
+    ///
+    /// The default fails with [`ErrorKind::Configuration`], because the store has no session
+    /// columns.
+    fn update(
+        &self,
+        session: SessionId,
+        values: &Self::SessionValues,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let _ = (session, values);
+        std::future::ready(Err(no_session_columns()))
+    }
+
+    /// Ends the sessions whose columns have these values, and returns their ids.
+    ///
+    /// If the caller passes a user, the method ends sessions of this user only. When it returns, no
+    /// such session is left, including sessions that began concurrently.
+    ///
+    /// The default fails with [`ErrorKind::Configuration`], because the store has no session
+    /// columns.
+    fn revoke_where(
+        &self,
+        user_id: Option<&Self::UserId>,
+        values: &Self::SessionValues,
+    ) -> impl Future<Output = Result<Vec<SessionId>, Error>> + Send {
+        let _ = (user_id, values);
+        std::future::ready(Err(no_session_columns()))
+    }
 
     /// Ends the sessions of these digests, and returns the sessions that existed.
     ///
@@ -77,8 +111,8 @@ pub trait SessionStore: SessionLookup {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) means that the rows of one session made the
-    /// query fail. The service then splits the sessions and retries, until only that session fails.
+    /// [`ErrorKind::Decode`] means that the rows of one session made the query fail. The service then
+    /// splits the sessions and retries, until only that session fails.
     fn remaining_lifetimes(
         &self,
         sessions: &[SessionId],
@@ -120,6 +154,22 @@ pub trait ColumnConditions<V> {
     fn add(&mut self, column: &'static str, value: V);
 }
 
+/// A [`SessionStore`] whose session columns can have values of the type `T`.
+///
+/// [`SignIn::set`](crate::service::SignIn::set), [`Reauthenticate::set`] and [`UpdateSession::set`]
+/// need this trait. Handlers that are generic over the store name it in their bounds.
+///
+/// [`Reauthenticate::set`]: crate::service::Reauthenticate::set
+/// [`UpdateSession::set`]: crate::service::UpdateSession::set
+pub trait SetSessionColumn<T>: SessionStore {
+    /// Adds the value of a column, or replaces an earlier one.
+    fn set(values: &mut Self::SessionValues, column: &'static str, value: T);
+}
+
+fn no_session_columns() -> Error {
+    Error::from_kind(ErrorKind::Configuration).with_message("the store has no session columns")
+}
+
 /// The session that [`SessionStore::insert`] begins.
 #[non_exhaustive]
 pub struct NewSession<'a, S: SessionStore> {
@@ -140,6 +190,8 @@ pub struct NewSession<'a, S: SessionStore> {
     pub user_agent: Option<&'a str>,
     /// The client's IP address, if the application passed it.
     pub ip: Option<IpAddr>,
+    /// The values of the session columns that the sign-in sets.
+    pub values: Option<&'a S::SessionValues>,
 }
 
 impl<'a, S: SessionStore> NewSession<'a, S> {
@@ -159,6 +211,7 @@ impl<'a, S: SessionStore> NewSession<'a, S> {
             remembered: false,
             user_agent: None,
             ip: None,
+            values: None,
         }
     }
 }
@@ -175,13 +228,15 @@ impl<S: SessionStore> std::fmt::Debug for NewSession<'_, S> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum InsertOutcome {
-    /// The session has begun, and the sessions in `ended` have ended in the same step.
+    /// The session has begun, and the sessions in `ended` and `over_limit` have ended in the same
+    /// step.
     Inserted {
         /// The new session.
         session: Session,
-        /// The sessions that the new session replaced, and the sessions that ended because of the
-        /// limit.
+        /// The sessions that the new session replaced.
         ended: Vec<SessionId>,
+        /// The user's sessions that ended because of the session limit.
+        over_limit: Vec<SessionId>,
     },
     /// A session with this digest exists. That session is unchanged.
     DuplicateDigest,

@@ -9,6 +9,7 @@ use deadpool_postgres::ClientWrapper;
 use tokio_postgres::types::ToSql;
 
 pub use self::report::CheckReport;
+pub(super) use self::users::NO_OUTER_JOIN;
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
@@ -143,7 +144,8 @@ async fn with<U: PgUser>(
         }
         rolled_back(client, check_statement(store, client, statement)).await?;
     }
-    store.execution.check_columns(executor).await?;
+    let name = store.table.to_sql();
+    store.execution.check_columns(executor, &name).await?;
     rolled_back(client, users::check::<U>(store, executor)).await?;
     check.missing_functions = row
         .try_get("missing_functions")

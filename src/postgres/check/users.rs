@@ -19,9 +19,10 @@ pub(super) async fn check<U: PgUser>(
     let statement = &store.statements.check_user;
     let rows = store.execution.query(executor, statement, &[]).await?;
     let row = rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?;
-    let matches = row.len() - 1;
+    let after_user = row.len() - U::SESSION_COLUMNS.len();
+    let matches = after_user - 1;
     let has_user = column::<Option<bool>>(row, matches)?.is_some();
-    let row = LookupRow::new(row, FIRST_USER_COLUMN..matches);
+    let row = LookupRow::new(row, FIRST_USER_COLUMN..matches, after_user..row.len());
     let mut names = HashSet::new();
     for each in row.user().columns() {
         if !names.insert(each.name()) {
@@ -38,6 +39,11 @@ pub(super) async fn check<U: PgUser>(
                 .to_owned(),
         ));
     }
+    let statement = &store.statements.check_outer_joins;
+    let rows = store.execution.query(executor, statement, &[]).await?;
+    if column(rows.first().ok_or(Error::from_kind(ErrorKind::Decode))?, 0)? {
+        return Err(schema_error(NO_OUTER_JOIN.to_owned()));
+    }
     if has_user {
         decode::user::<U>(&row).map_err(|error| {
             error.with_message(
@@ -48,6 +54,10 @@ pub(super) async fn check<U: PgUser>(
     }
     Ok(())
 }
+
+/// Names the remedy for a user whom [`PgUser::FROM`] finds only by the values of session columns.
+pub(in crate::postgres) const NO_OUTER_JOIN: &str = "PgUser::FROM does not find a user if the session columns are null: use LEFT JOIN for joins \
+     with live_session, and reject a missing row in PgUser::CONDITION";
 
 fn schema_error(finding: String) -> Error {
     Error::new(ErrorKind::Schema, finding)

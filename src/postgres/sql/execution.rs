@@ -155,7 +155,7 @@ impl Execution {
 
     /// Prepares a statement, or determines the types of its parameters. The first call on a
     /// connection takes a round trip. Behind a transaction pooler, so does each call for a statement
-    /// with preconditions.
+    /// with preconditions or with values of session columns.
     pub(crate) async fn ready<'a>(
         &self,
         executor: Executor<'_>,
@@ -250,17 +250,21 @@ impl Execution {
                     .map_err(errors::statement)
             }
             Self::Unnamed(users) => {
-                users.check_columns(client).await?;
+                users.check_columns(client, find.table()).await?;
                 Ok(LookupStatement::Unnamed(sql.into_owned()))
             }
         }
     }
 
     /// Verifies that the driver can read the columns in [`PgUser`].
-    pub(crate) async fn check_columns(&self, executor: Executor<'_>) -> Result<(), Error> {
+    pub(crate) async fn check_columns(
+        &self,
+        executor: Executor<'_>,
+        table: &str,
+    ) -> Result<(), Error> {
         match self {
             Self::Prepared => Ok(()),
-            Self::Unnamed(users) => users.check_columns(executor.client).await,
+            Self::Unnamed(users) => users.check_columns(executor.client, table).await,
         }
     }
 
@@ -310,14 +314,17 @@ async fn parameter_types(
     statement: &Statement,
 ) -> Result<Vec<Type>, Error> {
     let key = if statement.has_user_key_parameter() {
-        users.key_type_on(client).await?
+        users.key_type_on(client, statement.table()).await?
     } else {
         Type::UNKNOWN
     };
-    let preconditions = users
-        .parameter_types(client, statement.preconditions())
+    let table = statement.table();
+    let mut others = users
+        .precondition_types(client, table, statement.preconditions())
         .await?;
-    Ok(statement.types(&key, preconditions))
+    let of_session = users.session_column_types(client, table, statement.session_columns());
+    others.extend(of_session.await?);
+    Ok(statement.types(&key, others))
 }
 
 fn typed<'a>(values: Values<'a>, types: &[Type]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {

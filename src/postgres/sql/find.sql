@@ -28,15 +28,15 @@ LEFT JOIN LATERAL (
            live_session.live_session_authenticated_at,
            live_session.live_session_last_seen_at,
            live_session.live_session_expires_at,
-           live_user.*
+           live_user.*:found_columns
     FROM (
-        SELECT s.token_digest, s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at
+        SELECT s.token_digest, s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at:stored_columns
         FROM :sessions AS s
         WHERE s.token_digest OPERATOR(pg_catalog.=) asked.asked_digest
         OFFSET 0
     ) AS live_session (
         live_session_token_digest, live_session_id, live_session_user_id, live_session_created_at,
-        live_session_authenticated_at, live_session_last_seen_at, live_session_expires_at
+        live_session_authenticated_at, live_session_last_seen_at, live_session_expires_at:session_columns
     )
     CROSS JOIN LATERAL (
         SELECT :columns

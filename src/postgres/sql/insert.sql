@@ -7,11 +7,14 @@
 -- raises an error. If a trigger suppressed the insertion, the last column raises the error of
 -- none_left.sql.
 WITH allowed_user AS MATERIALIZED (
-    SELECT DISTINCT :key AS allowed_user_id
-    FROM :from
-    WHERE :key :equals :user_id
-      AND CASE WHEN :key :equals :user_id THEN (:condition) END
-      :preconditions
+    SELECT DISTINCT allowed.allowed_user_id
+    FROM :new_session LATERAL (
+        SELECT :key AS allowed_user_id
+        FROM :from
+        WHERE :key :equals :user_id
+          AND CASE WHEN :key :equals :user_id THEN (:condition) END
+          :preconditions
+    ) AS allowed
 ), replaced AS (
     -- Sessions are deleted by id, because a concurrent rotation changes the digests.
     DELETE FROM :sessions AS s
@@ -19,13 +22,14 @@ WITH allowed_user AS MATERIALIZED (
     WHERE s.id OPERATOR(pg_catalog.=) ANY (:replaced_ids::pg_catalog.uuid[])
     RETURNING s.id
 ), inserted AS (
-    INSERT INTO :sessions AS s (token_digest, user_id, expires_at, remembered, user_agent, ip)
+    INSERT INTO :sessions AS s (token_digest, user_id, expires_at, remembered, user_agent, ip :value_columns)
     SELECT :digest,
            allowed_user.allowed_user_id,
            pg_catalog.now() OPERATOR(pg_catalog.+) pg_catalog.make_interval(secs => :lifetime_seconds),
            :remembered,
            :user_agent,
            :ip
+           :value_parameters
     FROM allowed_user
     RETURNING s.id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at
 )

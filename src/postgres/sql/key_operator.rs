@@ -33,6 +33,10 @@ impl KeyOperator {
         }
     }
 
+    pub(crate) fn table(&self) -> &str {
+        &self.table
+    }
+
     /// Returns the operator as SQL. Without a foreign key, it is the operator for built-in types.
     pub(crate) async fn resolve(&self, client: &Client) -> Result<&str, Error> {
         if let Some(known) = self.known.get() {

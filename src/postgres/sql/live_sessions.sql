@@ -7,5 +7,10 @@ SELECT s.id
 FROM :sessions AS s
 WHERE s.user_id :equals :user_id
   AND :live
-  AND EXISTS (SELECT FROM :from WHERE :key :equals :user_id AND CASE WHEN :key :equals :user_id THEN (:condition) END)
+  AND EXISTS (
+      SELECT
+      FROM :new_session LATERAL (
+          SELECT FROM :from WHERE :key :equals :user_id AND CASE WHEN :key :equals :user_id THEN (:condition) END
+      ) AS allowed
+  )
 LIMIT :most

@@ -3,7 +3,8 @@
 -- * a count of the acquired locks;
 -- * the sessions that have the replaced digests in this snapshot;
 -- * whether a policy hides rows of the sessions table;
--- * the database's encoding.
+-- * the database's encoding;
+-- * if there are session columns, whether FROM finds the user while they are null.
 --
 -- The locks are acquired in a separate statement. The next statement then has a newer snapshot,
 -- which includes the changes of the transactions that held the locks before. Above READ COMMITTED
@@ -37,4 +38,5 @@ SELECT level.allowed,
        ),
        pg_catalog.row_security_active(:table_name::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid),
        pg_catalog.getdatabaseencoding()::pg_catalog.text
+       :user_found
 FROM (SELECT :isolation) AS level (allowed)

@@ -3,6 +3,7 @@
 pub(crate) mod execution;
 pub(crate) mod key_operator;
 pub(crate) mod own_transaction;
+pub(crate) mod session_columns;
 pub(crate) mod statement;
 pub(crate) mod text;
 mod user_types;
@@ -13,6 +14,7 @@ use crate::postgres::{
     decode::FIRST_USER_COLUMN,
     sql::{
         key_operator::{KeyOperator, PLACEHOLDER},
+        session_columns::Fragments,
         statement::{NO_PRECONDITIONS, Statement},
         text::without_comments,
     },
@@ -84,8 +86,10 @@ statements! {
         "digest", "user_id", "replaced_ids", "lifetime_seconds", "remembered", "user_agent", "ip"
     ];
     lock: "lock.sql", ["user_id", "table_name", "replaced"];
+    allowed: "allowed.sql", ["user_id"];
     live_sessions: "live_sessions.sql", ["user_id", "idle_seconds", "most"];
     end_oldest: "end_oldest.sql", ["user_id", "digest", "idle_seconds", "others"];
+    update: "update.sql", ["only", "idle_seconds"];
     rotate: "rotate.sql", ["digest", "user_id", "replaced", "idle_seconds"];
     delete: "delete.sql", ["digests"];
     delete_locked: "delete_locked.sql", ["ids"];
@@ -95,12 +99,15 @@ statements! {
     lock_everyone: "lock_everyone.sql", [];
     revoke_everyone: "revoke_everyone.sql", [];
     none_left_of_everyone: "none_left_of_everyone.sql", [];
+    revoke_everyone_where: "revoke_everyone_where.sql", [];
+    none_left_of_everyone_where: "none_left_of_everyone_where.sql", [];
     remaining_lifetimes: "remaining_lifetimes.sql", ["ids", "idle_seconds"];
     announced: "announced.sql", ["table_name"];
     outdated: "outdated.sql", ["table_name"];
     touch: "touch.sql", ["ids", "times", "interval_seconds", "idle_seconds"];
     check_table: "check_table.sql", ["table_name"];
     check_user: "check_user.sql", [];
+    check_outer_joins: "check_outer_joins.sql", [];
     delete_expired: "delete_expired.sql", [
         "page", "next_page", "table_name", "idle_seconds", "most"
     ];
@@ -128,6 +135,8 @@ struct Template {
     before_user: String,
     user_key: String,
     user_key_column: String,
+    user_found: String,
+    session_columns: Fragments,
     columns: &'static str,
     from: &'static str,
     key: &'static str,
@@ -139,6 +148,17 @@ impl Template {
         let fragment = |sql| without_comments(sql).trim_end().to_owned();
         Self {
             fragments: FRAGMENTS.map(|(name, sql)| (name, fragment(sql))),
+            session_columns: Fragments::new(
+                U::SESSION_COLUMNS,
+                &table.to_sql(),
+                U::KEY,
+                PLACEHOLDER,
+            ),
+            user_found: if U::SESSION_COLUMNS.is_empty() {
+                String::new()
+            } else {
+                without_comments(include_str!("user_found.sql"))
+            },
             sessions: table.to_sql(),
             ends_at: without_comments(include_str!("ends_at.sql")).replace(
                 ":absolute_seconds",
@@ -163,7 +183,7 @@ impl Template {
     /// fragments stay as they are, and so does a cast (`::type`).
     fn fill(&self, sql: &str, parameters: &[&str]) -> String {
         // These fragments contain `:name` themselves. Therefore they are inserted first.
-        let mut sql = without_comments(sql);
+        let mut sql = without_comments(sql).replace(":user_found", self.user_found.trim_end());
         for (name, fragment) in &self.fragments {
             sql = sql.replace(name, fragment);
         }
@@ -206,7 +226,7 @@ impl Template {
             "equals" => PLACEHOLDER,
             "condition" => self.condition,
             "preconditions" => NO_PRECONDITIONS,
-            _ => "",
+            _ => self.session_columns.text(name).unwrap_or_default(),
         }
     }
 }
@@ -270,6 +290,18 @@ mod tests {
             "live",
             "user_key",
             "user_key_column",
+            "user_found",
+            "stored_columns",
+            "session_columns",
+            "found_columns",
+            "this_session",
+            "new_session",
+            "some_session",
+            "of_session",
+            "value_columns",
+            "value_parameters",
+            "assignments",
+            "matching",
         ];
         let parameters = [
             "digest",
@@ -335,6 +367,8 @@ mod tests {
         ] {
             let mut statement = words(&without_comments(sql));
             for (name, argument) in [
+                (":new_session LATERAL ", ""),
+                (" :matching", ""),
                 (":table_name", "%1$L"),
                 (":sessions", "%1$s"),
                 (":from", "%2$s AS u"),
@@ -352,6 +386,27 @@ mod tests {
             let found: usize = ends.map(|text| migration.matches(&text).count()).sum();
             assert_eq!(found, functions, "{statement}");
         }
+    }
+
+    /// Without session columns, the lookup has the same text as before they existed.
+    #[test]
+    fn a_lookup_without_session_columns_has_no_trace_of_them() {
+        #[derive(Clone)]
+        struct Plain;
+        impl PgUser for Plain {
+            type Id = i64;
+            const COLUMNS: &'static str = "u.id";
+            fn from_row(_: &LookupRow<'_>) -> Result<Self, BoxError> {
+                Ok(Self)
+            }
+        }
+        let table = Table {
+            schema: None,
+            name: "sessions".to_owned(),
+        };
+        let statements = Statements::new::<Plain>(&table, Duration::from_secs(60));
+        let expected = include_str!("find_without_session_columns.sql");
+        assert_eq!(statements.find.sql, expected);
     }
 
     /// D19: no statement updates a session that another statement may have created.

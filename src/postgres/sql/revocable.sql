@@ -5,4 +5,5 @@ SELECT EXISTS (
     WHERE s.user_id :equals :user_id
       AND (:only::pg_catalog.uuid IS NULL OR s.id OPERATOR(pg_catalog.=) :only)
       AND (:except::pg_catalog.uuid IS NULL OR s.id OPERATOR(pg_catalog.<>) :except)
+      :matching
 )

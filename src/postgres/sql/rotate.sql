@@ -17,6 +17,7 @@ WITH found AS MATERIALIZED (
     SET token_digest = :digest,
         authenticated_at = pg_catalog.now(),
         last_seen_at = pg_catalog.now()
+        :assignments
     WHERE s.id OPERATOR(pg_catalog.=) (SELECT found.id FROM found)
     RETURNING s.id, s.created_at, s.authenticated_at, s.last_seen_at, :ends_at AS ends_at, s.remembered
 )

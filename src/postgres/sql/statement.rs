@@ -12,14 +12,17 @@ use tokio_postgres::{
 
 use crate::{
     error::Error,
-    postgres::sql::key_operator::{KeyOperator, PLACEHOLDER},
+    postgres::sql::{
+        key_operator::{KeyOperator, PLACEHOLDER},
+        session_columns,
+    },
 };
 
 /// The values of a statement's parameters, in order.
 pub(crate) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// A statement.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Statement {
     pub(crate) sql: String,
     key_operator: Arc<KeyOperator>,
@@ -27,6 +30,8 @@ pub(crate) struct Statement {
     resolved: OnceLock<String>,
     parameters: &'static [&'static str],
     preconditions: Vec<&'static str>,
+    /// The session columns for which the statement has a value.
+    session_columns: Vec<&'static str>,
 }
 
 impl Statement {
@@ -41,6 +46,7 @@ impl Statement {
             resolved: OnceLock::new(),
             parameters,
             preconditions: Vec::new(),
+            session_columns: Vec::new(),
         }
     }
 
@@ -79,6 +85,21 @@ impl Statement {
             resolved: OnceLock::new(),
             parameters: self.parameters,
             preconditions: columns,
+            session_columns: Vec::new(),
+        }
+    }
+
+    /// Returns the statement with values for these session columns. The values are the last
+    /// parameters.
+    pub(crate) fn with_session_values(&self, columns: Vec<&'static str>) -> Self {
+        let first = self.parameters.len() + self.preconditions.len() + 1;
+        Self {
+            sql: session_columns::assign(&self.sql, &columns, first),
+            key_operator: Arc::clone(&self.key_operator),
+            resolved: OnceLock::new(),
+            parameters: self.parameters,
+            preconditions: self.preconditions.clone(),
+            session_columns: columns,
         }
     }
 
@@ -87,7 +108,18 @@ impl Statement {
         &self.preconditions
     }
 
-    /// Returns the number of parameters, without the parameters of the preconditions.
+    /// Returns the session columns for which the statement has a value.
+    pub(crate) fn session_columns(&self) -> &[&'static str] {
+        &self.session_columns
+    }
+
+    /// Returns the sessions table, as SQL.
+    pub(crate) fn table(&self) -> &str {
+        self.key_operator.table()
+    }
+
+    /// Returns the number of parameters, without the parameters of the preconditions and of the
+    /// session columns.
     pub(crate) const fn parameters(&self) -> usize {
         self.parameters.len()
     }
@@ -124,10 +156,10 @@ impl Statement {
 
     /// Returns the types of the parameters. The caller supplies the types of the application's
     /// columns.
-    pub(crate) fn types(&self, key: &Type, preconditions: Vec<Type>) -> Vec<Type> {
+    pub(crate) fn types(&self, key: &Type, others: Vec<Type>) -> Vec<Type> {
         let own = self.parameters.iter().map(|name| type_of(name));
         let types = own.map(|own| own.unwrap_or_else(|| key.clone()));
-        types.chain(preconditions).collect()
+        types.chain(others).collect()
     }
 }
 

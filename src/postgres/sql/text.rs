@@ -2,10 +2,12 @@
 
 use std::sync::LazyLock;
 
-/// Returns the query of `users_types.sql` for these expressions.
-pub(crate) fn types_query(from: &'static str, expressions: &str) -> String {
+/// Returns the query of `users_types.sql` for these expressions. `live_session` is the relation of
+/// the session columns, or empty.
+pub(crate) fn types_query(live_session: &str, from: &str, expressions: &str) -> String {
     // The application's fragments are inserted last and not substituted again.
     let sql = without_comments(include_str!("users_types.sql"));
+    let sql = sql.replace(":live_session", live_session);
     let (before, after) = sql.split_once(":expressions").unwrap_or_default();
     let (between, after) = after.split_once(":from").unwrap_or_default();
     [before, expressions, between, from, after].concat()

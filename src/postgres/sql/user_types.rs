@@ -26,6 +26,7 @@ pub(crate) struct UserTypes {
     key: &'static str,
     columns: &'static str,
     from: &'static str,
+    session_columns: &'static [&'static str],
     accepts_key: fn(&Type) -> bool,
     cached_key: OnceLock<Type>,
 }
@@ -36,17 +37,18 @@ impl UserTypes {
             key: U::KEY,
             columns: U::COLUMNS,
             from: U::FROM,
+            session_columns: U::SESSION_COLUMNS,
             accepts_key: <U::Id as ToSql>::accepts,
             cached_key: OnceLock::new(),
         }
     }
 
     /// Returns the type of the users' key. The type is cached if it matches [`PgUser::Id`].
-    pub(crate) async fn key_type_on(&self, client: &Client) -> Result<Type, Error> {
+    pub(crate) async fn key_type_on(&self, client: &Client, table: &str) -> Result<Type, Error> {
         if let Some(known) = self.cached_key.get() {
             return Ok(known.clone());
         }
-        let types = self.parameter_types(client, &[self.key]).await?;
+        let types = self.precondition_types(client, table, &[self.key]).await?;
         let key = types.into_iter().next();
         let key = key.ok_or(Error::from_kind(ErrorKind::Decode))?;
         if (self.accepts_key)(&key) {
@@ -56,28 +58,35 @@ impl UserTypes {
         Ok(key)
     }
 
-    /// Returns the types of parameters that are compared with these expressions.
-    pub(crate) async fn parameter_types(
+    /// Returns the types of parameters that are compared with these expressions over the user's
+    /// tables.
+    pub(crate) async fn precondition_types(
         &self,
         client: &Client,
+        table: &str,
         expressions: &[&'static str],
     ) -> Result<Vec<Type>, Error> {
-        let mut types = Vec::with_capacity(expressions.len());
         if expressions.is_empty() {
-            return Ok(types);
+            return Ok(Vec::new());
         }
         // Parenthesized, as in the statements.
         let expressions = format!("({})", expressions.join("), ("));
-        for oid in self.oids(client, &expressions).await? {
-            types.push(match base_type(client, oid).await? {
-                Base::BuiltIn(built_in) => built_in,
-                Base::Simple(simple) => simple,
-                Base::Other(name) => {
-                    return Err(not_built_in("a column that is compared", &name));
-                }
-            });
+        let oids = self.oids(client, table, &expressions).await?;
+        parameter_types(client, oids, "a column that is compared").await
+    }
+
+    /// Returns the types of parameters for these session columns.
+    pub(crate) async fn session_column_types(
+        &self,
+        client: &Client,
+        table: &str,
+        columns: &[&'static str],
+    ) -> Result<Vec<Type>, Error> {
+        if columns.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(types)
+        let sql = types_query("", &format!("{table} AS s"), &stored(columns));
+        parameter_types(client, oids(client, &sql).await?, "a session column").await
     }
 
     /// Verifies that the types of the user's columns are built in. The driver needs no query to
@@ -86,23 +95,66 @@ impl UserTypes {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] if the driver cannot read them.
-    pub(crate) async fn check_columns(&self, client: &Client) -> Result<(), Error> {
-        for oid in self.oids(client, self.columns).await? {
-            match base_type(client, oid).await? {
-                Base::BuiltIn(_) => {}
-                Base::Simple(other) => return Err(not_built_in("PgUser::COLUMNS", other.name())),
-                Base::Other(name) => return Err(not_built_in("PgUser::COLUMNS", &name)),
-            }
+    pub(crate) async fn check_columns(&self, client: &Client, table: &str) -> Result<(), Error> {
+        let of_user = self.oids(client, table, self.columns).await?;
+        all_built_in(client, of_user, "PgUser::COLUMNS").await?;
+        if self.session_columns.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let from = format!("{table} AS s");
+        let sql = types_query("", &from, &stored(self.session_columns));
+        let of_session = oids(client, &sql).await?;
+        all_built_in(client, of_session, "PgUser::SESSION_COLUMNS").await
     }
 
-    async fn oids(&self, client: &Client, expressions: &str) -> Result<Vec<Oid>, Error> {
-        let sql = types_query(self.from, expressions);
-        let row = client.query_typed_one(&sql, &[]).await;
-        let types: FieldTypes = column(&row.map_err(errors::statement)?, 0)?;
-        Ok(types.0)
+    async fn oids(
+        &self,
+        client: &Client,
+        table: &str,
+        expressions: &str,
+    ) -> Result<Vec<Oid>, Error> {
+        let live_session = if self.session_columns.is_empty() {
+            String::new()
+        } else {
+            let columns = stored(self.session_columns);
+            format!("(SELECT {columns} FROM {table} AS s) AS live_session,")
+        };
+        oids(client, &types_query(&live_session, self.from, expressions)).await
     }
+}
+
+fn stored(columns: &[&str]) -> String {
+    let each = columns.iter().map(|column| format!("s.\"{column}\""));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+async fn oids(client: &Client, types_query: &str) -> Result<Vec<Oid>, Error> {
+    let row = client.query_typed_one(types_query, &[]).await;
+    let types: FieldTypes = column(&row.map_err(errors::statement)?, 0)?;
+    Ok(types.0)
+}
+
+async fn parameter_types(client: &Client, oids: Vec<Oid>, place: &str) -> Result<Vec<Type>, Error> {
+    let mut types = Vec::with_capacity(oids.len());
+    for oid in oids {
+        types.push(match base_type(client, oid).await? {
+            Base::BuiltIn(built_in) => built_in,
+            Base::Simple(simple) => simple,
+            Base::Other(name) => return Err(not_built_in(place, &name)),
+        });
+    }
+    Ok(types)
+}
+
+async fn all_built_in(client: &Client, oids: Vec<Oid>, place: &str) -> Result<(), Error> {
+    for oid in oids {
+        match base_type(client, oid).await? {
+            Base::BuiltIn(_) => {}
+            Base::Simple(other) => return Err(not_built_in(place, other.name())),
+            Base::Other(name) => return Err(not_built_in(place, &name)),
+        }
+    }
+    Ok(())
 }
 
 fn not_built_in(place: &str, name: &str) -> Error {

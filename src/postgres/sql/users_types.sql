@@ -3,7 +3,7 @@
 SELECT ROW(described.*)
 FROM (SELECT) AS one
 LEFT JOIN (
-    SELECT :expressions
-    FROM :from
+    SELECT expressions.*
+    FROM :live_session LATERAL (SELECT :expressions FROM :from) AS expressions
     WHERE false
 ) AS described ON true

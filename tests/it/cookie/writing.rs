@@ -299,6 +299,7 @@ impl SessionLookup for Remaining {
 impl SessionStore for Remaining {
     type UserId = ();
     type Condition = ();
+    type SessionValues = ();
 
     fn lifetime(&self) -> Lifetime {
         Lifetime::default()
@@ -312,6 +313,7 @@ impl SessionStore for Remaining {
         Ok(InsertOutcome::Inserted {
             session: Session::new(id, times),
             ended: Vec::new(),
+            over_limit: Vec::new(),
         })
     }
 
@@ -320,6 +322,7 @@ impl SessionStore for Remaining {
         (): &(),
         _: &[TokenDigest],
         _: TokenDigest,
+        (): &(),
     ) -> Result<RotateOutcome, Error> {
         Ok(RotateOutcome::NotFound)
     }

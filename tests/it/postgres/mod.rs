@@ -24,6 +24,10 @@ mod revoke_functions;
 mod revoke_functions_migration;
 mod round_trips;
 mod search_path;
+mod session_changes;
+mod session_columns;
+mod session_updates;
+mod session_values;
 mod settings;
 mod statements;
 #[cfg(feature = "rustls")]

@@ -14,7 +14,9 @@ use tower_user_session::{
 use crate::support::{
     PgSessions, User,
     caching::announced_database,
-    cookie, database, pool,
+    cookie, database,
+    organizations::{Member, PgMembers, members, organizations},
+    pool,
     proxy::{Line, Proxy},
     sessions,
 };
@@ -166,6 +168,109 @@ async fn run_counted(sessions: &PgSessions, other: &PgSessions, proxy: &Proxy, c
             let session = session.unwrap();
             let used = SessionUse::new(session.id(), session.times().last_seen_at);
             sessions.store().touch(&[used]).await.unwrap();
+        }
+    }
+    proxy.round_trips()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum ColumnCall {
+    SignIn,
+    SignInThatIsRefused,
+    Reauthenticate,
+    Update,
+    UpdateEnded,
+    RevokeWhere,
+}
+
+/// The most round trips of each operation with a session column, one line each: with prepared
+/// statements, and behind a transaction pooler, where the type of the column is looked up first.
+const MOST_WITH_COLUMN: &[(ColumnCall, u64, u64)] = &[
+    // The count of the user's sessions has the column, too.
+    (ColumnCall::SignIn, 2, 3),
+    (ColumnCall::SignInThatIsRefused, 2, 3),
+    (ColumnCall::Reauthenticate, 1, 2),
+    (ColumnCall::Update, 1, 2),
+    (ColumnCall::UpdateEnded, 1, 2),
+    (ColumnCall::RevokeWhere, 2, 2),
+];
+
+/// F28: with prepared statements, a session column adds no round trip.
+#[tokio::test]
+async fn a_session_column_takes_no_round_trip() {
+    let database = organizations().await;
+    let proxy = Proxy::before(&database).await;
+    let other = members(&database);
+    let mut wrong = Vec::new();
+    for pooling in [false, true] {
+        let mut store = PgSessionStore::<Member>::new(proxy.pool(4))
+            .with_session_limit(SessionLimit::refuse_new(2).unwrap());
+        if pooling {
+            store = store.with_transaction_pooling();
+        }
+        let sessions = SessionService::new(store);
+        for &(call, prepared, pooled) in MOST_WITH_COLUMN {
+            proxy.set(Line::Open);
+            sessions.store().check().await.unwrap();
+            proxy.set(Line::Delayed(DELAY));
+            let most = if pooling { pooled } else { prepared };
+            for (run, extra) in [("first", 1), ("second", 0)] {
+                other.revoke_all(&1).await.unwrap();
+                let trips = column_call_counted(&sessions, &other, &proxy, call).await;
+                if !(1..=most + extra).contains(&trips) {
+                    wrong.push((call, pooling, run, trips));
+                }
+            }
+        }
+        sessions.close().await;
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// Runs the call for a user with one session in organization 7, and returns its round trips.
+async fn column_call_counted(
+    sessions: &PgMembers,
+    other: &PgMembers,
+    proxy: &Proxy,
+    call: ColumnCall,
+) -> u64 {
+    let ada = other
+        .sign_in_without_request(1)
+        .set("active_org_id", 7_i64)
+        .await
+        .unwrap();
+    let presented = cookie(sessions, ada.token());
+    let current = CurrentSession::new(ada.session());
+    if matches!(call, ColumnCall::UpdateEnded) {
+        assert!(other.revoke(&1, ada.session().id()).await.unwrap());
+    }
+    proxy.round_trips();
+    match call {
+        ColumnCall::SignIn => {
+            let sign_in = sessions.sign_in_without_request(1);
+            let _ = sign_in.set("active_org_id", 8_i64).await.unwrap();
+        }
+        ColumnCall::SignInThatIsRefused => {
+            let sign_in = sessions.sign_in_without_request(1);
+            let refused = sign_in.set("active_org_id", 8_i64);
+            let refused = refused.if_unchanged("u.email", "old@example.com");
+            assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::UserNotAllowed);
+        }
+        ColumnCall::Reauthenticate => {
+            let rotated = sessions.reauthenticate(1, &presented);
+            let _ = rotated.set("active_org_id", 8_i64).await.unwrap();
+        }
+        ColumnCall::Update => {
+            let update = sessions.update(&current).set("active_org_id", 8_i64);
+            update.await.unwrap();
+        }
+        ColumnCall::UpdateEnded => {
+            let update = sessions.update(&current).set("active_org_id", 8_i64);
+            assert_eq!(update.await.unwrap_err().kind(), ErrorKind::SessionNotFound);
+        }
+        ColumnCall::RevokeWhere => {
+            let ended = sessions.revoke_where(&1, "active_org_id", 7_i64).await;
+            assert_eq!(ended.unwrap(), 1);
         }
     }
     proxy.round_trips()

@@ -6,6 +6,7 @@ use ephemeral_postgres::TestDatabase;
 use http::{HeaderMap, header::SET_COOKIE};
 use tower_user_session::{
     ErrorKind, PgSessionStore, SessionService,
+    postgres::SessionValues,
     session::{Lifetime, SessionId, SessionLimit, SessionTimestamps, SessionToken},
     store::{ExpiredBatch, RotateOutcome, SessionLookup, SessionStore, SessionUse},
 };
@@ -122,7 +123,8 @@ async fn without_an_idle_limit_only_the_absolute_one_counts() {
     set(&database, id, long_ago).await;
     let new = SessionToken::generate().unwrap();
     let presented = [old.token().digest()];
-    let rotation = store.rotate(&1, &presented, new.digest());
+    let none = SessionValues::default();
+    let rotation = store.rotate(&1, &presented, new.digest(), &none);
     assert!(matches!(
         rotation.await.unwrap(),
         RotateOutcome::Rotated { .. }
@@ -238,7 +240,8 @@ async fn a_token_is_confirmed_once() {
     let confirmations = processes.clone().map(|sessions| {
         tokio::spawn(async move {
             let new = SessionToken::generate().unwrap();
-            let rotation = sessions.store().rotate(&1, &presented, new.digest());
+            let none = SessionValues::default();
+            let rotation = sessions.store().rotate(&1, &presented, new.digest(), &none);
             (rotation.await.unwrap(), new)
         })
     });
@@ -313,7 +316,8 @@ async fn a_confirmation_changes_one_session() {
     let mut presented = [newer.token().digest(), older.token().digest()];
     for _ in 0..2 {
         let new = SessionToken::generate().unwrap();
-        let rotation = sessions.store().rotate(&1, &presented, new.digest());
+        let none = SessionValues::default();
+        let rotation = sessions.store().rotate(&1, &presented, new.digest(), &none);
         match rotation.await.unwrap() {
             RotateOutcome::Rotated { session, .. } => {
                 assert_eq!(session.id(), newer.session().id());

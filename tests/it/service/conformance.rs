@@ -5,13 +5,19 @@ use std::time::Duration;
 use http::HeaderMap;
 use proptest::{prelude::*, test_runner::TestRunner};
 use tower_user_session::{
-    ErrorKind, PgSessionStore, SessionService,
+    CurrentSession, Error, ErrorKind, PgSessionStore, SessionService, SignedIn,
     postgres::SignInConditions,
-    session::{SessionLimit, SessionToken},
+    session::{Session, SessionLimit, SessionToken},
     store::{ColumnConditions, MemorySessionStore, RevokeScope, SessionStore},
 };
 
-use crate::support::{User, conformance::conforms, cookie, database, pool, sql, two_limits};
+use crate::support::{
+    User,
+    conformance::conforms,
+    cookie, database,
+    organizations::{MemoryMembers, PgMembers, member_store, memory_member_store, organizations},
+    pool, sql, two_limits,
+};
 
 #[tokio::test]
 async fn both_stores_conform() {
@@ -95,15 +101,26 @@ async fn a_column_that_has_changed_refuses_a_sign_in() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Signs in, with the cookie of an earlier session if there is one.
+    /// Signs in, with the cookie of an earlier session if there is one, in this organization.
     SignIn {
         user: i64,
         with: Option<usize>,
+        org: Option<i64>,
     },
     SignOut(usize),
+    /// Re-authenticates, and adds a factor if the number is odd.
     Reauthenticate {
         user: i64,
         with: usize,
+    },
+    Update {
+        session: usize,
+        org: Option<i64>,
+    },
+    /// Ends this user's sessions in an organization, or those of all users.
+    RevokeWhere {
+        user: Option<i64>,
+        org: i64,
     },
     Revoke {
         user: i64,
@@ -124,9 +141,14 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let user = 1..=2_i64;
     let session = 0..6_usize;
+    let org = 7..=8_i64;
     prop_oneof![
-        6 => (user.clone(), prop::option::of(session.clone()))
-            .prop_map(|(user, with)| Step::SignIn { user, with }),
+        6 => (user.clone(), prop::option::of(session.clone()), prop::option::of(org.clone()))
+            .prop_map(|(user, with, org)| Step::SignIn { user, with, org }),
+        3 => (session.clone(), prop::option::of(org.clone()))
+            .prop_map(|(session, org)| Step::Update { session, org }),
+        1 => (prop::option::of(user.clone()), org)
+            .prop_map(|(user, org)| Step::RevokeWhere { user, org }),
         2 => session.clone().prop_map(Step::SignOut),
         2 => (user.clone(), session.clone()).prop_map(|(user, with)| Step::Reauthenticate { user, with }),
         1 => (user.clone(), session.clone()).prop_map(|(user, session)| Step::Revoke { user, session }),
@@ -139,28 +161,88 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-type Pg = SessionService<PgSessionStore<User>>;
-type Memory = SessionService<MemorySessionStore<i64, User>>;
+/// A session that began in both stores, with its token in each.
+type InBoth = [(SessionToken, Session); 2];
+
+/// Compares the results of a sign-in or a re-authentication.
+fn begin(begun: &mut Vec<InBoth>, a: Result<SignedIn, Error>, b: Result<SignedIn, Error>) {
+    let token = |token: &SessionToken| SessionToken::parse(token.expose().as_bytes()).unwrap();
+    let of = |signed_in: &SignedIn| (token(signed_in.token()), signed_in.session());
+    match (a, b) {
+        (Ok(a), Ok(b)) => begun.push([of(&a), of(&b)]),
+        (a, b) => assert_eq!(a.unwrap_err().kind(), b.unwrap_err().kind()),
+    }
+}
+
+/// Does a step about session columns.
+async fn columns((pg, memory): (&PgMembers, &MemoryMembers), begun: &[InBoth], step: &Step) {
+    match *step {
+        Step::Update { session, org } => {
+            if let Some([(_, a), (_, b)]) = begun.get(session) {
+                let (a, b) = (CurrentSession::new(*a), CurrentSession::new(*b));
+                let a = pg.update(&a).set("active_org_id", org).await;
+                let b = memory.update(&b).set("active_org_id", org).await;
+                assert_eq!(
+                    a.map_err(|error| error.kind()),
+                    b.map_err(|error| error.kind())
+                );
+            }
+        }
+        Step::RevokeWhere {
+            user: Some(user),
+            org,
+        } => assert_eq!(
+            pg.revoke_where(&user, "active_org_id", org).await.unwrap(),
+            memory
+                .revoke_where(&user, "active_org_id", org)
+                .await
+                .unwrap()
+        ),
+        Step::RevokeWhere { user: None, org } => assert_eq!(
+            pg.revoke_everyone_where("active_org_id", org)
+                .await
+                .unwrap(),
+            memory
+                .revoke_everyone_where("active_org_id", org)
+                .await
+                .unwrap()
+        ),
+        _ => unreachable!("not a step about session columns"),
+    }
+}
+
+/// A statement that moves all sessions into the past.
+fn older(minutes: u32) -> String {
+    format!(
+        "UPDATE sessions SET created_at = created_at - interval '{minutes} minutes',
+            authenticated_at = authenticated_at - interval '{minutes} minutes',
+            last_seen_at = last_seen_at - interval '{minutes} minutes',
+            expires_at = expires_at - interval '{minutes} minutes'"
+    )
+}
 
 /// Does one step in both stores, and compares the results.
 async fn both(
     database: &ephemeral_postgres::TestDatabase,
-    (pg, memory): (&Pg, &Memory),
-    tokens: &mut Vec<(SessionToken, SessionToken)>,
+    (pg, memory): (&PgMembers, &MemoryMembers),
+    begun: &mut Vec<InBoth>,
     step: &Step,
 ) {
-    let presented = |n: usize| match tokens.get(n) {
-        Some((a, b)) => (cookie(pg, a), cookie(memory, b)),
+    let presented = |n: usize| match begun.get(n) {
+        Some([(a, _), (b, _)]) => (cookie(pg, a), cookie(memory, b)),
         None => (HeaderMap::new(), HeaderMap::new()),
     };
-    let text = |token: &SessionToken| SessionToken::parse(token.expose().as_bytes()).unwrap();
     match *step {
-        Step::SignIn { user, with } => {
+        Step::SignIn { user, with, org } => {
             let (a, b) = presented(with.unwrap_or(usize::MAX));
-            match (pg.sign_in(user, &a).await, memory.sign_in(user, &b).await) {
-                (Ok(a), Ok(b)) => tokens.push((text(a.token()), text(b.token()))),
-                (a, b) => assert_eq!(a.unwrap_err().kind(), b.unwrap_err().kind()),
+            let (mut a, mut b) = (pg.sign_in(user, &a), memory.sign_in(user, &b));
+            if let Some(org) = org {
+                (a, b) = (a.set("active_org_id", org), b.set("active_org_id", org));
             }
+            begin(begun, a.await, b.await);
+        }
+        Step::Update { .. } | Step::RevokeWhere { .. } => {
+            columns((pg, memory), begun, step).await;
         }
         Step::SignOut(n) => {
             let (a, b) = presented(n);
@@ -169,13 +251,12 @@ async fn both(
         }
         Step::Reauthenticate { user, with } => {
             let (a, b) = presented(with);
-            match (
-                pg.reauthenticate(user, &a).await,
-                memory.reauthenticate(user, &b).await,
-            ) {
-                (Ok(a), Ok(b)) => tokens.push((text(a.token()), text(b.token()))),
-                (a, b) => assert_eq!(a.unwrap_err().kind(), b.unwrap_err().kind()),
+            let (mut a, mut b) = (pg.reauthenticate(user, &a), memory.reauthenticate(user, &b));
+            if with % 2 == 1 {
+                let factors = || vec![with.to_string()];
+                (a, b) = (a.set("factors", factors()), b.set("factors", factors()));
             }
+            begin(begun, a.await, b.await);
         }
         Step::Revoke { user, session } | Step::RevokeOthers { user, session } => {
             let (a, b) = (
@@ -229,13 +310,7 @@ async fn both(
             memory.store().remove_user(&user);
         }
         Step::Pass(minutes) => {
-            let update = format!(
-                "UPDATE sessions SET created_at = created_at - interval '{minutes} minutes',
-                    authenticated_at = authenticated_at - interval '{minutes} minutes',
-                    last_seen_at = last_seen_at - interval '{minutes} minutes',
-                    expires_at = expires_at - interval '{minutes} minutes'"
-            );
-            sql(database, &update).await;
+            sql(database, &older(minutes)).await;
             memory
                 .store()
                 .advance(Duration::from_secs(60 * u64::from(minutes)));
@@ -267,23 +342,19 @@ fn the_memory_store_is_a_model_of_the_postgresql_store() {
     TestRunner::new(config)
         .run(&(limits, steps), |(limit, steps)| {
             runtime.block_on(async {
-                let database = database().await;
-                let mut store =
-                    PgSessionStore::<User>::new(pool(&database, 2)).with_lifetime(two_limits());
-                let mut model = MemorySessionStore::new().with_lifetime(two_limits());
+                let database = organizations().await;
+                let (mut store, mut model) = (member_store(&database), memory_member_store());
                 if let Some(limit) = limit {
                     store = store.with_session_limit(limit);
                     model = model.with_session_limit(limit);
                 }
                 let (pg, memory) = (SessionService::new(store), SessionService::new(model));
-                memory.store().add_user(1, User::ada());
-                memory.store().add_user(2, User::eve());
-                let mut tokens = Vec::new();
+                let mut begun = Vec::new();
                 for (n, step) in steps.iter().enumerate() {
-                    both(&database, (&pg, &memory), &mut tokens, step).await;
+                    both(&database, (&pg, &memory), &mut begun, step).await;
                     // No two sessions have the same age, in either store.
-                    both(&database, (&pg, &memory), &mut tokens, &Step::Pass(1)).await;
-                    for (a, b) in &tokens {
+                    both(&database, (&pg, &memory), &mut begun, &Step::Pass(1)).await;
+                    for [(a, _), (b, _)] in &begun {
                         let a = pg.user(a).await.unwrap();
                         assert_eq!(
                             a,

@@ -3,6 +3,7 @@
 mod application_panics;
 mod batching;
 mod conformance;
+mod events;
 mod lifetimes;
 mod reauthenticate;
 mod runtimes;

@@ -1,6 +1,8 @@
 //! Signing in: sessions that are replaced, refused and interrupted sign-ins, digests.
 
-use tower_user_session::{ErrorKind, PgSessionStore, SessionService, session::SessionToken};
+use tower_user_session::{
+    ErrorKind, PgSessionStore, SessionService, postgres::SessionValues, session::SessionToken,
+};
 
 use crate::support::{
     ROWS, User, cookie, database, number, patiently, pool, recorded_logs, sessions, sql,
@@ -117,7 +119,12 @@ async fn a_taken_digest_keeps_its_session() {
     let eve = sessions.sign_in_without_request(2).await.unwrap();
     let rotation = sessions
         .store()
-        .rotate(&2, &[eve.token().digest()], ada.token().digest())
+        .rotate(
+            &2,
+            &[eve.token().digest()],
+            ada.token().digest(),
+            &SessionValues::default(),
+        )
         .await;
     assert!(matches!(rotation.unwrap(), RotateOutcome::DuplicateDigest));
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));

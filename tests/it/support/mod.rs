@@ -17,6 +17,7 @@ pub mod hyper_app;
 pub mod loopback;
 pub mod manual_feed;
 pub mod notifications;
+pub mod organizations;
 pub mod pair;
 pub mod pgbouncer;
 pub mod proxy;

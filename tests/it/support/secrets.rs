@@ -5,6 +5,9 @@ use std::fmt::Debug;
 use base64::{Engine as _, engine::general_purpose};
 use tower_user_session::session::SessionToken;
 
+/// The value of a session column, which may be in the servers' logs only.
+pub const SESSION_VALUE: &str = "s3cret-of-the-application";
+
 /// Each spelling of a token and its digest.
 pub struct Secrets(Vec<String>);
 

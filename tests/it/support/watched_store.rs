@@ -13,8 +13,8 @@ use tower_user_session::{
     session::{Lifetime, SessionId, SessionInfo, TokenDigest},
     store::{
         EndedSession, ExpiredBatch, InsertOutcome, LookupResult, MemoryConditions,
-        MemorySessionStore, NewSession, RemainingLifetime, RevokeScope, RotateOutcome,
-        SessionLookup, SessionStore,
+        MemorySessionStore, MemorySessionValues, NewSession, RemainingLifetime, RevokeScope,
+        RotateOutcome, SessionLookup, SessionStore,
     },
 };
 
@@ -120,6 +120,7 @@ impl SessionLookup for WatchedStore {
 impl SessionStore for WatchedStore {
     type UserId = i64;
     type Condition = MemoryConditions;
+    type SessionValues = MemorySessionValues;
 
     fn lifetime(&self) -> Lifetime {
         self.memory.lifetime()
@@ -141,8 +142,9 @@ impl SessionStore for WatchedStore {
         user_id: &i64,
         old: &[TokenDigest],
         new: TokenDigest,
+        values: &MemorySessionValues,
     ) -> Result<RotateOutcome, Error> {
-        self.memory.rotate(user_id, old, new).await
+        self.memory.rotate(user_id, old, new, values).await
     }
 
     async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {

@@ -62,6 +62,7 @@ fn contain_no_token() {
     assert!(searched.of_the_crate > 1_000, "{searched:?}");
     assert!(searched.of_the_driver > 1_000, "{searched:?}");
     assert!(searched.with_parameters > 1_000, "{searched:?}");
+    assert!(searched.with_session_value > 0, "{searched:?}");
     assert!(searched.digests_in_data > 100, "{searched:?}");
 }
 

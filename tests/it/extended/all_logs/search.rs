@@ -15,7 +15,7 @@ use memchr::memmem;
 use sha2::{Digest as _, Sha256};
 
 use super::spellings::{Bytes, Spelling, in_bytes, in_line, in_words};
-use crate::support::recorded_logs::PRESENTED;
+use crate::support::{recorded_logs::PRESENTED, secrets::SESSION_VALUE};
 
 /// Counts of what was searched, and the findings.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub struct Searched {
     pub of_the_driver: usize,
     /// Lines of the servers' logs that have parameters.
     pub with_parameters: usize,
+    /// Lines of the servers' logs that have the value of a session column.
+    pub with_session_value: usize,
     /// In write-ahead logs and tables, where digests are expected.
     pub digests_in_data: usize,
     pub found: Vec<String>,
@@ -91,6 +93,7 @@ impl Searched {
         self.of_the_crate += other.of_the_crate;
         self.of_the_driver += other.of_the_driver;
         self.with_parameters += other.with_parameters;
+        self.with_session_value += other.with_session_value;
         self.digests_in_data += other.digests_in_data;
         self.found.extend(other.found);
         self.found.truncate(TOLD);
@@ -209,6 +212,14 @@ fn search(writer: Writer, path: &Path, known: &Known) -> Searched {
     lines(path, |line| {
         searched.bytes += line.len();
         let says = |text: &[u8]| memmem::find(line, text).is_some();
+        let has_value = says(SESSION_VALUE.as_bytes());
+        if has_value && writer == Writer::Application {
+            let path = path.display();
+            searched
+                .found
+                .push(format!("the value of a session column in {path}"));
+        }
+        searched.with_session_value += usize::from(has_value);
         match writer {
             Writer::Application => {
                 searched.of_the_crate += usize::from(says(b" tower_user_session::"));

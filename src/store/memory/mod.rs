@@ -1,5 +1,8 @@
 //! In-memory store with a manual clock, for tests and for examples without a database server.
 
+mod columns;
+mod conditions;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -17,8 +20,13 @@ use crate::{
     store::{
         EndedSession, ExpiredBatch, InsertOutcome, LookupResult, NewSession, RemainingLifetime,
         RevokeScope, RotateOutcome, SessionLookup, SessionStore, SessionUse,
-        memory_conditions::{Columns, MemoryConditions},
     },
+};
+
+use self::{columns::Apply, conditions::Columns};
+pub use self::{
+    columns::{MemorySessionRow, MemorySessionValues},
+    conditions::MemoryConditions,
 };
 
 /// A [`SessionStore`] in memory, for an application's tests.
@@ -48,14 +56,16 @@ use crate::{
 pub struct MemorySessionStore<I, U> {
     lifetime: Lifetime,
     limit: Option<SessionLimit>,
+    session_columns: &'static [&'static str],
+    apply: Option<Apply<U>>,
     state: Mutex<State<I, U>>,
 }
 
-pub(super) struct State<I, U> {
+struct State<I, U> {
     now: SystemTime,
     users: HashMap<I, Arc<U>>,
     disabled: HashSet<I>,
-    pub(super) columns: Columns<I>,
+    columns: Columns<I>,
     sessions: HashMap<TokenDigest, Row<I>>,
     failing: bool,
 }
@@ -64,6 +74,7 @@ struct Row<I> {
     user_id: I,
     remembered: bool,
     info: SessionInfo,
+    values: MemorySessionValues,
 }
 
 impl<I> Row<I> {
@@ -106,6 +117,8 @@ impl<I, U> Default for MemorySessionStore<I, U> {
         Self {
             lifetime: Lifetime::default(),
             limit: None,
+            session_columns: &[],
+            apply: None,
             state: Mutex::new(state),
         }
     }
@@ -170,7 +183,7 @@ impl<I: Clone + Eq + Hash, U> MemorySessionStore<I, U> {
         self.state().failing = failing;
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State<I, U>> {
+    fn state(&self) -> MutexGuard<'_, State<I, U>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -220,12 +233,16 @@ where
                 .get(digest)
                 .filter(|row| row.is_live(now, self.lifetime));
             match live.and_then(|row| Some((row, state.allowed(&row.user_id)?))) {
-                Some((row, user)) => LookupResult::live_shared(
-                    *digest,
-                    Arc::clone(user),
-                    row.session(now, self.lifetime),
-                )
-                .with_user_key(user_key(&row.user_id)),
+                Some((row, user)) => match self.applied(user, &row.values) {
+                    Ok(user) => {
+                        let session = row.session(now, self.lifetime);
+                        LookupResult::live_shared(*digest, user, session)
+                            .with_user_key(user_key(&row.user_id))
+                    }
+                    Err(error) => {
+                        LookupResult::failed(*digest, Error::new(ErrorKind::Decode, error))
+                    }
+                },
                 None => LookupResult::absent(*digest),
             }
         };
@@ -261,12 +278,15 @@ where
 {
     type UserId = I;
     type Condition = MemoryConditions;
+    type SessionValues = MemorySessionValues;
 
     fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
     async fn insert(&self, new: NewSession<'_, Self>) -> Result<InsertOutcome, Error> {
+        let values = new.values.cloned().unwrap_or_default();
+        values.check(self.session_columns)?;
         let mut state = self.state_unless_failing()?;
         if state.allowed(new.user_id).is_none()
             || !state.columns.meet(new.user_id, new.condition)?
@@ -288,11 +308,13 @@ where
         } else {
             others.clear();
         }
-        others.extend(new.replaced);
-        let ended = others
-            .iter()
-            .filter_map(|digest| Some(state.sessions.remove(digest)?.info.id))
-            .collect();
+        let mut end = |digests: &[TokenDigest]| -> Vec<SessionId> {
+            let rows = digests
+                .iter()
+                .filter_map(|digest| state.sessions.remove(digest));
+            rows.map(|row| row.info.id).collect()
+        };
+        let (over_limit, ended) = (end(&others), end(new.replaced));
         let now = state.now;
         let times = SessionTimestamps {
             created_at: now,
@@ -309,9 +331,14 @@ where
             user_id: new.user_id.clone(),
             remembered: new.remembered,
             info,
+            values,
         };
         state.sessions.insert(new.digest, row);
-        Ok(InsertOutcome::Inserted { session, ended })
+        Ok(InsertOutcome::Inserted {
+            session,
+            ended,
+            over_limit,
+        })
     }
 
     async fn rotate(
@@ -319,7 +346,9 @@ where
         user_id: &I,
         old: &[TokenDigest],
         new: TokenDigest,
+        values: &MemorySessionValues,
     ) -> Result<RotateOutcome, Error> {
+        values.check(self.session_columns)?;
         let mut state = self.state_unless_failing()?;
         if state.sessions.contains_key(&new) {
             return Ok(RotateOutcome::DuplicateDigest);
@@ -336,6 +365,7 @@ where
             Some(mut row) => {
                 row.info.authenticated_at = now;
                 row.info.last_seen_at = now;
+                row.values.extend(values);
                 let outcome = RotateOutcome::Rotated {
                     session: row.session(now, self.lifetime),
                     remembered: row.remembered,
@@ -344,6 +374,42 @@ where
                 Ok(outcome)
             }
         }
+    }
+
+    async fn update(
+        &self,
+        session: SessionId,
+        values: &MemorySessionValues,
+    ) -> Result<bool, Error> {
+        values.check(self.session_columns)?;
+        let mut state = self.state_unless_failing()?;
+        let State {
+            now,
+            users,
+            disabled,
+            sessions,
+            ..
+        } = &mut *state;
+        let allowed = |id: &I| users.contains_key(id) && !disabled.contains(id);
+        let row = sessions.values_mut().find(|row| {
+            row.info.id == session && row.is_live(*now, self.lifetime) && allowed(&row.user_id)
+        });
+        let Some(row) = row else {
+            return Ok(false);
+        };
+        row.values.extend(values);
+        Ok(true)
+    }
+
+    async fn revoke_where(
+        &self,
+        user_id: Option<&I>,
+        values: &MemorySessionValues,
+    ) -> Result<Vec<SessionId>, Error> {
+        values.check(self.session_columns)?;
+        Ok(self.state_unless_failing()?.remove_where(|row| {
+            user_id.is_none_or(|id| row.user_id == *id) && row.values.match_all(values)
+        }))
     }
 
     async fn delete(&self, digests: &[TokenDigest]) -> Result<Vec<EndedSession>, Error> {
