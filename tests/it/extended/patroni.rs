@@ -29,7 +29,7 @@ use crate::support::{
         checker::violations,
         record::History,
         report::{picture, text},
-        workload::{Process, Workload, connect, users},
+        workload::{ADD_VALUE, Process, Workload, connect, users},
     },
     pair::blocking,
     sign_out, time_limit,
@@ -52,6 +52,7 @@ impl Cluster {
         let store = PgSessionStore::<User>::new(pool(&cluster.connector("migration")));
         store.migrate().await.unwrap();
         store.migrate().notify_on_user_change().await.unwrap();
+        client.batch_execute(ADD_VALUE).await.unwrap();
         Some(cluster)
     }
 

@@ -10,8 +10,8 @@ use tower_user_session::{PgSessionStore, tokio_postgres::Config};
 
 use super::{
     User,
-    history::workload::{connect, users},
-    pool,
+    history::workload::{ADD_VALUE, connect, users},
+    pool, sql,
 };
 
 pub struct Pair {
@@ -36,6 +36,7 @@ impl Pair {
         let database = TestDatabase::create_on(&primary, &users()).await.unwrap();
         let store = PgSessionStore::<User>::new(pool(&database, 1));
         store.migrate().await.unwrap();
+        sql(&database, ADD_VALUE).await;
         let source = Arc::clone(&primary);
         let replica = blocking(move || Server::replica_of(&source, settings).unwrap()).await;
         Some(Self {

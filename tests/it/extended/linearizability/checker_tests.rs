@@ -1,85 +1,14 @@
 //! Histories written by hand: the checker rejects each impossible one and accepts each possible
 //! one.
 
-use std::time::{Duration, SystemTime};
-
 use crate::support::history::{
+    by_hand::{
+        absent, at, began, by, clock, fault, found, late_reading, lookup, of_user, record, revoke,
+        rules, rules_within,
+    },
     checker::{Rule, recoveries, stale, violations},
     record::{Fault, History, Key, Operation, Outcome, Record},
 };
-
-fn at(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-/// The database's clock at time zero of the run.
-fn clock(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
-}
-
-fn record(operation: Operation, key: Key, from: u64, to: u64, result: Outcome) -> Record {
-    Record {
-        process: Some(1),
-        operation,
-        key,
-        invoked: at(from),
-        returned: at(to),
-        result,
-    }
-}
-
-/// Session 1 of user 7, from 100 ms on, valid for an hour.
-fn began() -> Record {
-    let result = Outcome::Began {
-        user: 7,
-        expires: clock(3600),
-    };
-    record(Operation::SignIn, Key::Session(1), 100, 110, result)
-}
-
-fn lookup(from: u64, to: u64, result: Outcome) -> Record {
-    record(Operation::Lookup, Key::Session(1), from, to, result)
-}
-
-fn found(from: u64, to: u64) -> Record {
-    lookup(from, to, Outcome::Found(7))
-}
-
-fn absent(from: u64, to: u64) -> Record {
-    lookup(from, to, Outcome::Absent)
-}
-
-fn revoke(from: u64, to: u64, result: Outcome) -> Record {
-    record(Operation::Revoke, Key::Session(1), from, to, result)
-}
-
-fn of_user(operation: Operation, from: u64, to: u64, result: Outcome) -> Record {
-    record(operation, Key::User(7), from, to, result)
-}
-
-/// The database's clock, read at the very end, long before the session expires.
-fn late_reading() -> Record {
-    let now = Outcome::Time(clock(60));
-    record(Operation::Clock, Key::Nothing, 60_000, 60_001, now)
-}
-
-fn rules(records: &[Record]) -> Vec<Rule> {
-    rules_within(0, records)
-}
-
-/// Checks records of processes whose cached results may be this old, in milliseconds.
-fn rules_within(bound: u64, records: &[Record]) -> Vec<Rule> {
-    let mut history = History {
-        bound: at(bound),
-        ..History::default()
-    };
-    history.records.extend([began(), late_reading()]);
-    history.records.extend(records);
-    // Errors are not the subject of these tests.
-    history.faults.push(fault(0, 60_000));
-    let violations = violations(&history);
-    violations.iter().map(|violation| violation.rule).collect()
-}
 
 #[test]
 fn a_plain_history_is_accepted() {
@@ -198,14 +127,6 @@ fn an_ended_session_never_becomes_valid_again() {
     );
     // Two concurrent lookups may see different results.
     assert_eq!(rules(&[revocation, absent(201, 204), found(203, 205)]), []);
-}
-
-/// The record, made by this process.
-fn by(process: usize, record: Record) -> Record {
-    Record {
-        process: Some(process),
-        ..record
-    }
 }
 
 #[test]
@@ -346,14 +267,6 @@ fn the_database_clock_decides_expiry() {
     assert_eq!(rules(&with(absent(1450, 1460))), []);
     assert_eq!(rules(&with(absent(1300, 1390))), [Rule::FalseRejection]);
     assert_eq!(rules(&with(absent(2501, 2502))), []);
-}
-
-fn fault(from: u64, to: u64) -> Fault {
-    Fault {
-        name: "fault",
-        from: at(from),
-        to: at(to),
-    }
 }
 
 #[test]

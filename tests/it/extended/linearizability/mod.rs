@@ -9,6 +9,7 @@
 //! ```
 
 mod checker_tests;
+mod update_tests;
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -35,6 +36,7 @@ fn check(history: &History) {
     };
     assert!(count(Operation::Lookup) > 1000 && count(Operation::SignIn) > 100);
     assert!(count(Operation::Revoke) > 50 && count(Operation::RevokeAll) > 5);
+    assert!(count(Operation::Update) > 50, "{}", text(history));
     for change in [
         Operation::Disable,
         Operation::DisableSlowly,

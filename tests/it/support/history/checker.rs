@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::record::{Fault, History, Key, Operation, Outcome, Record};
+use super::{
+    record::{Fault, History, Key, Operation, Outcome, Record},
+    updates::impossible_values,
+};
 
 /// This long after the end of a fault, no operation may fail.
 pub const RECOVERY: Duration = Duration::from_secs(5);
@@ -27,6 +30,13 @@ pub enum Rule {
     Resurrection,
     /// 5: a lookup that was invoked when the database's clock had passed the limit found the user.
     Expired,
+    /// 8: a lookup found a value that no update wrote.
+    UnwrittenValue,
+    /// 8: a lookup that was invoked after an update had returned found the value before it. With a
+    /// cache, this applies at once in the updating process, and after the bound elsewhere.
+    StaleValue,
+    /// 8: an update that was invoked after the session had ended succeeded.
+    UpdatedAfterEnd,
     /// 7: an error long after the last fault.
     SlowRecovery,
 }
@@ -94,7 +104,10 @@ struct Session {
     ended: Vec<(Duration, Option<usize>, Duration)>,
     /// How long after it may have ended others may use a cached result.
     bound: Duration,
+    /// The announced part of `bound`: how long others may use a cached value.
+    value_bound: Duration,
     lookups: Vec<Record>,
+    updates: Vec<Record>,
 }
 
 /// Each session with the operations on it.
@@ -113,7 +126,9 @@ fn sessions(history: &History, found: &mut Vec<Violation>) -> HashMap<u32, Sessi
                 may_end: None,
                 ended: Vec::new(),
                 bound: history.bound,
+                value_bound: history.bound,
                 lookups: Vec::new(),
+                updates: Vec::new(),
             };
             let before = sessions.insert(number, session);
             assert!(before.is_none(), "two sessions have the number {number}");
@@ -147,6 +162,10 @@ impl Session {
         let (may, surely) = match record.operation {
             Operation::Lookup => {
                 self.lookups.push(*record);
+                return;
+            }
+            Operation::Update => {
+                self.updates.push(*record);
                 return;
             }
             Operation::Revoke => (record.result.may_have_happened(), done),
@@ -233,17 +252,34 @@ impl Session {
                         add(Rule::Expired, lookup);
                     }
                 }
-                Outcome::Absent => {
-                    let ended = self.may_end.is_some_and(|time| time <= lookup.returned);
-                    let wholly_after = lookup.invoked > self.began.returned;
-                    let expired = clock.may_have_reached(self.expires, lookup.returned);
-                    if wholly_after && !ended && !expired {
-                        add(Rule::FalseRejection, lookup);
-                    }
+                Outcome::Absent if self.must_be_live(lookup, clock) => {
+                    add(Rule::FalseRejection, lookup);
                 }
                 _ => {}
             }
         }
+        // An update reads no cache.
+        let ended = self.ended.iter().map(|(returned, ..)| *returned).min();
+        for update in &self.updates {
+            let is_after = after(update, ended) || after(update, expired);
+            if update.result == Outcome::Done && is_after {
+                add(Rule::UpdatedAfterEnd, update);
+            }
+            if update.result == Outcome::Refused && self.must_be_live(update, clock) {
+                add(Rule::FalseRejection, update);
+            }
+        }
+        for (rule, lookup) in impossible_values(&self.lookups, &self.updates, self.value_bound) {
+            add(rule, &lookup);
+        }
+    }
+
+    /// Whether nothing can have ended the session before this operation returned.
+    fn must_be_live(&self, operation: &Record, clock: &Clock) -> bool {
+        let may_be_ended = self.may_end.is_some_and(|time| time <= operation.returned);
+        let wholly_after = operation.invoked > self.began.returned;
+        let may_be_expired = clock.may_have_reached(self.expires, operation.returned);
+        wholly_after && !may_be_ended && !may_be_expired
     }
 }
 

@@ -192,16 +192,17 @@ fn written(record: &Record) -> String {
         other => unreachable!("{other:?}"),
     };
     format!(
-        "{} {session} {} {} {result} {user}",
+        "{} {session} {} {} {result} {user} {}",
         u8::from(record.operation == Operation::Lookup),
         record.invoked.as_micros(),
         record.returned.as_micros(),
+        record.value,
     )
 }
 
 fn read(line: &str) -> Record {
     let words: Vec<_> = line.split(' ').collect();
-    let [lookup, session, invoked, returned, result, user] = words[..] else {
+    let [lookup, session, invoked, returned, result, user, value] = words[..] else {
         unreachable!("{line}");
     };
     let time = |micros: &str| Duration::from_micros(micros.parse().unwrap());
@@ -222,5 +223,6 @@ fn read(line: &str) -> Record {
             "unknown" => Outcome::Unknown,
             _ => Outcome::Abandoned,
         },
+        value: value.parse().unwrap(),
     }
 }

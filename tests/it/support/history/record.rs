@@ -15,6 +15,8 @@ pub enum Operation {
     DisableSlowly,
     /// A row changes that lookups join to the user's. No notification announces it.
     Suspend,
+    /// Sets a session column.
+    Update,
     Lookup,
     /// A reading of the database's clock.
     Clock,
@@ -39,7 +41,7 @@ pub enum Outcome {
     },
     /// Another write that succeeded.
     Done,
-    /// The user may not sign in.
+    /// The user may not sign in, or the session to update is not live.
     Refused,
     /// A lookup that found this user.
     Found(i64),
@@ -83,6 +85,9 @@ pub struct Record {
     pub invoked: Duration,
     pub returned: Duration,
     pub result: Outcome,
+    /// The value that an update wrote or a lookup found. No two updates write the same value, and
+    /// zero is the value of a new session.
+    pub value: i64,
 }
 
 /// A period with a fault.

@@ -2,12 +2,16 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::HeaderMap;
 use tokio::time::timeout;
-use tower_user_session::{Error, ErrorKind, tokio_postgres::Config};
+use tower_user_session::{
+    CurrentSession, Error, ErrorKind,
+    session::{Session, SessionTimestamps},
+    tokio_postgres::Config,
+};
 
 use super::{
     dice::Dice,
@@ -64,6 +68,8 @@ impl Worker {
                 12..16 => self.revoke(true).await,
                 16..19 => self.revoke(false).await,
                 19 => self.revoke_all().await,
+                // Often enough that a session is updated more than once.
+                21..28 => self.update().await,
                 20 if self.dice.below(4) == 0 => match self.dice.below(3) {
                     0 => self.disable(Operation::Disable).await,
                     1 => self.disable(Operation::DisableSlowly).await,
@@ -80,18 +86,26 @@ impl Worker {
         let token = known.token();
         let sessions = self.sessions.clone();
         let (invoked, answer) = self.run(sessions.user(&token)).await;
-        let result = match answer {
-            Some(Ok(Some(user))) => Outcome::Found(user.id),
-            Some(Ok(None)) => Outcome::Absent,
-            Some(Err(_)) => Outcome::Unavailable,
-            None => Outcome::Abandoned,
+        let (result, value) = match answer {
+            Some(Ok(Some(user))) => (Outcome::Found(user.id), user.value),
+            Some(Ok(None)) => (Outcome::Absent, 0),
+            Some(Err(_)) => (Outcome::Unavailable, 0),
+            None => (Outcome::Abandoned, 0),
         };
-        self.record(
-            Operation::Lookup,
-            Key::Session(known.number),
-            invoked,
-            result,
-        );
+        let key = Key::Session(known.number);
+        self.record_with(Operation::Lookup, key, invoked, result, value);
+    }
+
+    async fn update(&mut self) {
+        let Some(known) = self.pick() else { return };
+        let Some(id) = known.id else { return };
+        let session = Session::new(id, SessionTimestamps::at(SystemTime::now()));
+        let value = 1 + self.shared.values.fetch_add(1, Relaxed);
+        let current = CurrentSession::new(session);
+        let update = self.sessions.update(&current).set("value", value);
+        let (invoked, updated) = self.run(update).await;
+        let key = Key::Session(known.number);
+        self.record_with(Operation::Update, key, invoked, done(updated), value);
     }
 
     async fn sign_in(&mut self) {
@@ -230,6 +244,17 @@ impl Worker {
     }
 
     fn record(&mut self, operation: Operation, key: Key, invoked: Duration, result: Outcome) {
+        self.record_with(operation, key, invoked, result, 0);
+    }
+
+    fn record_with(
+        &mut self,
+        operation: Operation,
+        key: Key,
+        invoked: Duration,
+        result: Outcome,
+        value: i64,
+    ) {
         let record = Record {
             process: (!operation.is_an_operators()).then_some(self.process),
             operation,
@@ -237,6 +262,7 @@ impl Worker {
             invoked,
             returned: self.shared.now(),
             result,
+            value,
         };
         note_error(&self.shared, &record);
         self.records.push(record);
@@ -264,7 +290,7 @@ fn done(result: Option<Result<(), Error>>) -> Outcome {
 
 fn of_write(error: &Error) -> Outcome {
     match error.kind() {
-        ErrorKind::UserNotAllowed => Outcome::Refused,
+        ErrorKind::UserNotAllowed | ErrorKind::SessionNotFound => Outcome::Refused,
         _ if error.is_outcome_unknown() => Outcome::Unknown,
         _ => Outcome::Unavailable,
     }

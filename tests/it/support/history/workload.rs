@@ -32,10 +32,12 @@ pub type Sessions = PgSessions<Member>;
 #[derive(Clone)]
 pub struct Member {
     pub id: i64,
+    pub value: i64,
 }
 
 impl PgUser for Member {
     type Id = i64;
+    const SESSION_COLUMNS: &'static [&'static str] = &["value"];
     const COLUMNS: &'static str = "u.id, u.email, u.role";
     const FROM: &'static str = "users AS u JOIN tenants AS t ON t.id = u.id";
     const CONDITION: &'static str = "u.disabled_at IS NULL AND t.suspended_at IS NULL";
@@ -43,6 +45,7 @@ impl PgUser for Member {
     fn from_row(row: &LookupRow<'_>) -> Result<Self, BoxError> {
         Ok(Self {
             id: row.user().get("id")?,
+            value: row.session().get("value")?,
         })
     }
 }
@@ -88,6 +91,9 @@ pub fn users() -> String {
         INSERT INTO tenants SELECT n FROM generate_series(1, 20000) AS n;"
     )
 }
+
+/// Adds the session column that [`Member`] has.
+pub const ADD_VALUE: &str = "ALTER TABLE sessions ADD COLUMN value bigint NOT NULL DEFAULT 0";
 
 /// An instance of an application: a pool and a service of its own.
 pub struct Process {
@@ -147,6 +153,8 @@ pub struct Shared {
     pub stop: AtomicBool,
     pub known: Mutex<Vec<Known>>,
     pub numbers: AtomicU32,
+    /// The last value that an update wrote.
+    pub values: AtomicI64,
     pub disabled: AtomicI64,
     /// When the last failed operation was invoked, in microseconds.
     pub last_error: AtomicU64,
@@ -162,6 +170,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             known: Mutex::default(),
             numbers: AtomicU32::new(0),
+            values: AtomicI64::new(0),
             disabled: AtomicI64::new(0),
             last_error: AtomicU64::new(0),
             other,
@@ -291,6 +300,7 @@ async fn watch_clock(shared: Arc<Shared>, config: Config) -> Vec<Record> {
             invoked,
             returned: shared.now(),
             result: Outcome::Time(row.get(0)),
+            value: 0,
         });
     }
     records

@@ -10,7 +10,7 @@ use deadpool_postgres::Pool;
 use ephemeral_postgres::{Server, TestDatabase};
 use tower_user_session::{PgSessionStore, tokio_postgres::Config};
 
-use super::workload::{Process, Sessions, connect, users};
+use super::workload::{ADD_VALUE, Process, Sessions, connect, users};
 use crate::support::{User, pool, proxy::Proxy, sql};
 
 const POOL: usize = 4;
@@ -43,6 +43,7 @@ pub async fn world(caches: bool) -> (World, Vec<Process>) {
     let direct = pool(&database, POOL);
     let store = PgSessionStore::<User>::new(direct.clone());
     store.migrate().await.unwrap();
+    sql(&database, ADD_VALUE).await;
     let proxy = Proxy::before(&database).await;
     let feeds = Proxy::before(&database).await;
     let config = database.config();
