@@ -22,6 +22,9 @@ const MIN_INTERVAL: Duration = Duration::from_micros(100);
 const WINDOW: u32 = 128;
 /// The fewest digests of a query from which the time of one more digest is computed.
 const MANY_DIGESTS: u32 = 8;
+/// The longest time that one more digest of a query explains. A longer one is the distance of a
+/// store that has moved.
+const MAX_PER_DIGEST: Duration = Duration::from_micros(50);
 /// The weight of the latest query in the moving average is one divided by this.
 const SMOOTHING: u32 = 8;
 
@@ -75,17 +78,21 @@ impl Pace {
 
     /// Records the time of a query with this many digests.
     pub(super) fn took(&mut self, time: Duration, digests: usize) {
-        self.least.record(time);
-        let longer = time.saturating_sub(self.least.known.unwrap_or(time));
         let further = u32::try_from(digests).unwrap_or(u32::MAX).saturating_sub(1);
+        let mut round_trip = time;
         if further + 1 >= MANY_DIGESTS {
+            let longer = time.saturating_sub(self.least.known.unwrap_or(time));
             self.least_per_digest.record(longer / further);
+            // At a high rate every query has many digests. Their time is no round trip.
+            let per_digest = self.per_digest().min(MAX_PER_DIGEST);
+            round_trip = time.saturating_sub(per_digest * further);
         }
-        let explained = self.least_per_digest.known.unwrap_or_default() * further;
+        self.least.record(round_trip);
+        let longer = time.saturating_sub(self.least.known.unwrap_or(time));
         // One slow row must not slow down other lookups for long. Two queries always fit into a
         // round trip.
         let most = self.least.known.unwrap_or_default() / 2;
-        let waiting = longer.saturating_sub(explained).min(most);
+        let waiting = longer.saturating_sub(self.per_digest() * further).min(most);
         self.waiting = (self.waiting * (SMOOTHING - 1) + waiting) / SMOOTHING;
         self.in_window += 1;
         if self.in_window == WINDOW {
@@ -93,6 +100,10 @@ impl Pace {
             self.least_per_digest.end_window();
             self.in_window = 0;
         }
+    }
+
+    fn per_digest(&self) -> Duration {
+        self.least_per_digest.known.unwrap_or_default()
     }
 
     /// Records that a query is sent.
@@ -194,13 +205,26 @@ mod tests {
         assert_eq!(sent(&mut pace, Instant::now()), 10);
     }
 
-    /// After a failover to a server that is farther away, the pace follows within three windows.
+    /// After a failover to a server that is farther away, the pace follows within three windows,
+    /// whatever the number of digests.
     #[test]
     fn the_pace_follows_a_store_that_has_moved() {
-        let mut pace = pace(20, MS);
-        for _ in 0..3 * WINDOW {
-            pace.took(10 * MS, 1);
+        for digests in [1, 7, 8, 50] {
+            let mut pace = pace(20, MS / 10);
+            for _ in 0..3 * WINDOW {
+                pace.took(10 * MS, digests);
+            }
+            assert_eq!(sent(&mut pace, Instant::now()), 10, "{digests} digests");
         }
-        assert_eq!(sent(&mut pace, Instant::now()), 10);
+    }
+
+    /// At a high rate, queries with many digests look like a round trip. They are not.
+    #[test]
+    fn queries_with_many_digests_are_no_distance() {
+        let mut pace = pace(20, MS / 10);
+        for digests in (80..100_u32).cycle().take(10 * WINDOW as usize) {
+            pace.took(MS / 10 + digests * MS / 100, digests as usize + 1);
+        }
+        assert_eq!(sent(&mut pace, Instant::now()), 0);
     }
 }

@@ -116,7 +116,7 @@ impl Model {
             );
             assert!(batch.waiting.len() <= LIMITS.max_digests);
             assert!(!batch.alone || batch.waiting.len() == 1);
-            let digests: Vec<_> = batch.waiting.digests().collect();
+            let (digests, waiters_of_each) = batch.waiting.into_parts();
             let batch_alone = batch.alone;
             // The first query for each session times out. The waiters of that query receive a
             // result nevertheless.
@@ -135,7 +135,7 @@ impl Model {
                 self.sent.lock().unwrap()[usize::from(digest.as_bytes()[0])] = None;
             }
             *self.in_flight.lock().unwrap() -= 1;
-            for (digest, waiters) in digests.iter().zip(batch.waiting.into_waiters()) {
+            for (digest, waiters) in digests.iter().zip(waiters_of_each) {
                 for waiter in waiters {
                     let _ = waiter.send(live[usize::from(digest.as_bytes()[0])]);
                 }

@@ -222,7 +222,13 @@ impl Simulation {
     }
 
     fn send(&mut self, batch: Batch<u32>) {
-        let lookups = batch.waiting.waiters_of_each().flatten().copied().collect();
+        let lookups = batch
+            .waiting
+            .waiters_of_each()
+            .iter()
+            .flatten()
+            .copied()
+            .collect();
         self.depart(lookups, Some(batch));
     }
 

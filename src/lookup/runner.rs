@@ -12,15 +12,12 @@ use crate::{
         last_seen::LastSeenWriter,
         pending::{Outcome, Waiter},
         queue::{Batch, BatchOutcome},
-        waiting::{Waiters, Waiting},
+        waiting::{Digests, Waiters, WaitersOfEach, place},
     },
     metrics::{Counter, Counters},
     session::TokenDigest,
     store::{LookupResult, SessionLookup, lookup::FoundSession},
 };
-
-/// The digests of one batch.
-pub(crate) type Digests = SmallVec<[TokenDigest; 4]>;
 
 /// The dependencies of a batch: the store, the cache for its results, and the writer of
 /// `last_seen_at`.
@@ -42,8 +39,8 @@ impl<L: SessionLookup> BatchRunner<L> {
         let mut waiting = batch.waiting;
         // A digest whose waiters were all cancelled needs no query.
         waiting.retain(|waiters| waiters.iter().any(|waiter| !waiter.result.is_closed()));
-        let digests: Digests = waiting.digests().collect();
-        if waiting.is_empty() {
+        let (digests, waiters) = waiting.into_parts();
+        if digests.is_empty() {
             return (digests, BatchOutcome::NotSent, None);
         }
         let opened = Instant::from_std(batch.opened);
@@ -51,10 +48,7 @@ impl<L: SessionLookup> BatchRunner<L> {
         // statement. While queries time out, a late batch is not sent. A connection and its
         // replacement therefore execute at most two statements at the same time.
         if batch.skip_if_late && opened.elapsed() > self.deadline / 2 {
-            send_error(
-                waiting.into_waiters(),
-                &Error::from_kind(ErrorKind::Deadline),
-            );
+            send_error(waiters, &Error::from_kind(ErrorKind::Deadline));
             return (digests, BatchOutcome::NotSent, None);
         }
         let deadline = opened + self.deadline;
@@ -65,15 +59,16 @@ impl<L: SessionLookup> BatchRunner<L> {
         let found = self.find(&digests, deadline).await;
         let time = found.is_ok().then(|| sent.elapsed());
         match found {
-            Ok(results) => self.complete(waiting, results, snapshot),
+            Ok(results) => self.complete(&digests, waiters, results, snapshot),
             // One undecodable row fails the whole query. Each digest is then queried alone, once.
             Err(error) if error.kind() == ErrorKind::Decode && digests.len() > 1 => {
-                for (digest, alone) in waiting.each_alone() {
+                for (digest, waiters) in digests.iter().zip(waiters) {
+                    let alone = SmallVec::from_buf([waiters]);
                     let snapshot = self.feed.subscription().and_then(|feed| feed.snapshot());
-                    let found = self.find(&[digest], deadline).await;
+                    let found = self.find(&[*digest], deadline).await;
                     match found {
-                        Ok(results) => self.complete(alone, results, snapshot),
-                        Err(error) => send_error(alone.into_waiters(), &error),
+                        Ok(results) => self.complete(&[*digest], alone, results, snapshot),
+                        Err(error) => send_error(alone, &error),
                     }
                 }
             }
@@ -81,7 +76,7 @@ impl<L: SessionLookup> BatchRunner<L> {
                 if error.kind() == ErrorKind::Deadline {
                     outcome = BatchOutcome::TimedOut;
                 }
-                send_error(waiting.into_waiters(), &error);
+                send_error(waiters, &error);
             }
         }
         (digests, outcome, time)
@@ -90,31 +85,30 @@ impl<L: SessionLookup> BatchRunner<L> {
     /// Delivers each result to the waiters for its digest, and fails waiters without a result.
     fn complete(
         &self,
-        waiting: Waiting<Waiter<L::User>>,
+        digests: &[TokenDigest],
+        waiters: WaitersOfEach<Waiter<L::User>>,
         results: Vec<LookupResult<L::User>>,
         snapshot: Option<Snapshot>,
     ) {
         // Most stores return the results in the order of the digests.
-        let in_order = waiting
-            .digests()
-            .eq(results.iter().map(LookupResult::digest));
-        if in_order {
-            for (waiters, result) in waiting.into_waiters().zip(results) {
+        let returned = results.iter().map(LookupResult::digest);
+        if digests.iter().copied().eq(returned) {
+            for (waiters, result) in waiters.into_iter().zip(results) {
                 self.deliver(waiters, result, snapshot);
             }
             return;
         }
         let violation = |context| Error::from_kind(ErrorKind::Protocol).with_message(context);
         let mut matched: SmallVec<[Option<LookupResult<L::User>>; 1]> = SmallVec::new();
-        matched.resize_with(waiting.len(), || None);
+        matched.resize_with(digests.len(), || None);
         for result in results {
             let digest = result.digest();
-            let Some(place) = waiting.place(&digest) else {
+            let Some(place) = place(digests, &digest) else {
                 // A result for a digest that was not in the batch may belong to another query. All
                 // other results may belong to that query, too. Therefore the whole batch fails.
                 let error =
                     violation("the store returned a result for a digest that was not in the batch");
-                return send_error(waiting.into_waiters(), &error);
+                return send_error(waiters, &error);
             };
             matched[place] = Some(match matched[place] {
                 None => result,
@@ -124,7 +118,7 @@ impl<L: SessionLookup> BatchRunner<L> {
                 ),
             });
         }
-        for (waiters, result) in waiting.into_waiters().zip(matched) {
+        for (waiters, result) in waiters.into_iter().zip(matched) {
             match result {
                 Some(result) => self.deliver(waiters, result, snapshot),
                 None => send(
@@ -173,8 +167,8 @@ impl<L: SessionLookup> BatchRunner<L> {
     }
 }
 
-fn send_error<U>(waiting: impl Iterator<Item = Waiters<Waiter<U>>>, error: &Error) {
-    for waiters in waiting {
+fn send_error<U>(of_each: WaitersOfEach<Waiter<U>>, error: &Error) {
+    for waiters in of_each {
         send(waiters, Err(error.clone()));
     }
 }

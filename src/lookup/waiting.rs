@@ -4,73 +4,84 @@ use smallvec::SmallVec;
 
 use crate::session::TokenDigest;
 
+/// The digests of one query. There is often one.
+pub(crate) type Digests = SmallVec<[TokenDigest; 1]>;
 /// The waiters for one digest; nearly always one.
 pub(crate) type Waiters<W> = SmallVec<[W; 1]>;
+/// The waiters for each digest of a batch.
+pub(crate) type WaitersOfEach<W> = SmallVec<[Waiters<W>; 1]>;
 
 /// The digests of one batch, each once, with the waiters for each.
 ///
-/// It is a list. A batch is small, and most have one digest: comparing digests costs less than a
-/// hash map, which would also be another allocation.
+/// The digests are a list. A batch is small, and most have one digest: comparing the digests in a
+/// list costs less than a hash map, which would also be another allocation.
 #[derive(Debug)]
-pub(crate) struct Waiting<W>(SmallVec<[(TokenDigest, Waiters<W>); 1]>);
+pub(crate) struct Waiting<W> {
+    digests: Digests,
+    waiters: WaitersOfEach<W>,
+}
 
 impl<W> Waiting<W> {
     pub(crate) fn with_capacity(digests: usize) -> Self {
-        Self(SmallVec::with_capacity(digests))
+        Self {
+            digests: SmallVec::with_capacity(digests),
+            waiters: SmallVec::with_capacity(digests),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.digests.len()
     }
 
     pub(crate) fn contains(&self, digest: &TokenDigest) -> bool {
-        self.place(digest).is_some()
-    }
-
-    /// Returns the place of this digest.
-    pub(crate) fn place(&self, digest: &TokenDigest) -> Option<usize> {
-        self.0.iter().position(|(other, _)| other == digest)
-    }
-
-    pub(crate) fn digests(&self) -> impl Iterator<Item = TokenDigest> {
-        self.0.iter().map(|(digest, _)| *digest)
+        place(&self.digests, digest).is_some()
     }
 
     /// Returns the number of waiters.
     pub(crate) fn waiters(&self) -> usize {
-        self.0.iter().map(|(_, waiters)| waiters.len()).sum()
-    }
-
-    /// Returns the waiters for each digest, in the order of [`digests`](Self::digests).
-    #[cfg(test)]
-    pub(crate) fn waiters_of_each(&self) -> impl Iterator<Item = &Waiters<W>> {
-        self.0.iter().map(|(_, waiters)| waiters)
+        self.waiters.iter().map(SmallVec::len).sum()
     }
 
     pub(crate) fn add(&mut self, digest: TokenDigest, waiter: W) {
-        match self.place(&digest) {
-            Some(place) => self.0[place].1.push(waiter),
-            None => self.0.push((digest, SmallVec::from_buf([waiter]))),
+        if let Some(place) = place(&self.digests, &digest) {
+            self.waiters[place].push(waiter);
+        } else {
+            self.digests.push(digest);
+            self.waiters.push(SmallVec::from_buf([waiter]));
         }
     }
 
     /// Removes the digests whose waiters do not fulfill the condition.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Waiters<W>) -> bool) {
-        self.0.retain(|(_, waiters)| keep(waiters));
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Waiters<W>) -> bool) {
+        if self.waiters.iter().all(&keep) {
+            return;
+        }
+        let kept: SmallVec<[bool; 128]> = self.waiters.iter().map(&keep).collect();
+        let mut of_digests = kept.iter();
+        self.digests.retain(|_| of_digests.next() == Some(&true));
+        let mut of_waiters = kept.iter();
+        self.waiters.retain(|_| of_waiters.next() == Some(&true));
+    }
+
+    /// Returns the digests.
+    #[cfg(test)]
+    pub(crate) fn digests(&self) -> &[TokenDigest] {
+        &self.digests
     }
 
     /// Returns the waiters for each digest, in the order of [`digests`](Self::digests).
-    pub(crate) fn into_waiters(self) -> impl Iterator<Item = Waiters<W>> {
-        self.0.into_iter().map(|(_, waiters)| waiters)
+    #[cfg(test)]
+    pub(crate) fn waiters_of_each(&self) -> &[Waiters<W>] {
+        &self.waiters
     }
 
-    /// Returns a batch for each digest.
-    pub(crate) fn each_alone(self) -> impl Iterator<Item = (TokenDigest, Self)> {
-        let alone = |(digest, waiters)| (digest, Self(SmallVec::from_buf([(digest, waiters)])));
-        self.0.into_iter().map(alone)
+    /// Returns the digests, and the waiters for each in the same order.
+    pub(crate) fn into_parts(self) -> (Digests, WaitersOfEach<W>) {
+        (self.digests, self.waiters)
     }
+}
+
+/// Returns the place of a digest in a list.
+pub(crate) fn place(digests: &[TokenDigest], digest: &TokenDigest) -> Option<usize> {
+    digests.iter().position(|other| other == digest)
 }

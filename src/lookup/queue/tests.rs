@@ -27,11 +27,9 @@ fn waiting(admission: &Admission<u32>) -> bool {
 }
 
 fn waiters(batch: &Batch<u32>) -> Vec<(u8, Vec<u32>)> {
-    let digests = batch.waiting.digests().map(|d| d.as_bytes()[0]);
-    let waiters = batch
-        .waiting
-        .waiters_of_each()
-        .map(|waiters| waiters.to_vec());
+    let digests = batch.waiting.digests().iter().map(|d| d.as_bytes()[0]);
+    let waiters = batch.waiting.waiters_of_each().iter();
+    let waiters = waiters.map(|waiters| waiters.to_vec());
     let mut all: Vec<_> = digests.zip(waiters).collect();
     all.sort();
     all
