@@ -83,5 +83,8 @@ impl<W> Waiting<W> {
 
 /// Returns the place of a digest in a list.
 pub(crate) fn place(digests: &[TokenDigest], digest: &TokenDigest) -> Option<usize> {
-    digests.iter().position(|other| other == digest)
+    let first_bytes = digest.first_bytes();
+    digests
+        .iter()
+        .position(|other| other.first_bytes() == first_bytes && other == digest)
 }

@@ -121,13 +121,17 @@ impl TokenDigest {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// Returns the first eight bytes. Different digests rarely have the same.
+    pub(crate) fn first_bytes(&self) -> u64 {
+        u64::from_le_bytes(self.0.first_chunk().copied().unwrap_or_default())
+    }
 }
 
 impl Hash for TokenDigest {
     /// Writes eight bytes only, because a digest is uniformly distributed.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let part = self.0.first_chunk().copied().unwrap_or_default();
-        state.write_u64(u64::from_le_bytes(part));
+        state.write_u64(self.first_bytes());
     }
 }
 
