@@ -6,6 +6,7 @@ use std::{
     hint::black_box,
     pin::pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use allocation_counter::AllocationInfo;
@@ -13,10 +14,14 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tokio::runtime::Builder;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_user_session::{
-    LoadUserLayer, RequireUserLayer, rejection::EmptyResponseForRejection, session::SessionToken,
+    LoadUserLayer, RequireUserLayer, SessionService, rejection::EmptyResponseForRejection,
+    session::SessionToken, store::MemorySessionStore,
 };
 
-use crate::support::{MemorySessions, User, cookie_lines, memory, recorded_logs, signed_in_cookie};
+use crate::support::{
+    MemorySessions, User, cookie_lines, manual_feed::ManualFeed, memory, recorded_logs,
+    signed_in_cookie,
+};
 
 /// A service that allocates nothing itself.
 #[derive(Clone)]
@@ -173,6 +178,34 @@ fn require_user_passes_a_user_without_allocating() {
     let mut request = Request::new(());
     request.extensions_mut().insert(User::ada());
     assert_eq!(measured(&mut service, request).count_total, 0);
+}
+
+/// J04: a request whose session is cached allocates for the two values in its extensions, and for
+/// the map that holds them. The application's user type may allocate more when it is cloned.
+#[test]
+fn a_cached_session_costs_four_allocations() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let store = MemorySessionStore::<i64, i64>::new();
+    store.add_user(1, 1);
+    let builder = SessionService::builder(store).lease(Duration::from_secs(60));
+    let sessions = builder.build().unwrap();
+    let headers = runtime.block_on(async {
+        sessions
+            .enable_cache(ManualFeed::default(), 10)
+            .await
+            .unwrap();
+        let signed_in = sessions.sign_in_without_request(1).await.unwrap();
+        sessions.user(signed_in.token()).await.unwrap();
+        cookie_lines([format!("__Host-session={}", signed_in.token().expose())])
+    });
+    let mut service = LoadUserLayer::new(sessions.clone())
+        .rejection_response(EmptyResponseForRejection)
+        .layer(Page);
+    let before = sessions.metrics().from_cache;
+    let hit = measured(&mut service, with(headers));
+    assert_eq!(sessions.metrics().from_cache, before + 1);
+    let bare = measured(&mut Page, Request::new(()));
+    assert_eq!(hit.count_total - bare.count_total, 4);
 }
 
 /// Counts the allocations of a lookup, including those of the store and the task.
