@@ -9,7 +9,7 @@ use tower_user_session::{
     tokio_postgres::{NoTls, error::SqlState},
 };
 
-use crate::support::{USERS, User, database, number, pool, psql, sql, until_waiting};
+use crate::support::{USERS, User, audit::AUDIT, database, number, pool, psql, sql, until_waiting};
 
 const COUNT: &str = "SELECT count(*) FROM pg_class WHERE relname = 'sessions' AND relkind = 'r'";
 
@@ -201,6 +201,8 @@ async fn settings_end_with_the_migration() {
         "users_key",
         "announce_users",
         "announce_users_columns",
+        "audit_columns",
+        "audit_idle_timeout",
     ] {
         let set = format!("BEGIN; SET LOCAL tower_user_session.{setting} = 'off'; COMMIT");
         client.batch_execute(&set).await.unwrap();
@@ -209,12 +211,13 @@ async fn settings_end_with_the_migration() {
         include_str!("../../../migrations/0001_create_sessions.sql"),
         include_str!("../../../migrations/0002_announce_sessions.sql"),
         include_str!("../../../migrations/0003_revoke_sessions.sql"),
+        AUDIT,
     ] {
         client.batch_execute(file).await.unwrap();
     }
     let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tower_user_session%'
         AND tgrelid IN ('sessions'::regclass, 'users'::regclass)";
-    assert_eq!(number(&database, triggers).await, 3);
+    assert_eq!(number(&database, triggers).await, 7);
     drop(client);
     store(&database).check().await.unwrap();
 }

@@ -1,5 +1,7 @@
 //! `PgSessionStore` on real servers: statements, migrations, triggers, privileges, poolers, faults.
 
+mod audit;
+mod audit_privileges;
 mod check;
 mod connect;
 mod corrupt_index;

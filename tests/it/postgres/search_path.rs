@@ -5,7 +5,7 @@ use tower_user_session::{
     BoxError, LookupRow, PgSessionStore, PgUser, SessionService, session::SessionLimit,
 };
 
-use crate::support::{cookie, pool};
+use crate::support::{audit, cookie, number, pool};
 
 #[derive(Clone, Debug, PartialEq)]
 struct Named(String);
@@ -119,6 +119,7 @@ async fn planted_operators_and_functions_are_never_called() {
             };
             store().migrate().users_table("app.users").await.unwrap();
             store().migrate().users_table("app.users").await.unwrap();
+            audit::install(&database, &[("sessions_table", "app.sessions")]).await;
             for (mode, store) in [
                 ("prepared", store()),
                 ("unnamed", store().with_transaction_pooling()),
@@ -126,6 +127,8 @@ async fn planted_operators_and_functions_are_never_called() {
                 let case = format!("{name}, {place}, {mode}");
                 Box::pin(use_everything(store, &case)).await;
             }
+            let recorded = "SELECT count(DISTINCT event) FROM app.sessions_audit";
+            assert_eq!(number(&database, recorded).await, 3, "{name}, {place}");
         }
     }
 }
@@ -212,9 +215,9 @@ async fn migration_restores_the_search_path() {
         return;
     };
     set_path(&database, "app, public").await;
-    let file = include_str!("../../../migrations/0001_create_sessions.sql");
+    let create = include_str!("../../../migrations/0001_create_sessions.sql");
     let mut client = database.client().await;
-    for _ in 0..2 {
+    for file in [create, audit::AUDIT, create, audit::AUDIT] {
         let transaction = client.transaction().await.unwrap();
         transaction.batch_execute(file).await.unwrap();
         let path = transaction

@@ -9,6 +9,7 @@ mod users;
 mod waiting;
 mod watched_store;
 
+pub mod audit;
 pub mod caching;
 pub mod conformance;
 pub mod grpc;
