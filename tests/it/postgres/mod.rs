@@ -25,6 +25,7 @@ mod protocol;
 mod revoke_functions;
 mod revoke_functions_migration;
 mod round_trips;
+mod row_level_security;
 mod search_path;
 mod session_changes;
 mod session_columns;

@@ -20,6 +20,9 @@ use crate::support::{
     },
 };
 
+/// The lifetime of some sessions.
+const SHORT: Duration = Duration::from_secs(1);
+
 /// What the workers know.
 #[derive(Default)]
 pub struct Ledger {
@@ -61,9 +64,11 @@ impl Worker {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 continue;
             };
-            if self.dice.below(4) == 0
-                && let Some(rotated) = self.rotate(&session).await
-            {
+            if self.dice.below(4) == 0 {
+                // If the outcome is unknown, so is the token.
+                let Some(rotated) = self.rotate(&session).await else {
+                    continue;
+                };
                 session = rotated;
             }
             replaced = self.end(session).await;
@@ -76,14 +81,14 @@ impl Worker {
         });
         let mut sign_in = self.sessions.sign_in(self.user, &headers);
         if self.dice.below(10) == 0 {
-            sign_in = sign_in.max_lifetime(Duration::from_secs(1));
+            sign_in = sign_in.max_lifetime(SHORT);
         }
         let Some(Ok(signed_in)) = self.run(sign_in).await else {
             self.ledger.unknown_begins.fetch_add(1, Relaxed);
             return None;
         };
         self.ledger.began.lock().unwrap().push(id(&signed_in));
-        if let Some(replaced) = replaced {
+        if let Some(replaced) = replaced.filter(|replaced| !is_short(replaced)) {
             self.ledger.ended.lock().unwrap().push(id(&replaced));
         }
         Some(signed_in)
@@ -110,9 +115,12 @@ impl Worker {
                 let headers = cookie(&sessions, session.token());
                 let sign_out = async move {
                     let signed_out = sessions.sign_out(&headers).await;
-                    signed_out.ended().map(drop).map_err(Clone::clone)
+                    signed_out.ended().map_err(Clone::clone)
                 };
-                self.run(sign_out).await
+                let ended = self.run(sign_out).await;
+                ended
+                    .filter(|ended| !matches!(ended, Ok(false)))
+                    .map(|ended| ended.map(drop))
             }
             3..6 => {
                 let revoke = async move { sessions.revoke(&user, session_id).await.map(drop) };
@@ -156,6 +164,12 @@ impl Worker {
         };
         timeout(patience, operation.into_future()).await.ok()
     }
+}
+
+/// Whether a sign-in that replaces the session may find it expired.
+fn is_short(signed_in: &SignedIn) -> bool {
+    let times = signed_in.session().times();
+    times.created_at + SHORT >= times.expires_at
 }
 
 fn id(signed_in: &SignedIn) -> String {
