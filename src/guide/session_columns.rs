@@ -76,6 +76,10 @@
 //! | visible on each page | a banner, if the user type has an impersonator |
 //! | both sessions in each event | the setting `audit_columns` of `migrations/optional/audit_sessions.sql` |
 //!
+//! An impersonation begins with a sign-in, so that `max_auth_age` alone accepts it as a recent
+//! authentication of the user. Each guard with `max_auth_age` therefore also needs the condition on
+//! the impersonator, or a factor that an impersonation does not have.
+//!
 //! The joins find the administrator's session only if it is within its limits:
 //!
 //! ```text

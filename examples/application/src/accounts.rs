@@ -17,9 +17,14 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    pub(crate) fn new(pool: Pool) -> Result<Self, BoxError> {
+    /// Uses the users table of this database.
+    pub fn new(pool: Pool) -> Result<Self, BoxError> {
         let passwords = Passwords::new()?;
         Ok(Self { pool, passwords })
+    }
+
+    pub(crate) const fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Creates a user and returns the key.
@@ -45,10 +50,7 @@ impl Accounts {
 
     /// Returns the user with this email and password. An unknown email and a wrong password are the
     /// same error and take the same time.
-    pub(crate) async fn check_password(
-        &self,
-        credentials: &Credentials,
-    ) -> Result<Checked, AccountError> {
+    pub async fn check_password(&self, credentials: &Credentials) -> Result<Checked, AccountError> {
         let found = match credentials.email() {
             Some(email) => self.find(&email).await?,
             None => None,
@@ -98,7 +100,7 @@ impl Accounts {
     }
 
     /// Hashes a new password if it is valid.
-    pub(crate) async fn hash(&self, password: &str) -> Result<String, AccountError> {
+    pub async fn hash(&self, password: &str) -> Result<String, AccountError> {
         let credentials = Credentials {
             password: password.to_owned(),
             ..Credentials::default()
@@ -126,10 +128,16 @@ impl NewAccount {
     }
 }
 
-/// A user whose password was checked, and the hash that it was compared with.
-pub(crate) struct Checked {
-    pub(crate) user_id: i64,
-    pub(crate) password_hash: String,
+/// A user whose password was checked.
+#[expect(
+    missing_debug_implementations,
+    reason = "a hash does not belong into a log"
+)]
+pub struct Checked {
+    /// The user's key.
+    pub user_id: i64,
+    /// The hash that the password was compared with.
+    pub password_hash: String,
 }
 
 impl fmt::Debug for Accounts {

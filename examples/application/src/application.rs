@@ -12,7 +12,7 @@ use tower_user_session::{
     tokio_postgres::{Config, NoTls, config::TargetSessionAttrs},
 };
 
-use crate::{AccountError, Accounts, Credentials, PasswordChange, User};
+use crate::{AUDIT, AccountError, Accounts, Credentials, PasswordChange, USERS, User};
 
 /// How long a request waits for a connection before it fails.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -77,12 +77,12 @@ impl Application {
             .wait_timeout(Some(LONGEST_WAIT))
             .create_timeout(Some(LONGEST_WAIT))
             .build()?;
-        let users = include_str!("users.sql");
-        pool.get().await?.batch_execute(users).await?;
+        pool.get().await?.batch_execute(USERS).await?;
 
         let store = PgSessionStore::new(pool.clone());
         // Changed users are announced too, because the cache contains users.
         store.migrate().notify_on_user_change().await?;
+        pool.get().await?.batch_execute(AUDIT).await?;
         store.check().await?;
         // With TLS, use the default cookie.
         let cookie = SessionCookie::insecure_for_local_development();

@@ -2,6 +2,7 @@
 
 mod audit;
 mod audit_privileges;
+mod audit_rows;
 mod check;
 mod connect;
 mod corrupt_index;
