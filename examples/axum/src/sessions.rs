@@ -24,8 +24,10 @@ pub(crate) async fn list(
 ) -> Result<Page, Response> {
     let sessions = application.sessions.sessions_of(&user.id).await;
     let sessions = sessions.map_err(pages::failed)?;
+    let activity = application.accounts.recent_activity(user.id).await;
+    let activity = activity.map_err(|error| pages::unavailable(&error))?;
     let done = done.as_deref().and_then(Done::named);
-    Ok(pages::sessions(&user, current, &sessions, done))
+    Ok(pages::sessions(&user, current, &sessions, &activity, done))
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,7 @@ use axum::{
     http::{Response, StatusCode},
     response::IntoResponse,
 };
-use example_application::{SIGNED_OUT_HERE, User};
+use example_application::{AccountError, SIGNED_OUT_HERE, User};
 use maud::html;
 use tower_http::csrf::ProtectionError;
 use tower_user_session::{
@@ -91,6 +91,15 @@ pub(crate) fn rejected(rejection: &Rejection) -> Response<Body> {
 /// status and the headers.
 pub(crate) fn failed(error: Error) -> Response<Body> {
     with_head_of(&error.into_response(), UNAVAILABLE.page(None))
+}
+
+/// The response to a request that needs more of the database than the session.
+pub(crate) fn unavailable(error: &AccountError) -> Response<Body> {
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "the audit trail cannot be read"
+    );
+    UNAVAILABLE.response(None)
 }
 
 /// The response of `CsrfLayer` to a rejected request.

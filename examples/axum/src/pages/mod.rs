@@ -11,7 +11,9 @@ mod times;
 
 pub(crate) use self::{
     account::account,
-    errors::{cross_site, failed, method_not_allowed, not_found, rejected, signed_out_here},
+    errors::{
+        cross_site, failed, method_not_allowed, not_found, rejected, signed_out_here, unavailable,
+    },
     forms::{
         SIGN_IN, SIGN_UP, already_signed_in, confirm, continue_to, password, refused,
         refused_password, sign_in_or_up, too_many, unsent,

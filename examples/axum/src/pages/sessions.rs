@@ -1,6 +1,6 @@
 //! The page with the user's sessions.
 
-use example_application::User;
+use example_application::{Activity, User};
 use maud::{Markup, html};
 use tower_user_session::{CurrentSession, session::SessionInfo};
 
@@ -45,6 +45,7 @@ pub(crate) fn sessions(
     user: &User,
     current: CurrentSession<User>,
     sessions: &[SessionInfo],
+    activity: &[Activity],
     done: Option<Done>,
 ) -> Page {
     let (here, others): (Vec<_>, Vec<_>) = sessions.iter().partition(|info| info.is(&current));
@@ -68,12 +69,47 @@ pub(crate) fn sessions(
                 }
             }
             @if let Some(done) = done { p.notice.good role="status" { (done.text()) } }
+            @for new in activity {
+                @if new.is_new_client && new.session != current.id() {
+                    (new_sign_in(new, current))
+                }
+            }
             ul.sessions data-names=(names(sessions)) {
                 @for info in here { (entry(info, current, true)) }
                 @for info in others { (entry(info, current, false)) }
             }
+            h2 { "Recent activity" }
+            ul.activity {
+                @for event in activity { li { (line(event, current)) } }
+            }
         },
     )
+}
+
+fn new_sign_in(activity: &Activity, current: CurrentSession<User>) -> Markup {
+    let (name, _) = agent::describe(activity.user_agent.as_deref());
+    html! {
+        p.notice role="status" {
+            "New sign-in from " (name) ", " (ago(activity.happened_at, current.times().now)) ". "
+            "If this was not you, " a href="/password" { "change your password" } "."
+        }
+    }
+}
+
+fn line(activity: &Activity, current: CurrentSession<User>) -> Markup {
+    let (name, _) = agent::describe(activity.user_agent.as_deref());
+    let event = match &*activity.event {
+        "began" => "Signed in",
+        "rotated" => "Password confirmed",
+        "ended" => "Session ended",
+        "expired" => "Session expired",
+        _ => "Session changed",
+    };
+    html! {
+        (event) " · " (name)
+        @if let Some(ip) = activity.ip { " · " (ip) }
+        " · " (ago(activity.happened_at, current.times().now))
+    }
 }
 
 fn entry(info: &SessionInfo, current: CurrentSession<User>, here: bool) -> Markup {

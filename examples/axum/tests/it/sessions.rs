@@ -53,6 +53,39 @@ async fn a_person_ends_a_session_on_another_device() {
     assert_eq!(here.get("/api/me").await.status, StatusCode::OK);
 }
 
+/// The page shows recent activity. It shows a sign-in from a new client to the other sessions, and a
+/// sign-in from a known client to none.
+#[tokio::test]
+async fn a_sign_in_from_a_new_client_is_shown_elsewhere() {
+    const NOTICE: &str = "New sign-in from ";
+    let site = Site::open().await;
+    let mut here = site.adas_browser().await;
+    assert!(!here.get("/sessions").await.body.contains(NOTICE));
+    site.browser().post("/sign-in", ADA).await;
+    assert!(!here.get("/sessions").await.body.contains(NOTICE));
+
+    let agent = [("user-agent", "Mozilla/5.0 (iPhone) Safari/604.1")];
+    let mut there = site.browser();
+    for _ in 0..2 {
+        there.send(Method::POST, "/sign-in", &agent, ADA).await;
+        let page = here.get("/sessions").await.body;
+        assert_eq!(page.matches(NOTICE).count(), 1, "{page}");
+        assert!(page.contains("New sign-in from Safari on iPhone, <time"));
+    }
+    // The second sign-in was from a known client and is the current session.
+    let mut fresh = site.browser();
+    let other = [("user-agent", "curl/8.0")];
+    fresh.send(Method::POST, "/sign-in", &other, ADA).await;
+    let page = fresh.get("/sessions").await.body;
+    assert!(!page.contains("New sign-in from curl") && page.contains("New sign-in from Safari"));
+
+    here.post("/sessions/end-others", "").await;
+    let page = here.get("/sessions").await.body;
+    // Of the sign-up, and of four sign-ins.
+    assert_eq!(page.matches("Session ended · ").count(), 5, "{page}");
+    assert_eq!(page.matches("Signed in · ").count(), 6, "{page}");
+}
+
 /// I09: a session of another user, an unknown one and a malformed id get the same response.
 #[tokio::test]
 async fn a_foreign_session_is_not_found() {
