@@ -30,10 +30,10 @@
 --   SELECT sessions_revoke_all(7);
 --   COMMIT;
 --
--- Only the owner of the sessions table, its members and superusers can write to the audit table,
--- because the triggers run with the privileges of the owner (SECURITY DEFINER). Another role adds
--- rows only by changing sessions. An UPDATE of the audit table fails for every role. To show the
--- trail to another role, grant SELECT.
+-- Only the owner of the sessions table, members of that role and superusers can write to the audit
+-- table, because the triggers run with the privileges of the owner (SECURITY DEFINER). Another role
+-- adds rows only by changing sessions. An UPDATE of the audit table fails for every role. To show
+-- the trail to another role, grant SELECT.
 --
 -- The settings, to set before the script runs:
 --   tower_user_session.sessions_table      default: sessions; the table must exist
@@ -252,7 +252,7 @@ BEGIN
     -- Default privileges can grant more. A role that may execute the function could call it by a
     -- trigger of its own table.
     FOR place IN
-        SELECT format('REVOKE %s ON %s %s FROM %s', privilege_type, kind, name,
+        SELECT format('REVOKE %s ON %s %s FROM %s CASCADE', privilege_type, kind, name,
                       CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END) AS revoke
         FROM (
             SELECT 'TABLE', oid::regclass::text, coalesce(relacl, acldefault('r', owner))
