@@ -86,6 +86,7 @@
 //! | sign in (log in) | [`SessionService::sign_in`] |
 //! | sign out (log out) | [`SessionService::sign_out`] |
 //! | authenticate a user again | [`SessionService::reauthenticate`] |
+//! | demand a second factor, or act as a user | [`guide::session_columns`] |
 //! | list a user's sessions | [`SessionService::sessions_of`] |
 //! | sign out another device | [`SessionService::revoke`] |
 //! | sign out everywhere else | [`SessionService::revoke_others`] |
