@@ -10,6 +10,7 @@ use tower_user_session::{
 
 use crate::support::{
     PATIENCE, current,
+    manual_feed::{LONG_LEASE, ManualFeed},
     organizations::{
         Member, PgMembers, member_store, members, organizations, set_factor, signed_in,
     },
@@ -94,6 +95,37 @@ async fn an_update_is_visible_at_once_in_this_process() {
         1
     );
     assert_eq!(sessions.user(signed_in.token()).await.unwrap(), None);
+}
+
+/// E05, P03: each change that this process makes is visible to its next request, even if the feed
+/// sends no notification.
+#[tokio::test]
+async fn a_change_of_this_process_needs_no_notification() {
+    let database = organizations().await;
+    for way in 0..3 {
+        let builder = SessionService::builder(member_store(&database)).lease(LONG_LEASE);
+        let sessions: PgMembers = builder.build().unwrap();
+        let silent = ManualFeed::default();
+        sessions.enable_cache(silent, 10).await.unwrap();
+        let signed_in = cacheable(&database, &sessions).await;
+        until_cached(&sessions, signed_in.token()).await;
+        let revoked = match way {
+            0 => {
+                set_factor(&sessions, &signed_in, "totp").await.unwrap();
+                None
+            }
+            1 => Some(sessions.revoke_where(&1, "active_org_id", 7_i64).await),
+            _ => Some(sessions.revoke_everyone_where("active_org_id", 7_i64).await),
+        };
+        let user = sessions.user(signed_in.token()).await.unwrap();
+        match revoked {
+            None => {
+                assert_eq!(user.unwrap().factors.unwrap(), ["totp"]);
+                assert_eq!(sessions.revoke_all(&1).await.unwrap(), 1);
+            }
+            Some(revoked) => assert_eq!((revoked.unwrap(), user), (1, None), "way {way}"),
+        }
+    }
 }
 
 /// Changes that another process makes: a statement, or an update by the crate if there is none; the
