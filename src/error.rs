@@ -25,6 +25,7 @@ pub struct Error {
     context: &'static str,
     source: Option<Arc<dyn StdError + Send + Sync>>,
     outcome_unknown: bool,
+    retried: bool,
 }
 
 /// Kind of an [`Error`].
@@ -99,6 +100,7 @@ impl Error {
             context: kind.as_str(),
             source: None,
             outcome_unknown: false,
+            retried: false,
         }
     }
 
@@ -122,6 +124,26 @@ impl Error {
     /// been sent. If it is `false`, nothing was changed.
     pub const fn is_outcome_unknown(&self) -> bool {
         self.outcome_unknown
+    }
+
+    /// Marks the error as that of a query that was repeated, for the span of the lookup.
+    #[cfg(feature = "postgres")]
+    pub(crate) const fn retried(mut self) -> Self {
+        self.retried = true;
+        self
+    }
+
+    pub(crate) const fn is_retried(&self) -> bool {
+        self.retried
+    }
+
+    /// Returns the field `outcome` of an event about a write that failed.
+    pub(crate) const fn outcome(&self) -> &'static str {
+        if self.outcome_unknown {
+            "unknown"
+        } else {
+            "unchanged"
+        }
     }
 
     /// Returns the kind of this error.

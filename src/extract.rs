@@ -44,7 +44,7 @@
 //! #     .route("/expires-in", axum::routing::get(expires_in));
 //! ```
 
-use std::{convert::Infallible, ops::Deref};
+use std::{convert::Infallible, ops::Deref, sync::LazyLock};
 
 use axum_core::{
     extract::{FromRequestParts, OptionalFromRequestParts},
@@ -54,6 +54,7 @@ use http::{HeaderValue, StatusCode, header, request::Parts};
 
 use crate::{
     error::{Chain, Error},
+    log_limit::LogLimiter,
     rejection::{RETRY_AFTER, Rejection, RejectionKind, log_no_user},
     service::{SignedIn, SignedOut},
     session::{CurrentSession, ParseSessionIdError},
@@ -157,6 +158,9 @@ fn unauthenticated<U>(parts: &Parts) -> Rejection {
     Rejection::new(RejectionKind::Unauthenticated, &parts.headers)
 }
 
+/// A response has no service, so that the limit is that of the process.
+static FAILED: LazyLock<LogLimiter> = LazyLock::new(LogLimiter::default);
+
 fn extension<T: Clone + Send + Sync + 'static>(parts: &Parts) -> Option<T> {
     parts.extensions.get().cloned()
 }
@@ -170,15 +174,20 @@ impl IntoResponse for Rejection {
 impl IntoResponse for Error {
     /// Responds with [`Error::status`] and an empty body.
     ///
-    /// The client does not learn the cause. The error is logged if the status is 500 or above. A
-    /// response with 503 has `Retry-After`.
+    /// The client does not learn the cause. The error is logged if the status is 500 or above, at
+    /// most once in ten seconds per process. A response with 503 has `Retry-After`.
     fn into_response(self) -> Response {
         let status = self.status();
-        if status.is_server_error() {
+        if status.is_server_error()
+            && let Some(requests) = FAILED.count()
+        {
             tracing::error!(
                 target: "tower_user_session",
+                event = "request_failed",
                 kind = ?self.kind(),
+                outcome = self.outcome(),
                 error = %Chain(&self),
+                requests,
                 "request failed"
             );
         }

@@ -105,7 +105,8 @@
 //! | change the response to a rejected request | [`rejection`] |
 //! | test a signed-in request | [`SessionService::cookie_for`], [`MemorySessionStore`](store::MemorySessionStore) (feature `test-util`) |
 //! | stop a process | [`SessionService::end_streams`], [`SessionService::close`] |
-//! | export metrics | [`SessionService::metrics`] |
+//! | export metrics | [`SessionService::metrics`], [`metrics`] |
+//! | answer a readiness check | [`SessionService::ping`] |
 //! | keep sessions in another database | [`store`] |
 //!
 //! [`guide`] has a page for each task: axum, tonic, hyper, axum-login, OAuth, passkeys, tests, and the
@@ -143,6 +144,7 @@
 //! | `axum` | | [`CurrentUser`] and other extractors, and `IntoResponseParts`; depends on `axum-core` only |
 //! | `serde` | | `Serialize` and `Deserialize` for [`SessionId`](crate::session::SessionId), [`Session`](crate::session::Session), [`SessionTimestamps`](crate::session::SessionTimestamps), [`SessionInfo`](crate::session::SessionInfo) and [`ReturnTo`](crate::require_user::ReturnTo) |
 //! | `chrono`, `serde_json`, `time`, `uuid` | | types that [`UserRow::get`](crate::postgres::UserRow::get) can read |
+//! | `metrics` | | [`MetricsExporter`](crate::metrics::MetricsExporter): metrics through the `metrics` facade |
 //! | `test-util` | | [`MemorySessionStore`](crate::store::MemorySessionStore), and signed-in requests for an application's tests |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -158,7 +160,8 @@ pub mod guide;
 pub mod load_user;
 mod log_limit;
 mod lookup;
-mod metrics;
+pub mod metrics;
+mod outage;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod rejection;

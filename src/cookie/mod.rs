@@ -231,6 +231,7 @@ impl SessionCookie {
     fn insecure(name: Name) -> Self {
         tracing::warn!(
             target: "tower_user_session",
+            event = "insecure_cookie",
             "the session cookie is insecure: it is sent over plain http, and other sites on this \
              host can set it; use it for local development only"
         );
@@ -507,6 +508,7 @@ fn append(headers: &mut HeaderMap, cookie: &Cookie<'_>) {
 fn report_full() {
     tracing::error!(
         target: "tower_user_session",
+        event = "cookie_not_written",
         "writing the session cookie failed: the response has too many header fields"
     );
 }

@@ -208,6 +208,16 @@ impl<U> Cache<U> {
         self.entries.clear();
     }
 
+    /// Returns the number of entries.
+    pub(crate) fn len(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    /// Returns the largest number of entries.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.entries.capacity()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -54,9 +54,11 @@ pub(crate) async fn run<U: Clone + Send + Sync + 'static>(
                 state.disconnect(&connections);
             }
         }
-        if let Some(times) = state.failures.count() {
+        state.disconnects.fetch_add(1, SeqCst);
+        if let Some(times) = state.outage.failed() {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "feed_disconnected",
                 kind = ?error.kind(),
                 error = %Chain(&error),
                 times,
@@ -136,6 +138,9 @@ impl<U: Clone + Send + Sync + 'static> FeedHandler for Connection<U> {
         }
         // Heartbeats may be in flight together, and be reported in another order.
         state.fresh_until.fetch_max(until, SeqCst);
+        let proven_at = state.nanos(sent.into_std());
+        state.proven_at.fetch_max(proven_at, SeqCst);
+        state.outage.succeeded();
         state.last_heartbeat.send_if_modified(|last| {
             let is_newest = last.connection != self.number || last.sent < Some(sent);
             if is_newest {

@@ -1,6 +1,9 @@
 //! The task that re-checks watched sessions by querying the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
@@ -41,6 +44,7 @@ pub(crate) fn watch<S: SessionStore>(
         }
     }
     drop(state);
+    watchers.waits.fetch_add(1, Relaxed);
     watchers.wake.notify_one();
     Ended {
         over,
@@ -120,6 +124,7 @@ impl<S: SessionStore> Recheck<S> {
             let error = match self.query(&part).await {
                 Ok(live) => {
                     watchers.state().apply_check(&part, &live, period);
+                    watchers.outage.succeeded();
                     continue;
                 }
                 Err(error) => error,
@@ -127,6 +132,7 @@ impl<S: SessionStore> Recheck<S> {
             if let (ErrorKind::Decode, [session]) = (error.kind(), &*part) {
                 tracing::error!(
                     target: "tower_user_session",
+                    event = "stream_undecidable",
                     kind = ?error.kind(),
                     error = %Chain(&error),
                     %session,
@@ -137,9 +143,10 @@ impl<S: SessionStore> Recheck<S> {
                 parts.push(part.split_off(part.len() / 2));
                 parts.push(part);
             } else {
-                if let Some(times) = watchers.failures.count() {
+                if let Some(times) = watchers.outage.failed() {
                     tracing::error!(
                         target: "tower_user_session",
+                        event = "recheck_failed",
                         kind = ?error.kind(),
                         error = %Chain(&error),
                         times,

@@ -20,7 +20,7 @@ use crate::{
         session_feed::Invalidation,
         watchers::Watchers,
     },
-    log_limit::LogLimiter,
+    outage::Outage,
     session::{SessionId, TokenDigest},
     store::lookup::SharedSession,
 };
@@ -49,7 +49,11 @@ pub(crate) struct SubscriptionState<U> {
     pub(crate) covers_users: AtomicBool,
     connections: Mutex<Connections>,
     pub(crate) last_heartbeat: watch::Sender<LastHeartbeat>,
-    pub(crate) failures: LogLimiter,
+    /// When the last heartbeat that came back was sent, in nanoseconds after `start`. Unlike
+    /// `last_heartbeat`, it outlasts the connection.
+    pub(crate) proven_at: AtomicU64,
+    pub(crate) disconnects: AtomicU64,
+    pub(crate) outage: Outage,
 }
 
 #[derive(Clone, Copy)]
@@ -103,7 +107,9 @@ impl<U: Clone + Send + Sync + 'static> SubscriptionState<U> {
             covers_users: AtomicBool::new(false),
             connections: Mutex::default(),
             last_heartbeat: watch::Sender::default(),
-            failures: LogLimiter::default(),
+            proven_at: AtomicU64::new(0),
+            disconnects: AtomicU64::new(0),
+            outage: Outage::new(Duration::ZERO, "feed_recovered", "session feed reconnected"),
         }
     }
 
@@ -132,6 +138,23 @@ impl<U: Clone + Send + Sync + 'static> SubscriptionState<U> {
     /// Returns whether the feed is connected. If so, all notifications have arrived.
     pub(crate) fn is_fresh(&self) -> bool {
         self.is_fresh_at(StdInstant::now())
+    }
+
+    /// Returns the time since the last heartbeat that came back was sent.
+    pub(crate) fn since_last_proof(&self) -> Duration {
+        let proven_at = Duration::from_nanos(self.proven_at.load(SeqCst));
+        self.start.elapsed().saturating_sub(proven_at)
+    }
+
+    /// Returns how often the feed failed.
+    pub(crate) fn disconnects(&self) -> u64 {
+        self.disconnects.load(SeqCst)
+    }
+
+    /// Returns the number of cached sessions and the capacity, if there is a cache.
+    pub(crate) fn cache_size(&self) -> Option<(u64, u64)> {
+        let cache = self.cache.as_ref()?;
+        Some((cache.len(), cache.capacity()))
     }
 
     fn is_fresh_at(&self, now: StdInstant) -> bool {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use tokio::{
 
 use crate::{
     feed::{by_user::ByUser, end_reason::EndReason},
-    log_limit::LogLimiter,
+    outage::Outage,
     session::{Session, SessionId, UserKey},
     store::RemainingLifetime,
 };
@@ -27,8 +30,10 @@ const MAX_TIMER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The watched sessions. Each watched session has at least one waiter for its end.
 pub(crate) struct Watchers {
     state: Mutex<State>,
+    /// The number of [`Ended`](crate::feed::Ended).
+    pub(crate) waits: AtomicU64,
     pub(crate) wake: Notify,
-    pub(crate) failures: LogLimiter,
+    pub(crate) outage: Outage,
 }
 
 #[derive(Default)]
@@ -68,8 +73,13 @@ impl Default for Watchers {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
+            waits: AtomicU64::new(0),
             wake: Notify::new(),
-            failures: LogLimiter::default(),
+            outage: Outage::new(
+                Duration::ZERO,
+                "recheck_recovered",
+                "re-checks of watched sessions recovered",
+            ),
         }
     }
 }
@@ -77,6 +87,7 @@ impl Default for Watchers {
 impl Watchers {
     /// Removes a waiter. If it was the last waiter, the session is no longer watched.
     pub(crate) fn remove_waiter(&self, session: SessionId, waiter: u64) {
+        self.waits.fetch_sub(1, Relaxed);
         let mut state = self.state();
         if let Some(watched) = state.sessions.get_mut(&session) {
             watched.waiters.retain(|(other, _)| *other != waiter);
@@ -123,6 +134,11 @@ impl Watchers {
         state.clear();
         drop(state);
         self.wake.notify_one();
+    }
+
+    /// Returns the number of waits that were not dropped.
+    pub(crate) fn waits(&self) -> u64 {
+        self.waits.load(Relaxed)
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

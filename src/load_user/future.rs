@@ -10,9 +10,12 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::{
-    load_user::cache_headers::{CacheHeaders, Marks},
+    load_user::{
+        cache_headers::{CacheHeaders, Marks},
+        span_fields::SpanFields,
+    },
     lookup::pending::PendingLookup,
-    metrics::Counter,
+    metrics::counters::Counter,
     rejection::{Rejection, ResponseForRejection, reject},
     service::{SessionService, TokenRejection},
     session::CurrentSession,
@@ -54,6 +57,7 @@ pin_project! {
         pub(super) request: Option<Request<B>>,
         pub(super) inner: S,
         pub(super) sessions: SessionService<L>,
+        pub(super) span_fields: SpanFields<L::User>,
         // The session that an outer layer for the same user type found.
         pub(super) outer: Option<CurrentSession<L::User>>,
         pub(super) cache_headers: CacheHeaders,
@@ -104,7 +108,13 @@ where
                         .expect("ResponseFuture polled after completion");
                     let authenticated = match answer {
                         Ok(Some(live)) => {
-                            attach(&mut request, live, lookup.sessions, lookup.outer.take());
+                            attach(
+                                &mut request,
+                                live,
+                                lookup.sessions,
+                                lookup.span_fields,
+                                lookup.outer.take(),
+                            );
                             true
                         }
                         Ok(None) => {
@@ -146,8 +156,10 @@ pub(super) fn attach<L: SessionLookup, B>(
     request: &mut Request<B>,
     live: LiveSession<L::User>,
     sessions: &SessionService<L>,
+    span_fields: &SpanFields<L::User>,
     outer: Option<CurrentSession<L::User>>,
 ) {
+    span_fields.record(&live);
     let session = CurrentSession::<L::User>::new(live.session);
     if let Some(found) = outer {
         sessions.report_disagreement(found, Some(&session));

@@ -7,6 +7,7 @@ use crate::{
     load_user::{
         cache_headers::CacheHeaders,
         service::{Exempt, LoadUser, Settings},
+        span_fields::SpanFields,
     },
     rejection::DefaultResponseForRejection,
     service::SessionService,
@@ -19,6 +20,7 @@ use crate::{
 pub struct LoadUserLayer<L: SessionLookup, R = DefaultResponseForRejection> {
     sessions: SessionService<L>,
     settings: Settings<R>,
+    span_fields: SpanFields<L::User>,
 }
 
 impl<L: SessionLookup> LoadUserLayer<L> {
@@ -30,7 +32,11 @@ impl<L: SessionLookup> LoadUserLayer<L> {
             stripped: None,
             rejection: DefaultResponseForRejection,
         };
-        Self { sessions, settings }
+        Self {
+            sessions,
+            settings,
+            span_fields: SpanFields::NONE,
+        }
     }
 }
 
@@ -79,6 +85,49 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
         self
     }
 
+    /// Records the session's public id as the field `session.id` of the current
+    /// [span](tracing::Span), if the request has a live session.
+    ///
+    /// The span is the one that an outer layer has entered, such as `tower_http`'s `TraceLayer`. It
+    /// must declare the field. The name is that of OpenTelemetry's semantic conventions.
+    ///
+    /// ```
+    /// use tower_http::trace::TraceLayer;
+    /// # use tower_user_session::{LoadUserLayer, SessionService, store::MemorySessionStore};
+    /// # #[derive(Clone)]
+    /// # struct User { id: i64 }
+    /// # let sessions = SessionService::new(MemorySessionStore::<i64, User>::new());
+    ///
+    /// let trace = TraceLayer::new_for_http().make_span_with(|request: &http::Request<String>| {
+    ///     tracing::info_span!(
+    ///         "request",
+    ///         method = %request.method(),
+    ///         session.id = tracing::field::Empty,
+    ///         enduser.pseudo.id = tracing::field::Empty,
+    ///     )
+    /// });
+    /// // `trace` is the outer layer of the two.
+    /// let load_user = LoadUserLayer::new(sessions).record_session().record_user(|user| user.id);
+    /// # let _ = (trace, load_user);
+    /// ```
+    pub fn record_session(mut self) -> Self {
+        self.span_fields.session = true;
+        self
+    }
+
+    /// Records what `id` returns as the field `enduser.pseudo.id` of the current span, as
+    /// [`record_session`](Self::record_session) does.
+    ///
+    /// Return a key that means nothing outside the application. Traces are stored in other places
+    /// than users, and for another time: do not return a name or an e-mail address.
+    pub fn record_user<D: fmt::Display>(
+        mut self,
+        id: impl Fn(&L::User) -> D + Send + Sync + 'static,
+    ) -> Self {
+        self.span_fields.user = Some(Arc::new(move |user| id(user).to_string()));
+        self
+    }
+
     /// Sets the response that is sent when a lookup fails (503 by default).
     ///
     /// This layer does not reject anonymous requests. It passes them to the inner service.
@@ -91,6 +140,7 @@ impl<L: SessionLookup, R> LoadUserLayer<L, R> {
         } = self.settings;
         LoadUserLayer {
             sessions: self.sessions,
+            span_fields: self.span_fields,
             settings: Settings {
                 exempt,
                 cache_headers,
@@ -105,7 +155,12 @@ impl<S, L: SessionLookup, R: Clone> Layer<S> for LoadUserLayer<L, R> {
     type Service = LoadUser<S, L, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LoadUser::new(inner, self.sessions.clone(), self.settings.clone())
+        LoadUser::new(
+            inner,
+            self.sessions.clone(),
+            self.settings.clone(),
+            self.span_fields.clone(),
+        )
     }
 }
 
@@ -114,6 +169,7 @@ impl<L: SessionLookup, R: Clone> Clone for LoadUserLayer<L, R> {
         Self {
             sessions: self.sessions.clone(),
             settings: self.settings.clone(),
+            span_fields: self.span_fields.clone(),
         }
     }
 }
@@ -123,6 +179,6 @@ impl<L: SessionLookup, R> fmt::Debug for LoadUserLayer<L, R> {
         f.debug_struct("LoadUserLayer")
             .field("sessions", &self.sessions)
             .field("settings", &self.settings)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -109,6 +109,7 @@ mod future;
 mod layer;
 mod original_place;
 mod service;
+mod span_fields;
 
 pub(crate) use self::original_place::OriginalPlace;
 pub use self::{future::ResponseFuture, layer::LoadUserLayer, service::LoadUser};

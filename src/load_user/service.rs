@@ -12,6 +12,7 @@ use crate::{
         cache_headers::{CacheHeaders, Marks},
         future::{Lookup, ResponseFuture, attach},
         original_place::OriginalPlace,
+        span_fields::SpanFields,
     },
     rejection::{DefaultResponseForRejection, ResponseForRejection},
     service::SessionService,
@@ -25,6 +26,7 @@ pub struct LoadUser<S, L: SessionLookup, R = DefaultResponseForRejection> {
     inner: S,
     sessions: SessionService<L>,
     settings: Settings<R>,
+    span_fields: SpanFields<L::User>,
 }
 
 #[derive(Clone)]
@@ -42,11 +44,17 @@ pub(super) struct Exempt(pub(super) Arc<ExemptFn>);
 type ExemptFn = dyn Fn(&Method, &Uri) -> bool + Send + Sync;
 
 impl<S, L: SessionLookup, R> LoadUser<S, L, R> {
-    pub(super) const fn new(inner: S, sessions: SessionService<L>, settings: Settings<R>) -> Self {
+    pub(super) const fn new(
+        inner: S,
+        sessions: SessionService<L>,
+        settings: Settings<R>,
+        span_fields: SpanFields<L::User>,
+    ) -> Self {
         Self {
             inner,
             sessions,
             settings,
+            span_fields,
         }
     }
 
@@ -103,7 +111,7 @@ where
         };
 
         if let Some(live) = answer.known() {
-            attach(&mut request, live, &self.sessions, outer);
+            attach(&mut request, live, &self.sessions, &self.span_fields, outer);
             let marks = marks(true);
             return ResponseFuture::calling(self.inner.call(request), marks);
         }
@@ -116,6 +124,7 @@ where
             request: Some(request),
             inner: ready_inner,
             sessions: self.sessions.clone(),
+            span_fields: self.span_fields.clone(),
             outer,
             cache_headers: self.settings.cache_headers,
             rejection: self.settings.rejection.clone(),
@@ -129,6 +138,7 @@ impl<S: Clone, L: SessionLookup, R: Clone> Clone for LoadUser<S, L, R> {
             inner: self.inner.clone(),
             sessions: self.sessions.clone(),
             settings: self.settings.clone(),
+            span_fields: self.span_fields.clone(),
         }
     }
 }
@@ -139,7 +149,7 @@ impl<S: fmt::Debug, L: SessionLookup, R> fmt::Debug for LoadUser<S, L, R> {
             .field("inner", &self.inner)
             .field("sessions", &self.sessions)
             .field("settings", &self.settings)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

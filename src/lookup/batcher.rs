@@ -15,8 +15,10 @@ use crate::{
         pending::{PendingLookup, PendingLookups, Waiter},
         queue::{Limits, RequestDigests},
         runner::BatchRunner,
+        span::LookupSpan,
         worker::{BatchQueue, Enqueued},
     },
+    metrics::counters::{Counter, Counters},
     session::TokenDigest,
     store::{
         SessionLookup,
@@ -50,6 +52,7 @@ fn processors() -> usize {
 
 pub(crate) struct LookupBatcher<L: SessionLookup> {
     queue: Arc<BatchQueue<L>>,
+    metrics: Arc<Counters>,
     deadline: Duration,
 }
 
@@ -66,6 +69,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
             max_batch_age: deadline / 4,
         };
         Self {
+            metrics: Arc::clone(&runner.metrics),
             queue: Arc::new(BatchQueue::new(limits, runner)),
             deadline,
         }
@@ -79,6 +83,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
         let waiter = Waiter {
             result: sender,
             only_token: true,
+            span: LookupSpan::new(),
         };
         match self.join(SmallVec::from_buf([(digest, waiter)])) {
             Ok(deadline) => PendingLookup::waiting(result, deadline),
@@ -101,6 +106,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
             let waiter = Waiter {
                 result: sender,
                 only_token: false,
+                span: LookupSpan::new(),
             };
             (*digest, waiter)
         });
@@ -115,6 +121,15 @@ impl<L: SessionLookup> LookupBatcher<L> {
     /// [`ErrorKind::Overloaded`] if the queue is full. [`ErrorKind::Closed`] if the service is
     /// closed.
     fn join(&self, waiters: RequestDigests<Waiter<L::User>>) -> Result<Sleep, Error> {
+        let lookups = waiters.len() as u64;
+        let joined = self.enqueue(waiters);
+        if joined.is_err() {
+            self.metrics.add(Counter::LookupsFailed, lookups);
+        }
+        joined
+    }
+
+    fn enqueue(&self, waiters: RequestDigests<Waiter<L::User>>) -> Result<Sleep, Error> {
         let now = Instant::now();
         let deadline = timer(now + self.deadline)?;
         match self.queue.join(waiters, now) {
@@ -122,6 +137,11 @@ impl<L: SessionLookup> LookupBatcher<L> {
             Enqueued::Overloaded => Err(Error::from_kind(ErrorKind::Overloaded)),
             Enqueued::Closed => Err(Error::from_kind(ErrorKind::Closed)),
         }
+    }
+
+    /// Returns the number of lookups that wait, and of batches in flight.
+    pub(crate) fn load(&self) -> (u64, u64) {
+        self.queue.load()
     }
 
     /// Rejects later lookups, and waits for the lookups in flight.

@@ -10,7 +10,8 @@ use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use crate::{
     error::{Chain, Error, ErrorKind},
-    log_limit::LogLimiter,
+    metrics::counters::{Counter, Counters},
+    outage::Outage,
     session::{Session, SessionId},
     store::{SessionLookup, SessionUse},
 };
@@ -33,7 +34,8 @@ pub(crate) struct LastSeenWriter<L> {
     state: Mutex<State>,
     idle: Notify,
     flush_now: Notify,
-    failures: LogLimiter,
+    metrics: Arc<Counters>,
+    outage: Outage,
 }
 
 #[derive(Default)]
@@ -45,14 +47,19 @@ struct State {
 }
 
 impl<L: SessionLookup> LastSeenWriter<L> {
-    pub(crate) fn new(store: Arc<L>, deadline: Duration) -> Self {
+    pub(crate) fn new(store: Arc<L>, metrics: Arc<Counters>, deadline: Duration) -> Self {
         Self {
             store,
             deadline,
             state: Mutex::default(),
             idle: Notify::new(),
             flush_now: Notify::new(),
-            failures: LogLimiter::default(),
+            metrics,
+            outage: Outage::new(
+                Duration::ZERO,
+                "last_use_recovered",
+                "recording the last use of sessions recovered",
+            ),
         }
     }
 
@@ -153,23 +160,38 @@ impl<L: SessionLookup> Writer<L> {
             };
             let touch = last_seen.store.touch(&used);
             match timeout(last_seen.deadline, touch).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => self.report_success(used.len()),
                 // A server in recovery accepts no writes. This error is expected and is not
                 // reported.
-                Ok(Err(error)) if error.kind() == ErrorKind::Recovery => {}
+                Ok(Err(error)) if error.kind() == ErrorKind::Recovery => {
+                    self.count(Counter::UsesFailed, used.len());
+                }
                 Ok(Err(error)) => self.report(&error, used.len()),
                 Err(_) => self.report(&Error::from_kind(ErrorKind::Deadline), used.len()),
             }
         }
     }
 
+    fn count(&self, counter: Counter, sessions: usize) {
+        self.last_seen.metrics.add(counter, sessions as u64);
+    }
+
+    fn report_success(&self, sessions: usize) {
+        self.count(Counter::UsesRecorded, sessions);
+        self.last_seen.outage.succeeded();
+    }
+
     fn report(&self, error: &Error, sessions: usize) {
-        if self.last_seen.failures.count().is_some() {
+        self.count(Counter::UsesFailed, sessions);
+        if let Some(times) = self.last_seen.outage.failed() {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "last_use_failed",
                 kind = ?error.kind(),
+                outcome = error.outcome(),
                 error = %Chain(error),
                 sessions,
+                times,
                 "failed to record the last use of sessions"
             );
         }

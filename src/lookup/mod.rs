@@ -10,5 +10,6 @@ mod queue_model;
 #[cfg(test)]
 mod queue_simulation;
 pub(crate) mod runner;
+pub(crate) mod span;
 mod waiting;
 mod worker;

@@ -12,6 +12,7 @@ use tokio::{sync::oneshot, time::Sleep};
 
 use crate::{
     error::{Error, ErrorKind},
+    lookup::span::{BatchInfo, LookupSpan},
     store::{
         LiveSession,
         lookup::{FoundSession, SharedSession},
@@ -26,6 +27,16 @@ pub(crate) struct Waiter<U> {
     /// Whether the request presents no other token. If so, a live session belongs to the request
     /// and counts as used.
     pub(crate) only_token: bool,
+    pub(crate) span: LookupSpan,
+}
+
+impl<U> Waiter<U> {
+    /// Closes the span of the lookup, and sends its result.
+    pub(crate) fn deliver(self, outcome: Outcome<U>, batch: BatchInfo) {
+        self.span.close(&outcome, batch);
+        // The send fails if the waiter was cancelled.
+        let _ = self.result.send(outcome);
+    }
 }
 
 pin_project! {

@@ -254,6 +254,11 @@ impl<W> Queue<W> {
         std::mem::take(&mut self.batches)
     }
 
+    /// Returns the number of waiters in batches that wait, and of batches in flight.
+    pub(crate) const fn load(&self) -> (usize, usize) {
+        (self.waiting, self.in_flight)
+    }
+
     pub(crate) const fn is_idle(&self) -> bool {
         self.in_flight == 0
     }

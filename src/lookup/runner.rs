@@ -12,9 +12,11 @@ use crate::{
         last_seen::LastSeenWriter,
         pending::{Outcome, Waiter},
         queue::{Batch, BatchOutcome},
+        span::BatchInfo,
         waiting::{Digests, Waiters, WaitersOfEach, place},
     },
-    metrics::{Counter, Counters},
+    metrics::counters::{Counter, Counters},
+    outage::Outage,
     session::TokenDigest,
     store::{LookupResult, SessionLookup, lookup::FoundSession},
 };
@@ -26,6 +28,7 @@ pub(crate) struct BatchRunner<L: SessionLookup> {
     pub(crate) feed: Arc<FeedSlot<L::User>>,
     pub(crate) last_seen: Arc<LastSeenWriter<L>>,
     pub(crate) metrics: Arc<Counters>,
+    pub(crate) outage: Arc<Outage>,
     pub(crate) deadline: Duration,
 }
 
@@ -44,31 +47,38 @@ impl<L: SessionLookup> BatchRunner<L> {
             return (digests, BatchOutcome::NotSent, None);
         }
         let opened = Instant::from_std(batch.opened);
+        let sent = Instant::now();
+        let mut info = BatchInfo {
+            wait: sent.saturating_duration_since(opened),
+            ..BatchInfo::default()
+        };
+        self.metrics.waited(info.wait);
         // The server may execute a statement for up to one deadline after it received the
         // statement. While queries time out, a late batch is not sent. A connection and its
         // replacement therefore execute at most two statements at the same time.
-        if batch.skip_if_late && opened.elapsed() > self.deadline / 2 {
-            send_error(waiters, &Error::from_kind(ErrorKind::Deadline));
+        if batch.skip_if_late && info.wait > self.deadline / 2 {
+            let error = Error::from_kind(ErrorKind::Deadline);
+            self.send_error(waiters, &error, info);
             return (digests, BatchOutcome::NotSent, None);
         }
         let deadline = opened + self.deadline;
         let snapshot = self.feed.subscription().and_then(|feed| feed.snapshot());
         let mut outcome = BatchOutcome::Completed;
-        let sent = Instant::now();
         // A binding, so that the future is dropped before the next one is created.
-        let found = self.find(&digests, deadline).await;
-        let time = found.is_ok().then(|| sent.elapsed());
+        let found = self.find(&digests, sent, deadline, &mut info).await;
+        let time = found.is_ok().then_some(info.query);
         match found {
-            Ok(results) => self.complete(&digests, waiters, results, snapshot),
+            Ok(results) => self.complete(&digests, waiters, results, snapshot, info),
             // One undecodable row fails the whole query. Each digest is then queried alone, once.
             Err(error) if error.kind() == ErrorKind::Decode && digests.len() > 1 => {
                 for (digest, waiters) in digests.iter().zip(waiters) {
                     let alone = SmallVec::from_buf([waiters]);
                     let snapshot = self.feed.subscription().and_then(|feed| feed.snapshot());
-                    let found = self.find(&[*digest], deadline).await;
+                    let sent = Instant::now();
+                    let found = self.find(&[*digest], sent, deadline, &mut info).await;
                     match found {
-                        Ok(results) => self.complete(&[*digest], alone, results, snapshot),
-                        Err(error) => send_error(alone, &error),
+                        Ok(results) => self.complete(&[*digest], alone, results, snapshot, info),
+                        Err(error) => self.send_error(alone, &error, info),
                     }
                 }
             }
@@ -76,7 +86,7 @@ impl<L: SessionLookup> BatchRunner<L> {
                 if error.kind() == ErrorKind::Deadline {
                     outcome = BatchOutcome::TimedOut;
                 }
-                send_error(waiters, &error);
+                self.send_error(waiters, &error, info);
             }
         }
         (digests, outcome, time)
@@ -89,12 +99,13 @@ impl<L: SessionLookup> BatchRunner<L> {
         waiters: WaitersOfEach<Waiter<L::User>>,
         results: Vec<LookupResult<L::User>>,
         snapshot: Option<Snapshot>,
+        info: BatchInfo,
     ) {
         // Most stores return the results in the order of the digests.
         let returned = results.iter().map(LookupResult::digest);
         if digests.iter().copied().eq(returned) {
             for (waiters, result) in waiters.into_iter().zip(results) {
-                self.deliver(waiters, result, snapshot);
+                self.deliver(waiters, result, snapshot, info);
             }
             return;
         }
@@ -108,7 +119,7 @@ impl<L: SessionLookup> BatchRunner<L> {
                 // other results may belong to that query, too. Therefore the whole batch fails.
                 let error =
                     violation("the store returned a result for a digest that was not in the batch");
-                return send_error(waiters, &error);
+                return self.send_error(waiters, &error, info);
             };
             matched[place] = Some(match matched[place] {
                 None => result,
@@ -119,12 +130,11 @@ impl<L: SessionLookup> BatchRunner<L> {
             });
         }
         for (waiters, result) in waiters.into_iter().zip(matched) {
-            match result {
-                Some(result) => self.deliver(waiters, result, snapshot),
-                None => send(
-                    waiters,
-                    Err(violation("the store returned no result for a digest")),
-                ),
+            if let Some(result) = result {
+                self.deliver(waiters, result, snapshot, info);
+            } else {
+                let error = violation("the store returned no result for a digest");
+                self.send(waiters, Err(error), info);
             }
         }
     }
@@ -135,6 +145,7 @@ impl<L: SessionLookup> BatchRunner<L> {
         waiters: Waiters<Waiter<L::User>>,
         result: LookupResult<L::User>,
         snapshot: Option<Snapshot>,
+        info: BatchInfo,
     ) {
         let (digest, may_be_cached) = (result.digest(), result.may_be_cached());
         let mut outcome = result.into_found();
@@ -152,40 +163,59 @@ impl<L: SessionLookup> BatchRunner<L> {
                 });
             }
         }
-        send(waiters, outcome);
+        self.send(waiters, outcome, info);
     }
 
+    /// Queries the store. Records the duration of the query since `sent`.
     async fn find(
         &self,
         digests: &[TokenDigest],
+        sent: Instant,
         deadline: Instant,
+        info: &mut BatchInfo,
     ) -> Result<Vec<LookupResult<L::User>>, Error> {
-        self.metrics.add(Counter::Statements, 1);
-        timeout_at(deadline, self.store.find(digests))
+        self.metrics.count(Counter::Statements);
+        let found = timeout_at(deadline, self.store.find(digests))
             .await
-            .unwrap_or_else(|_| Err(Error::from_kind(ErrorKind::Deadline)))
+            .unwrap_or_else(|_| Err(Error::from_kind(ErrorKind::Deadline)));
+        info.digests = digests.len();
+        info.query = sent.elapsed();
+        info.retried = match &found {
+            Ok(results) => results.first().is_some_and(LookupResult::is_retried),
+            Err(error) => error.is_retried(),
+        };
+        self.metrics.queried(info.query, found.is_err());
+        if found.is_ok() {
+            self.outage.succeeded();
+        }
+        found
     }
-}
 
-fn send_error<U>(of_each: WaitersOfEach<Waiter<U>>, error: &Error) {
-    for waiters in of_each {
-        send(waiters, Err(error.clone()));
+    fn send_error(&self, of_each: WaitersOfEach<Waiter<L::User>>, error: &Error, info: BatchInfo) {
+        for waiters in of_each {
+            self.send(waiters, Err(error.clone()), info);
+        }
     }
-}
 
-fn send<U>(waiters: Waiters<Waiter<U>>, outcome: Outcome<U>) {
-    let mut waiters = waiters.into_iter();
-    let Some(last) = waiters.next_back() else {
-        return;
-    };
-    if waiters.len() == 0 {
-        // The send fails if the waiter was cancelled.
-        let _ = last.result.send(outcome);
-        return;
-    }
-    let outcome = outcome.map(|found| found.map(FoundSession::into_shared));
-    for waiter in waiters.chain([last]) {
-        let outcome = outcome.clone().map(|found| found.map(FoundSession::from));
-        let _ = waiter.result.send(outcome);
+    fn send(&self, waiters: Waiters<Waiter<L::User>>, outcome: Outcome<L::User>, info: BatchInfo) {
+        let counter = match &outcome {
+            Ok(Some(_)) => Counter::LookupsLive,
+            Ok(None) => Counter::LookupsAbsent,
+            Err(_) => Counter::LookupsFailed,
+        };
+        self.metrics.add(counter, waiters.len() as u64);
+        let mut waiters = waiters.into_iter();
+        let Some(last) = waiters.next_back() else {
+            return;
+        };
+        if waiters.len() == 0 {
+            last.deliver(outcome, info);
+            return;
+        }
+        let outcome = outcome.map(|found| found.map(FoundSession::into_shared));
+        for waiter in waiters.chain([last]) {
+            let outcome = outcome.clone().map(|found| found.map(FoundSession::from));
+            waiter.deliver(outcome, info);
+        }
     }
 }

@@ -76,6 +76,12 @@ impl<L: SessionLookup> BatchQueue<L> {
         }
     }
 
+    /// Returns the number of waiting lookups, and of queries in flight.
+    pub(crate) fn load(&self) -> (u64, u64) {
+        let (waiting, in_flight) = self.state().queue.load();
+        (waiting as u64, in_flight as u64)
+    }
+
     /// Rejects later lookups, and waits for the lookups in flight.
     pub(crate) async fn close(&self) {
         loop {

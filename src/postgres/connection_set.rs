@@ -8,7 +8,7 @@ use std::{
     fmt,
     ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -24,11 +24,13 @@ use tokio::{
 use crate::{
     error::{Error, ErrorKind},
     postgres::{
+        connection::{Alive, Connection},
+        counters::StoreCounters,
         errors,
         fence::{Fence, Follower, Gate},
         hosts,
         reconnect::Reconnect,
-        sql::execution::{self, LookupStatement},
+        sql::execution,
     },
     service::DEFAULT_DEADLINE,
 };
@@ -68,6 +70,7 @@ struct Shared {
     /// The settings of each new connection; `None` behind a transaction pooler.
     settings: Option<fn(Duration) -> String>,
     size: usize,
+    counters: Arc<StoreCounters>,
     alive: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
     state: Mutex<State>,
@@ -91,25 +94,6 @@ struct State {
     closed: bool,
 }
 
-/// A dedicated connection.
-pub(super) struct Connection {
-    client: ClientWrapper,
-    pub(super) gate: Gate,
-    /// The prepared lookup of this connection, and whether it returns the hash of the user's key.
-    pub(super) find: OnceLock<(LookupStatement, bool)>,
-    generation: u64,
-    _alive: Alive,
-}
-
-/// Counts a connection while it is open.
-struct Alive(Arc<AtomicUsize>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-    }
-}
-
 /// A connection in use. Dropping it without [`release`](Self::release) closes the connection. A
 /// response in flight therefore reaches no other caller. A connection that is
 /// [shared](Self::share) is closed when its last user has dropped it.
@@ -129,6 +113,7 @@ impl ConnectionSet {
         settings: Option<fn(Duration) -> String>,
         size: usize,
         with_backoff: bool,
+        counters: &Arc<StoreCounters>,
     ) -> Self {
         let shared = Arc::new(Shared {
             pool,
@@ -136,6 +121,7 @@ impl ConnectionSet {
             fence: fence.clone(),
             settings,
             size,
+            counters: Arc::clone(counters),
             alive: Arc::default(),
             permits: Arc::new(Semaphore::new(size)),
             state: Mutex::default(),
@@ -224,7 +210,7 @@ impl ConnectionSet {
     /// connection was opened. Several statements fail with one connection, and only the first
     /// failure is news.
     pub(super) fn renew_after(&self, failed: &Connection) {
-        if self.generation() == failed.generation {
+        if self.generation() == failed.generation() {
             self.renew();
         }
     }
@@ -256,7 +242,9 @@ impl Shared {
             state.generation += 1;
             std::mem::take(&mut state.idle)
         };
-        drop(idle);
+        for connection in &idle {
+            connection.retire();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -270,7 +258,7 @@ impl Shared {
             // connection is dropped.
             let connection = self.state().idle.pop();
             match connection {
-                Some(connection) if connection.client.is_closed() => {}
+                Some(connection) if connection.is_closed() => {}
                 other => return other,
             }
         }
@@ -327,19 +315,13 @@ impl Shared {
             }
         }
         let (client, gate, alive) = opened?;
-        Ok(Connection {
-            client,
-            gate,
-            find: OnceLock::new(),
-            generation,
-            _alive: alive,
-        })
+        let counters = &self.counters;
+        Ok(Connection::new(client, gate, generation, counters, alive))
     }
 
     async fn open_one(&self) -> Result<(ClientWrapper, Gate, Alive), Error> {
         let client = self.open_unless_pool_is_exhausted().await?;
-        self.alive.fetch_add(1, SeqCst);
-        let alive = Alive(Arc::clone(&self.alive));
+        let alive = Alive::new(&self.alive);
         let gate = Gate::new(&self.fence, &client, self.settings.is_none());
         let gate = match self.settings {
             Some(settings) => {
@@ -397,9 +379,15 @@ impl Drop for Opening {
             match &mut self.outcome {
                 Ok(Some(connection))
                     if shared.alive.load(SeqCst) > shared.size
-                        || connection.generation != state.generation => {}
+                        || connection.generation() != state.generation =>
+                {
+                    connection.retire();
+                }
                 Ok(connection) => state.idle.extend(connection.take().map(Arc::new)),
-                Err(error) => state.failed = Some((self.since, error.clone())),
+                Err(error) => {
+                    shared.counters.failed.increment();
+                    state.failed = Some((self.since, error.clone()));
+                }
             }
         }
         // The rest of the outcome is dropped after the lock is released.
@@ -448,12 +436,12 @@ impl PooledConnection {
         };
         {
             let mut state = self.shared.state();
-            let current = connection.generation == state.generation && !state.closed;
+            let current = connection.generation() == state.generation && !state.closed;
             if current && state.idle.len() < self.shared.size {
                 state.idle.push(connection);
             } else {
                 drop(state);
-                drop(connection);
+                connection.retire();
             }
         }
         self.shared.changed.notify_waiters();
@@ -469,20 +457,6 @@ impl Deref for PooledConnection {
     )]
     fn deref(&self) -> &Connection {
         self.connection.as_ref().expect("the connection is in use")
-    }
-}
-
-impl Connection {
-    pub(super) const fn generation(&self) -> u64 {
-        self.generation
-    }
-}
-
-impl Deref for Connection {
-    type Target = ClientWrapper;
-
-    fn deref(&self) -> &ClientWrapper {
-        &self.client
     }
 }
 

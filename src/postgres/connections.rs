@@ -17,6 +17,7 @@ use crate::{
     error::{Error, ErrorKind},
     postgres::{
         connection_set::{ConnectionSet, Deadline, PooledConnection, before_deadline, open_new},
+        counters::StoreCounters,
         errors,
         fence::{Fence, Follower, Gate, Server},
         pipelines::Pipelines,
@@ -63,6 +64,7 @@ pub(super) struct Connections {
     _idle_in_pool: Arc<IdleInPool>,
     user_queues: UserQueues,
     lock_waiters: Semaphore,
+    pub(super) counters: Arc<StoreCounters>,
 }
 
 impl Connections {
@@ -76,10 +78,19 @@ impl Connections {
             deadline: deadline.clone(),
         });
         fence.follow(&idle_in_pool);
+        let counters = Arc::default();
         let set = |settings: fn(Duration) -> String, size, with_backoff| {
             let settings = execution.has_settings().then_some(settings);
             let (pool, deadline) = (pool.clone(), deadline.clone());
-            ConnectionSet::new(pool, deadline, &fence, settings, size, with_backoff)
+            ConnectionSet::new(
+                pool,
+                deadline,
+                &fence,
+                settings,
+                size,
+                with_backoff,
+                &counters,
+            )
         };
         let lookups = lookup_connections(pool.status().max_size);
         // A pooler may give each statement to another server connection.
@@ -96,6 +107,7 @@ impl Connections {
             lock_waiters: Semaphore::new(1),
             fence,
             _idle_in_pool: idle_in_pool,
+            counters,
             deadline,
             pool,
         }
@@ -338,6 +350,7 @@ impl Attempts<'_> {
         let nothing_happened = errors::is_connection_lost(error) && !error.is_outcome_unknown();
         if nothing_happened && !std::mem::replace(&mut self.reconnected, true) {
             self.connections.writes.renew();
+            self.connections.counters.writes_retried.increment();
             return true;
         }
         self.should_retry(error).await
@@ -346,6 +359,14 @@ impl Attempts<'_> {
     /// Returns whether to retry after this error. If a lock was not available, the method first
     /// waits until no other write of the store waits for locks.
     pub(super) async fn should_retry(&mut self, error: &Error) -> bool {
+        let retries = self.may_succeed_after(error).await;
+        if retries {
+            self.connections.counters.writes_retried.increment();
+        }
+        retries
+    }
+
+    async fn may_succeed_after(&mut self, error: &Error) -> bool {
         if error.is_outcome_unknown() {
             return false;
         }

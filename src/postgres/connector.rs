@@ -22,6 +22,8 @@ use tokio_postgres::{
 
 use crate::{
     error::{BoxError, Chain},
+    log_limit::LogLimiter,
+    outage::Outage,
     postgres::{each_host::each_host, errors},
 };
 
@@ -61,6 +63,13 @@ pub struct PgConnector {
     last_password: Arc<Mutex<Option<String>>>,
     /// The number of connections opened so far: each begins with the next host.
     opened: Arc<AtomicUsize>,
+    events: Arc<Events>,
+}
+
+/// The limits of the connector's events.
+struct Events {
+    password: Outage,
+    lost: LogLimiter,
 }
 
 impl PgConnector {
@@ -85,6 +94,14 @@ impl PgConnector {
             password: None,
             last_password: Arc::default(),
             opened: Arc::default(),
+            events: Arc::new(Events {
+                password: Outage::new(
+                    Duration::ZERO,
+                    "password_recovered",
+                    "password provider recovered",
+                ),
+                lost: LogLimiter::default(),
+            }),
         }
     }
 
@@ -116,15 +133,11 @@ impl PgConnector {
         let mut config = self.config.clone();
         if let Some(provider) = &self.password {
             match provider().await {
-                Ok(password) => *self.last_password() = Some(password),
-                Err(error) => {
-                    let error = Chain(&*error);
-                    tracing::warn!(
-                        target: "tower_user_session",
-                        %error,
-                        "password provider failed: the last password is used"
-                    );
+                Ok(password) => {
+                    *self.last_password() = Some(password);
+                    self.events.password.succeeded();
                 }
+                Err(error) => self.report_password_failure(&*error),
             }
             if let Some(password) = &*self.last_password() {
                 config.password(password);
@@ -147,6 +160,18 @@ impl PgConnector {
         (self.open)(last).await
     }
 
+    fn report_password_failure(&self, error: &(dyn std::error::Error + 'static)) {
+        if let Some(times) = self.events.password.failed() {
+            tracing::warn!(
+                target: "tower_user_session",
+                event = "password_failed",
+                error = %Chain(error),
+                times,
+                "password provider failed: the last password is used"
+            );
+        }
+    }
+
     fn last_password(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.last_password
             .lock()
@@ -162,15 +187,20 @@ impl Connect for PgConnector {
     ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
         Box::pin(async move {
             let (client, mut connection) = self.open().await?;
+            let events = Arc::clone(&self.events);
             let driver = spawn(async move {
                 while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
                     if let Err(error) = message {
-                        tracing::warn!(
-                            target: "tower_user_session",
-                            kind = ?errors::connection_kind(&error),
-                            error = %Chain(&error),
-                            "database connection failed"
-                        );
+                        if let Some(times) = events.lost.count() {
+                            tracing::warn!(
+                                target: "tower_user_session",
+                                event = "connection_lost",
+                                kind = ?errors::connection_kind(&error),
+                                error = %Chain(&error),
+                                times,
+                                "database connection failed"
+                            );
+                        }
                         return;
                     }
                 }

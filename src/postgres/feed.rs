@@ -124,6 +124,7 @@ impl PgSessionFeed {
         } else {
             tracing::info!(
                 target: "tower_user_session",
+                event = "feed_without_users",
                 "the triggers do not announce changes of users: the re-check interval bounds how \
                  long a change goes unnoticed"
             );
@@ -397,6 +398,7 @@ async fn warn_if_unencrypted(client: &Client) -> Result<(), Error> {
     {
         tracing::warn!(
             target: "tower_user_session",
+            event = "feed_unencrypted",
             "the session feed's connection to the database on another host is not encrypted"
         );
     }

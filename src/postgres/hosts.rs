@@ -9,6 +9,7 @@ pub(super) fn warn(pool: &Pool) {
     if takes_any_of_several(&format!("{:?}", pool.manager())) {
         tracing::warn!(
             target: "tower_user_session",
+            event = "several_hosts",
             "the pool has several hosts without target_session_attrs=read-write: sign-ins and \
              lookups fail on a connection to a replica"
         );

@@ -35,8 +35,14 @@ impl<U: PgUser> PgSessionStore<U> {
                 Err(error) => Err(error),
             };
             acquired = match found {
-                Ok(Moved::Completed(results)) => return Ok(results),
+                Ok(Moved::Completed(mut results)) => {
+                    if retried {
+                        results.iter_mut().for_each(LookupResult::set_retried);
+                    }
+                    return Ok(results);
+                }
                 Ok(Moved::To(other)) => {
+                    self.connections.counters.lookups_moved.increment();
                     // Once is enough: on the other connection, it may wait behind a slow one again.
                     move_until = Instant::now();
                     other
@@ -44,13 +50,16 @@ impl<U: PgUser> PgSessionStore<U> {
                 Err(error) if errors::is_retryable(&error) && !retried => {
                     tracing::debug!(
                         target: "tower_user_session",
+                        event = "lookup_retried",
                         kind = ?error.kind(),
                         %error,
                         "a lookup is retried on a new connection"
                     );
+                    self.connections.counters.lookups_retried.increment();
                     retried = true;
-                    lookups.acquire().await?
+                    lookups.acquire().await.map_err(Error::retried)?
                 }
+                Err(error) if retried => return Err(error.retried()),
                 Err(error) => return Err(error),
             };
         }

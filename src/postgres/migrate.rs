@@ -23,6 +23,7 @@ use crate::{
 
 // Each file is idempotent. The first acquires an advisory lock, which serializes migrations.
 const CREATE_SESSIONS: &str = include_str!("../../migrations/0001_create_sessions.sql");
+const LIVE_SESSIONS: &str = include_str!("../../migrations/0004_live_sessions.sql");
 const ANNOUNCE_SESSIONS: &str = include_str!("../../migrations/0002_announce_sessions.sql");
 const REVOKE_SESSIONS: &str = include_str!("../../migrations/0003_revoke_sessions.sql");
 /// The time limit for a table lock. While a statement waits for the lock, later statements on the
@@ -302,6 +303,7 @@ impl Migrate {
                 .await?;
             client.batch_execute(CREATE_SESSIONS).await?;
             client.batch_execute(REVOKE_SESSIONS).await?;
+            client.batch_execute(LIVE_SESSIONS).await?;
             if self.triggers != Triggers::None {
                 client.batch_execute(ANNOUNCE_SESSIONS).await?;
             }

@@ -70,9 +70,11 @@
 mod boundaries;
 mod check;
 mod connect;
+mod connection;
 mod connection_set;
 mod connections;
 mod connector;
+mod counters;
 mod decode;
 mod each_host;
 mod encoding;

@@ -16,7 +16,8 @@ use tokio::{
 use crate::{
     error::Error,
     postgres::{
-        connection_set::{Connection, ConnectionSet, PooledConnection},
+        connection::Connection,
+        connection_set::{ConnectionSet, PooledConnection},
         lanes::{Free, Lanes, Ticket},
     },
     store::lookup::MAX_CONCURRENT_LOOKUPS,
@@ -245,8 +246,13 @@ impl Drop for Slot<'_> {
         drop(lanes);
         match free {
             Some(Free::Idle(connection)) => connection.release(),
-            Some(Free::Retired(connection)) => drop(connection),
-            None => {}
+            // After a renewal, the store no longer needs it. Otherwise a response was not read.
+            Some(Free::Retired(connection))
+                if self.finished && connection.generation() != self.pipelines.set.generation() =>
+            {
+                connection.retire();
+            }
+            Some(Free::Retired(_)) | None => {}
         }
         self.pipelines.changed.notify_waiters();
     }

@@ -16,6 +16,7 @@ use tokio_postgres::{
 
 use crate::{
     error::{Error, ErrorKind},
+    metrics::StoreMetrics,
     postgres::{
         connections::{Access, Connections, WRITE_CONNECTIONS},
         connector::PgConnector,
@@ -415,6 +416,10 @@ impl<U: PgUser> SessionLookup for PgSessionStore<U> {
         let values: [&(dyn ToSql + Sync); 4] = [&ids, &times, &interval, &self.idle_seconds()];
         let touched = self.run(Access::Unlocked, &self.statements.touch, &values);
         touched.await.map(drop)
+    }
+
+    fn metrics(&self) -> StoreMetrics {
+        self.connections.counters.read()
     }
 
     async fn close(&self) {

@@ -241,6 +241,7 @@ impl<U: PgUser> SessionStore for PgSessionStore<U> {
         if !acquired_lock {
             tracing::debug!(
                 target: "tower_user_session",
+                event = "deletion_skipped",
                 %table,
                 "clean-up skipped: another process is deleting expired sessions"
             );

@@ -252,6 +252,7 @@ impl<B: Default> ResponseForRejection<B> for EmptyResponseForRejection {
 pub(crate) fn log_no_user<U>() {
     tracing::debug!(
         target: "tower_user_session",
+        event = "no_user",
         user_type = std::any::type_name::<U>(),
         "request rejected: no LoadUserLayer attached a user of this type"
     );

@@ -10,13 +10,18 @@ use crate::{
     feed::{DEFAULT_LEASE, slot::FeedSlot, subscription_state::Settings},
     log_limit::LogLimiter,
     lookup::{batcher::LookupBatcher, last_seen::LastSeenWriter, runner::BatchRunner},
-    metrics::Counters,
+    metrics::counters::Counters,
+    outage::Outage,
     service::{
         DEFAULT_DEADLINE, Inner, SessionEvent, SessionService,
         events::{Events, Observer},
     },
     store::{SessionLookup, SessionStore},
 };
+
+/// The time without a failure after which lookups, or sign-outs, count as recovered. One session's
+/// row can make them fail while those of other sessions succeed.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Builds a [`SessionService`] with settings other than the defaults.
 #[derive(Debug)]
@@ -70,12 +75,22 @@ impl<L: SessionLookup> SessionService<L> {
             recheck_interval,
             deadline,
         }));
-        let last_seen = Arc::new(LastSeenWriter::new(Arc::clone(&store), deadline));
+        let last_seen = Arc::new(LastSeenWriter::new(
+            Arc::clone(&store),
+            Arc::clone(&metrics),
+            deadline,
+        ));
+        let lookup_outage = Arc::new(Outage::new(
+            QUIET,
+            "lookup_recovered",
+            "session lookups recovered",
+        ));
         let lookups = LookupBatcher::new(BatchRunner {
             store: Arc::clone(&store),
             feed: Arc::clone(&feed),
             last_seen: Arc::clone(&last_seen),
             metrics: Arc::clone(&metrics),
+            outage: Arc::clone(&lookup_outage),
             deadline,
         });
         Self {
@@ -90,8 +105,13 @@ impl<L: SessionLookup> SessionService<L> {
                 events,
                 closed_store: OnceCell::new(),
                 rejected: LogLimiter::default(),
-                unavailable: LogLimiter::default(),
-                failed_sign_outs: LogLimiter::default(),
+                lookup_outage,
+                sign_out_outage: Outage::new(QUIET, "sign_out_recovered", "sign-outs recovered"),
+                deletion_outage: Outage::new(
+                    Duration::ZERO,
+                    "deletion_recovered",
+                    "deletion of expired sessions recovered",
+                ),
                 disagreeing: LogLimiter::default(),
             }),
         }

@@ -8,6 +8,7 @@ use crate::{
     backoff::jittered,
     deadline::within,
     error::{Chain, Error},
+    metrics::counters::Counter,
     service::SessionService,
     store::SessionStore,
 };
@@ -40,12 +41,21 @@ impl<S: SessionStore> SessionService<S> {
     ///
     /// Completed batches stay deleted. A batch in progress may or may not take effect.
     pub async fn delete_expired(&self) -> Result<u64, Error> {
+        let outcome = self.delete_in_batches().await;
+        if outcome.is_err() {
+            self.count(Counter::DeletionsFailed);
+        }
+        outcome
+    }
+
+    async fn delete_in_batches(&self) -> Result<u64, Error> {
         let mut deleted = 0;
         let mut place = None;
         loop {
             let start = Instant::now();
             let batch = within(BATCH_TIMEOUT, self.store().delete_expired(place));
             let batch = batch.await?;
+            self.counters().add(Counter::ExpiredDeleted, batch.sessions);
             deleted += batch.sessions;
             place = batch.next;
             if place.is_none() {
@@ -88,19 +98,36 @@ impl<S: SessionStore> SessionService<S> {
         loop {
             sleep(jittered(wait).max(Duration::from_secs(1))).await;
             wait = interval;
-            match self.delete_expired().await {
-                Ok(0) => {}
-                Ok(sessions) => tracing::info!(
-                    target: "tower_user_session",
-                    sessions,
-                    "expired sessions deleted"
-                ),
-                Err(error) => tracing::warn!(
-                    target: "tower_user_session",
-                    error = %Chain(&error),
-                    kind = ?error.kind(),
-                    "deletion of expired sessions failed: the next round retries"
-                ),
+            self.report_deletion(self.delete_expired().await);
+        }
+    }
+
+    fn report_deletion(&self, outcome: Result<u64, Error>) {
+        let outage = self.deletion_outage();
+        match outcome {
+            Ok(sessions) => {
+                outage.succeeded();
+                if sessions > 0 {
+                    tracing::info!(
+                        target: "tower_user_session",
+                        event = "expired_deleted",
+                        sessions,
+                        "expired sessions deleted"
+                    );
+                }
+            }
+            Err(error) => {
+                if let Some(times) = outage.failed() {
+                    tracing::warn!(
+                        target: "tower_user_session",
+                        event = "deletion_failed",
+                        kind = ?error.kind(),
+                        outcome = error.outcome(),
+                        error = %Chain(&error),
+                        times,
+                        "deletion of expired sessions failed: the next round retries"
+                    );
+                }
             }
         }
     }

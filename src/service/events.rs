@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     error::{Error, ErrorKind},
     log_limit::LogLimiter,
-    metrics::{Counter, Counters},
+    metrics::counters::{Counter, Counters},
     session::{SessionId, user_agent},
 };
 
@@ -197,6 +197,7 @@ fn run(mut messages: mpsc::Receiver<Message>, mut deliver: Deliver, reports: &Re
                 {
                     tracing::error!(
                         target: "tower_user_session",
+                        event = "observer_panicked",
                         times,
                         "the observer of session events panicked: the event is lost"
                     );
@@ -247,10 +248,11 @@ impl Events {
 
 impl Reports {
     fn dropped(&self) {
-        self.metrics.add(Counter::EventsDropped, 1);
+        self.metrics.count(Counter::EventsDropped);
         if let Some(events) = self.dropped.count() {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "events_dropped",
                 events,
                 "session events dropped: the observer is slower than the events"
             );

@@ -36,6 +36,7 @@ mod delete_expired;
 mod events;
 mod feed;
 mod reauthenticate;
+mod reports;
 mod sessions;
 mod sign_in;
 mod sign_out;
@@ -51,13 +52,17 @@ use tokio::sync::OnceCell;
 use crate::{
     cookie::{PresentedToken, SessionCookie, credentials::Credentials},
     deadline::within,
-    error::{Chain, Error},
+    error::Error,
     feed::slot::FeedSlot,
     log_limit::LogLimiter,
     lookup::{batcher::LookupBatcher, last_seen::LastSeenWriter, pending::PendingLookup},
-    metrics::{Counter, Counters},
-    service::events::{EventFields, Events},
-    session::{CurrentSession, SessionId, SessionToken, TokenDigest, user_agent},
+    metrics::{
+        SessionMetrics,
+        counters::{Counter, Counters},
+    },
+    outage::Outage,
+    service::events::Events,
+    session::{SessionToken, TokenDigest},
     store::{LiveSession, SessionLookup},
 };
 
@@ -69,7 +74,6 @@ pub use self::{
     sign_out::{SignOut, SignedOut},
     update::UpdateSession,
 };
-pub use crate::metrics::SessionMetrics;
 
 /// The default deadline of a lookup and of each other operation of a service: 2 seconds.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
@@ -147,8 +151,9 @@ struct Inner<L: SessionLookup> {
     events: Option<Events>,
     closed_store: OnceCell<()>,
     rejected: LogLimiter,
-    unavailable: LogLimiter,
-    failed_sign_outs: LogLimiter,
+    lookup_outage: Arc<Outage>,
+    sign_out_outage: Outage,
+    deletion_outage: Outage,
     disagreeing: LogLimiter,
 }
 
@@ -205,6 +210,25 @@ impl<L: SessionLookup> SessionService<L> {
         self.submit(digest).await
     }
 
+    /// Verifies that lookups succeed, for a readiness check.
+    ///
+    /// The call looks up a digest that no token has. It shares a query with other lookups, counts
+    /// as one of them, and bypasses the cache. A failure writes no event.
+    ///
+    /// # Errors
+    ///
+    /// As for [`resolve`](Self::resolve).
+    ///
+    /// # Cancellation
+    ///
+    /// As for [`resolve`](Self::resolve).
+    #[doc(alias("health", "readiness"))]
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.count(Counter::Lookups);
+        let unknown = TokenDigest::from_bytes([0; 32]);
+        self.inner.lookups.submit(unknown).await.map(drop)
+    }
+
     /// Closes the service: rejects new lookups, flushes `last_seen_at` and events, and closes the
     /// store.
     ///
@@ -252,10 +276,21 @@ impl<L: SessionLookup> SessionService<L> {
         self.inner.feed.watchers.close();
     }
 
-    /// Returns the request and lookup counters.
+    /// Returns counters, gauges and latencies. See [the module](crate::metrics) for their names.
     #[doc(alias("prometheus", "opentelemetry", "statistics"))]
     pub fn metrics(&self) -> SessionMetrics {
-        self.inner.metrics.read()
+        let inner = &*self.inner;
+        let mut metrics = inner.metrics.read();
+        (metrics.lookups_waiting, metrics.statements_in_flight) = inner.lookups.load();
+        metrics.watched_streams = inner.feed.watchers.waits();
+        metrics.store = inner.store.metrics();
+        if let Some(feed) = inner.feed.subscription() {
+            metrics.feed_connected = Some(feed.is_fresh());
+            metrics.feed_last_proof = Some(feed.since_last_proof());
+            metrics.feed_disconnects = feed.disconnects();
+            (metrics.cached_sessions, metrics.cache_capacity) = feed.cache_size().unzip();
+        }
+        metrics
     }
 
     /// Returns the name and the attributes of the session cookie.
@@ -302,14 +337,8 @@ impl<L: SessionLookup> SessionService<L> {
             PresentedToken::Token(token) => return Some(self.submit(token.digest())),
             PresentedToken::Several(tokens) => return Some(self.look_up_one_of(&tokens)),
             PresentedToken::Nothing => self.count(Counter::Anonymous),
-            PresentedToken::Malformed => {
-                self.reject("malformed");
-                self.observe_rejection(TokenRejection::Malformed, headers);
-            }
-            PresentedToken::Ambiguous => {
-                self.reject("ambiguous");
-                self.observe_rejection(TokenRejection::Ambiguous, headers);
-            }
+            PresentedToken::Malformed => self.reject(TokenRejection::Malformed, headers),
+            PresentedToken::Ambiguous => self.reject(TokenRejection::Ambiguous, headers),
         }
         None
     }
@@ -334,7 +363,7 @@ impl<L: SessionLookup> SessionService<L> {
                     Ok(Some(live))
                 }
                 (Some(_), Some(_)) => {
-                    sessions.report_rejected("ambiguous");
+                    sessions.report_rejection(TokenRejection::Ambiguous);
                     Ok(None)
                 }
                 (None, _) => Ok(None),
@@ -350,110 +379,11 @@ impl<L: SessionLookup> SessionService<L> {
         if let Err(error) = finished.await {
             tracing::warn!(
                 target: "tower_user_session",
-                %error,
+                event = "close_timed_out",
                 kind = ?error.kind(),
+                %error,
                 "close did not finish: lookups, last-seen updates or session events were still \
                  in flight"
-            );
-        }
-    }
-
-    /// Returns the request's `User-Agent`, if the application has an observer.
-    pub(crate) fn observed_user_agent(&self, headers: &HeaderMap) -> Option<String> {
-        self.inner.events.as_ref()?;
-        user_agent::of(headers)
-    }
-
-    pub(crate) fn observe(&self, kind: SessionEventKind, fields: EventFields<'_>) {
-        if let Some(events) = &self.inner.events {
-            events.send(kind, fields);
-        }
-    }
-
-    /// Queues one event for each of these sessions.
-    pub(crate) fn observe_ends(
-        &self,
-        cause: EndCause,
-        sessions: &[SessionId],
-        fields: &EventFields<'_>,
-    ) {
-        for session in sessions {
-            let fields = EventFields {
-                session: Some(*session),
-                ..*fields
-            };
-            self.observe(SessionEventKind::Ended(cause), fields);
-        }
-    }
-
-    pub(crate) fn observe_rejection(&self, reason: TokenRejection, headers: &HeaderMap) {
-        if let Some(events) = &self.inner.events {
-            events.rejected(reason, headers);
-        }
-    }
-
-    pub(crate) fn count(&self, counter: Counter) {
-        self.inner.metrics.add(counter, 1);
-    }
-
-    fn reject(&self, reason: &'static str) {
-        self.count(Counter::Rejected);
-        self.report_rejected(reason);
-    }
-
-    fn report_rejected(&self, reason: &'static str) {
-        if let Some(requests) = self.inner.rejected.count() {
-            tracing::warn!(
-                target: "tower_user_session",
-                reason,
-                requests,
-                "session tokens rejected: the requests are anonymous"
-            );
-        }
-    }
-
-    pub(crate) fn report_failed_sign_out(&self, error: &Error) {
-        if let Some(sign_outs) = self.inner.failed_sign_outs.count() {
-            tracing::error!(
-                target: "tower_user_session",
-                error = %Chain(error),
-                kind = ?error.kind(),
-                sign_outs,
-                "sign-out failed: the session may still be valid"
-            );
-        }
-    }
-
-    /// Logs that two layers for one user type found different sessions on one request.
-    pub(crate) fn report_disagreement(
-        &self,
-        outer: CurrentSession<L::User>,
-        inner: Option<&CurrentSession<L::User>>,
-    ) {
-        if inner.is_some_and(|inner| inner.id() == outer.id()) {
-            return;
-        }
-        if let Some(requests) = self.inner.disagreeing.count() {
-            let user_type = std::any::type_name::<L::User>();
-            tracing::error!(
-                target: "tower_user_session",
-                user_type,
-                requests,
-                "two LoadUserLayers for one user type found different sessions: \
-                 the request keeps that of the inner layer"
-            );
-        }
-    }
-
-    pub(crate) fn report_unavailable(&self, error: &Error) {
-        self.count(Counter::Unavailable);
-        if let Some(requests) = self.inner.unavailable.count() {
-            tracing::error!(
-                target: "tower_user_session",
-                error = %Chain(error),
-                kind = ?error.kind(),
-                requests,
-                "session lookup failed"
             );
         }
     }

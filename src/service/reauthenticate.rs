@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use crate::{
     error::{Error, ErrorKind},
+    metrics::counters::Counter,
     service::{
         SessionEventKind, SessionService, SignedIn,
         events::EventFields,
@@ -88,6 +89,18 @@ impl<S: SessionStore> Reauthenticate<S> {
     }
 
     async fn run(self) -> Result<SignedIn, Error> {
+        let outcome = self.rotate().await;
+        self.sessions.count(match &outcome {
+            Ok(_) => Counter::Reauthentications,
+            Err(error) if error.kind() == ErrorKind::SessionNotFound => {
+                Counter::ReauthenticationsNotFound
+            }
+            Err(_) => Counter::ReauthenticationsFailed,
+        });
+        outcome
+    }
+
+    async fn rotate(&self) -> Result<SignedIn, Error> {
         for _ in 0..MAX_TOKEN_ATTEMPTS {
             let token = SessionToken::generate()?;
             let store = self.sessions.store();
@@ -109,6 +122,7 @@ impl<S: SessionStore> Reauthenticate<S> {
                         .observe(SessionEventKind::Reauthenticated, fields);
                     tracing::info!(
                         target: "tower_user_session",
+                        event = "reauthenticated",
                         session = %session.id(),
                         "re-authenticated"
                     );

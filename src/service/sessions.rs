@@ -3,7 +3,10 @@
 use crate::{
     deadline::within,
     error::Error,
-    service::{EndCause, SessionEventKind, SessionService, events::EventFields},
+    metrics::counters::Counter,
+    service::{
+        EndCause, SessionEventKind, SessionService, events::EventFields, reports::report_revoked,
+    },
     session::{CurrentSession, SessionId, SessionInfo},
     store::{RevokeScope, SessionStore},
 };
@@ -86,7 +89,8 @@ impl<S: SessionStore> SessionService<S> {
     /// If the query fails.
     #[doc(alias("logout_everyone", "truncate"))]
     pub async fn revoke_everyone(&self) -> Result<u64, Error> {
-        let ended = self.store().revoke_everyone().await?;
+        let revoked = self.store().revoke_everyone().await;
+        let ended = self.count_revocation(revoked, |ended| *ended)?;
         self.feed().invalidate_all_local();
         if ended > 0 {
             let kind = SessionEventKind::Ended(EndCause::Revoked);
@@ -94,6 +98,7 @@ impl<S: SessionStore> SessionService<S> {
         }
         tracing::warn!(
             target: "tower_user_session",
+            event = "everyone_revoked",
             sessions = ended,
             "all sessions of all users revoked"
         );
@@ -101,9 +106,10 @@ impl<S: SessionStore> SessionService<S> {
     }
 
     async fn end(&self, user_id: &S::UserId, scope: RevokeScope) -> Result<u64, Error> {
-        let ended = self
+        let revoked = self
             .within_deadline(self.store().revoke(user_id, scope))
-            .await?;
+            .await;
+        let ended = self.count_revocation(revoked, |ended| ended.len() as u64)?;
         let sessions = ended.len() as u64;
         let fields = EventFields {
             user_id: Some(user_id),
@@ -116,8 +122,24 @@ impl<S: SessionStore> SessionService<S> {
         if sessions == 0 || !matches!(scope, RevokeScope::One(_)) {
             self.feed().sync().await;
         }
-        tracing::info!(target: "tower_user_session", sessions, "sessions revoked");
+        report_revoked(sessions);
         Ok(sessions)
+    }
+
+    pub(super) fn count_revocation<T>(
+        &self,
+        revoked: Result<T, Error>,
+        sessions: impl FnOnce(&T) -> u64,
+    ) -> Result<T, Error> {
+        match &revoked {
+            Ok(ended) => {
+                self.count(Counter::Revocations);
+                self.counters()
+                    .add(Counter::SessionsRevoked, sessions(ended));
+            }
+            Err(_) => self.count(Counter::RevocationsFailed),
+        }
+        revoked
     }
 
     pub(crate) async fn within_deadline<T>(

@@ -5,7 +5,7 @@ use std::{
     future::{Future, IntoFuture},
     net::IpAddr,
     pin::Pin,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::HeaderMap;
@@ -13,6 +13,7 @@ use http::HeaderMap;
 use crate::{
     cookie::SessionCookie,
     error::{Error, ErrorKind},
+    metrics::counters::Counter,
     service::{EndCause, RefusalCause, SessionEventKind, SessionService, events::EventFields},
     session::{Lifetime, Session, SessionToken, TokenDigest, user_agent},
     store::{ColumnConditions, InsertOutcome, NewSession, SessionStore, SetSessionColumn},
@@ -204,6 +205,25 @@ impl<S: SessionStore> SignIn<S> {
 
     async fn run(
         self,
+        generate: impl FnMut() -> Result<SessionToken, Error> + Send,
+    ) -> Result<SignedIn, Error> {
+        let start = Instant::now();
+        let outcome = self.insert(generate).await;
+        let counters = self.sessions.counters();
+        counters.signed_in(start.elapsed());
+        if let Err(error) = &outcome
+            && !matches!(
+                error.kind(),
+                ErrorKind::UserNotAllowed | ErrorKind::TooManySessions
+            )
+        {
+            counters.count(Counter::SignInsFailed);
+        }
+        outcome
+    }
+
+    async fn insert(
+        &self,
         mut generate: impl FnMut() -> Result<SessionToken, Error> + Send,
     ) -> Result<SignedIn, Error> {
         for _ in 0..MAX_TOKEN_ATTEMPTS {
@@ -292,8 +312,10 @@ impl<S: SessionStore> SignIn<S> {
     ) -> Result<SignedIn, Error> {
         match outcome {
             InsertOutcome::Inserted { session, .. } => {
+                self.sessions.count(Counter::SignIns);
                 tracing::info!(
                     target: "tower_user_session",
+                    event = "signed_in",
                     session = %session.id(),
                     "signed in"
                 );
@@ -304,8 +326,14 @@ impl<S: SessionStore> SignIn<S> {
                     self.remembered,
                 ))
             }
-            InsertOutcome::UserRefused => Err(Error::from_kind(ErrorKind::UserNotAllowed)),
-            InsertOutcome::TooManySessions => Err(Error::from_kind(ErrorKind::TooManySessions)),
+            InsertOutcome::UserRefused => {
+                self.sessions.count(Counter::SignInsNotAllowed);
+                Err(Error::from_kind(ErrorKind::UserNotAllowed))
+            }
+            InsertOutcome::TooManySessions => {
+                self.sessions.count(Counter::SignInsTooMany);
+                Err(Error::from_kind(ErrorKind::TooManySessions))
+            }
             InsertOutcome::DuplicateDigest => Err(tokens_collided()),
         }
     }
@@ -329,8 +357,9 @@ pub(crate) fn tokens_collided() -> Error {
         .with_message("the random number generator returned duplicate tokens");
     tracing::error!(
         target: "tower_user_session",
-        %error,
+        event = "tokens_collided",
         kind = ?error.kind(),
+        %error,
         "token generation failed: every new session token already exists"
     );
     error

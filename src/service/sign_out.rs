@@ -11,6 +11,7 @@ use http::HeaderMap;
 use crate::{
     cookie::SessionCookie,
     error::Error,
+    metrics::counters::Counter,
     service::{EndCause, SessionService, events::EventFields},
     session::TokenDigest,
     store::{EndedSession, SessionStore},
@@ -67,11 +68,17 @@ impl<S: SessionStore> SignOut<S> {
             self.sync_unless_all_ended(ended).await
         };
         match &outcome {
-            Ok(false) => {}
-            Ok(true) => tracing::info!(target: "tower_user_session", "signed out"),
-            Err(error) => {
-                self.sessions.report_failed_sign_out(error);
+            Ok(false) => self.sessions.count(Counter::SignOutsWithoutSession),
+            Ok(true) => {
+                self.sessions.count(Counter::SignOuts);
+                self.sessions.report_sign_out();
+                tracing::info!(
+                    target: "tower_user_session",
+                    event = "signed_out",
+                    "signed out"
+                );
             }
+            Err(error) => self.sessions.report_failed_sign_out(error),
         }
         SignedOut {
             cookie: self.sessions.cookie().clone(),

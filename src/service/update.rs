@@ -9,7 +9,10 @@ use std::{
 
 use crate::{
     error::{Error, ErrorKind},
-    service::{EndCause, SessionEventKind, SessionService, events::EventFields},
+    metrics::counters::Counter,
+    service::{
+        EndCause, SessionEventKind, SessionService, events::EventFields, reports::report_revoked,
+    },
     session::{CurrentSession, SessionId},
     store::{SessionStore, SetSessionColumn},
 };
@@ -58,7 +61,8 @@ impl<S: SessionStore> SessionService<S> {
     {
         let values = one::<S, T>(column, value);
         let revoke = self.store().revoke_where(Some(user_id), &values);
-        let ended = self.within_deadline(revoke).await?;
+        let revoked = self.within_deadline(revoke).await;
+        let ended = self.count_revocation(revoked, |ended| ended.len() as u64)?;
         Ok(self.sessions_revoked(ended, Some(user_id)).await)
     }
 
@@ -82,7 +86,8 @@ impl<S: SessionStore> SessionService<S> {
         S: SetSessionColumn<T>,
     {
         let values = one::<S, T>(column, value);
-        let ended = self.store().revoke_where(None, &values).await?;
+        let revoked = self.store().revoke_where(None, &values).await;
+        let ended = self.count_revocation(revoked, |ended| ended.len() as u64)?;
         Ok(self.sessions_revoked(ended, None).await)
     }
 
@@ -97,7 +102,7 @@ impl<S: SessionStore> SessionService<S> {
         // Another process may just have ended a session that this query did not find. Its
         // notification must arrive before this call returns.
         self.feed().sync().await;
-        tracing::info!(target: "tower_user_session", sessions, "sessions revoked");
+        report_revoked(sessions);
         sessions
     }
 }
@@ -143,6 +148,16 @@ impl<S: SessionStore> UpdateSession<S> {
     }
 
     async fn run(self) -> Result<(), Error> {
+        let outcome = self.update().await;
+        self.sessions.count(match &outcome {
+            Ok(()) => Counter::Updates,
+            Err(error) if error.kind() == ErrorKind::SessionNotFound => Counter::UpdatesNotFound,
+            Err(_) => Counter::UpdatesFailed,
+        });
+        outcome
+    }
+
+    async fn update(&self) -> Result<(), Error> {
         let update = self.sessions.store().update(self.session, &self.values);
         if !self.sessions.within_deadline(update).await? {
             return Err(Error::from_kind(ErrorKind::SessionNotFound));
@@ -156,6 +171,7 @@ impl<S: SessionStore> UpdateSession<S> {
         self.sessions.observe(SessionEventKind::Updated, fields);
         tracing::info!(
             target: "tower_user_session",
+            event = "session_updated",
             session = %self.session,
             "session updated"
         );

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     error::Error,
+    metrics::StoreMetrics,
     session::{Session, SessionId, TokenDigest, UserKey},
 };
 
@@ -101,6 +102,13 @@ pub trait SessionLookup: Send + Sync + 'static {
     /// deadline.
     fn set_deadline(&self, deadline: Duration) {
         let _ = deadline;
+    }
+
+    /// Returns the metrics of this store, which are part of
+    /// [`SessionMetrics`](crate::metrics::SessionMetrics). The default implementation counts
+    /// nothing.
+    fn metrics(&self) -> StoreMetrics {
+        StoreMetrics::default()
     }
 
     /// Releases the resources that this lookup holds, such as connections.
@@ -259,6 +267,7 @@ pub struct LookupResult<U> {
     digest: TokenDigest,
     outcome: Result<Option<FoundSession<U>>, Error>,
     may_be_cached: bool,
+    retried: bool,
 }
 
 impl<U> LookupResult<U> {
@@ -299,6 +308,7 @@ impl<U> LookupResult<U> {
             digest,
             outcome,
             may_be_cached: true,
+            retried: false,
         }
     }
 
@@ -316,6 +326,16 @@ impl<U> LookupResult<U> {
     pub const fn without_caching(mut self) -> Self {
         self.may_be_cached = false;
         self
+    }
+
+    /// Marks the result as one of a query that was repeated, for the span of the lookup.
+    #[cfg(feature = "postgres")]
+    pub(crate) const fn set_retried(&mut self) {
+        self.retried = true;
+    }
+
+    pub(crate) const fn is_retried(&self) -> bool {
+        self.retried
     }
 
     pub(crate) const fn may_be_cached(&self) -> bool {

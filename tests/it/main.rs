@@ -12,6 +12,7 @@ mod cookie;
 mod extended;
 mod feed;
 mod layer;
+mod operation;
 mod postgres;
 mod secrets;
 mod service;

@@ -128,6 +128,7 @@ impl CheckReport {
         if !self.missing_functions.is_empty() {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "functions_missing",
                 functions = self.missing_functions.join(", "),
                 "SQL functions that end sessions for other clients are missing or outdated: run \
                  migrate(), or migrations/0003_revoke_sessions.sql"
@@ -136,6 +137,7 @@ impl CheckReport {
         if !self.fenced {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "not_fenced",
                 "the role cannot read the timeline of the server: a primary that was replaced is \
                  not detected; grant EXECUTE on pg_control_system(), pg_walfile_name and \
                  pg_current_wal_lsn()"
@@ -144,18 +146,21 @@ impl CheckReport {
         if !self.accepts_listen && !self.in_recovery {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "listen_unsupported",
                 "the server does not support LISTEN: the cache and the feed cannot be enabled"
             );
         }
         if self.encrypted == Some(false) && !self.local {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "database_unencrypted",
                 "the connection to the database on another host is not encrypted"
             );
         }
         if self.wait_timeout.is_none() || self.create_timeout.is_none() {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "pool_without_timeout",
                 wait_timeout = ?self.wait_timeout,
                 create_timeout = ?self.create_timeout,
                 "the pool has no timeout: a caller may wait for a connection without limit"
@@ -176,6 +181,7 @@ pub(super) async fn warn_without_statement_timeout(client: &ClientWrapper) -> Re
     if timeout == "0" {
         tracing::warn!(
             target: "tower_user_session",
+            event = "role_without_timeout",
             "the database role has no statement_timeout: a lookup continues on the server after \
              it has timed out; run ALTER ROLE … SET statement_timeout"
         );

@@ -93,6 +93,7 @@ pub(super) fn findings(row: &Row, in_recovery: bool) -> Result<Vec<String>, Erro
     if users.is_none() {
         tracing::warn!(
             target: "tower_user_session",
+            event = "no_foreign_key",
             %table,
             "user_id has no foreign key: the sessions of a deleted user stay in the table, and \
              would belong to a later user with the same key"

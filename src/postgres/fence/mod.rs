@@ -74,11 +74,13 @@ impl Fence {
             }
             Observed::Promoted => tracing::info!(
                 target: "tower_user_session",
+                event = "primary_changed",
                 timeline = position.timeline.0,
                 "another primary has responded: connections to the previous one are closed"
             ),
             Observed::OtherSystem => tracing::warn!(
                 target: "tower_user_session",
+                event = "cluster_changed",
                 system_identifier = position.system,
                 "another database cluster has responded: the cache is cleared, and connections to \
                  the previous cluster are closed"

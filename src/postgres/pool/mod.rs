@@ -293,6 +293,7 @@ impl PgPoolBuilder {
         if is_remote && mode != SslMode::Require {
             tracing::warn!(
                 target: "tower_user_session",
+                event = "clear_text_allowed",
                 "clear text is allowed to the database on another host"
             );
         }

@@ -64,7 +64,7 @@ async fn signed_in(sessions: &MemorySessions) -> (SignedIn, Secrets, HeaderMap) 
 }
 
 /// The public types whose `Debug` this module checks.
-const LOOKED_AT: [&str; 81] = [
+const LOOKED_AT: [&str; 86] = [
     "BodyUntilEnded",
     "BoxError", // a boxed error of the application's
     "CheckReport",
@@ -84,6 +84,7 @@ const LOOKED_AT: [&str; 81] = [
     "FeedSink", // prints its name
     "InsertOutcome",
     "Invalidation",
+    "LatencyHistogram",
     "Lifetime",
     "LiveSession",
     "LoadUser",
@@ -94,6 +95,7 @@ const LOOKED_AT: [&str; 81] = [
     "MemorySessionRow", // prints the names of columns
     "MemorySessionStore",
     "MemorySessionValues", // prints the names of columns
+    "MetricsExporter",     // prints its name
     "Migrate",
     "NewSession",
     "OrNotFound",
@@ -116,6 +118,8 @@ const LOOKED_AT: [&str; 81] = [
     "ReturnTo",
     "RevokeScope",
     "RotateOutcome",
+    "Sample",
+    "SampleValue",
     "Session",
     "SessionCookie",
     "SessionEvent",
@@ -140,6 +144,7 @@ const LOOKED_AT: [&str; 81] = [
     "SignOut",
     "SignedIn",
     "SignedOut",
+    "StoreMetrics",
     "StreamUntilEnded",
     "TokenDigest",
     "TokenRejection",
@@ -179,6 +184,7 @@ async fn debug_of_session_identifiers_prints_no_secret() {
     secrets.assert_not_in_debug_of("OrNotFound", &OrNotFound(session.id()));
     let current = CurrentSession::<User>::new(session);
     secrets.assert_not_in_debug_of("UpdateSession", &sessions.update(&current));
+    secrets.assert_not_in_debug_of("Sample", &sessions.metrics().samples());
 }
 
 fn values(secrets: &Secrets, session: Session) {

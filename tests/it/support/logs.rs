@@ -38,11 +38,11 @@ impl Logs {
         String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
     }
 
-    /// The events of this crate, one per line.
+    /// The events of this crate, one per line. Spans are not events.
     pub fn events(&self) -> Vec<String> {
         self.text()
             .lines()
-            .filter(|line| line.contains("tower_user_session"))
+            .filter(|line| line.contains("tower_user_session: ") && line.contains(" event=\""))
             .map(str::to_owned)
             .collect()
     }
