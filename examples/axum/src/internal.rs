@@ -1,5 +1,9 @@
-//! The resolver for other services on the same network: it returns the sessions of digests. It is
-//! not for browsers. The package `example-remote` sends its lookups here.
+//! The internal address, for other services on the same network. It is not for browsers.
+//!
+//! * `GET /metrics`: metrics for Prometheus.
+//! * `GET /readyz`: 200 if lookups succeed, 503 if they do not.
+//! * `POST /resolve`: returns the sessions of digests. The package `example-remote` sends its lookups
+//!   here.
 //!
 //! ```text
 //! POST /resolve   ["<base64url of 32 bytes>", …]
@@ -18,21 +22,37 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, post},
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use example_application::{Sessions, User};
 use futures_util::future::try_join_all;
 use serde::Serialize;
 use tower_user_session::{session::TokenDigest, store::LiveSession};
 
+use crate::metrics::metrics;
+
 /// The maximum number of digests in one batch of the library.
 const MOST_DIGESTS: usize = 128;
 
-/// Returns the resolver for services without a database.
+/// Returns the routes of the internal address.
 pub fn internal(sessions: Sessions) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
+        .route("/readyz", get(ready))
         .route("/resolve", post(resolve))
         .with_state(sessions)
+}
+
+async fn ready(State(sessions): State<Sessions>) -> StatusCode {
+    match sessions.ping().await {
+        Ok(()) => StatusCode::OK,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 async fn resolve(

@@ -8,6 +8,7 @@ mod api;
 mod events;
 mod internal;
 mod layers;
+mod metrics;
 mod pages;
 mod password;
 mod sessions;

@@ -7,7 +7,7 @@
 //! | variable | value |
 //! |---|---|
 //! | `ADDR` | another address |
-//! | `INTERNAL_ADDR` | another address of the resolver for other services |
+//! | `INTERNAL_ADDR` | another internal address: metrics, readiness, and the resolver for other services |
 //! | `DATABASE_URL` | a permanent database, or that of another process |
 //! | `CLIENT_IP` | behind a proxy: where it sends the client's address, such as `XRealIp` or `RightmostXForwardedFor` ([`ClientIpSource`]) |
 //!
@@ -31,6 +31,7 @@ async fn main() -> Result<(), BoxError> {
     let public = listen("ADDR", "127.0.0.1:3000").await?;
     let internal = listen("INTERNAL_ADDR", "127.0.0.1:3001").await?;
     println!("Open http://{} in a browser", public.local_addr()?);
+    println!("Metrics are at http://{}/metrics", internal.local_addr()?);
 
     let cleaning = tokio::spawn({
         let sessions = sessions.clone();

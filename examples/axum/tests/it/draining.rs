@@ -1,9 +1,6 @@
 //! A process that a supervisor stops.
 
 use std::{
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -22,65 +19,16 @@ use hyper_util::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    task::{JoinSet, spawn_blocking},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
-use crate::support::{ADA, Browser};
+use crate::{
+    process::{PATIENCE, Process},
+    support::{ADA, Browser},
+};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const CLIENTS: usize = 16;
-
-/// The example's own program. It is killed on drop, no matter how the test ends.
-struct Process {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Process {
-    async fn start(database: &TestDatabase) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_example-axum"))
-            .env("DATABASE_URL", database.url())
-            .env("ADDR", "127.0.0.1:0")
-            .env("INTERNAL_ADDR", "127.0.0.1:0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let line = spawn_blocking(move || output.lines().next().unwrap().unwrap());
-        let line = timeout(PATIENCE, line).await.unwrap().unwrap();
-        let address = line.split("http://").nth(1).unwrap();
-        let address = address.split(' ').next().unwrap().parse().unwrap();
-        Self { child, address }
-    }
-
-    /// Sends SIGTERM. Every shell has the command `kill`; not every machine has a program of this
-    /// name.
-    fn terminate(&self) {
-        let kill = format!("kill -s TERM {}", self.child.id());
-        let killed = Command::new("/bin/sh").args(["-c", &kill]).status();
-        assert!(killed.unwrap().success());
-    }
-
-    async fn exit(&mut self) {
-        for _ in 0..400 {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                assert!(status.success(), "{status}");
-                return;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-        panic!("it does not end");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// O09: at SIGTERM an open stream ends, and every accepted request gets its response, none of them
 /// 503.
@@ -88,7 +36,7 @@ impl Drop for Process {
 async fn a_stopping_process_ends_streams_and_answers_requests() {
     let database = TestDatabase::create("").await;
     for _ in 0..3 {
-        let mut process = Process::start(&database).await;
+        let mut process = Process::start(&database.url()).await;
         let mut browser = Browser::at(process.address);
         browser.post("/sign-up", ADA).await;
         browser.post("/sign-in", ADA).await;

@@ -5,6 +5,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod alerts;
 mod browser;
 mod csrf;
 mod draining;
@@ -13,5 +14,7 @@ mod failure;
 mod flow;
 mod pages;
 mod partitioned;
+mod process;
 mod sessions;
 mod support;
+mod upgrade;

@@ -8,7 +8,7 @@ use axum::{
 };
 use axum_client_ip::ClientIpSource;
 use bytes::Bytes;
-use ephemeral_postgres::TestDatabase;
+use ephemeral_postgres::{Server, TestDatabase};
 use example_application::{Application, Sessions};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -17,6 +17,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tokio::net::TcpListener;
+use tower::ServiceExt as _;
+use tower_user_session::tokio_postgres;
 
 pub(crate) const ADA: &str = "email=ada%40example.com&password=correct+horse";
 
@@ -154,4 +156,22 @@ impl Browser {
         let request = request.body(form.to_owned().into()).unwrap();
         self.client.request(request).await.unwrap()
     }
+}
+
+/// Returns the metrics as the internal address serves them.
+pub(crate) async fn metrics(sessions: &Sessions) -> String {
+    let internal = example_axum::internal(sessions.clone());
+    let request = Request::get("/metrics").body(axum::body::Body::empty());
+    let response = internal.oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let body = response.into_body().collect().await.unwrap();
+    String::from_utf8(body.to_bytes().into()).unwrap()
+}
+
+/// Connects to a private server.
+pub(crate) async fn connect(server: &Server) -> tokio_postgres::Client {
+    let connected = server.config().connect(tokio_postgres::NoTls).await;
+    let (client, connection) = connected.unwrap();
+    tokio::spawn(connection);
+    client
 }
