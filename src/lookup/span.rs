@@ -29,7 +29,7 @@ impl LookupSpan {
             "session.lookup",
             outcome = field::Empty,
             session.id = field::Empty,
-            error.type = field::Empty,
+            "error.type" = field::Empty,
             batch_size = field::Empty,
             wait = field::Empty,
             query = field::Empty,

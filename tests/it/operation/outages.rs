@@ -18,7 +18,7 @@ use tower_user_session::{
 use crate::support::{
     Logs, PATIENCE, PgSessions,
     caching::{LEASE, announced_database},
-    cookie, current,
+    cookie, current, number,
     proxy::{Line, Proxy},
     sql, who,
 };
@@ -51,7 +51,7 @@ struct Outage {
     gauge: bool,
 }
 
-const OUTAGES: [Outage; 8] = [
+const OUTAGES: [Outage; 11] = [
     Outage {
         subject: "lookup",
         broken: "failed",
@@ -146,6 +146,33 @@ const OUTAGES: [Outage; 8] = [
         operation: request,
         symptom: |metrics| metrics.statements_failed,
         gauge: false,
+    },
+    Outage {
+        subject: "lookup",
+        broken: "failed",
+        begin: |site| Box::pin(lock_users(site)),
+        end: |site| Box::pin(unlock_users(site)),
+        operation: request,
+        symptom: |metrics| metrics.lookups_failed,
+        gauge: false,
+    },
+    Outage {
+        subject: "feed",
+        broken: "disconnected",
+        begin: |site| Box::pin(async { site.proxy.set(Line::Silent) }),
+        end: reconnect,
+        operation: pause,
+        symptom: |metrics| u64::from(metrics.feed_connected == Some(false)),
+        gauge: true,
+    },
+    Outage {
+        subject: "feed",
+        broken: "disconnected",
+        begin: |site| Box::pin(set_triggers(site, "DISABLE TRIGGER")),
+        end: |site| Box::pin(set_triggers(site, "ENABLE ALWAYS TRIGGER")),
+        operation: pause,
+        symptom: |metrics| u64::from(metrics.feed_connected == Some(false)),
+        gauge: true,
     },
 ];
 
@@ -335,4 +362,44 @@ async fn rename(site: &Site, from: &str, to: &str) {
         &format!("ALTER TABLE {from} RENAME TO {to}"),
     )
     .await;
+}
+
+/// Locks the users table until [`unlock_users`].
+async fn lock_users(site: &Site) {
+    let client = site.database.client().await;
+    tokio::spawn(async move {
+        let lock = "BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(600)";
+        let _ = client.batch_execute(lock).await;
+    });
+    until_held(site, true).await;
+}
+
+async fn unlock_users(site: &Site) {
+    let holder = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE query LIKE '%pg_sleep(600)' AND datname = current_database()";
+    sql(&site.database, holder).await;
+    until_held(site, false).await;
+}
+
+async fn until_held(site: &Site, held: bool) {
+    let locks = "SELECT count(*) FROM pg_locks
+        WHERE relation = 'users'::regclass AND mode = 'AccessExclusiveLock' AND granted";
+    let patience = Instant::now() + PATIENCE;
+    while (number(&site.database, locks).await == 1) != held {
+        assert!(Instant::now() < patience, "the lock is not {held}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn set_triggers(site: &Site, change: &str) {
+    let each = format!(
+        "DO $$ DECLARE name text; BEGIN
+             FOR name IN SELECT tgname FROM pg_trigger
+                 WHERE tgrelid = 'sessions'::regclass AND NOT tgisinternal
+             LOOP
+                 EXECUTE format('ALTER TABLE sessions {change} %I', name);
+             END LOOP;
+         END $$"
+    );
+    sql(&site.database, &each).await;
 }
