@@ -1,4 +1,4 @@
-//! Prometheus with the rules of `docs/prometheus` watches the example: the alerts fire during an
+//! Prometheus with the rules of `prometheus` watches the example: the alerts fire during an
 //! outage and resolve after it.
 //!
 //! ```sh
@@ -24,9 +24,9 @@ use crate::{
     support::{ADA, Browser},
 };
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/prometheus");
-const RULES: &str = include_str!("../../../../../docs/prometheus/rules.yml");
-const DASHBOARD: &str = include_str!("../../../../../docs/prometheus/dashboard.json");
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/prometheus");
+const RULES: &str = include_str!("../../../prometheus/rules.yml");
+const DASHBOARD: &str = include_str!("../../../prometheus/dashboard.json");
 
 /// One time of the rules, in the test.
 const MINUTE: Duration = Duration::from_secs(60 / SCALE);
