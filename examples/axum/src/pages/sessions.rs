@@ -79,7 +79,7 @@ pub(crate) fn sessions(
                 @for info in others { (entry(info, current, false)) }
             }
             h2 { "Recent activity" }
-            ul.activity {
+            ul.rows.activity {
                 @for event in activity { li { (line(event, current)) } }
             }
         },
