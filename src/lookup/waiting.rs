@@ -1,5 +1,7 @@
 //! The waiters of one batch.
 
+use std::mem::take;
+
 use smallvec::SmallVec;
 
 use crate::session::TokenDigest;
@@ -56,11 +58,9 @@ impl<W> Waiting<W> {
         if self.waiters.iter().all(&keep) {
             return;
         }
-        let kept: SmallVec<[bool; 128]> = self.waiters.iter().map(&keep).collect();
-        let mut of_digests = kept.iter();
-        self.digests.retain(|_| of_digests.next() == Some(&true));
-        let mut of_waiters = kept.iter();
-        self.waiters.retain(|_| of_waiters.next() == Some(&true));
+        let (digests, waiters) = (take(&mut self.digests), take(&mut self.waiters));
+        let of_each = digests.into_iter().zip(waiters);
+        (self.digests, self.waiters) = of_each.filter(|(_, waiters)| keep(waiters)).unzip();
     }
 
     /// Returns the digests.

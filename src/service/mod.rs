@@ -318,9 +318,9 @@ impl<L: SessionLookup> SessionService<L> {
     /// Starts a lookup. A session that ends after this call returns may still be found.
     fn submit(&self, digest: TokenDigest) -> PendingLookup<L::User> {
         let inner = &*self.inner;
-        inner.metrics.add(Counter::Lookups, 1);
+        self.count(Counter::Lookups);
         if let Some(hit) = inner.feed.subscription().and_then(|feed| feed.hit(&digest)) {
-            inner.metrics.add(Counter::FromCache, 1);
+            self.count(Counter::FromCache);
             if hit.touch {
                 inner.last_seen.used(&hit.live.session);
             }
@@ -347,9 +347,7 @@ impl<L: SessionLookup> SessionService<L> {
     /// live.
     fn look_up_one_of(&self, tokens: &[SessionToken]) -> PendingLookup<L::User> {
         let digests: Vec<_> = tokens.iter().map(SessionToken::digest).collect();
-        self.inner
-            .metrics
-            .add(Counter::Lookups, digests.len() as u64);
+        self.counters().add(Counter::Lookups, digests.len() as u64);
         let answers = match self.inner.lookups.submit_together(&digests) {
             Ok(answers) => answers,
             Err(error) => return PendingLookup::failed(error),

@@ -139,12 +139,3 @@ impl<L: SessionLookup> SessionService<L> {
         }
     }
 }
-
-pub(super) fn report_revoked(sessions: u64) {
-    tracing::info!(
-        target: "tower_user_session",
-        event = "sessions_revoked",
-        sessions,
-        "sessions revoked"
-    );
-}

@@ -1,12 +1,12 @@
 //! List and revocation of a user's sessions.
 
+use std::any::Any;
+
 use crate::{
     deadline::within,
     error::Error,
     metrics::counters::Counter,
-    service::{
-        EndCause, SessionEventKind, SessionService, events::EventFields, reports::report_revoked,
-    },
+    service::{EndCause, SessionEventKind, SessionService, events::EventFields},
     session::{CurrentSession, SessionId, SessionInfo},
     store::{RevokeScope, SessionStore},
 };
@@ -109,10 +109,21 @@ impl<S: SessionStore> SessionService<S> {
         let revoked = self
             .within_deadline(self.store().revoke(user_id, scope))
             .await;
+        self.revoked(revoked, Some(user_id), scope).await
+    }
+
+    /// Completes a revocation of this scope: reports the ended sessions, removes them from the cache,
+    /// and returns their number.
+    pub(super) async fn revoked(
+        &self,
+        revoked: Result<Vec<SessionId>, Error>,
+        user_id: Option<&S::UserId>,
+        scope: RevokeScope,
+    ) -> Result<u64, Error> {
         let ended = self.count_revocation(revoked, |ended| ended.len() as u64)?;
         let sessions = ended.len() as u64;
         let fields = EventFields {
-            user_id: Some(user_id),
+            user_id: user_id.map(|id| id as &(dyn Any + Send + Sync)),
             ..EventFields::default()
         };
         self.observe_ends(EndCause::Revoked, &ended, &fields);
@@ -122,11 +133,16 @@ impl<S: SessionStore> SessionService<S> {
         if sessions == 0 || !matches!(scope, RevokeScope::One(_)) {
             self.feed().sync().await;
         }
-        report_revoked(sessions);
+        tracing::info!(
+            target: "tower_user_session",
+            event = "sessions_revoked",
+            sessions,
+            "sessions revoked"
+        );
         Ok(sessions)
     }
 
-    pub(super) fn count_revocation<T>(
+    fn count_revocation<T>(
         &self,
         revoked: Result<T, Error>,
         sessions: impl FnOnce(&T) -> u64,

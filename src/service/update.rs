@@ -1,7 +1,6 @@
 //! Update of session columns.
 
 use std::{
-    any::Any,
     fmt,
     future::{Future, IntoFuture},
     pin::Pin,
@@ -10,11 +9,9 @@ use std::{
 use crate::{
     error::{Error, ErrorKind},
     metrics::counters::Counter,
-    service::{
-        EndCause, SessionEventKind, SessionService, events::EventFields, reports::report_revoked,
-    },
+    service::{SessionEventKind, SessionService, events::EventFields},
     session::{CurrentSession, SessionId},
-    store::{SessionStore, SetSessionColumn},
+    store::{RevokeScope, SessionStore, SetSessionColumn},
 };
 
 impl<S: SessionStore> SessionService<S> {
@@ -62,8 +59,7 @@ impl<S: SessionStore> SessionService<S> {
         let values = one::<S, T>(column, value);
         let revoke = self.store().revoke_where(Some(user_id), &values);
         let revoked = self.within_deadline(revoke).await;
-        let ended = self.count_revocation(revoked, |ended| ended.len() as u64)?;
-        Ok(self.sessions_revoked(ended, Some(user_id)).await)
+        self.revoked(revoked, Some(user_id), RevokeScope::All).await
     }
 
     /// Ends the sessions of every user in which a session column has this value, and returns their
@@ -87,23 +83,7 @@ impl<S: SessionStore> SessionService<S> {
     {
         let values = one::<S, T>(column, value);
         let revoked = self.store().revoke_where(None, &values).await;
-        let ended = self.count_revocation(revoked, |ended| ended.len() as u64)?;
-        Ok(self.sessions_revoked(ended, None).await)
-    }
-
-    async fn sessions_revoked(&self, ended: Vec<SessionId>, user_id: Option<&S::UserId>) -> u64 {
-        let sessions = ended.len() as u64;
-        let fields = EventFields {
-            user_id: user_id.map(|id| id as &(dyn Any + Send + Sync)),
-            ..EventFields::default()
-        };
-        self.observe_ends(EndCause::Revoked, &ended, &fields);
-        self.feed().invalidate_local(ended);
-        // Another process may just have ended a session that this query did not find. Its
-        // notification must arrive before this call returns.
-        self.feed().sync().await;
-        report_revoked(sessions);
-        sessions
+        self.revoked(revoked, None, RevokeScope::All).await
     }
 }
 

@@ -124,10 +124,8 @@ impl Fragments {
             }
         };
         let stored = list("s.");
-        // Without the comma before the first column.
-        let selected = stored.strip_prefix(", ").unwrap_or_default();
         Self {
-            this_session: if_any(format!("(SELECT {selected}) AS live_session,")),
+            this_session: if_any(format!("(SELECT {}) AS live_session,", selected(columns))),
             new_session: null_session(columns, sessions),
             some_session: if_any(format!(
                 "(SELECT s.user_id AS live_session_user_id{stored} FROM {sessions} AS s LIMIT 1) \
@@ -166,17 +164,19 @@ pub(crate) fn null_session(columns: &[&str], sessions: &str) -> String {
     if columns.is_empty() {
         return String::new();
     }
-    let stored: Vec<_> = columns
-        .iter()
-        .map(|column| format!("s.\"{column}\""))
-        .collect();
     let nulls: Vec<_> = columns.iter().map(|column| null(column)).collect();
     // The first branch gives each parameter the type of its column.
     format!(
         "(SELECT {} FROM {sessions} AS s WHERE false UNION ALL SELECT {}) AS live_session,",
-        stored.join(", "),
+        selected(columns),
         nulls.join(", ")
     )
+}
+
+/// `s."a", s."b"`
+pub(crate) fn selected(columns: &[&str]) -> String {
+    let each = columns.iter().map(|column| format!("s.\"{column}\""));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 fn null(column: &str) -> String {

@@ -15,7 +15,10 @@ use crate::{
     postgres::{
         decode::column,
         errors,
-        sql::text::{BASE_TYPE, types_query},
+        sql::{
+            session_columns,
+            text::{BASE_TYPE, types_query},
+        },
         user::PgUser,
     },
 };
@@ -85,8 +88,8 @@ impl UserTypes {
         if columns.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = types_query("", &format!("{table} AS s"), &stored(columns));
-        parameter_types(client, oids(client, &sql).await?, "a session column").await
+        let oids = session_oids(client, table, columns).await?;
+        parameter_types(client, oids, "a session column").await
     }
 
     /// Verifies that the types of the user's columns are built in. The driver needs no query to
@@ -101,9 +104,7 @@ impl UserTypes {
         if self.session_columns.is_empty() {
             return Ok(());
         }
-        let from = format!("{table} AS s");
-        let sql = types_query("", &from, &stored(self.session_columns));
-        let of_session = oids(client, &sql).await?;
+        let of_session = session_oids(client, table, self.session_columns).await?;
         all_built_in(client, of_session, "PgUser::SESSION_COLUMNS").await
     }
 
@@ -113,19 +114,14 @@ impl UserTypes {
         table: &str,
         expressions: &str,
     ) -> Result<Vec<Oid>, Error> {
-        let live_session = if self.session_columns.is_empty() {
-            String::new()
-        } else {
-            let columns = stored(self.session_columns);
-            format!("(SELECT {columns} FROM {table} AS s) AS live_session,")
-        };
+        let live_session = session_columns::null_session(self.session_columns, table);
         oids(client, &types_query(&live_session, self.from, expressions)).await
     }
 }
 
-fn stored(columns: &[&str]) -> String {
-    let each = columns.iter().map(|column| format!("s.\"{column}\""));
-    each.collect::<Vec<_>>().join(", ")
+async fn session_oids(client: &Client, table: &str, columns: &[&str]) -> Result<Vec<Oid>, Error> {
+    let columns = session_columns::selected(columns);
+    oids(client, &types_query("", &format!("{table} AS s"), &columns)).await
 }
 
 async fn oids(client: &Client, types_query: &str) -> Result<Vec<Oid>, Error> {

@@ -12,7 +12,9 @@ use tower_user_session::{
     tokio_postgres::NoTls,
 };
 
-use crate::support::{PATIENCE, cookie, pool, scripted_store::PendingStore, sql};
+use crate::support::{
+    PATIENCE, caching::until_cached, cookie, pool, scripted_store::PendingStore, sql,
+};
 
 const LEASE: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -68,18 +70,6 @@ async fn caching(database: &TestDatabase) -> Members {
     let feed = sessions.store().feed(database.config(), NoTls);
     sessions.enable_cache(feed, 10_000).await.unwrap();
     sessions
-}
-
-async fn cached(sessions: &Members, token: &SessionToken) {
-    let patience = Instant::now() + PATIENCE;
-    loop {
-        let before = sessions.metrics().from_cache;
-        assert!(sessions.user(token).await.unwrap().is_some());
-        if sessions.metrics().from_cache > before {
-            return;
-        }
-        assert!(Instant::now() < patience, "the session is never cached");
-    }
 }
 
 /// The time from the change until a request is rejected.
@@ -171,8 +161,8 @@ async fn change_ends_what_it_must(announce_users: bool, change: &str, bound: Bou
     ];
     // All are checked once, so that only the interval makes them due again.
     tokio::time::sleep(LEASE / 2).await;
-    cached(&with_feed, ada.token()).await;
-    cached(&with_feed, eve.token()).await;
+    until_cached(&with_feed, ada.token()).await;
+    until_cached(&with_feed, eve.token()).await;
 
     assert_eq!(sql(&database, change).await, 1);
     let changed = Instant::now();
@@ -207,7 +197,7 @@ async fn a_time_condition_ends_requests_and_streams_within_the_interval() {
     let soon = "UPDATE tenants SET paid_until = now() + interval '500 ms'";
     sql(&database, soon).await;
     let passes = Instant::now() + Duration::from_millis(500);
-    cached(&sessions, ada.token()).await;
+    until_cached(&sessions, ada.token()).await;
     tokio::time::sleep_until(passes.into()).await;
     let (request, stream) = tokio::join!(
         rejected(&sessions, ada.token(), passes),
@@ -225,7 +215,7 @@ async fn a_long_transaction_ends_requests_and_streams_with_its_commit() {
     let sessions = caching(&database).await;
     let before = sessions.sign_in_without_request(1).await.unwrap();
     let mut streams = vec![sessions.ended(&CurrentSession::new(before.session()))];
-    cached(&sessions, before.token()).await;
+    until_cached(&sessions, before.token()).await;
 
     let mut client = database.client().await;
     let transaction = client.transaction().await.unwrap();
@@ -236,7 +226,7 @@ async fn a_long_transaction_ends_requests_and_streams_with_its_commit() {
     streams.push(sessions.ended(&CurrentSession::new(meanwhile.session())));
     tokio::time::sleep(LEASE / 2).await;
     for signed_in in [&before, &meanwhile] {
-        cached(&sessions, signed_in.token()).await;
+        until_cached(&sessions, signed_in.token()).await;
     }
     transaction.commit().await.unwrap();
     let committed = Instant::now();
@@ -308,7 +298,7 @@ async fn a_condition_that_fails_for_one_user_affects_no_other_user() {
     let pooled: Members = builder.build().unwrap();
     let [ada, eve] = [1, 2].map(|user| without.sign_in_without_request(user));
     let (ada, eve) = (ada.await.unwrap(), eve.await.unwrap());
-    cached(&with_cache, ada.token()).await;
+    until_cached(&with_cache, ada.token()).await;
     let fail = "UPDATE users SET quota = 0 WHERE id = 1";
     assert_eq!(sql(&database, fail).await, 1);
     let changed = Instant::now();

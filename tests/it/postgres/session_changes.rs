@@ -9,7 +9,9 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    PATIENCE, current,
+    PATIENCE,
+    caching::until_cached,
+    current,
     manual_feed::{LONG_LEASE, ManualFeed},
     organizations::{
         Member, PgMembers, member_store, members, organizations, set_factor, signed_in,
@@ -39,18 +41,6 @@ async fn cacheable(database: &TestDatabase, sessions: &PgMembers) -> SignedIn {
     )
     .await;
     signed_in
-}
-
-async fn until_cached(sessions: &PgMembers, token: &SessionToken) {
-    let patience = Instant::now() + PATIENCE;
-    loop {
-        let before = sessions.metrics().from_cache;
-        assert!(sessions.user(token).await.unwrap().is_some());
-        if sessions.metrics().from_cache > before {
-            return;
-        }
-        assert!(Instant::now() < patience, "the session is never cached");
-    }
 }
 
 /// The time until the lookup returns something else than this.

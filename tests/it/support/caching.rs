@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{
-    PgSessionStore, SessionService, SignedIn, session::SessionToken, tokio_postgres::NoTls,
+    PgSessionStore, SessionService, SignedIn, session::SessionToken, store::SessionLookup,
+    tokio_postgres::NoTls,
 };
 
 use super::{
     database::{database, pool, sql},
     users::{PgSessions, User},
+    waiting::PATIENCE,
 };
 
 pub const LEASE: Duration = Duration::from_millis(400);
@@ -52,8 +54,8 @@ pub async fn signed_in(database: &TestDatabase, sessions: &PgSessions) -> Signed
 }
 
 /// Looks the token up until it is answered from the cache.
-pub async fn until_cached(sessions: &PgSessions, token: &SessionToken) {
-    let patience = Instant::now() + Duration::from_secs(20);
+pub async fn until_cached<L: SessionLookup>(sessions: &SessionService<L>, token: &SessionToken) {
+    let patience = Instant::now() + PATIENCE;
     loop {
         let before = sessions.metrics().from_cache;
         assert!(sessions.user(token).await.unwrap().is_some());
