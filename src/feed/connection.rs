@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     backoff::Backoff,
-    error::{Chain, Error, ErrorKind},
+    error::{Error, ErrorKind},
     feed::{
         session_feed::{FeedHandler, FeedScope, FeedSink, Invalidation, SessionFeed},
         subscription_state::{LastHeartbeat, SubscriptionState},
@@ -54,17 +54,7 @@ pub(crate) async fn run<U: Clone + Send + Sync + 'static>(
                 state.disconnect(&connections);
             }
         }
-        state.disconnects.fetch_add(1, SeqCst);
-        if let Some(times) = state.outage.failed() {
-            tracing::warn!(
-                target: "tower_user_session",
-                event = "feed_disconnected",
-                kind = ?error.kind(),
-                error = %Chain(&error),
-                times,
-                "session feed disconnected; cache bypassed until it reconnects"
-            );
-        }
+        state.report_failure(&error);
         if let Some(failed) = failed.take() {
             // The send fails if the feed was connected before, because the receiver was then
             // dropped.
@@ -119,9 +109,18 @@ impl<U: Clone + Send + Sync + 'static> FeedHandler for Connection<U> {
         let until = state.nanos((sent + state.settings.lease).into_std());
         let now = state.nanos(StdInstant::now());
         let mut connections = state.connections();
-        // A heartbeat that is received after the end of its lease is ignored. A heartbeat of a feed
-        // that was replaced is ignored, too.
-        if now >= until || connections.stopped || self.number < connections.current {
+        // A heartbeat of a feed that was replaced is ignored.
+        if connections.stopped || self.number < connections.current {
+            return;
+        }
+        // A heartbeat that is received after the end of its lease is ignored, too.
+        if now >= until {
+            let is_disconnected = now >= state.fresh_until.load(SeqCst);
+            if is_disconnected && self.number == connections.current {
+                drop(connections);
+                let late = "a heartbeat of the session feed came back after the end of its lease";
+                state.report_failure(&Error::from_kind(ErrorKind::Deadline).with_message(late));
+            }
             return;
         }
         if self.number > connections.current {

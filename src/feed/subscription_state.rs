@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    error::{Chain, Error},
     feed::{
         cache::{Cache, Hit, Snapshot},
         session_feed::Invalidation,
@@ -219,6 +220,21 @@ impl<U: Clone + Send + Sync + 'static> SubscriptionState<U> {
             connection: connections.current,
             sent: None,
         });
+    }
+
+    /// Counts and logs a failure of a feed.
+    pub(crate) fn report_failure(&self, error: &Error) {
+        self.disconnects.fetch_add(1, SeqCst);
+        if let Some(times) = self.outage.failed() {
+            tracing::warn!(
+                target: "tower_user_session",
+                event = "feed_disconnected",
+                kind = ?error.kind(),
+                error = %Chain(error),
+                times,
+                "session feed disconnected; cache bypassed until it reconnects"
+            );
+        }
     }
 
     pub(crate) fn apply(&self, invalidation: Invalidation) {

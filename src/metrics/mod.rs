@@ -138,7 +138,7 @@ pub struct SessionMetrics {
     pub feed_connected: Option<bool>,
     /// Time since the last heartbeat that came back was sent. `None` without a feed.
     pub feed_last_proof: Option<Duration>,
-    /// Failures of the feed, including failed attempts to reconnect.
+    /// Failures of the feed: lost connections, failed attempts to reconnect, and late heartbeats.
     pub feed_disconnects: u64,
     /// Sessions in the cache. `None` without a cache.
     pub cached_sessions: Option<u64>,

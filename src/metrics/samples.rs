@@ -184,7 +184,7 @@ impl SessionMetrics {
         );
         samples.total(
             name!("feed_disconnects_total"),
-            "Failures of the feed, including failed attempts to reconnect.",
+            "Failures of the feed: lost connections, failed attempts to reconnect, and late heartbeats.",
             self.feed_disconnects,
         );
         samples.total(

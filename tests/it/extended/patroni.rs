@@ -25,6 +25,7 @@ use tower_user_session::{
 
 use crate::support::{
     PATIENCE, PgSessions, User,
+    fault::{ObservedFault, send},
     history::{
         checker::violations,
         record::History,
@@ -408,12 +409,13 @@ async fn long() {
 
 /// N11: a restored cluster has another system identifier and begins with timeline 1. The process
 /// continues there by itself, with an empty cache and without a connection to the previous cluster.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_restored_cluster_starts_a_new_epoch() {
     let Some(cluster) = Cluster::start("restored_cluster").await else {
         return;
     };
     let process = cluster.caching_process("caching").await;
+    let fault = ObservedFault::begin("failover with synchronous replication", &process);
     cluster.run(|cluster| cluster.switch_over().unwrap()).await;
     let begun = Instant::now();
     let ada = loop {
@@ -423,6 +425,14 @@ async fn a_restored_cluster_starts_a_new_epoch() {
         }
     };
     open_connections(&process, ada.token()).await;
+    let request = async || {
+        send(&process, ada.token()).await;
+    };
+    fault.becomes_visible(request).await;
+    fault.ends(request).await;
+
+    let replaced = "the cluster is replaced by a cluster with another system identifier: a restored dump, or an upgrade";
+    let fault = ObservedFault::begin(replaced, &process);
     let primary = cluster
         .run(|cluster| {
             let before = cluster.dump().unwrap();
@@ -438,4 +448,6 @@ async fn a_restored_cluster_starts_a_new_epoch() {
     client.batch_execute("DELETE FROM sessions").await.unwrap();
     meet(&process, ada.token()).await;
     assert!(process.sign_in_without_request(1).await.is_ok());
+    fault.becomes_visible(request).await;
+    fault.ends(request).await;
 }

@@ -25,6 +25,7 @@ use crate::support::{
     Logs, PATIENCE, PgSessions, WatchedSessions,
     caching::{LEASE, announced_database, caching, process, signed_in, until_cached},
     cookie, current, database,
+    fault::ObservedFault,
     manual_feed::{LONG_LEASE, ManualFeed},
     memory, number, patiently, poll_once, pool,
     proxy::{Line, Proxy},
@@ -100,6 +101,10 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
     );
     sql(&new, &copy).await;
 
+    let fault = ObservedFault::begin(
+        "the feed is connected to another database than the pool",
+        &sessions,
+    );
     *switch.0.lock().unwrap() = new.config();
     pool.retain(|_, _| false);
     let store = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -119,6 +124,12 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
         );
         tokio::time::sleep(LEASE / 8).await;
     }
+    let pause = async || tokio::time::sleep(LEASE / 8).await;
+    fault.becomes_visible(pause).await;
+    *switch.0.lock().unwrap() = old.config();
+    pool.retain(|_, _| false);
+    assert!(number(&new, store).await > 0);
+    fault.ends(pause).await;
 }
 
 /// N04, E05: the process that ends a session never answers it from the cache, even if the feed

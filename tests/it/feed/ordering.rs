@@ -12,7 +12,7 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    User, WatchedSessions,
+    Logs, User, WatchedSessions,
     manual_feed::{LONG_LEASE, ManualFeed},
     memory, patiently,
     scripted_store::PendingStore,
@@ -66,6 +66,30 @@ async fn the_cache_is_bypassed_one_lease_after_the_last_heartbeat() {
         );
         tokio::task::yield_now().await;
     }
+}
+
+/// Q03: a heartbeat that comes back after its lease is reported if the feed is disconnected, and not
+/// if a later heartbeat has come back before.
+#[tokio::test]
+async fn a_late_heartbeat_is_reported_while_the_feed_is_disconnected() {
+    let lease = Duration::from_secs(1);
+    let (sessions, feed) = ManualFeed::with_lease(lease).await;
+    let logs = Logs::capture();
+    feed.stop_heartbeats();
+    feed.late_heartbeat(Duration::ZERO);
+    feed.late_heartbeat(2 * lease);
+    assert_eq!(sessions.metrics().feed_disconnects, 0);
+    until(|| sessions.metrics().feed_connected == Some(false)).await;
+    feed.late_heartbeat(2 * lease);
+    assert_eq!(sessions.metrics().feed_disconnects, 1);
+    feed.late_heartbeat(Duration::ZERO);
+    assert_eq!(sessions.metrics().feed_connected, Some(true));
+    let events = logs.events();
+    let [disconnected, recovered] = &events[..] else {
+        panic!("{events:#?}")
+    };
+    assert!(disconnected.contains("event=\"feed_disconnected\" kind=Deadline"));
+    assert!(recovered.contains("event=\"feed_recovered\""));
 }
 
 /// The lease is configurable, within bounds.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::response::IntoResponse as _;
 use tower_user_session::{Error, ErrorKind};
 
-use crate::support::{Logs, sources};
+use crate::support::{Logs, fault::rows, sources};
 
 /// An event as the source emits it or as the documentation lists it.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,42 +67,36 @@ fn each_failure_has_a_recovery_or_says_why_not() {
     }
 }
 
-/// Q03: each row about a fault names events and metrics that exist, or says that nothing shows it.
+/// Q03: each row about a fault says that nothing shows it, or one of its tests observes its events
+/// and metrics.
 #[test]
-fn each_fault_is_visible_or_said_not_to_be() {
-    /// Cells without an event or a metric.
+fn each_fault_is_visible_in_its_own_test_or_said_not_to_be() {
+    /// The starts of cells without an event or a metric.
     const NOTHING: [&str; 4] = [
         "not visible",
         "no effect to see",
         "as in the previous row",
         "as for synchronous replication",
     ];
-    /// Code that is neither an event nor a metric.
-    const OTHER: [&str; 3] = ["outcome", "from_row", "Clone"];
-    let text = include_str!("../../../SECURITY.md");
-    let events: BTreeMap<_, _> = text.lines().filter_map(row).collect();
-    let metrics = include_str!("../../../src/metrics/names.md");
-    let section = text.split("\n## Behavior under faults\n").nth(1).unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let rows: Vec<_> = section
-        .lines()
-        .filter(|line| line.starts_with("| "))
-        .collect();
+    let rows = rows();
     assert!(rows.len() > 30);
-    for row in &rows[1..] {
-        let visible = row.split(" | ").nth(3).unwrap();
-        let mut shown = NOTHING.iter().any(|nothing| visible.starts_with(nothing));
-        for code in visible.split('`').skip(1).step_by(2) {
-            let (name, label) = code.split_once('{').unwrap_or((code, ""));
-            let metric = format!("| `tower_user_session_{name}` |");
-            let metric = metrics.lines().find(|line| line.starts_with(&metric));
-            let has_label = |line: &str| line.contains(label.trim_end_matches('}'));
-            let known = events.contains_key(name) || metric.is_some_and(has_label);
-            shown |= known;
-            let other = code.starts_with("kind=") || OTHER.contains(&code);
-            assert!(known || other, "{code} in {row}");
+    for row in rows {
+        if row.signs().is_empty() {
+            let said = NOTHING
+                .iter()
+                .any(|start| row.visible_as.starts_with(start));
+            assert!(said, "{}: {}", row.fault, row.visible_as);
+            continue;
         }
-        assert!(shown, "{row}");
+        let literal = format!("\"{}\"", row.fault);
+        let tests = row.shown_by.split('`').skip(1).step_by(2);
+        let mut sources = tests.filter_map(|test| {
+            let module = test.rsplit_once("::")?.0.replace("::", "/");
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
+            std::fs::read_to_string(format!("{folder}/{module}.rs")).ok()
+        });
+        let observed = sources.any(|source| source.contains(&literal));
+        assert!(observed, "no test of {} observes it", row.fault);
     }
 }
 

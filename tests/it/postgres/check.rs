@@ -9,7 +9,11 @@ use tower_user_session::{
     tokio_postgres::NoTls,
 };
 
-use crate::support::{USERS, User, database, pool, sql};
+use crate::support::{
+    USERS, User, database,
+    fault::{ObservedFault, send},
+    pool, sql,
+};
 
 /// The texts of an error and its sources.
 fn message(error: &Error) -> String {
@@ -187,6 +191,7 @@ async fn rows_hidden_by_a_policy_are_never_a_success() {
         });
         let ada = sessions.sign_in_without_request(1).await.unwrap();
         let headers = crate::support::cookie(&sessions, ada.token());
+        let fault = ObservedFault::begin("row-level security hides sessions or users", &sessions);
         sql(&database, "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY").await;
         let id = ada.session().id();
         assert!(sessions.revoke_all(&1).await.is_err());
@@ -207,6 +212,14 @@ async fn rows_hidden_by_a_policy_are_never_a_success() {
         // `check()` must report it.
         assert_eq!(sessions.user(ada.token()).await.is_err(), !pooling);
         drop(client);
+        if !pooling {
+            let request = async || {
+                send(&sessions, ada.token()).await;
+            };
+            fault.becomes_visible(request).await;
+            sql(&database, "ALTER TABLE sessions DISABLE ROW LEVEL SECURITY").await;
+            fault.ends(request).await;
+        }
         drop(sessions);
         let client = database.client().await;
         let drop = format!("DROP OWNED BY {role}; DROP ROLE {role}");

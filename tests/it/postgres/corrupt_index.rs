@@ -3,7 +3,11 @@
 use ephemeral_postgres::TestDatabase;
 use tower_user_session::{ErrorKind, session::SessionToken};
 
-use crate::support::{database, sessions};
+use crate::support::{
+    database,
+    fault::{ObservedFault, send},
+    sessions,
+};
 
 /// Makes the index lead to the other one of two rows, by swapping it with an index of a copy of the
 /// table whose rows are in the opposite order.
@@ -58,5 +62,14 @@ async fn a_row_with_another_digest_is_an_error() {
             let unknown = SessionToken::generate().unwrap();
             assert_eq!(sessions.user(&unknown).await.unwrap(), None);
         }
+
+        let sessions = sessions(&database);
+        let fault = ObservedFault::begin("a corrupt index returns another row", &sessions);
+        let request = async || {
+            send(&sessions, ada.token()).await;
+        };
+        fault.becomes_visible(request).await;
+        corrupt(&database, &format!("REINDEX INDEX {index}")).await;
+        fault.ends(request).await;
     }
 }

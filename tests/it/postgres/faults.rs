@@ -19,11 +19,13 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    COMPATIBLE_CHANGES, PgSessions, USERS, User, database, kill_lookups,
+    COMPATIBLE_CHANGES, PgSessions, USERS, User, database,
+    fault::{ObservedFault, send},
+    kill_lookups,
     manual_feed::ManualFeed,
     pool,
     proxy::{Line, Proxy},
-    sessions, sign_out, sql, until_waiting,
+    sessions, sign_out, sql, until_number, until_waiting,
 };
 
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -107,6 +109,17 @@ async fn a_lost_connection_is_replaced_without_an_error() {
         assert!(kill_lookups(&database).await >= 1);
         assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     }
+
+    let fault = ObservedFault::begin("a connection is lost", &sessions);
+    let look_up = async || {
+        assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
+    };
+    let kill_and_look_up = async || {
+        kill_lookups(&database).await;
+        look_up().await;
+    };
+    fault.becomes_visible(kill_and_look_up).await;
+    fault.ends(look_up).await;
 
     // Busy: waiting for a lock on the users table until it is killed.
     let mut client = database.client().await;
@@ -251,6 +264,51 @@ async fn a_write_without_a_response_has_an_unknown_outcome() {
     assert!(sign_out(&sessions, third.token()).await.unwrap());
 }
 
+/// F26: the synchronous standby does not confirm a `COMMIT`. Writes fail at the deadline, with an
+/// unknown outcome. They succeed when the server no longer waits for the standby.
+#[tokio::test]
+async fn a_standby_that_does_not_confirm_leaves_the_outcome_unknown() {
+    let server = tokio::task::spawn_blocking(|| Server::start_private(&[]).unwrap());
+    let server = server.await.unwrap();
+    let database = TestDatabase::create_on(&server, USERS).await.unwrap();
+    let store = PgSessionStore::<User>::new(pool(&database, 8));
+    store.migrate().await.unwrap();
+    let sessions = SessionService::builder(store).deadline(DEADLINE);
+    let sessions = sessions.build().unwrap();
+    let standbys = async |names: &str| {
+        let client = database.client().await;
+        let change = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
+        client.batch_execute(&change).await.unwrap();
+        sql(&database, "SELECT pg_reload_conf()").await;
+        let current = format!(
+            "SELECT count(*) FROM pg_settings
+             WHERE name = 'synchronous_standby_names' AND setting = '{names}'"
+        );
+        until_number(&database, &current, 1).await;
+    };
+    let sign_in_and_out = async || {
+        let ada = sessions.sign_in_without_request(1).await;
+        let eve = SessionToken::generate().unwrap();
+        let token = ada.as_ref().map_or(&eve, |ada| ada.token());
+        let _ = sign_out(&sessions, token).await;
+    };
+    let unconfirmed = sessions.sign_in_without_request(1).await.unwrap();
+    let fault = ObservedFault::begin(
+        "a synchronous standby does not confirm a `COMMIT`",
+        &sessions,
+    );
+    standbys("missing").await;
+    let error = sign_out(&sessions, unconfirmed.token()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline);
+    assert!(error.is_outcome_unknown(), "{error:?}");
+    let error = sessions.sign_in_without_request(1).await.unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error:?}");
+    fault.becomes_visible(sign_in_and_out).await;
+    standbys("").await;
+    fault.ends(sign_in_and_out).await;
+    assert!(sessions.user(unconfirmed.token()).await.unwrap().is_none());
+}
+
 /// F09, F08: a locked table, or the server's own timeout, is an error, and recovery needs no
 /// restart.
 #[tokio::test]
@@ -346,6 +404,8 @@ async fn a_server_in_recovery_is_rejected() {
     let ada = sessions.sign_in_without_request(1).await.unwrap();
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
 
+    let demoted = "the server is a replica, or was demoted under an open connection";
+    let fault = ObservedFault::begin(demoted, &sessions);
     // Demoted: the same data, in recovery.
     let server = tokio::task::spawn_blocking(move || {
         server.stop(StopMode::Fast).unwrap();
@@ -359,6 +419,10 @@ async fn a_server_in_recovery_is_rejected() {
         let error = sessions.user(ada.token()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Recovery);
     }
+    let request = async || {
+        send(&sessions, ada.token()).await;
+    };
+    fault.becomes_visible(request).await;
     let error = sessions.store().check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Recovery);
     let error = sessions.sign_in_without_request(1).await.unwrap_err();
@@ -391,6 +455,7 @@ async fn a_server_in_recovery_is_rejected() {
         .unwrap()
         .get(0);
     assert!(promoted);
+    fault.ends(request).await;
     assert_eq!(sessions.user(ada.token()).await.unwrap(), Some(User::ada()));
     assert_eq!(
         sessions

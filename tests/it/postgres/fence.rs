@@ -14,12 +14,16 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    Logs, PgSessions, User, database,
+    PgSessions, User, database,
+    fault::{ObservedFault, send},
     history::workload::connect,
     kill_lookups, number,
     pair::{Pair, blocking},
     patiently, pool, sign_out, sql, until_waiting,
 };
+
+/// The row of `SECURITY.md` about a role without privileges.
+const UNFENCED: &str = "the role may not execute `pg_control_system()`, `pg_walfile_name` or `pg_current_wal_lsn()`, or the server does not have these functions";
 
 const CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fenced'";
 
@@ -135,7 +139,7 @@ async fn replicated(pair: &Pair, sessions: i64) {
 /// response from the new primary, a session that ended there is not live: neither in the cache nor
 /// on an open connection to the previous primary. The process closes all connections to the previous
 /// primary, also those of the application's pool.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_answer_of_the_new_primary_fences_off_the_old_one() {
     let Some(setting) = Setting::start("fence").await else {
         return;
@@ -164,6 +168,12 @@ async fn an_answer_of_the_new_primary_fences_off_the_old_one() {
     patiently(async { while number(&pair.database, CONNECTIONS).await > 1 {} }).await;
     drop(in_use);
     patiently(async { while number(&pair.database, CONNECTIONS).await > 0 {} }).await;
+    let request = async || {
+        send(sessions, eve).await;
+    };
+
+    let copy = "the cluster is replaced by a copy of its files on a lower timeline";
+    let fault = ObservedFault::begin(copy, sessions);
     // New connections now lead to the previous primary.
     let replica = Arc::clone(&pair.replica);
     blocking(move || replica.stop(StopMode::Fast).unwrap()).await;
@@ -171,19 +181,31 @@ async fn an_answer_of_the_new_primary_fences_off_the_old_one() {
     assert_eq!(error.kind(), ErrorKind::Recovery);
     assert!(sessions.sign_in_without_request(1).await.is_err());
     assert!(sign_out(sessions, eve).await.is_err());
+    fault.becomes_visible(request).await;
+    // The remedy: a promotion, after which this cluster has the higher timeline.
+    for _ in 0..2 {
+        let primary = Arc::clone(&pair.primary);
+        blocking(move || increment_timeline(&primary)).await;
+    }
+    fault.ends(request).await;
 }
 
 /// N09: a response of the previous primary is in flight when the new primary responds. It is
 /// discarded, and the lookup is repeated.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_answer_in_flight_is_discarded_when_the_new_primary_answers() {
     let Some(setting) = Setting::start("fence_in_flight").await else {
         return;
     };
-    let Setting { sessions, ada, .. } = &setting;
+    let Setting {
+        sessions, ada, eve, ..
+    } = &setting;
     // Opens one connection for lookups.
     let unknown = [TokenDigest::from_bytes([0; 32])];
     sessions.store().find(&unknown).await.unwrap();
+    let replaced =
+        "a primary that was replaced responds again after a freeze or a network partition";
+    let fault = ObservedFault::begin(replaced, sessions);
     let on_new = setting.promote().await;
     assert!(sign_out(&on_new, ada).await.unwrap());
 
@@ -194,6 +216,11 @@ async fn an_answer_in_flight_is_discarded_when_the_new_primary_answers() {
     let lookup = setting.hold("BEGIN; LOCK TABLE sessions", lookup).await;
     let user = setting.reach_the_new_primary(lookup).await;
     assert_eq!(user.unwrap(), None);
+    let request = async || {
+        send(sessions, eve).await;
+    };
+    fault.becomes_visible(request).await;
+    fault.ends(request).await;
 }
 
 /// N09: a sign-out is in flight on the previous primary when the new primary responds. It is not
@@ -377,19 +404,22 @@ async fn without_its_functions_everything_works_unfenced() {
             sql(&database, &revoke).await;
         }
         for pooling in [false, true] {
-            let logs = Logs::capture();
-            let manager = Manager::new(role.clone(), NoTls);
-            let pool = Pool::builder(manager).max_size(4).build().unwrap();
-            let mut store = PgSessionStore::<User>::new(pool);
-            if pooling {
-                store = store.with_transaction_pooling();
-            }
-            let sessions = SessionService::new(store);
+            let service = || {
+                let store = PgSessionStore::<User>::new(pool_of(role.clone(), 4));
+                SessionService::new(if pooling {
+                    store.with_transaction_pooling()
+                } else {
+                    store
+                })
+            };
+            let sessions = service();
+            let fault = ObservedFault::begin(UNFENCED, &sessions);
             let check = sessions.store().check().await.unwrap();
             assert_eq!(check.is_fenced(), function.is_empty(), "{function}");
             assert!(check.accepts_listen());
-            let warned = logs.text().contains("cannot read the timeline");
-            assert_eq!(warned, !function.is_empty(), "{function}");
+            if !function.is_empty() {
+                fault.becomes_visible(async || ()).await;
+            }
             let feed = sessions.store().feed(role.clone(), NoTls);
             sessions.enable_cache(feed, 100).await.unwrap();
             let ada = sessions.sign_in_without_request(1).await.unwrap();
@@ -398,6 +428,16 @@ async fn without_its_functions_everything_works_unfenced() {
             }
             assert!(sign_out(&sessions, ada.token()).await.unwrap());
             assert_eq!(sessions.user(ada.token()).await.unwrap(), None);
+            if !function.is_empty() {
+                let grant = format!("GRANT EXECUTE ON FUNCTION {function} TO PUBLIC");
+                sql(&database, &grant).await;
+            }
+            let check = async || assert!(service().store().check().await.unwrap().is_fenced());
+            fault.ends(check).await;
+            if !function.is_empty() {
+                let revoke = format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC");
+                sql(&database, &revoke).await;
+            }
         }
     }
 }

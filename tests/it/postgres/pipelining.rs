@@ -9,7 +9,9 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    User, database, kill_lookups, number, patiently,
+    User, database,
+    fault::ObservedFault,
+    kill_lookups, number, patiently,
     proxy::{Line, Proxy},
     sql,
 };
@@ -125,6 +127,8 @@ async fn a_statement_behind_a_slow_one_is_moved() {
     proxy.set(Line::Delayed(5 * MS));
     warm(&sessions).await;
     sql(&database, "UPDATE nap SET seconds = 3 WHERE user_id = 1").await;
+    let slower = "a lookup is much slower than usual, at a distance from the server";
+    let fault = ObservedFault::begin(slower, &sessions);
     for _ in 0..3 {
         let slow = tokio::spawn({
             let (sessions, digest) = (sessions.clone(), ada.token().digest());
@@ -147,6 +151,10 @@ async fn a_statement_behind_a_slow_one_is_moved() {
         let slow = patiently(slow).await.unwrap();
         assert_eq!(slow.unwrap().unwrap().user.0, 1);
     }
+    fault.becomes_visible(async || ()).await;
+    sql(&database, "UPDATE nap SET seconds = 0").await;
+    let look_up = async || assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    fault.ends(look_up).await;
     let open = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%asked_digest%'
         AND pid <> pg_backend_pid() AND datname = current_database()";
     assert!(number(&database, open).await <= 3);

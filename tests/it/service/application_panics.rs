@@ -7,7 +7,11 @@ use tower_user_session::{
     store::{MemorySessionStore, SessionStore},
 };
 
-use crate::support::{USERS, pool, sql};
+use crate::support::{
+    USERS,
+    fault::{ObservedFault, send},
+    pool, sql,
+};
 
 /// A user whose e-mail address selects the part of the application's code that panics.
 #[derive(Debug)]
@@ -107,4 +111,27 @@ async fn a_panic_in_application_code_fails_only_its_own_callers() {
         );
     }
     only_its_callers_fail(&SessionService::new(store), "clone").await;
+}
+
+/// M11, Q03: a row whose conversion panics is visible, and so is the row's correction.
+#[tokio::test]
+async fn a_conversion_that_panics_is_visible() {
+    let database = ephemeral_postgres::TestDatabase::create(USERS).await;
+    let store = PgSessionStore::<Fragile>::new(pool(&database, 2));
+    store.migrate().await.unwrap();
+    let sessions = SessionService::new(store);
+    let fragile = sessions.sign_in_without_request(2).await.unwrap();
+    let request = async || {
+        send(&sessions, fragile.token()).await;
+    };
+    let panics = "`PgUser::from_row` or the user's `Clone` panics";
+    let fault = ObservedFault::begin(panics, &sessions);
+    sql(
+        &database,
+        "UPDATE users SET email = 'from_row' WHERE id = 2",
+    )
+    .await;
+    fault.becomes_visible(request).await;
+    sql(&database, "UPDATE users SET email = 'sound' WHERE id = 2").await;
+    fault.ends(request).await;
 }

@@ -211,5 +211,6 @@ async fn concurrent_lookups_share_statements() {
         counts.statements - before.statements,
     );
     assert_eq!(lookups, 6_400);
-    assert!(5 * statements < lookups, "{statements} statements");
+    // On a slow machine, the server looks distant, and batches are smaller.
+    assert!(2 * statements < lookups, "{statements} statements");
 }

@@ -5,8 +5,8 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    ROWS, User, cookie, database, number, patiently, pool, recorded_logs, sessions, sql,
-    until_waiting,
+    ROWS, User, cookie, database, fault::ObservedFault, number, patiently, pool, recorded_logs,
+    sessions, sql, until_waiting,
 };
 
 /// D01, D03: a sign-in ends the session that the request presents, whichever user it belongs to,
@@ -166,6 +166,28 @@ async fn anonymous_requests_write_nothing() {
     assert_eq!(number(&database, written).await, 0);
 }
 
+/// B01: if the digest of each new token exists, the sign-in is an error, and no session begins. The
+/// event and the counter are the same as for a generator that returns equal values.
+#[tokio::test]
+async fn tokens_that_all_exist_are_an_error() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let _ada = sessions.sign_in_without_request(1).await.unwrap();
+    let fault = ObservedFault::begin("the random generator fails", &sessions);
+    let equal = "CREATE FUNCTION equal() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            NEW.token_digest := (SELECT token_digest FROM sessions); RETURN NEW;
+        END $$;
+        CREATE TRIGGER equal BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION equal()";
+    database.client().await.batch_execute(equal).await.unwrap();
+    let error = sessions.sign_in_without_request(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rng, "{error:?}");
+    fault.becomes_visible(async || ()).await;
+    assert_eq!(number(&database, "SELECT count(*) FROM sessions").await, 1);
+    sql(&database, "DROP FUNCTION equal() CASCADE").await;
+    let sign_in = async || drop(sessions.sign_in_without_request(1).await.unwrap());
+    fault.ends(sign_in).await;
+}
+
 /// J09, F07: a sign-in that is dropped midway leaves no busy connection in the pool.
 #[tokio::test]
 async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
@@ -179,6 +201,8 @@ async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
         .await
         .unwrap();
     let headers = cookie(&sessions, old.token());
+    let dropped = "a call is dropped, for example because the client disconnected";
+    let fault = ObservedFault::begin(dropped, &sessions);
     let sign_in = tokio::spawn({
         let sessions = sessions.clone();
         async move { sessions.sign_in(1, &headers).await }
@@ -187,7 +211,9 @@ async fn a_cancelled_sign_in_leaves_no_busy_connection_in_the_pool() {
     sign_in.abort();
     assert!(sign_in.await.unwrap_err().is_cancelled());
     // The pool's only connection is available, and does not wait for the lock.
-    assert_eq!(sessions.sessions_of(&1).await.unwrap().len(), 1);
+    let list = async || assert_eq!(sessions.sessions_of(&1).await.unwrap().len(), 1);
+    fault.becomes_visible(list).await;
+    fault.ends(list).await;
     lock.rollback().await.unwrap();
     assert!(pool.status().size <= 1);
 }

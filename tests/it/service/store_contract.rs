@@ -19,8 +19,11 @@ use tower_user_session::{
 };
 
 use crate::support::{
-    User, patiently, poll_once,
+    User,
+    fault::ObservedFault,
+    patiently, poll_once,
     scripted_store::{Answers, PendingStore, all_live, live, owner, scripted, status},
+    watched,
 };
 
 fn store_error(kind: ErrorKind) -> Error {
@@ -350,9 +353,12 @@ async fn the_deadline_is_configurable_within_bounds() {
 }
 
 /// J05: beyond the queue's bound a lookup is rejected at once.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_full_queue_refuses_at_once() {
-    let sessions = SessionService::new(PendingStore);
+    let sessions = watched();
+    let overload = "lookups arrive faster than they are served";
+    let fault = ObservedFault::begin(overload, &sessions);
+    sessions.store().answer(false);
     let token = SessionToken::generate().unwrap();
     let mut calls: Vec<_> = (0..16_385)
         .map(|_| Box::pin(sessions.user(&token)))
@@ -362,4 +368,21 @@ async fn a_full_queue_refuses_at_once() {
     }
     let outcome = status(&sessions).await;
     assert_eq!(outcome.1, Some(ErrorKind::Overloaded));
+
+    let full = Instant::now();
+    let request = async || {
+        status(&sessions).await;
+    };
+    fault
+        .becomes_visible(async || {
+            request().await;
+            if full.elapsed() > Duration::from_millis(300) {
+                sessions.store().answer(true);
+            }
+        })
+        .await;
+    for call in calls {
+        assert!(call.await.unwrap().is_none());
+    }
+    fault.ends(request).await;
 }

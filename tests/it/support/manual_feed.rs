@@ -45,6 +45,11 @@ impl ManualFeed {
         self.hearing().heartbeat_received(Instant::now());
     }
 
+    /// Receives a heartbeat that was sent so long ago.
+    pub fn late_heartbeat(&self, ago: Duration) {
+        self.hearing().heartbeat_received(Instant::now() - ago);
+    }
+
     /// From now on no heartbeat returns.
     pub fn stop_heartbeats(&self) {
         self.silent.store(true, SeqCst);

@@ -12,6 +12,7 @@ mod watched_store;
 pub mod audit;
 pub mod caching;
 pub mod conformance;
+pub mod fault;
 pub mod grpc;
 pub mod history;
 pub mod hyper_app;

@@ -37,14 +37,14 @@ impl Drop for Kept {
 #[test]
 #[ignore = "runs all other tests again"]
 fn contain_no_token() {
-    let mut kept = None;
+    let (mut kept, mut failed) = (None, Vec::new());
     let folder = std::env::var_os(KEEP).map_or_else(
         || {
             let name = format!("all-logs-{}", std::process::id());
             let folder = std::env::temp_dir().join(name);
             std::fs::create_dir(&folder).unwrap();
             kept = Some(Kept(folder.clone()));
-            run_all(&folder);
+            failed = run_all(&folder);
             folder
         },
         PathBuf::from,
@@ -64,6 +64,10 @@ fn contain_no_token() {
     assert!(searched.with_parameters > 1_000, "{searched:?}");
     assert!(searched.with_session_value > 0, "{searched:?}");
     assert!(searched.digests_in_data > 100, "{searched:?}");
+    assert!(
+        failed.is_empty(),
+        "nothing found, but tests failed: {failed:#?}"
+    );
 }
 
 #[expect(clippy::print_stdout, reason = "prints the result of a run by hand")]
@@ -71,8 +75,8 @@ fn say(searched: &Searched) {
     println!("{searched:#?}");
 }
 
-/// Runs this binary again and records its output.
-fn run_all(folder: &Path) {
+/// Runs this binary again, records its output, and returns the tests that failed.
+fn run_all(folder: &Path) -> Vec<String> {
     let output = |name: &str| Stdio::from(File::create(folder.join(name)).unwrap());
     let status = Command::new(std::env::current_exe().unwrap())
         .arg("--nocapture")
@@ -82,11 +86,10 @@ fn run_all(folder: &Path) {
         .status()
         .unwrap();
     let told = std::fs::read_to_string(folder.join("application.stdout.log")).unwrap();
-    let failed: Vec<_> = told
-        .lines()
-        .filter(|line| line.ends_with("FAILED"))
-        .collect();
-    assert!(status.success(), "{failed:#?}");
+    let failed = told.lines().filter(|line| line.ends_with("FAILED"));
+    let failed: Vec<_> = failed.map(str::to_owned).collect();
+    assert_eq!(status.success(), failed.is_empty(), "{failed:#?}");
+    failed
 }
 
 /// Servers stop shortly after the process that used them.
