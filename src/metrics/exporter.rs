@@ -1,8 +1,10 @@
 //! Export through the `metrics` facade.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
-use metrics::{Label, describe_counter, describe_gauge, describe_histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Label, describe_counter, describe_gauge, describe_histogram,
+};
 use tokio::time::sleep;
 
 use crate::{
@@ -37,8 +39,17 @@ use crate::{
 pub struct MetricsExporter<L: SessionLookup> {
     sessions: SessionService<L>,
     labels: Vec<Label>,
-    /// The counts of each histogram at the last export.
-    exported: Vec<(&'static str, LatencyHistogram)>,
+    /// The handles of the recorder. A recorder may count from zero for each new handle.
+    handles: HashMap<(&'static str, Labels), Handle>,
+}
+
+type Labels = &'static [(&'static str, &'static str)];
+
+enum Handle {
+    Counter(Counter),
+    Gauge(Gauge),
+    /// With the latencies of the last export.
+    Histogram(Histogram, LatencyHistogram),
 }
 
 impl<L: SessionLookup> MetricsExporter<L> {
@@ -59,7 +70,7 @@ impl<L: SessionLookup> MetricsExporter<L> {
         Self {
             sessions,
             labels: Vec::new(),
-            exported: Vec::new(),
+            handles: HashMap::new(),
         }
     }
 
@@ -71,24 +82,20 @@ impl<L: SessionLookup> MetricsExporter<L> {
 
     /// Exports a snapshot.
     pub fn export(&mut self) {
-        for Sample {
-            name,
-            labels,
-            value,
-            ..
-        } in self.sessions.metrics().samples()
-        {
-            let labels = labels.iter().map(|(name, value)| Label::new(*name, *value));
-            let labels: Vec<_> = labels.chain(self.labels.iter().cloned()).collect();
-            match value {
-                SampleValue::Counter(total) => metrics::counter!(name, labels).absolute(total),
-                SampleValue::Gauge(value) => metrics::gauge!(name, labels).set(value),
-                SampleValue::Histogram(histogram) => {
-                    let recorder = metrics::histogram!(name, labels);
-                    for (value, count) in self.new_latencies(name, histogram) {
-                        recorder.record_many(value, count);
+        for sample in self.sessions.metrics().samples() {
+            let handle = self.handles.entry((sample.name, sample.labels));
+            let handle = handle.or_insert_with(|| Handle::new(&sample, &self.labels));
+            match (handle, sample.value) {
+                (Handle::Counter(counter), SampleValue::Counter(total)) => counter.absolute(total),
+                (Handle::Gauge(gauge), SampleValue::Gauge(value)) => gauge.set(value),
+                (Handle::Histogram(histogram, exported), SampleValue::Histogram(latencies)) => {
+                    for (value, count) in new_latencies(exported, &latencies) {
+                        histogram.record_many(value, count);
                     }
+                    *exported = latencies;
                 }
+                // The type of a sample does not change.
+                _ => {}
             }
         }
     }
@@ -104,34 +111,38 @@ impl<L: SessionLookup> MetricsExporter<L> {
             sleep(interval).await;
         }
     }
+}
 
-    /// Returns the latencies since the last export, in seconds, with their number.
-    fn new_latencies(
-        &mut self,
-        name: &'static str,
-        histogram: LatencyHistogram,
-    ) -> impl Iterator<Item = (f64, usize)> {
-        let known = self.exported.iter_mut().find(|(known, _)| *known == name);
-        let before = if let Some((_, exported)) = known {
-            std::mem::replace(exported, histogram)
-        } else {
-            self.exported.push((name, histogram));
-            LatencyHistogram::default()
-        };
-        let bounds = LatencyHistogram::BOUNDS;
-        let last = bounds.last().map(|bound| *bound * 2);
-        let values = bounds.into_iter().chain(last);
-        let counts: Vec<_> = histogram
-            .buckets()
-            .iter()
-            .zip(before.buckets())
-            .map(|(now, before)| usize::try_from(now - before).unwrap_or(usize::MAX))
-            .collect();
-        values
-            .zip(counts)
-            .filter(|(_, count)| *count > 0)
-            .map(|(value, count)| (value.as_secs_f64(), count))
+impl Handle {
+    fn new(sample: &Sample, of_application: &[Label]) -> Self {
+        let labels = sample.labels.iter();
+        let labels = labels.map(|(name, value)| Label::new(*name, *value));
+        let labels: Vec<_> = labels.chain(of_application.iter().cloned()).collect();
+        match sample.value {
+            SampleValue::Counter(_) => Self::Counter(metrics::counter!(sample.name, labels)),
+            SampleValue::Gauge(_) => Self::Gauge(metrics::gauge!(sample.name, labels)),
+            SampleValue::Histogram(_) => Self::Histogram(
+                metrics::histogram!(sample.name, labels),
+                LatencyHistogram::default(),
+            ),
+        }
     }
+}
+
+/// Returns the latencies since the last export, in seconds, with their number.
+fn new_latencies(
+    exported: &LatencyHistogram,
+    now: &LatencyHistogram,
+) -> impl Iterator<Item = (f64, usize)> {
+    let bounds = LatencyHistogram::BOUNDS;
+    let last = bounds.last().map(|bound| *bound * 2);
+    let values = bounds.into_iter().chain(last);
+    let counts = now.buckets().iter().zip(exported.buckets());
+    let counts = counts.map(|(now, before)| usize::try_from(now - before).unwrap_or(usize::MAX));
+    values
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .map(|(value, count)| (value.as_secs_f64(), count))
 }
 
 impl<L: SessionLookup> fmt::Debug for MetricsExporter<L> {

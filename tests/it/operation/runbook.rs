@@ -1,6 +1,10 @@
 //! The statements of `docs/operating.md` run as they are written, and do what the page says.
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use tower_user_session::{Error, SignedIn, session::SessionId};
 
@@ -143,15 +147,29 @@ async fn the_lists_contain_the_live_sessions() {
     assert_eq!(access.len(), 3);
 }
 
-/// Q04: a leaked token leads to its session.
+/// Q04: a leaked token leads to its session, and is in no statement.
 #[tokio::test]
 async fn a_leaked_token_leads_to_its_session() {
+    const TEST: &str = "operation::runbook::a_leaked_token_leads_to_its_session";
+    if Command::new("basenc").arg("--version").output().is_err() {
+        return ephemeral_postgres::skip(TEST, "basenc is missing");
+    }
+    let command = PAGE.lines().map(str::trim);
+    let command = { command }
+        .find(|line| line.starts_with("read -r token"))
+        .unwrap();
     let database = database().await;
     let sessions = sessions(&database);
     for _ in 0..20 {
         let ada = sessions.sign_in_without_request(1).await.unwrap();
         let token = ada.token().expose();
-        let find = statement("SELECT s.id, s.user_id").replace(&"A".repeat(43), &token);
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", command]).stdin(Stdio::piped());
+        let mut shell = shell.stdout(Stdio::piped()).spawn().unwrap();
+        writeln!(shell.stdin.take().unwrap(), "{token}").unwrap();
+        let digest = shell.wait_with_output().unwrap().stdout;
+        let digest = std::str::from_utf8(&digest[..64]).unwrap();
+        let find = statement("SELECT s.id, s.user_id").replace(&"0".repeat(64), digest);
         let row = database.client().await.query_one(&find, &[]).await.unwrap();
         assert_eq!(row.get::<_, SessionId>(0), ada.session().id());
     }
