@@ -17,7 +17,9 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tower_user_session::{
     ErrorKind, PgSessionStore, SessionService, SignedIn,
     feed::{EndReason, FeedScope, FeedSink, Invalidation, SessionFeed},
+    postgres::SignInConditions,
     session::SessionLimit,
+    store::{NewSession, SessionStore as _},
     tokio_postgres::{self, AsyncMessage, Client, Config, NoTls},
 };
 
@@ -92,14 +94,11 @@ async fn a_pool_that_moves_to_another_database_disconnects_the_feed() {
     until_cached(&sessions, ada.token()).await;
     // The session exists there too, so that a feed which misses the change caches it again after a
     // late heartbeat.
-    let digest = "SELECT encode(token_digest, 'hex') FROM sessions";
-    let digest = old.client().await.query_one(digest, &[]).await.unwrap();
-    let copy = format!(
-        "INSERT INTO sessions (token_digest, user_id, expires_at)
-         VALUES (decode('{}', 'hex'), 1, now() + interval '1 day')",
-        digest.get::<_, &str>(0)
-    );
-    sql(&new, &copy).await;
+    let conditions = SignInConditions::default();
+    let copy = NewSession::new(ada.token().digest(), &1, &conditions, LONG_LEASE);
+    let there = process(&new);
+    there.store().insert(copy).await.unwrap();
+    there.close().await;
 
     let fault = ObservedFault::begin(
         "the feed is connected to another database than the pool",

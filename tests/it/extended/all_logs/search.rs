@@ -222,7 +222,7 @@ fn search(writer: Writer, path: &Path, known: &Known) -> Searched {
         searched.with_session_value += usize::from(has_value);
         match writer {
             Writer::Application => {
-                searched.of_the_crate += usize::from(says(b" tower_user_session::"));
+                searched.of_the_crate += usize::from(says(b" tower_user_session: "));
                 searched.of_the_driver += usize::from(says(b" tokio_postgres::"));
             }
             // Later versions of PostgreSQL write a capital letter.
