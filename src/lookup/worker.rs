@@ -1,11 +1,15 @@
 //! The tasks that send batches of lookups to the store.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    mem::replace,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use tokio::{runtime::Handle, sync::Notify, time::Instant};
+use tokio::{runtime::Handle, sync::Notify, task::yield_now, time::Instant};
 
 use crate::{
     lookup::{
+        carried::{Carried, Carrier},
         pending::Waiter,
         queue::{Admission, Batch, BatchOutcome, Limits, Queue, RequestDigests},
         runner::BatchRunner,
@@ -27,14 +31,17 @@ pub(crate) struct BatchQueue<L: SessionLookup> {
 struct State<U> {
     queue: Queue<Waiter<U>>,
     runtime: Option<Handle>,
+    /// The worker that the caller of the only lookup in flight polls.
+    carried: Option<Arc<Carried>>,
     closed: bool,
 }
 
 /// The result of adding a lookup to the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Enqueued {
     /// The lookup is part of a batch.
     Queued,
+    /// The lookup is a batch alone. The caller must poll it.
+    Carried(Carrier),
     /// The queue is full.
     Overloaded,
     /// The service is closed.
@@ -48,6 +55,7 @@ impl<L: SessionLookup> BatchQueue<L> {
             state: Mutex::new(State {
                 queue: Queue::new(limits),
                 runtime: None,
+                carried: None,
                 closed: false,
             }),
             idle: Notify::new(),
@@ -64,16 +72,35 @@ impl<L: SessionLookup> BatchQueue<L> {
         if state.closed {
             return Enqueued::Closed;
         }
+        let is_alone = waiters.len() == 1 && state.queue.is_idle();
+        let in_flight = state.carried.take();
+        let mut enqueued = Enqueued::Queued;
+        let mut worker = None;
         match state.queue.admit(waiters, now.into_std()) {
             Admission::Dispatch(batch) => {
-                let runtime = state.runtime.get_or_insert_with(Handle::current).clone();
-                drop(state);
-                BatchWorker::start(Arc::clone(self), batch, &runtime);
-                Enqueued::Queued
+                let current = Handle::current();
+                let runtime = state.runtime.get_or_insert_with(|| current.clone());
+                let new = BatchWorker::new(Arc::clone(self), batch);
+                if is_alone && runtime.id() == current.id() {
+                    let carried = Carried::new(Box::pin(new.run(true)), current);
+                    state.carried = Some(Arc::clone(&carried));
+                    enqueued = Enqueued::Carried(Carrier::new(carried));
+                } else {
+                    worker = Some((new, runtime.clone()));
+                }
             }
-            Admission::Waiting => Enqueued::Queued,
-            Admission::Overloaded => Enqueued::Overloaded,
+            Admission::Waiting => {}
+            Admission::Overloaded => enqueued = Enqueued::Overloaded,
         }
+        drop(state);
+        // This lookup may wait for the batch in flight.
+        if let Some(carried) = in_flight {
+            carried.hand_over();
+        }
+        if let Some((worker, runtime)) = worker {
+            worker.spawn(&runtime);
+        }
+        enqueued
     }
 
     /// Returns the number of waiting lookups, and of queries in flight.
@@ -94,6 +121,11 @@ impl<L: SessionLookup> BatchQueue<L> {
                 if state.queue.is_idle() {
                     return;
                 }
+                let carried = state.carried.take();
+                drop(state);
+                if let Some(carried) = carried {
+                    carried.hand_over();
+                }
             }
             idle.await;
         }
@@ -106,9 +138,9 @@ impl<L: SessionLookup> BatchQueue<L> {
     }
 }
 
-/// The task that sends batches until no batch is left.
+/// Sends batches until no batch is left. It is a task, or the caller of the first lookup polls it.
 ///
-/// The value is created before the task is spawned. Its `Drop` therefore always updates the queue,
+/// The value is created before it is polled. Its `Drop` therefore always updates the queue,
 /// even if the store panics, or if the runtime shuts down before the task was polled.
 struct BatchWorker<L: SessionLookup> {
     queue: Arc<BatchQueue<L>>,
@@ -122,7 +154,7 @@ struct BatchWorker<L: SessionLookup> {
 }
 
 impl<L: SessionLookup> BatchWorker<L> {
-    fn start(queue: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
+    const fn new(queue: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>) -> Self {
         Self {
             queue,
             alone: batch.alone,
@@ -130,28 +162,33 @@ impl<L: SessionLookup> BatchWorker<L> {
             moved: false,
             finished: false,
         }
-        .spawn(runtime);
     }
 
     fn spawn(self, runtime: &Handle) {
-        runtime.spawn(async move {
-            let mut worker = self;
-            let mut next = worker.first.take();
-            while let Some(batch) = next {
-                worker.alone = batch.alone;
-                let (digests, outcome, time) = worker.queue.runner.run_batch(batch).await;
-                let now = Instant::now().into_std();
-                let mut state = worker.queue.state();
+        runtime.spawn(self.run(false));
+    }
+
+    /// Sends batches until none is left. `carried` is whether a caller polls this.
+    async fn run(mut self, mut carried: bool) {
+        let mut next = self.first.take();
+        while let Some(batch) = next {
+            self.alone = batch.alone;
+            let (digests, outcome, time) = self.queue.runner.run_batch(batch).await;
+            let now = Instant::now().into_std();
+            next = {
+                let queue = &mut self.queue.state().queue;
                 if let Some(time) = time {
-                    state.queue.query_took(time, digests.len());
+                    queue.query_took(time, digests.len());
                 }
-                next = state
-                    .queue
-                    .batch_completed(&digests, worker.alone, outcome, now);
+                queue.batch_completed(&digests, self.alone, outcome, now)
+            };
+            // The next batch has the lookups of others. The caller of the first one stops here.
+            if next.is_some() && replace(&mut carried, false) {
+                yield_now().await;
             }
-            worker.finished = true;
-            worker.queue.idle.notify_waiters();
-        });
+        }
+        self.finished = true;
+        self.queue.idle.notify_waiters();
     }
 }
 
@@ -187,7 +224,7 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
                         .batch_completed(&[], self.alone, BatchOutcome::NotSent, now)
                 {
                     drop(state);
-                    return Self::start(Arc::clone(&self.queue), batch, &runtime);
+                    return Self::new(Arc::clone(&self.queue), batch).spawn(&runtime);
                 }
             }
             // The runtime is shutting down. All waiters fail because their sender is dropped.

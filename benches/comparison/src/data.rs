@@ -12,7 +12,7 @@ use futures_util::{SinkExt as _, pin_mut};
 use tokio_postgres::{Client, Config, NoTls};
 use tower_sessions::session::{Id, Record};
 
-use crate::BoxError;
+use crate::{BoxError, delaying_proxy::Host};
 
 /// Sessions whose cookies the load draws from, spread over the whole table.
 pub(crate) const KNOWN: u32 = 100_000;
@@ -51,8 +51,12 @@ impl Numbers {
     }
 }
 
-pub(crate) fn start_server() -> Result<Server, BoxError> {
-    Ok(Server::start_private(&SETTINGS)?)
+/// Starts a server. It listens on a Unix socket and on this address, if there is one.
+pub(crate) fn start_server(address: Option<&Host>) -> Result<Server, BoxError> {
+    let address = address.map(Host::to_string).unwrap_or_default();
+    let mut settings = SETTINGS.to_vec();
+    settings.push(("listen_addresses", &address));
+    Ok(Server::start_private(&settings)?)
 }
 
 pub(crate) async fn connect(config: &Config) -> Result<Client, BoxError> {

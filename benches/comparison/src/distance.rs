@@ -8,9 +8,11 @@ use std::{
 use crate::{
     BoxError,
     contestants::{Contestant, JOINED_100, ground::Ground, start::start},
-    delaying_proxy::Distance,
+    delaying_proxy::{DelayingProxy, Host},
     options::Options,
-    results::AtDistance,
+    results::{AtDistance, Results},
+    run::skip,
+    tls::Tls,
 };
 
 /// The contestants of this part, if they are not deselected.
@@ -24,31 +26,43 @@ const BEYOND: u32 = 200;
 /// A contestant is saturated at a rate at which fewer of the arriving requests are answered.
 pub(crate) const SATURATED: f64 = 0.98;
 
-/// Measures this many microseconds of round trip after another.
+/// Measures one distance after another. With TLS, the server is at this address.
 pub(crate) async fn run(
     options: &Options,
     ground: &Ground,
-) -> Result<(Vec<AtDistance>, u64), BoxError> {
-    let server = ground
+    address: &Host,
+    results: &mut Results,
+) -> Result<(), BoxError> {
+    let directory = ground
         .server
         .directory()
         .ok_or("the server is not private")?;
-    let (mut all, mut wrong) = (Vec::new(), 0);
-    for &distance_us in &options.distances {
-        let round_trip = Duration::from_micros(distance_us.into());
-        // Without a distance, nothing stands between the two.
-        let distance = (distance_us > 0)
-            .then(|| Distance::before(server, round_trip))
-            .transpose()?;
-        let ground = match &distance {
-            Some(distance) => ground.through(distance.directory()),
-            None => ground.through(server),
+    for &distance in &options.distances {
+        if distance.tls && ground.server.is_bundled() {
+            skip(results, "distance: the bundled PostgreSQL has no TLS");
+            continue;
+        }
+        let server = if distance.tls {
+            address.clone()
+        } else {
+            Host::Directory(directory.to_owned())
         };
+        // Without a distance, nothing stands between the two.
+        let proxy = (distance.micros > 0)
+            .then(|| DelayingProxy::before(&server, distance.round_trip()))
+            .transpose()?;
+        let host = proxy.as_ref().map_or(&server, DelayingProxy::host);
+        let tls = if distance.tls {
+            Some(Tls::present(&ground.server, host).await?)
+        } else {
+            None
+        };
+        let ground = ground.through(host, tls.as_ref());
         let mut started = BTreeMap::new();
         for id in CONTESTANTS {
             if id == JOINED_100 || options.contestants.contains(&id) {
                 let contestant = start(id, &ground).await?;
-                wrong += contestant.exactly(128, 2_000).await;
+                results.wrong += contestant.exactly(128, 2_000).await;
                 started.insert(id, contestant);
             }
         }
@@ -56,7 +70,7 @@ pub(crate) async fn run(
             Some(rate) => rate,
             None => saturation(&*started[JOINED_100], options).await,
         };
-        eprintln!("{distance_us} µs: {JOINED_100} saturates at {saturation} requests a second");
+        eprintln!("{distance}: {JOINED_100} saturates at {saturation} requests a second");
         for round in 0..options.rounds {
             let mut saturated = BTreeSet::new();
             for percent in PERCENT.into_iter().chain([BEYOND]) {
@@ -76,19 +90,19 @@ pub(crate) async fn run(
                     if sample.achieved < SATURATED {
                         saturated.insert(id);
                     }
-                    wrong += sample.wrong;
+                    results.wrong += sample.wrong;
                     let mut measured = sample.round;
                     measured.round = round;
                     eprintln!(
-                        "{distance_us} µs, {rate}/s, {id}: p50 {:.0} µs, p99 {:.0} µs, client {:.1} µs, server {:.1} µs, answered {:.3}",
+                        "{distance}, {rate}/s, {id}: p50 {:.0} µs, p99 {:.0} µs, client {:.1} µs, server {:.1} µs, answered {:.3}",
                         measured.p50_us.unwrap_or(f64::NAN),
                         measured.p99_us.unwrap_or(f64::NAN),
                         measured.client_us.unwrap_or(f64::NAN),
                         measured.server_us.unwrap_or(f64::NAN),
                         sample.achieved
                     );
-                    all.push(AtDistance {
-                        distance_us,
+                    results.distances.push(AtDistance {
+                        distance,
                         contestant: id.to_owned(),
                         percent,
                         rate,
@@ -100,7 +114,7 @@ pub(crate) async fn run(
             }
         }
     }
-    Ok((all, wrong))
+    Ok(())
 }
 
 /// Enough arrivals for a meaningful median.

@@ -19,10 +19,11 @@ mod report;
 mod request;
 mod results;
 mod run;
+mod tls;
 
 use std::{fs, process::ExitCode};
 
-use self::{options::Options, results::Results};
+use self::{delaying_proxy::Host, options::Options, results::Results};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -40,12 +41,13 @@ fn main() -> ExitCode {
 /// Whether each response was right.
 fn compare() -> Result<bool, BoxError> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if let [flag, directory, server, nanos] = &arguments[..]
+    if let [flag, listen, server, nanos] = &arguments[..]
         && flag == "--delaying-proxy"
     {
-        let nanos = nanos.to_str().unwrap_or_default().parse()?;
-        let round_trip = std::time::Duration::from_nanos(nanos);
-        delaying_proxy::run(directory.as_ref(), server.as_ref(), round_trip)?;
+        let [listen, server, nanos] =
+            [listen, server, nanos].map(|text| text.to_str().unwrap_or_default());
+        let round_trip = std::time::Duration::from_nanos(nanos.parse()?);
+        delaying_proxy::run(&Host::new(listen), &Host::new(server), round_trip)?;
         return Ok(true);
     }
     let Some(options) = Options::from_command_line()? else {

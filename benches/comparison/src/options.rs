@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
 use lexopt::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,44 @@ pub(crate) enum Part {
     Distance,
 }
 
+/// A distance from the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Distance {
+    /// The round trip in microseconds.
+    #[serde(rename = "distance_us")]
+    pub(crate) micros: u32,
+    #[serde(default)]
+    pub(crate) tls: bool,
+}
+
+impl Distance {
+    pub(crate) const fn round_trip(self) -> Duration {
+        Duration::from_micros(self.micros as u64)
+    }
+
+    const fn without_tls(micros: u32) -> Self {
+        Self { micros, tls: false }
+    }
+
+    /// Reads milliseconds, as in `0.5`, or `0.5tls` with TLS.
+    fn from_text(text: &str) -> Result<Self, BoxError> {
+        let (millis, tls) = match text.strip_suffix("tls") {
+            Some(millis) => (millis, true),
+            None => (text, false),
+        };
+        let micros = (millis.parse::<f64>()? * 1e3) as u32;
+        Ok(Self { micros, tls })
+    }
+}
+
+/// Milliseconds, and whether TLS is used.
+impl fmt::Display for Distance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = if self.tls { " with TLS" } else { "" };
+        write!(f, "{} ms{tls}", f64::from(self.micros) / 1e3)
+    }
+}
+
 const PARTS: [(&str, Part); 9] = [
     ("closed", Part::Closed),
     ("open", Part::Open),
@@ -55,8 +93,7 @@ pub(crate) struct Options {
     pub(crate) connections: Vec<u32>,
     pub(crate) parts: BTreeSet<Part>,
     pub(crate) growth: Vec<u32>,
-    /// Round trips in microseconds.
-    pub(crate) distances: Vec<u32>,
+    pub(crate) distances: Vec<Distance>,
     /// The rate that counts as 100 percent at each distance. By default it is measured.
     pub(crate) saturation: Option<u32>,
     pub(crate) out: PathBuf,
@@ -80,7 +117,8 @@ cargo run --release --manifest-path benches/comparison/Cargo.toml -- [options]
   --connections N,N    HTTP: connections (64,256)
   --parts P,P          of closed, open, http, flood, memory, counts, micro, growth, distance (all but
                        the last two)
-  --distances MS,MS    round trips in milliseconds for the part distance (0,0.5,5)
+  --distances MS,MS    round trips in milliseconds for the part distance, with TLS if `tls` follows
+                       (0,0.5,0.5tls,5)
   --saturation N       requests a second that count as 100 percent there (measured)
   --growth             also: server time a lookup at 10,000 and 1,000,000 sessions
   --growth-10m         also at 10,000,000
@@ -108,7 +146,15 @@ impl Default for Options {
                 .filter(|part| ![Part::Growth, Part::Distance].contains(part))
                 .collect(),
             growth: vec![10_000, 1_000_000],
-            distances: vec![0, 500, 5_000],
+            distances: vec![
+                Distance::without_tls(0),
+                Distance::without_tls(500),
+                Distance {
+                    micros: 500,
+                    tls: true,
+                },
+                Distance::without_tls(5_000),
+            ],
             saturation: None,
             out: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/results")),
             keep: false,
@@ -149,8 +195,8 @@ impl Options {
                 }
                 Long("distances") => {
                     let text = parser.value()?.string()?;
-                    let micros = |ms: &str| Ok::<_, BoxError>((ms.parse::<f64>()? * 1e3) as u32);
-                    options.distances = text.split(',').map(micros).collect::<Result<_, _>>()?;
+                    let distances = text.split(',').map(Distance::from_text);
+                    options.distances = distances.collect::<Result<_, _>>()?;
                 }
                 Long("saturation") => options.saturation = Some(parser.value()?.parse()?),
                 Long("growth") => drop(options.parts.insert(Part::Growth)),
@@ -183,6 +229,11 @@ impl Options {
         }
         options.users = options.users.min(options.sessions);
         Ok(Some(options))
+    }
+
+    /// Whether the server needs TLS.
+    pub(crate) fn with_tls(&self) -> bool {
+        self.runs(Part::Distance) && self.distances.iter().any(|distance| distance.tls)
     }
 
     pub(crate) fn runs(&self, part: Part) -> bool {

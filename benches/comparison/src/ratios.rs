@@ -1,9 +1,12 @@
 //! Ratios between this crate and the others: medians over rounds with the same number.
 
+use std::collections::BTreeSet;
+
 use crate::{
-    contestants::PGBENCH,
+    contestants::{JOINED_100, PGBENCH},
+    distance::SATURATED,
     options::Part,
-    results::{Results, Round},
+    results::{AtDistance, Results, Round, interval, median, ratios},
 };
 
 const OTHERS: [&str; 8] = [
@@ -22,9 +25,30 @@ pub(crate) struct Ratio {
     pub(crate) kind: &'static str,
     pub(crate) ours: &'static str,
     pub(crate) other: &'static str,
-    pub(crate) by: &'static str,
-    pub(crate) load: u32,
+    /// The load.
+    pub(crate) at: String,
     pub(crate) value: f64,
+    pub(crate) interval: Option<(f64, f64)>,
+}
+
+impl Ratio {
+    /// `None` without a round in which both were measured.
+    fn of(
+        kind: &'static str,
+        (ours, other): (&'static str, &'static str),
+        at: String,
+        of_rounds: Vec<f64>,
+    ) -> Option<Self> {
+        let interval = interval(of_rounds.clone());
+        Some(Self {
+            kind,
+            ours,
+            other,
+            at,
+            value: median(of_rounds)?,
+            interval,
+        })
+    }
 }
 
 impl std::fmt::Display for Ratio {
@@ -33,18 +57,22 @@ impl std::fmt::Display for Ratio {
             kind,
             ours,
             other,
-            by,
-            load,
+            at,
             value,
+            interval,
         } = self;
-        write!(f, "{kind} {ours}/{other} {by}={load} {value:.3}")
+        write!(f, "{kind} {ours}/{other} {at} {value:.3}")?;
+        match interval {
+            Some((least, most)) => write!(f, " ({least:.3} to {most:.3})"),
+            None => Ok(()),
+        }
     }
 }
 
 type Value = fn(&Round) -> Option<f64>;
 
 /// Per kind: the labels, where it is measured, and what is compared.
-const KINDS: [(&str, Part, &str, Value); 7] = [
+const KINDS: [(&str, Part, &str, Value); 8] = [
     ("ratio-p99-flood", Part::Flood, "tasks", |round| {
         round.p99_us
     }),
@@ -57,6 +85,9 @@ const KINDS: [(&str, Part, &str, Value); 7] = [
         Some(round.rate)
     }),
     ("ratio-cpu", Part::Closed, "tasks", Round::cpu_us),
+    ("ratio-client-cpu", Part::Closed, "tasks", |round| {
+        round.client_us
+    }),
     ("ratio", Part::Closed, "tasks", |round| Some(round.rate)),
 ];
 
@@ -74,7 +105,7 @@ fn pairs(part: Part) -> Vec<(&'static str, &'static str)> {
 }
 
 pub(crate) fn all(results: &Results) -> Vec<Ratio> {
-    let mut ratios = Vec::new();
+    let mut all = Vec::new();
     for (kind, part, by, value) in KINDS {
         for (ours, other) in pairs(part) {
             for cell in results
@@ -87,23 +118,58 @@ pub(crate) fn all(results: &Results) -> Vec<Ratio> {
                     _ => results.find(part, other, cell.load),
                 };
                 let comparable = other != PGBENCH || kind == "ratio";
-                if let Some(value) = theirs
-                    .filter(|_| comparable)
-                    .and_then(|theirs| cell.ratio(theirs, value))
-                {
-                    ratios.push(Ratio {
-                        kind,
-                        ours,
-                        other,
-                        by,
-                        load: cell.load,
-                        value,
-                    });
-                }
+                let Some(theirs) = theirs.filter(|_| comparable) else {
+                    continue;
+                };
+                let at = format!("{by}={}", cell.load);
+                let of_rounds = ratios(&cell.rounds, &theirs.rounds, value);
+                all.extend(Ratio::of(kind, (ours, other), at, of_rounds));
             }
         }
     }
-    ratios
+    all.extend(at_distances(results));
+    all
+}
+
+/// The fewest requests of all rounds whose 99th percentile is compared at a distance.
+const SAMPLES_FOR_P99: u64 = 10_000;
+
+/// Compares this crate with `joined-100` at each distance and rate at which neither is saturated.
+fn at_distances(results: &Results) -> Vec<Ratio> {
+    let values: [(&str, Value); 3] = [
+        ("ratio-p50-distance", |round| round.p50_us),
+        ("ratio-p99-distance", |round| round.p99_us),
+        ("ratio-server-cpu-distance", |round| round.server_us),
+    ];
+    let measured = results.distances.iter();
+    let places: BTreeSet<_> = measured.map(|at| (at.distance, at.percent)).collect();
+    let mut all = Vec::new();
+    for (kind, value) in values {
+        for &(distance, percent) in &places {
+            let rounds_of = |id: &str| -> Option<(Vec<Round>, u64)> {
+                let there = |at: &&AtDistance| {
+                    (at.distance, at.percent, &*at.contestant) == (distance, percent, id)
+                };
+                let there: Vec<_> = results.distances.iter().filter(there).collect();
+                let achieved = median(there.iter().map(|at| at.achieved).collect())?;
+                let samples = there.iter().map(|at| at.samples).sum();
+                let rounds = there.iter().map(|at| at.round).collect();
+                (achieved >= SATURATED).then_some((rounds, samples))
+            };
+            let (Some((ours, samples)), Some((theirs, _))) =
+                (rounds_of("ours"), rounds_of(JOINED_100))
+            else {
+                continue;
+            };
+            if kind == "ratio-p99-distance" && samples < SAMPLES_FOR_P99 {
+                continue;
+            }
+            let at = format!("{distance}, {percent} %:");
+            let of_rounds = ratios(&ours, &theirs, value);
+            all.extend(Ratio::of(kind, ("ours", JOINED_100), at, of_rounds));
+        }
+    }
+    all
 }
 
 /// `pgbench` at the number of clients with the highest throughput.

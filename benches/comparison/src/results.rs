@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::options::Part;
+use crate::options::{Distance, Part};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
@@ -83,8 +83,8 @@ pub(crate) struct Count {
 /// One contestant at one distance and rate, in one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct AtDistance {
-    /// The round trip.
-    pub(crate) distance_us: u32,
+    #[serde(flatten)]
+    pub(crate) distance: Distance,
     pub(crate) contestant: String,
     /// The rate in percent of the one at which `joined-100` saturates.
     pub(crate) percent: u32,
@@ -140,18 +140,37 @@ impl Cell {
     pub(crate) fn median(&self, value: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
         median(self.rounds.iter().filter_map(value).collect())
     }
+}
 
-    /// The median of the ratios of rounds with the same number.
-    pub(crate) fn ratio(&self, other: &Self, value: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
-        let ratios = self.rounds.iter().filter_map(|ours| {
-            let theirs = other
-                .rounds
-                .iter()
-                .find(|theirs| theirs.round == ours.round)?;
-            Some(value(ours)? / value(theirs)?)
-        });
-        median(ratios.filter(|ratio| ratio.is_finite()).collect())
+/// The ratios of rounds with the same number.
+pub(crate) fn ratios(
+    ours: &[Round],
+    theirs: &[Round],
+    value: impl Fn(&Round) -> Option<f64>,
+) -> Vec<f64> {
+    let ratios = ours.iter().filter_map(|ours| {
+        let theirs = theirs.iter().find(|theirs| theirs.round == ours.round)?;
+        Some(value(ours)? / value(theirs)?)
+    });
+    ratios.filter(|ratio| ratio.is_finite()).collect()
+}
+
+/// An interval that contains the median with a probability of at least 95 %, from the order of the
+/// values. There is none for fewer than ten values.
+pub(crate) fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
+    if values.len() < 10 {
+        return None;
     }
+    values.sort_by(f64::total_cmp);
+    // The number of values below the median has a binomial distribution.
+    let count = values.len();
+    let (mut outside, mut exactly, mut omitted) = (0.0, 0.5_f64.powf(count as f64), 0);
+    while outside + exactly <= 0.025 {
+        outside += exactly;
+        exactly *= (count - omitted) as f64 / (omitted + 1) as f64;
+        omitted += 1;
+    }
+    Some((values[omitted - 1], values[count - omitted]))
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {

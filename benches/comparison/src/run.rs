@@ -9,6 +9,7 @@ use crate::{
     },
     counts, data,
     data::Numbers,
+    delaying_proxy::{Host, SERVERS},
     distance, growth,
     load::{Load, Sample},
     machine, micro,
@@ -71,7 +72,9 @@ async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), B
     };
     let mut ids: Vec<&'static str> = options.contestants.clone();
     let tables = contestants::tables(&ids);
-    let server = tokio::task::block_in_place(data::start_server)?;
+    let address = Host::on_loopback(SERVERS);
+    let server =
+        tokio::task::block_in_place(|| data::start_server(options.with_tls().then_some(&address)))?;
     eprintln!(
         "filling {} sessions of {} users",
         numbers.sessions, numbers.users
@@ -94,9 +97,7 @@ async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), B
     results.machine = machine::describe(&ground).await;
     let in_process: Vec<_> = ids.iter().copied().filter(|id| *id != PGBENCH).collect();
     if options.runs(Part::Distance) {
-        let (measured, wrong) = distance::run(options, &ground).await?;
-        results.distances = measured;
-        results.wrong += wrong;
+        distance::run(options, &ground, &address, results).await?;
     }
     if options.parts.iter().all(|part| *part == Part::Distance) {
         return Ok(());
@@ -143,7 +144,7 @@ async fn with_a_server(options: &Options, results: &mut Results) -> Result<(), B
     Ok(())
 }
 
-fn skip(results: &mut Results, why: &str) {
+pub(crate) fn skip(results: &mut Results, why: &str) {
     println!("SKIPPED {why}");
     results.skipped.push(why.to_owned());
 }

@@ -1,8 +1,8 @@
 //! Hand-written code: a pool, prepared statements, and a middleware. The tables are this crate's,
 //! so that only the queries differ.
 
-use deadpool_postgres::{Manager, Pool};
-use tokio_postgres::{NoTls, Row};
+use deadpool_postgres::Pool;
+use tokio_postgres::Row;
 use tower_user_session::session::SessionToken;
 
 use super::{
@@ -32,7 +32,7 @@ pub(super) enum Way {
 }
 
 pub(super) fn start(ground: &Ground, way: Way, connections: u32) -> Started {
-    let pool = Pool::builder(Manager::new(ground.config.clone(), NoTls))
+    let pool = Pool::builder(ground.manager())
         .max_size(connections as usize)
         .build()?;
     let service = look_up::service(ByHand { pool, way });

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::ready, sync::Arc};
 
 use deadpool_postgres::{Manager, Pool};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::NoTls;
 use tower::{Layer as _, service_fn};
 use tower_user_session::{LoadUserLayer, PgSessionStore, SessionService};
 
@@ -19,25 +19,27 @@ use crate::{
 };
 
 pub(super) fn start(ground: &Ground) -> Started {
-    over(ground.config.clone(), ground.requests(Cookie::Ours)?)
+    over(ground.manager(), ground.requests(Cookie::Ours)?)
 }
 
 /// With the feed of ended sessions and the cache, which are off by default.
 pub(super) async fn start_cached(ground: &Ground) -> Started {
-    let sessions = sessions(ground.config.clone())?;
+    let sessions = sessions(ground.manager())?;
     let store = sessions.store();
     store.migrate().notify_on_user_change().await?;
     let feed = store.feed(ground.config.clone(), NoTls);
-    sessions.enable_cache(feed, 2 * data::KNOWN as usize).await?;
+    sessions
+        .enable_cache(feed, 2 * data::KNOWN as usize)
+        .await?;
     Ok(service(sessions, ground.requests(Cookie::Ours)?))
 }
 
-pub(super) fn over(config: Config, requests: Arc<Requests>) -> Started {
-    Ok(service(sessions(config)?, requests))
+pub(super) fn over(manager: Manager, requests: Arc<Requests>) -> Started {
+    Ok(service(sessions(manager)?, requests))
 }
 
-fn sessions(config: Config) -> Result<SessionService<PgSessionStore<User>>, BoxError> {
-    let pool = Pool::builder(Manager::new(config, NoTls))
+fn sessions(manager: Manager) -> Result<SessionService<PgSessionStore<User>>, BoxError> {
+    let pool = Pool::builder(manager)
         .max_size(POOL_SIZE as usize)
         .build()?;
     Ok(SessionService::new(PgSessionStore::new(pool)))

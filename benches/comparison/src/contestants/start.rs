@@ -1,5 +1,8 @@
 //! Starts a contestant by its id.
 
+use deadpool_postgres::Manager;
+use tokio_postgres::NoTls;
+
 use super::{
     JOINED_100, Started, axum_session, by_hand, empty,
     ground::{Ground, POOL_SIZE},
@@ -30,5 +33,6 @@ pub(crate) async fn start(id: &str, ground: &Ground) -> Started {
 
 /// Starts this crate over the caller's database.
 pub(crate) fn ours_over(config: tokio_postgres::Config, numbers: Numbers) -> Started {
-    ours::over(config, Requests::new(Cookie::Ours, numbers))
+    let manager = Manager::new(config, NoTls);
+    ours::over(manager, Requests::new(Cookie::Ours, numbers))
 }

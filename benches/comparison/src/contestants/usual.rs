@@ -5,10 +5,7 @@ use std::{collections::HashMap, convert::Infallible, future::ready, sync::Arc};
 use axum::body::Body;
 use axum_login::{AuthManagerLayerBuilder, AuthSession, AuthUser, AuthnBackend};
 use http::Request;
-use sqlx::{
-    PgPool, Row as _,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{PgPool, Row as _, postgres::PgPoolOptions};
 use time::OffsetDateTime;
 use tower::{Layer as _, service_fn};
 use tower_sessions::{MemoryStore, SessionManagerLayer, SessionStore};
@@ -35,19 +32,10 @@ impl AuthUser for User {
 }
 
 pub(super) async fn start(ground: &Ground, ping: bool) -> Started {
-    let options = PgConnectOptions::new()
-        .socket(
-            ground
-                .directory
-                .as_ref()
-                .ok_or("the server is not private")?,
-        )
-        .username("postgres")
-        .database("postgres");
     let pool = PgPoolOptions::new()
         .max_connections(POOL_SIZE)
         .test_before_acquire(ping)
-        .connect_with(options)
+        .connect_with(ground.options()?)
         .await?;
     stack(ground, PostgresStore::new(pool.clone()), InPostgres(pool))
 }

@@ -44,8 +44,7 @@ pub(super) fn report(results: &Results) -> String {
     for distance in plots::distances(results) {
         let _ = writeln!(
             text,
-            "![Latency at {} ms](benches/comparison/plots/{})\n",
-            f64::from(distance) / 1e3,
+            "![Latency at {distance}](benches/comparison/plots/{})\n",
             plots::distance_plot(distance)
         );
     }
@@ -228,6 +227,9 @@ Each value is the median of the ratios between rounds with the same number.
 `ratio` and `ratio-http` compare requests per second: more is better.
 `ratio-memory` compares requests per second for lookups from memory.
 `ratio-cpu`, `ratio-p50`, `ratio-p99` and `ratio-p99-flood` compare times: less is better.
+`ratio-client-cpu` compares client CPU.
+The last ratios compare this crate at a distance, at rates at which neither contestant is saturated.
+After ten rounds or more, the 95 % confidence interval of the median follows in parentheses.
 
 ```text
 ";
@@ -240,7 +242,9 @@ through the proxy.
 The proxy is one thread of a separate process. The kernel wakes it with a precision of microseconds.
 It shares the two processors with the contestants and the server.
 At 0 ms there is no proxy.
-`--distances` selects other round trips.
+With TLS, each contestant verifies the certificate of the server, and the connections use TCP.
+Without TLS they use Unix sockets.
+`--distances` selects other round trips, such as `--distances 2,20,2tls`.
 
 The rates are 10 %, 50 % and 80 % of the rate at which `joined-100` saturates.
 `joined-100` is `joined` with a hundred connections.

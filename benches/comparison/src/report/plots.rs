@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{
-    lines::{Line, Lines},
+    lines::{Line, Lines, Panel},
     svg::{Bar, Chart, Group},
 };
 use crate::{
     contestants::{ALL, PGBENCH},
-    distance,
-    options::Part,
+    distance::{CONTESTANTS, SATURATED},
+    options::{Distance, Part},
     ratios::best_pgbench,
     results::{Cell, Results, Round, median},
 };
@@ -50,56 +50,56 @@ pub(super) fn all(results: &Results) -> Vec<(String, String)> {
     plots
 }
 
-/// The round trips that were measured, in microseconds.
-pub(super) fn distances(results: &Results) -> BTreeSet<u32> {
-    results.distances.iter().map(|at| at.distance_us).collect()
+/// The distances that were measured.
+pub(super) fn distances(results: &Results) -> BTreeSet<Distance> {
+    results.distances.iter().map(|at| at.distance).collect()
 }
 
-pub(super) fn distance_plot(distance_us: u32) -> String {
-    format!("distance-{distance_us}.svg")
+pub(super) fn distance_plot(distance: Distance) -> String {
+    let tls = if distance.tls { "-tls" } else { "" };
+    format!("distance-{}{tls}.svg", distance.micros)
 }
 
 /// The median and the 99th percentile at one distance, by the rate. A contestant that is saturated
 /// at a rate is left out there: its latency only depends on how long it was measured.
-fn at_distance(results: &Results, distance_us: u32) -> Lines {
+fn at_distance(results: &Results, distance: Distance) -> Lines {
     type Value = fn(&Round) -> Option<f64>;
-    let quantiles: [(&str, bool, Value); 2] = [
-        ("p50", false, |round| round.p50_us),
-        ("p99", true, |round| round.p99_us),
-    ];
-    let mut lines = Vec::new();
-    for (id, color) in distance::CONTESTANTS.iter().zip(COLORS) {
-        let here: Vec<_> = results
-            .distances
-            .iter()
-            .filter(|at| at.distance_us == distance_us && at.contestant == *id)
-            .collect();
-        let rates: BTreeSet<u32> = here.iter().map(|at| at.rate).collect();
-        for (quantile, dashed, value) in quantiles {
+    let quantiles: [(&str, Value); 2] =
+        [("p50", |round| round.p50_us), ("p99", |round| round.p99_us)];
+    // The percentiles differ by a factor of ten or more.
+    let panels = quantiles.map(|(quantile, value)| {
+        let mut lines = Vec::new();
+        for (id, color) in CONTESTANTS.iter().zip(COLORS) {
+            let here: Vec<_> = results
+                .distances
+                .iter()
+                .filter(|at| at.distance == distance && at.contestant == *id)
+                .collect();
+            let rates: BTreeSet<u32> = here.iter().map(|at| at.rate).collect();
             let points = rates.iter().filter_map(|&rate| {
                 let there = || here.iter().filter(|at| at.rate == rate);
                 let achieved = median(there().map(|at| at.achieved).collect())?;
                 let value = median(there().filter_map(|at| value(&at.round)).collect())?;
-                (achieved >= distance::SATURATED).then_some((f64::from(rate), value / 1e3))
+                (achieved >= SATURATED).then_some((f64::from(rate), value / 1e3))
             });
             let points: Vec<_> = points.collect();
             if !points.is_empty() {
                 lines.push(Line {
-                    label: format!("{id}, {quantile}"),
-                    dashed,
+                    label: (*id).to_owned(),
                     color,
                     points,
                 });
             }
         }
-    }
+        Panel {
+            title: quantile.to_owned(),
+            lines,
+        }
+    });
     Lines {
-        title: format!(
-            "Latency at {} ms from the server",
-            f64::from(distance_us) / 1e3
-        ),
+        title: format!("Latency at a distance of {distance}"),
         unit: "milliseconds",
-        lines,
+        panels: panels.into(),
     }
 }
 

@@ -157,7 +157,7 @@ pub(super) fn growth(results: &Results) -> Option<String> {
 
 pub(super) fn distances(results: &Results) -> Option<String> {
     let header = [
-        "round trip ms",
+        "round trip",
         "% of saturation",
         "requests/s",
         "contestant",
@@ -172,7 +172,7 @@ pub(super) fn distances(results: &Results) -> Option<String> {
     let mut seen = Vec::new();
     for first in all {
         let key = (
-            first.distance_us,
+            first.distance,
             first.percent,
             place_at_distance(&first.contestant),
         );
@@ -184,20 +184,14 @@ pub(super) fn distances(results: &Results) -> Option<String> {
     for key in seen {
         let same: Vec<_> = all
             .iter()
-            .filter(|at| {
-                (
-                    at.distance_us,
-                    at.percent,
-                    place_at_distance(&at.contestant),
-                ) == key
-            })
+            .filter(|at| (at.distance, at.percent, place_at_distance(&at.contestant)) == key)
             .collect();
         let middle = |value: fn(&AtDistance) -> Option<f64>, digits: usize| {
             let values = same.iter().filter_map(|at| value(at)).collect();
             median(values).map_or("-".to_owned(), |value| format!("{value:.digits$}"))
         };
         rows.push(vec![
-            format!("{}", f64::from(key.0) / 1e3),
+            key.0.to_string(),
             key.1.to_string(),
             same[0].rate.to_string(),
             same[0].contestant.clone(),
