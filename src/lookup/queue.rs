@@ -293,7 +293,7 @@ impl<W> Batch<W> {
     fn has_room_for(&self, waiters: &RequestDigests<W>, now: Instant, limits: Limits) -> bool {
         let has_room = self.waiting.len() + waiters.len() <= limits.max_digests
             || self.waiting.len() + self.count_new(waiters) <= limits.max_digests;
-        has_room && now.saturating_duration_since(self.opened) < limits.max_batch_age
+        has_room && now < self.opened + limits.max_batch_age
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) type WaitersOfEach<W> = SmallVec<[Waiters<W>; 1]>;
 pub(crate) struct Waiting<W> {
     digests: Digests,
     waiters: WaitersOfEach<W>,
+    /// The first bytes of all digests, as a set of 256 bits. Most digests that are not in the list
+    /// are not in this set either, and the list need not be searched.
+    first_bytes: [u64; 4],
 }
 
 impl<W> Waiting<W> {
@@ -28,6 +31,7 @@ impl<W> Waiting<W> {
         Self {
             digests: SmallVec::with_capacity(digests),
             waiters: SmallVec::with_capacity(digests),
+            first_bytes: [0; 4],
         }
     }
 
@@ -36,7 +40,7 @@ impl<W> Waiting<W> {
     }
 
     pub(crate) fn contains(&self, digest: &TokenDigest) -> bool {
-        place(&self.digests, digest).is_some()
+        self.place(digest).is_some()
     }
 
     /// Returns the number of waiters.
@@ -45,12 +49,22 @@ impl<W> Waiting<W> {
     }
 
     pub(crate) fn add(&mut self, digest: TokenDigest, waiter: W) {
-        if let Some(place) = place(&self.digests, &digest) {
+        if let Some(place) = self.place(&digest) {
             self.waiters[place].push(waiter);
         } else {
+            let (word, bit) = first_byte(&digest);
+            self.first_bytes[word] |= bit;
             self.digests.push(digest);
             self.waiters.push(SmallVec::from_buf([waiter]));
         }
+    }
+
+    fn place(&self, digest: &TokenDigest) -> Option<usize> {
+        let (word, bit) = first_byte(digest);
+        if self.first_bytes[word] & bit == 0 {
+            return None;
+        }
+        place(&self.digests, digest)
     }
 
     /// Removes the digests whose waiters do not fulfill the condition.
@@ -81,10 +95,43 @@ impl<W> Waiting<W> {
     }
 }
 
+/// Returns the place of a digest's first byte in a set of 256 bits.
+fn first_byte(digest: &TokenDigest) -> (usize, u64) {
+    let [first, ..] = digest.as_bytes();
+    (usize::from(first / 64), 1 << (first % 64))
+}
+
 /// Returns the place of a digest in a list.
 pub(crate) fn place(digests: &[TokenDigest], digest: &TokenDigest) -> Option<usize> {
     let first_bytes = digest.first_bytes();
     digests
         .iter()
         .position(|other| other.first_bytes() == first_bytes && other == digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// E10: also digests that differ in their last byte only are different.
+    #[test]
+    fn each_digest_is_listed_once() {
+        let digest = |first, last| {
+            let mut bytes = [first; 32];
+            bytes[31] = last;
+            TokenDigest::from_bytes(bytes)
+        };
+        let with_first = |first| [digest(first, 1), digest(first, 2)];
+        let digests: Vec<_> = (0..=u8::MAX).flat_map(with_first).collect();
+        let mut waiting = Waiting::with_capacity(1);
+        for waiter in [1, 2] {
+            for digest in &digests {
+                assert_eq!(waiting.contains(digest), waiter == 2);
+                waiting.add(*digest, waiter);
+            }
+        }
+        assert_eq!(waiting.digests(), digests);
+        let mut waiters = waiting.waiters_of_each().iter();
+        assert!(waiters.all(|waiters| waiters[..] == [1, 2]));
+    }
 }
