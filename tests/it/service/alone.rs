@@ -16,9 +16,9 @@ use tower::{Layer, Service, service_fn};
 use tower_user_session::{LoadUserLayer, SessionService, session::SessionToken};
 
 use crate::support::{
-    patiently, poll_once, request,
+    database, patiently, poll_once, request,
     scripted_store::{ScriptedStore, all_live, owner, scripted},
-    until, who,
+    sessions, until, who,
 };
 
 fn token() -> Arc<SessionToken> {
@@ -183,6 +183,35 @@ async fn the_query_of_a_dropped_caller_completes() {
         release.notify_one();
         patiently(completed.notified()).await;
     }
+}
+
+/// J09: a thousand requests whose clients leave during the lookup open and close no connection.
+#[tokio::test]
+async fn dropped_requests_open_and_close_no_connection() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    let before = sessions.metrics();
+    for n in 0..1_000 {
+        let mut dropped = Box::pin(sessions.user(ada.token()));
+        for _ in 0..=n % 4 {
+            if poll_once(dropped.as_mut()).is_ready() {
+                break;
+            }
+            yield_now().await;
+        }
+        drop(dropped);
+        // In half of the cases, the query returns before the next lookup.
+        if n % 2 == 0 {
+            until(|| sessions.metrics().statements_in_flight == 0).await;
+        }
+    }
+    until(|| sessions.metrics().statements_in_flight == 0).await;
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    let after = sessions.metrics();
+    assert!(after.statements - before.statements >= 500);
+    assert_eq!(after.store, before.store);
 }
 
 /// Every query runs on the runtime of the first lookup, so that the connections do not depend on a
