@@ -13,8 +13,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::COOKIE};
 use tokio_postgres::NoTls;
 use tower::{Layer as _, Service, service_fn};
 use tower_user_session::{
-    LoadUserLayer, PgSessionStore, SessionService, cookie::{PresentedToken, SessionCookie},
-    rejection::EmptyResponseForRejection, session::SessionToken,
+    LoadUserLayer, PgSessionStore, SessionService,
+    cookie::{PresentedToken, SessionCookie},
+    rejection::EmptyResponseForRejection,
+    session::SessionToken,
 };
 
 use crate::{
@@ -43,7 +45,10 @@ pub(crate) fn run() -> Result<Vec<Step>, BoxError> {
     steps.push(step(
         "cookie: scan 612 bytes, find it and decode the token",
         || {
-            black_box(matches!(cookie.read(black_box(&ours)), PresentedToken::Token(_)));
+            black_box(matches!(
+                cookie.read(black_box(&ours)),
+                PresentedToken::Token(_)
+            ));
         },
     ));
     steps.push(step("token: decode 43 characters", || {

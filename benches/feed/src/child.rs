@@ -20,7 +20,9 @@ use tokio::{
     task::JoinSet,
 };
 use tower_user_session::{
-    BoxError, CurrentSession, Error, feed::EndReason, tokio_postgres::{Config, NoTls},
+    BoxError, CurrentSession, Error,
+    feed::EndReason,
+    tokio_postgres::{Config, NoTls},
 };
 
 use crate::{

@@ -6,7 +6,8 @@ use ephemeral_postgres::{Server, TestDatabase};
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use sha2::{Digest as _, Sha256};
 use tower_user_session::{
-    BoxError, LookupRow, PgSessionStore, PgUser, SessionService, session::SessionToken,
+    BoxError, LookupRow, PgSessionStore, PgUser, SessionService,
+    session::SessionToken,
     tokio_postgres::{Client, Config, NoTls},
 };
 

@@ -7,7 +7,10 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
     sync::watch,
 };
-use tower_user_session::{BoxError, tokio_postgres::{Config, config::Host}};
+use tower_user_session::{
+    BoxError,
+    tokio_postgres::{Config, config::Host},
+};
 
 #[derive(Clone)]
 pub(crate) struct Proxy {

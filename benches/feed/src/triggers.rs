@@ -7,7 +7,10 @@ use std::{
 
 use ephemeral_postgres::TestDatabase;
 use tokio::task::JoinSet;
-use tower_user_session::{BoxError, Error, tokio_postgres::{Client, NoTls}};
+use tower_user_session::{
+    BoxError, Error,
+    tokio_postgres::{Client, NoTls},
+};
 
 use crate::{
     clock,

@@ -11,7 +11,10 @@ use std::{
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
 use tower::{Service, service_fn};
-use tower_user_session::{cookie::{PresentedToken, SessionCookie}, session::SessionToken};
+use tower_user_session::{
+    cookie::{PresentedToken, SessionCookie},
+    session::SessionToken,
+};
 
 use super::{
     app::App,
