@@ -12,7 +12,6 @@ use crate::{
     deadline::timer,
     error::{Error, ErrorKind},
     lookup::{
-        carried::Carrier,
         pending::{PendingLookup, PendingLookups, Waiter},
         queue::{Limits, RequestDigests},
         runner::BatchRunner,
@@ -87,7 +86,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
             span: LookupSpan::new(),
         };
         match self.join(SmallVec::from_buf([(digest, waiter)])) {
-            Ok((deadline, carrier)) => PendingLookup::waiting(result, deadline, carrier),
+            Ok(deadline) => PendingLookup::waiting(result, deadline),
             Err(error) => PendingLookup::failed(error),
         }
     }
@@ -111,9 +110,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
             };
             (*digest, waiter)
         });
-        let (deadline, carrier) = self.join(waiters.collect())?;
-        // Becomes a task.
-        drop(carrier);
+        let deadline = self.join(waiters.collect())?;
         Ok(PendingLookups { results, deadline })
     }
 
@@ -123,10 +120,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
     ///
     /// [`ErrorKind::Overloaded`] if the queue is full. [`ErrorKind::Closed`] if the service is
     /// closed.
-    fn join(
-        &self,
-        waiters: RequestDigests<Waiter<L::User>>,
-    ) -> Result<(Sleep, Option<Carrier>), Error> {
+    fn join(&self, waiters: RequestDigests<Waiter<L::User>>) -> Result<Sleep, Error> {
         let lookups = waiters.len() as u64;
         let joined = self.enqueue(waiters);
         if joined.is_err() {
@@ -135,15 +129,11 @@ impl<L: SessionLookup> LookupBatcher<L> {
         joined
     }
 
-    fn enqueue(
-        &self,
-        waiters: RequestDigests<Waiter<L::User>>,
-    ) -> Result<(Sleep, Option<Carrier>), Error> {
+    fn enqueue(&self, waiters: RequestDigests<Waiter<L::User>>) -> Result<Sleep, Error> {
         let now = Instant::now();
         let deadline = timer(now + self.deadline)?;
         match self.queue.join(waiters, now) {
-            Enqueued::Queued => Ok((deadline, None)),
-            Enqueued::Carried(carrier) => Ok((deadline, Some(carrier))),
+            Enqueued::Queued => Ok(deadline),
             Enqueued::Overloaded => Err(Error::from_kind(ErrorKind::Overloaded)),
             Enqueued::Closed => Err(Error::from_kind(ErrorKind::Closed)),
         }

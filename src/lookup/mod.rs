@@ -1,7 +1,6 @@
 //! Batched session lookups, and deferred updates of `last_seen_at`.
 
 pub(crate) mod batcher;
-mod carried;
 pub(crate) mod last_seen;
 mod pace;
 pub(crate) mod pending;

@@ -12,10 +12,7 @@ use tokio::{sync::oneshot, time::Sleep};
 
 use crate::{
     error::{Error, ErrorKind},
-    lookup::{
-        carried::Carrier,
-        span::{BatchInfo, LookupSpan},
-    },
+    lookup::span::{BatchInfo, LookupSpan},
     store::{
         LiveSession,
         lookup::{FoundSession, SharedSession},
@@ -55,12 +52,7 @@ pin_project! {
     enum State<U> {
         /// Waits for a batch. The timer belongs to the waiter, because the batch's own timer fires
         /// only while the runtime of the batch is polled.
-        Pending {
-            result: oneshot::Receiver<Outcome<U>>,
-            #[pin]
-            deadline: Sleep,
-            carrier: Option<Carrier>,
-        },
+        Pending { result: oneshot::Receiver<Outcome<U>>, #[pin] deadline: Sleep },
         Known { live: Option<SharedSession<U>> },
         Failed { error: Option<Error> },
         /// A request with several tokens.
@@ -86,17 +78,9 @@ impl<U> PendingLookup<U> {
         }
     }
 
-    pub(crate) const fn waiting(
-        result: oneshot::Receiver<Outcome<U>>,
-        deadline: Sleep,
-        carrier: Option<Carrier>,
-    ) -> Self {
+    pub(crate) const fn waiting(result: oneshot::Receiver<Outcome<U>>, deadline: Sleep) -> Self {
         Self {
-            result: State::Pending {
-                result,
-                deadline,
-                carrier,
-            },
+            result: State::Pending { result, deadline },
         }
     }
 
@@ -118,23 +102,13 @@ impl<U: Clone> Future for PendingLookup<U> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match self.project().result.project() {
-            StateProj::Pending {
-                result,
-                deadline,
-                carrier,
-            } => {
-                // The worker has the same deadline.
-                if carrier.as_ref().is_some_and(|carrier| carrier.poll(cx)) {
-                    return Poll::Pending;
+            StateProj::Pending { result, deadline } => match Pin::new(result).poll(cx) {
+                Poll::Ready(result) => result.unwrap_or_else(|_| Err(dropped_sender())),
+                Poll::Pending => {
+                    ready!(deadline.poll(cx));
+                    Err(Error::from_kind(ErrorKind::Deadline))
                 }
-                match Pin::new(result).poll(cx) {
-                    Poll::Ready(result) => result.unwrap_or_else(|_| Err(dropped_sender())),
-                    Poll::Pending => {
-                        ready!(deadline.poll(cx));
-                        Err(Error::from_kind(ErrorKind::Deadline))
-                    }
-                }
-            }
+            },
             StateProj::Known { live } => Ok(live.take().map(FoundSession::from)),
             StateProj::OneOf { result } => ready!(result.as_mut().poll(cx)),
             StateProj::Failed { error } => {

@@ -1,15 +1,11 @@
 //! The tasks that send batches of lookups to the store.
 
-use std::{
-    mem::replace,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::{runtime::Handle, sync::Notify, task::yield_now, time::Instant};
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     lookup::{
-        carried::{Carried, Carrier},
         pending::Waiter,
         queue::{Admission, Batch, BatchOutcome, Limits, Queue, RequestDigests},
         runner::BatchRunner,
@@ -31,17 +27,14 @@ pub(crate) struct BatchQueue<L: SessionLookup> {
 struct State<U> {
     queue: Queue<Waiter<U>>,
     runtime: Option<Handle>,
-    /// The worker that the caller of the only lookup in flight polls.
-    carried: Option<Arc<Carried>>,
     closed: bool,
 }
 
 /// The result of adding a lookup to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Enqueued {
     /// The lookup is part of a batch.
     Queued,
-    /// The lookup is a batch alone. The caller must poll it.
-    Carried(Carrier),
     /// The queue is full.
     Overloaded,
     /// The service is closed.
@@ -55,7 +48,6 @@ impl<L: SessionLookup> BatchQueue<L> {
             state: Mutex::new(State {
                 queue: Queue::new(limits),
                 runtime: None,
-                carried: None,
                 closed: false,
             }),
             idle: Notify::new(),
@@ -72,35 +64,16 @@ impl<L: SessionLookup> BatchQueue<L> {
         if state.closed {
             return Enqueued::Closed;
         }
-        let is_alone = waiters.len() == 1 && state.queue.is_idle();
-        let in_flight = state.carried.take();
-        let mut enqueued = Enqueued::Queued;
-        let mut worker = None;
         match state.queue.admit(waiters, now.into_std()) {
             Admission::Dispatch(batch) => {
-                let current = Handle::current();
-                let runtime = state.runtime.get_or_insert_with(|| current.clone());
-                let new = BatchWorker::new(Arc::clone(self), batch);
-                if is_alone && runtime.id() == current.id() {
-                    let carried = Carried::new(Box::pin(new.run(true)), current);
-                    state.carried = Some(Arc::clone(&carried));
-                    enqueued = Enqueued::Carried(Carrier::new(carried));
-                } else {
-                    worker = Some((new, runtime.clone()));
-                }
+                let runtime = state.runtime.get_or_insert_with(Handle::current).clone();
+                drop(state);
+                BatchWorker::start(Arc::clone(self), batch, &runtime);
+                Enqueued::Queued
             }
-            Admission::Waiting => {}
-            Admission::Overloaded => enqueued = Enqueued::Overloaded,
+            Admission::Waiting => Enqueued::Queued,
+            Admission::Overloaded => Enqueued::Overloaded,
         }
-        drop(state);
-        // This lookup may wait for the batch in flight.
-        if let Some(carried) = in_flight {
-            carried.hand_over();
-        }
-        if let Some((worker, runtime)) = worker {
-            worker.spawn(&runtime);
-        }
-        enqueued
     }
 
     /// Returns the number of waiting lookups, and of queries in flight.
@@ -121,11 +94,6 @@ impl<L: SessionLookup> BatchQueue<L> {
                 if state.queue.is_idle() {
                     return;
                 }
-                let carried = state.carried.take();
-                drop(state);
-                if let Some(carried) = carried {
-                    carried.hand_over();
-                }
             }
             idle.await;
         }
@@ -138,9 +106,9 @@ impl<L: SessionLookup> BatchQueue<L> {
     }
 }
 
-/// Sends batches until no batch is left. It is a task, or the caller of the first lookup polls it.
+/// The task that sends batches until no batch is left.
 ///
-/// The value is created before it is polled. Its `Drop` therefore always updates the queue,
+/// The value is created before the task is spawned. Its `Drop` therefore always updates the queue,
 /// even if the store panics, or if the runtime shuts down before the task was polled.
 struct BatchWorker<L: SessionLookup> {
     queue: Arc<BatchQueue<L>>,
@@ -154,7 +122,7 @@ struct BatchWorker<L: SessionLookup> {
 }
 
 impl<L: SessionLookup> BatchWorker<L> {
-    const fn new(queue: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>) -> Self {
+    fn start(queue: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
         Self {
             queue,
             alone: batch.alone,
@@ -162,33 +130,28 @@ impl<L: SessionLookup> BatchWorker<L> {
             moved: false,
             finished: false,
         }
+        .spawn(runtime);
     }
 
     fn spawn(self, runtime: &Handle) {
-        runtime.spawn(self.run(false));
-    }
-
-    /// Sends batches until none is left. `carried` is whether a caller polls this.
-    async fn run(mut self, mut carried: bool) {
-        let mut next = self.first.take();
-        while let Some(batch) = next {
-            self.alone = batch.alone;
-            let (digests, outcome, time) = self.queue.runner.run_batch(batch).await;
-            let now = Instant::now().into_std();
-            next = {
-                let queue = &mut self.queue.state().queue;
+        runtime.spawn(async move {
+            let mut worker = self;
+            let mut next = worker.first.take();
+            while let Some(batch) = next {
+                worker.alone = batch.alone;
+                let (digests, outcome, time) = worker.queue.runner.run_batch(batch).await;
+                let now = Instant::now().into_std();
+                let mut state = worker.queue.state();
                 if let Some(time) = time {
-                    queue.query_took(time, digests.len());
+                    state.queue.query_took(time, digests.len());
                 }
-                queue.batch_completed(&digests, self.alone, outcome, now)
-            };
-            // The next batch has the lookups of others. The caller of the first one stops here.
-            if next.is_some() && replace(&mut carried, false) {
-                yield_now().await;
+                next = state
+                    .queue
+                    .batch_completed(&digests, worker.alone, outcome, now);
             }
-        }
-        self.finished = true;
-        self.queue.idle.notify_waiters();
+            worker.finished = true;
+            worker.queue.idle.notify_waiters();
+        });
     }
 }
 
@@ -224,7 +187,7 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
                         .batch_completed(&[], self.alone, BatchOutcome::NotSent, now)
                 {
                     drop(state);
-                    return Self::new(Arc::clone(&self.queue), batch).spawn(&runtime);
+                    return Self::start(Arc::clone(&self.queue), batch, &runtime);
                 }
             }
             // The runtime is shutting down. All waiters fail because their sender is dropped.

@@ -7,13 +7,14 @@ use std::{
 };
 
 use proptest::prelude::*;
+use tokio::task::yield_now;
 use tower_user_session::{
     Error, ErrorKind, SessionService,
     session::{SessionToken, TokenDigest},
     store::{LookupResult, MemorySessionStore, SessionLookup},
 };
 
-use crate::support::{User, database, sessions};
+use crate::support::{User, database, poll_once, sessions, until};
 
 /// A store that yields a few times before it answers, so that lookups overlap, and counts how often
 /// each digest was queried.
@@ -38,7 +39,7 @@ impl SessionLookup for Slow {
                 .collect()
         };
         for _ in 0..self.yields {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
         let template = SessionService::new(MemorySessionStore::<u16, u16>::new());
         template.store().add_user(0, 0);
@@ -105,7 +106,7 @@ async fn run(steps: Vec<Step>, yields: usize) {
                 sessions.store().live.lock().unwrap().remove(&digest);
                 ended[usize::from(n)] = true;
             }
-            Step::Yield => tokio::task::yield_now().await,
+            Step::Yield => yield_now().await,
             Step::Ask(n, polls) => {
                 let dead = ended[usize::from(n)] || n >= 16;
                 let (sessions, token) = (sessions.clone(), Arc::clone(&tokens[usize::from(n)]));
@@ -213,4 +214,33 @@ async fn concurrent_lookups_share_statements() {
     assert_eq!(lookups, 6_400);
     // On a slow machine, the server looks distant, and batches are smaller.
     assert!(2 * statements < lookups, "{statements} statements");
+}
+
+/// J09: a thousand requests whose clients leave during the lookup open and close no connection.
+#[tokio::test]
+async fn dropped_requests_open_and_close_no_connection() {
+    let database = database().await;
+    let sessions = sessions(&database);
+    let ada = sessions.sign_in_without_request(1).await.unwrap();
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    let before = sessions.metrics();
+    for n in 0..1_000 {
+        let mut dropped = Box::pin(sessions.user(ada.token()));
+        for _ in 0..=n % 4 {
+            if poll_once(dropped.as_mut()).is_ready() {
+                break;
+            }
+            yield_now().await;
+        }
+        drop(dropped);
+        // In half of the cases, the query returns before the next lookup.
+        if n % 2 == 0 {
+            until(|| sessions.metrics().statements_in_flight == 0).await;
+        }
+    }
+    until(|| sessions.metrics().statements_in_flight == 0).await;
+    assert!(sessions.user(ada.token()).await.unwrap().is_some());
+    let after = sessions.metrics();
+    assert!(after.statements - before.statements >= 500);
+    assert_eq!(after.store, before.store);
 }

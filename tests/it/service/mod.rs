@@ -1,6 +1,5 @@
 //! `SessionService`: signing in and out, sessions of a user, limits, batches, and the contract with its store.
 
-mod alone;
 mod application_panics;
 mod batching;
 mod conformance;
