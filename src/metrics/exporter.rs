@@ -8,7 +8,7 @@ use metrics::{
 use tokio::time::sleep;
 
 use crate::{
-    metrics::{LatencyHistogram, Sample, SampleValue},
+    metrics::{LatencyHistogram, Sample, SampleValue, samples::Labels},
     service::SessionService,
     store::SessionLookup,
 };
@@ -42,8 +42,6 @@ pub struct MetricsExporter<L: SessionLookup> {
     /// The handles of the recorder. A recorder may count from zero for each new handle.
     handles: HashMap<(&'static str, Labels), Handle>,
 }
-
-type Labels = &'static [(&'static str, &'static str)];
 
 enum Handle {
     Counter(Counter),

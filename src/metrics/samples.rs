@@ -39,7 +39,8 @@ macro_rules! name {
     };
 }
 
-type Labels = &'static [(&'static str, &'static str)];
+/// Labels: names and values.
+pub(super) type Labels = &'static [(&'static str, &'static str)];
 
 impl SessionMetrics {
     /// Returns all values with their names, those of one name one after the other.

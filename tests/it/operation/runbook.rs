@@ -161,7 +161,7 @@ async fn a_leaked_token_leads_to_its_session() {
     let command = { command }.find(|line| line.starts_with("read -r token"));
     let database = database().await;
     let sessions = sessions(&database);
-    for _ in 0..5 {
+    for _ in 0..20 {
         let ada = sessions.sign_in_without_request(1).await.unwrap();
         let token = ada.token().expose();
         let mut shell = Command::new("sh");

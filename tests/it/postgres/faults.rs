@@ -38,6 +38,16 @@ fn impatient(pool: Pool) -> PgSessions {
         .unwrap()
 }
 
+/// A database with the tables, on a server of its own.
+async fn private_database() -> (Server, TestDatabase) {
+    let server = tokio::task::spawn_blocking(|| Server::start_private(&[]).unwrap());
+    let server = server.await.unwrap();
+    let database = TestDatabase::create_on(&server, USERS).await.unwrap();
+    let store = PgSessionStore::<User>::new(pool(&database, 1));
+    store.migrate().await.unwrap();
+    (server, database)
+}
+
 /// F01, F19: an unreachable server, or one that rejects the password, is an error at once, which
 /// does not contain the password.
 #[tokio::test]
@@ -264,15 +274,12 @@ async fn a_write_without_a_response_has_an_unknown_outcome() {
     assert!(sign_out(&sessions, third.token()).await.unwrap());
 }
 
-/// F26: the synchronous standby does not confirm a `COMMIT`. Writes fail at the deadline, with an
+/// Q03: the synchronous standby does not confirm a `COMMIT`. Writes fail at the deadline, with an
 /// unknown outcome. They succeed when the server no longer waits for the standby.
 #[tokio::test]
 async fn a_standby_that_does_not_confirm_leaves_the_outcome_unknown() {
-    let server = tokio::task::spawn_blocking(|| Server::start_private(&[]).unwrap());
-    let server = server.await.unwrap();
-    let database = TestDatabase::create_on(&server, USERS).await.unwrap();
+    let (_server, database) = private_database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 8));
-    store.migrate().await.unwrap();
     let sessions = SessionService::builder(store).deadline(DEADLINE);
     let sessions = sessions.build().unwrap();
     let standbys = async |names: &str| {
@@ -393,11 +400,8 @@ async fn compatible_schema_changes_cause_no_error() {
 /// stale reads are allowed explicitly. After its promotion lookups recover without a restart.
 #[tokio::test]
 async fn a_server_in_recovery_is_rejected() {
-    let server = tokio::task::spawn_blocking(|| Server::start_private(&[]).unwrap());
-    let server = server.await.unwrap();
-    let database = TestDatabase::create_on(&server, USERS).await.unwrap();
+    let (server, database) = private_database().await;
     let store = PgSessionStore::<User>::new(pool(&database, 2));
-    store.migrate().await.unwrap();
     let sessions = SessionService::new(store);
     let stale: PgSessions =
         SessionService::new(PgSessionStore::new(pool(&database, 2)).allow_stale_replica_reads());

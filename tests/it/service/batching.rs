@@ -14,7 +14,7 @@ use tower_user_session::{
     store::{LookupResult, MemorySessionStore, SessionLookup},
 };
 
-use crate::support::{User, database, poll_once, sessions, until};
+use crate::support::{User, database, poll_once, recorded_logs, sessions, until};
 
 /// A store that yields a few times before it answers, so that lookups overlap, and counts how often
 /// each digest was queried.
@@ -212,8 +212,9 @@ async fn concurrent_lookups_share_statements() {
         counts.statements - before.statements,
     );
     assert_eq!(lookups, 6_400);
-    // On a slow machine, the server looks distant, and batches are smaller.
-    assert!(2 * statements < lookups, "{statements} statements");
+    // If this process is slow, fewer lookups wait at the same time.
+    let of_each = if recorded_logs::are_kept() { 2 } else { 5 };
+    assert!(of_each * statements < lookups, "{statements} statements");
 }
 
 /// J09: a thousand requests whose clients leave during the lookup open and close no connection.

@@ -166,7 +166,7 @@ async fn anonymous_requests_write_nothing() {
     assert_eq!(number(&database, written).await, 0);
 }
 
-/// B01: if the digest of each new token exists, the sign-in is an error, and no session begins. The
+/// B04: if the digest of each new token exists, the sign-in is an error, and no session begins. The
 /// event and the counter are the same as for a generator that returns equal values.
 #[tokio::test]
 async fn tokens_that_all_exist_are_an_error() {

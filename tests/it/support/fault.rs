@@ -133,23 +133,14 @@ impl ObservedFault {
 
     /// Repeats the operation until each event and each metric of the row has shown the fault.
     pub async fn becomes_visible(&self, operation: impl AsyncFn()) {
-        let patience = Instant::now() + PATIENCE;
         let mut missing: Vec<_> = self.signs.iter().collect();
-        loop {
+        self.repeat(async || {
             operation().await;
             let now = (self.metrics)();
             missing.retain(|sign| !self.shows(sign, &now));
-            if missing.is_empty() {
-                break;
-            }
-            assert!(
-                Instant::now() < patience,
-                "{}: {missing:?} do not show it: {:#?}",
-                self.fault,
-                self.logs.events()
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            (!missing.is_empty()).then(|| format!("{missing:?} do not show it"))
+        })
+        .await;
         for event in self.failures() {
             let failed = self.event(event, &[]).unwrap();
             assert!(
@@ -162,29 +153,17 @@ impl ObservedFault {
     /// Repeats the operation until each outage is reported as over, and until no event and no metric
     /// of the row shows a fault during one operation.
     pub async fn ends(self, operation: impl AsyncFn()) {
-        let patience = Instant::now() + PATIENCE;
-        loop {
+        self.repeat(async || {
             let (before, events) = ((self.metrics)(), self.events_of_signs());
             operation().await;
             let after = (self.metrics)();
-            let recovered = self
-                .recoveries()
-                .all(|name| self.event(&name, &[]).is_some());
-            let quiet = self.events_of_signs() == events
-                && !{ &self.signs }
-                    .iter()
-                    .any(|sign| is_alarming(sign, &before, &after));
-            if recovered && quiet {
-                break;
-            }
-            assert!(
-                Instant::now() < patience,
-                "{}: it does not end: {after:#?} {:#?}",
-                self.fault,
-                self.logs.events()
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            let mut recoveries = self.recoveries();
+            let recovered = recoveries.all(|name| self.event(&name, &[]).is_some());
+            let alarming = |sign: &Sign| is_alarming(sign, &before, &after);
+            let quiet = self.events_of_signs() == events && !self.signs.iter().any(alarming);
+            (!recovered || !quiet).then(|| format!("it does not end: {after:#?}"))
+        })
+        .await;
         for name in self.recoveries() {
             let events = self.logs.events();
             let events: Vec<_> = { events.iter() }
@@ -196,6 +175,20 @@ impl ObservedFault {
             for part in [" INFO ", " after=", " failures="] {
                 assert!(recovered.contains(part), "{recovered}");
             }
+        }
+    }
+
+    /// Repeats the round until it returns nothing that is missing.
+    async fn repeat(&self, mut round: impl AsyncFnMut() -> Option<String>) {
+        let patience = Instant::now() + PATIENCE;
+        while let Some(missing) = round().await {
+            let events = self.logs.events();
+            assert!(
+                Instant::now() < patience,
+                "{}: {missing}: {events:#?}",
+                self.fault
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
