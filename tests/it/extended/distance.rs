@@ -113,8 +113,12 @@ async fn hits_do_not_depend_on_the_distance() {
     let round_trip = Duration::from_millis(20);
     let measured = measure(round_trip, 10, 2).await;
     assert!(measured.hits.percentile(50) < round_trip / 4);
-    assert!(measured.misses.percentile(0) >= round_trip);
-    assert!(measured.misses.percentile(50) < 2 * round_trip);
+    // The fastest lookup, because other tests delay some.
+    let fastest = measured.misses.percentile(0);
+    assert!(
+        (round_trip..2 * round_trip).contains(&fastest),
+        "{fastest:?}"
+    );
     assert!(measured.ends.percentile(100) < LEASE + Duration::from_millis(100));
 }
 

@@ -387,6 +387,7 @@ async fn a_full_queue_refuses_at_once() {
             }
         })
         .await;
+    sessions.store().answer(true);
     for call in calls {
         assert!(call.await.unwrap().is_none());
     }

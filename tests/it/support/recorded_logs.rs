@@ -47,11 +47,6 @@ pub fn begin() {
     });
 }
 
-/// Returns whether logs are recorded, which makes this process slow.
-pub fn are_kept() -> bool {
-    log().is_some()
-}
-
 /// Runs code that logging must not disturb, such as one that counts its own allocations.
 pub fn aside<T>(what: impl FnOnce() -> T) -> T {
     if log().is_none() {
