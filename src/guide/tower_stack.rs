@@ -18,8 +18,8 @@
 //! slow database causes the timeout's response, and not the 503 with `Retry-After`. A handler that
 //! signs in waits up to the deadline once more, so the timeout should exceed twice the deadline.
 //!
-//! If the timeout passes, the future of the request is dropped. A lookup continues in its own task, and its
-//! connection stays usable.
+//! If the timeout passes, the future of the request is dropped. A lookup continues in a task of
+//! its own, and its connection stays usable.
 //!
 //! # Errors become responses
 //!

@@ -12,6 +12,7 @@ use crate::{
     deadline::timer,
     error::{Error, ErrorKind},
     lookup::{
+        inline::InlineHandle,
         pending::{PendingLookup, PendingLookups, Waiter},
         queue::{Limits, RequestDigests},
         runner::BatchRunner,
@@ -86,7 +87,7 @@ impl<L: SessionLookup> LookupBatcher<L> {
             span: LookupSpan::new(),
         };
         match self.join(SmallVec::from_buf([(digest, waiter)])) {
-            Ok(deadline) => PendingLookup::waiting(result, deadline),
+            Ok((deadline, inline)) => PendingLookup::waiting(result, deadline, inline),
             Err(error) => PendingLookup::failed(error),
         }
     }
@@ -110,7 +111,9 @@ impl<L: SessionLookup> LookupBatcher<L> {
             };
             (*digest, waiter)
         });
-        let deadline = self.join(waiters.collect())?;
+        let (deadline, inline) = self.join(waiters.collect())?;
+        // Becomes a task.
+        drop(inline);
         Ok(PendingLookups { results, deadline })
     }
 
@@ -120,7 +123,10 @@ impl<L: SessionLookup> LookupBatcher<L> {
     ///
     /// [`ErrorKind::Overloaded`] if the queue is full. [`ErrorKind::Closed`] if the service is
     /// closed.
-    fn join(&self, waiters: RequestDigests<Waiter<L::User>>) -> Result<Sleep, Error> {
+    fn join(
+        &self,
+        waiters: RequestDigests<Waiter<L::User>>,
+    ) -> Result<(Sleep, Option<InlineHandle>), Error> {
         let lookups = waiters.len() as u64;
         let joined = self.enqueue(waiters);
         if joined.is_err() {
@@ -129,11 +135,15 @@ impl<L: SessionLookup> LookupBatcher<L> {
         joined
     }
 
-    fn enqueue(&self, waiters: RequestDigests<Waiter<L::User>>) -> Result<Sleep, Error> {
+    fn enqueue(
+        &self,
+        waiters: RequestDigests<Waiter<L::User>>,
+    ) -> Result<(Sleep, Option<InlineHandle>), Error> {
         let now = Instant::now();
         let deadline = timer(now + self.deadline)?;
         match self.queue.join(waiters, now) {
-            Enqueued::Queued => Ok(deadline),
+            Enqueued::Queued => Ok((deadline, None)),
+            Enqueued::Inline(inline) => Ok((deadline, Some(inline))),
             Enqueued::Overloaded => Err(Error::from_kind(ErrorKind::Overloaded)),
             Enqueued::Closed => Err(Error::from_kind(ErrorKind::Closed)),
         }

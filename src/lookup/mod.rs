@@ -1,6 +1,7 @@
 //! Batched session lookups, and deferred updates of `last_seen_at`.
 
 pub(crate) mod batcher;
+mod inline;
 pub(crate) mod last_seen;
 mod pace;
 pub(crate) mod pending;

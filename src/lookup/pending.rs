@@ -12,7 +12,10 @@ use tokio::{sync::oneshot, time::Sleep};
 
 use crate::{
     error::{Error, ErrorKind},
-    lookup::span::{BatchInfo, LookupSpan},
+    lookup::{
+        inline::InlineHandle,
+        span::{BatchInfo, LookupSpan},
+    },
     store::{
         LiveSession,
         lookup::{FoundSession, SharedSession},
@@ -52,7 +55,12 @@ pin_project! {
     enum State<U> {
         /// Waits for a batch. The timer belongs to the waiter, because the batch's own timer fires
         /// only while the runtime of the batch is polled.
-        Pending { result: oneshot::Receiver<Outcome<U>>, #[pin] deadline: Sleep },
+        Pending {
+            result: oneshot::Receiver<Outcome<U>>,
+            #[pin]
+            deadline: Sleep,
+            inline: Option<InlineHandle>,
+        },
         Known { live: Option<SharedSession<U>> },
         Failed { error: Option<Error> },
         /// A request with several tokens.
@@ -78,9 +86,17 @@ impl<U> PendingLookup<U> {
         }
     }
 
-    pub(crate) const fn waiting(result: oneshot::Receiver<Outcome<U>>, deadline: Sleep) -> Self {
+    pub(crate) const fn waiting(
+        result: oneshot::Receiver<Outcome<U>>,
+        deadline: Sleep,
+        inline: Option<InlineHandle>,
+    ) -> Self {
         Self {
-            result: State::Pending { result, deadline },
+            result: State::Pending {
+                result,
+                deadline,
+                inline,
+            },
         }
     }
 
@@ -102,13 +118,23 @@ impl<U: Clone> Future for PendingLookup<U> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match self.project().result.project() {
-            StateProj::Pending { result, deadline } => match Pin::new(result).poll(cx) {
-                Poll::Ready(result) => result.unwrap_or_else(|_| Err(dropped_sender())),
-                Poll::Pending => {
-                    ready!(deadline.poll(cx));
-                    Err(Error::from_kind(ErrorKind::Deadline))
+            StateProj::Pending {
+                result,
+                deadline,
+                inline,
+            } => {
+                // The worker has the same deadline.
+                if inline.as_ref().is_some_and(|inline| inline.poll(cx)) {
+                    return Poll::Pending;
                 }
-            },
+                match Pin::new(result).poll(cx) {
+                    Poll::Ready(result) => result.unwrap_or_else(|_| Err(dropped_sender())),
+                    Poll::Pending => {
+                        ready!(deadline.poll(cx));
+                        Err(Error::from_kind(ErrorKind::Deadline))
+                    }
+                }
+            }
             StateProj::Known { live } => Ok(live.take().map(FoundSession::from)),
             StateProj::OneOf { result } => ready!(result.as_mut().poll(cx)),
             StateProj::Failed { error } => {

@@ -6,6 +6,7 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     lookup::{
+        inline::{InlineHandle, InlineWorker, share_next_task},
         pending::Waiter,
         queue::{Admission, Batch, BatchOutcome, Limits, Queue, RequestDigests},
         runner::BatchRunner,
@@ -27,14 +28,17 @@ pub(crate) struct BatchQueue<L: SessionLookup> {
 struct State<U> {
     queue: Queue<Waiter<U>>,
     runtime: Option<Handle>,
+    /// The worker that the caller of the only lookup in flight polls.
+    inline: Option<Arc<InlineWorker>>,
     closed: bool,
 }
 
 /// The result of adding a lookup to the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Enqueued {
     /// The lookup is part of a batch.
     Queued,
+    /// The lookup is a batch alone. The caller must poll it.
+    Inline(InlineHandle),
     /// The queue is full.
     Overloaded,
     /// The service is closed.
@@ -48,6 +52,7 @@ impl<L: SessionLookup> BatchQueue<L> {
             state: Mutex::new(State {
                 queue: Queue::new(limits),
                 runtime: None,
+                inline: None,
                 closed: false,
             }),
             idle: Notify::new(),
@@ -64,16 +69,35 @@ impl<L: SessionLookup> BatchQueue<L> {
         if state.closed {
             return Enqueued::Closed;
         }
+        let is_alone = waiters.len() == 1 && state.queue.is_idle();
+        let in_flight = state.inline.take();
+        let mut enqueued = Enqueued::Queued;
+        let mut worker = None;
         match state.queue.admit(waiters, now.into_std()) {
             Admission::Dispatch(batch) => {
-                let runtime = state.runtime.get_or_insert_with(Handle::current).clone();
-                drop(state);
-                BatchWorker::start(Arc::clone(self), batch, &runtime);
-                Enqueued::Queued
+                let current = Handle::current();
+                let runtime = state.runtime.get_or_insert_with(|| current.clone());
+                let new = BatchWorker::new(Arc::clone(self), batch);
+                if is_alone && runtime.id() == current.id() {
+                    let inline = InlineWorker::new(Box::pin(new.run_first()), current);
+                    state.inline = Some(Arc::clone(&inline));
+                    enqueued = Enqueued::Inline(InlineHandle::new(inline));
+                } else {
+                    worker = Some((new, runtime.clone()));
+                }
             }
-            Admission::Waiting => Enqueued::Queued,
-            Admission::Overloaded => Enqueued::Overloaded,
+            Admission::Waiting => {}
+            Admission::Overloaded => enqueued = Enqueued::Overloaded,
         }
+        drop(state);
+        // This lookup may wait for the batch in flight.
+        if let Some(inline) = in_flight {
+            inline.move_to_task();
+        }
+        if let Some((worker, runtime)) = worker {
+            worker.spawn(&runtime);
+        }
+        enqueued
     }
 
     /// Returns the number of waiting lookups, and of queries in flight.
@@ -94,6 +118,11 @@ impl<L: SessionLookup> BatchQueue<L> {
                 if state.queue.is_idle() {
                     return;
                 }
+                let inline = state.inline.take();
+                drop(state);
+                if let Some(inline) = inline {
+                    inline.move_to_task();
+                }
             }
             idle.await;
         }
@@ -106,9 +135,9 @@ impl<L: SessionLookup> BatchQueue<L> {
     }
 }
 
-/// The task that sends batches until no batch is left.
+/// Sends batches until no batch is left. It is a task, or the caller of the first lookup polls it.
 ///
-/// The value is created before the task is spawned. Its `Drop` therefore always updates the queue,
+/// The value is created before it is polled. Its `Drop` therefore always updates the queue,
 /// even if the store panics, or if the runtime shuts down before the task was polled.
 struct BatchWorker<L: SessionLookup> {
     queue: Arc<BatchQueue<L>>,
@@ -122,7 +151,7 @@ struct BatchWorker<L: SessionLookup> {
 }
 
 impl<L: SessionLookup> BatchWorker<L> {
-    fn start(queue: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>, runtime: &Handle) {
+    const fn new(queue: Arc<BatchQueue<L>>, batch: Batch<Waiter<L::User>>) -> Self {
         Self {
             queue,
             alone: batch.alone,
@@ -130,28 +159,52 @@ impl<L: SessionLookup> BatchWorker<L> {
             moved: false,
             finished: false,
         }
-        .spawn(runtime);
     }
 
     fn spawn(self, runtime: &Handle) {
-        runtime.spawn(async move {
-            let mut worker = self;
-            let mut next = worker.first.take();
-            while let Some(batch) = next {
-                worker.alone = batch.alone;
-                let (digests, outcome, time) = worker.queue.runner.run_batch(batch).await;
-                let now = Instant::now().into_std();
-                let mut state = worker.queue.state();
-                if let Some(time) = time {
-                    state.queue.query_took(time, digests.len());
-                }
-                next = state
-                    .queue
-                    .batch_completed(&digests, worker.alone, outcome, now);
+        runtime.spawn(self.run());
+    }
+
+    /// Sends batches until none is left.
+    async fn run(mut self) {
+        let mut next = self.first.take();
+        while let Some(batch) = next {
+            next = self.send(batch).await;
+        }
+        self.finish();
+    }
+
+    /// Sends the first batch only. The next batch has the lookups of others.
+    async fn run_first(mut self) {
+        if let Some(batch) = self.first.take() {
+            let next = self.send(batch).await;
+            let runtime = Handle::current();
+            if let Some(next) = next {
+                Self::new(Arc::clone(&self.queue), next).spawn(&runtime);
             }
-            worker.finished = true;
-            worker.queue.idle.notify_waiters();
-        });
+            // The next batch is a new task, and the end of this query may have woken another task.
+            if !self.queue.state().queue.is_idle() {
+                share_next_task(&runtime);
+            }
+        }
+        self.finish();
+    }
+
+    /// Sends a batch. Returns the batch to send next.
+    async fn send(&mut self, batch: Batch<Waiter<L::User>>) -> Option<Batch<Waiter<L::User>>> {
+        self.alone = batch.alone;
+        let (digests, outcome, time) = self.queue.runner.run_batch(batch).await;
+        let now = Instant::now().into_std();
+        let queue = &mut self.queue.state().queue;
+        if let Some(time) = time {
+            queue.query_took(time, digests.len());
+        }
+        queue.batch_completed(&digests, self.alone, outcome, now)
+    }
+
+    fn finish(mut self) {
+        self.finished = true;
+        self.queue.idle.notify_waiters();
     }
 }
 
@@ -187,7 +240,7 @@ impl<L: SessionLookup> Drop for BatchWorker<L> {
                         .batch_completed(&[], self.alone, BatchOutcome::NotSent, now)
                 {
                     drop(state);
-                    return Self::start(Arc::clone(&self.queue), batch, &runtime);
+                    return Self::new(Arc::clone(&self.queue), batch).spawn(&runtime);
                 }
             }
             // The runtime is shutting down. All waiters fail because their sender is dropped.

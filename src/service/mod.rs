@@ -96,7 +96,8 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
 /// query returns. If the batch contains at least four lookups, it is sent earlier, beside another
 /// query. Under load, many requests therefore share one query. No timer delays a lookup.
 ///
-/// Each batch runs in its own task. Dropping the future of a lookup does not affect other waiters.
+/// A lookup that is alone runs in the task of its caller. All other batches run in tasks of their
+/// own. Dropping the future of a lookup does not affect other waiters: a task completes its query.
 ///
 /// A lookup never receives the result of a query that was sent before the lookup began.
 /// Without a cache, a session that has ended is therefore invalid for every later request, in every

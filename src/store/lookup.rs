@@ -42,9 +42,10 @@ pub(crate) const STATEMENTS_PER_CONNECTION: usize = 4;
 /// If an implementation omits a digest or returns it twice, the waiters for that digest fail. If an
 /// implementation returns a digest that was not requested, the whole call fails.
 ///
-/// The service calls `find` in a task of its own. The number of concurrent calls is limited, and
-/// the deadline limits the time of each call. The future of `find` may be dropped at any await.
-/// After the drop, no later call may receive the result of the dropped call.
+/// The service polls the future of `find` in a task of its own, or in the task of the caller if no
+/// other lookup waits. The future may move from the caller to another task. The number of
+/// concurrent calls is limited, and the deadline limits the time of each call. The future may be
+/// dropped at any await. After the drop, no later call may receive the result of the dropped call.
 pub trait SessionLookup: Send + Sync + 'static {
     /// The application's user.
     ///

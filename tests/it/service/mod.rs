@@ -1,5 +1,6 @@
 //! `SessionService`: signing in and out, sessions of a user, limits, batches, and the contract with its store.
 
+mod alone;
 mod application_panics;
 mod batching;
 mod conformance;

@@ -169,6 +169,8 @@ fn a_service_that_was_idle_moves_to_another_runtime() {
 fn a_lookup_that_was_never_polled_changes_nothing() {
     let sessions = scripted(|_, digests| Box::pin(ready(Ok(all_live(&digests)))));
     let token = SessionToken::generate().unwrap();
+    // On the runtime of the first lookup, a caller polls its lookup itself.
+    drop(runtime().block_on(sessions.user(&token)).unwrap());
     for _ in 0..5 {
         let first = Builder::new_current_thread().enable_all().build().unwrap();
         let entered = first.enter();
