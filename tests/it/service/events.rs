@@ -302,6 +302,7 @@ async fn an_observer_that_blocks_delays_no_request() {
     patiently(sessions.close()).await;
     assert!(start.elapsed() >= deadline);
     drop(release);
+    until(|| received.lock().unwrap().len() >= 1_024).await;
     let signed_in = |event: &&Event| event.kind == SessionEventKind::SignedIn;
     let all_signed_in = || received.lock().unwrap().iter().filter(signed_in).count() == 512;
     until(all_signed_in).await;
