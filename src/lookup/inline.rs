@@ -16,7 +16,8 @@ use std::{
 
 use tokio::runtime::Handle;
 
-type Worker = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Returns whether other batches are in flight.
+type Worker = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// A worker that is polled by its caller until it becomes a task or finishes.
 pub(crate) struct InlineWorker {
@@ -52,8 +53,7 @@ impl InlineWorker {
         match replace(&mut *state, State::Gone) {
             State::Waiting(worker, caller) => {
                 drop(state);
-                self.runtime.spawn(worker);
-                share_next_task(&self.runtime);
+                self.start_task(worker);
                 if let Some(caller) = caller {
                     caller.wake();
                 }
@@ -61,6 +61,21 @@ impl InlineWorker {
             State::Polled | State::Wanted => *state = State::Wanted,
             State::Gone => {}
         }
+    }
+
+    fn start_task(&self, worker: Worker) {
+        self.runtime.spawn(worker);
+        self.share_next_task();
+    }
+
+    /// Lets another thread of the runtime run the task that was last spawned or woken on this
+    /// thread.
+    ///
+    /// Tokio runs that task next on this thread, and no other thread can take it. If a caller does
+    /// not yield after its lookup, the lookups that depend on the task would wait for that caller.
+    /// Therefore an empty task replaces it.
+    fn share_next_task(&self) {
+        self.runtime.spawn(async {});
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -88,7 +103,7 @@ impl InlineHandle {
             (Ok(Poll::Pending), State::Wanted) => {
                 *state = State::Gone;
                 drop(state);
-                self.0.runtime.spawn(worker);
+                self.0.start_task(worker);
                 false
             }
             (Ok(Poll::Pending), _) => {
@@ -97,8 +112,13 @@ impl InlineHandle {
                 *state = State::Waiting(worker, Some(caller));
                 true
             }
-            _ => {
+            (ended, _) => {
                 *state = State::Gone;
+                drop(state);
+                // The worker may have spawned the next batch, or may have woken another one.
+                if !matches!(ended, Ok(Poll::Ready(false))) {
+                    self.0.share_next_task();
+                }
                 false
             }
         }
@@ -111,15 +131,6 @@ impl InlineHandle {
             _ => State::Gone,
         }
     }
-}
-
-/// Lets another thread of the runtime run the task that was last spawned or woken on this thread.
-///
-/// Tokio runs that task next on this thread, and no other thread can take it. If a caller does not
-/// yield after its lookup, the lookups that depend on the task would wait for that caller. Therefore
-/// an empty task replaces it.
-pub(super) fn share_next_task(runtime: &Handle) {
-    runtime.spawn(async {});
 }
 
 impl Drop for InlineHandle {

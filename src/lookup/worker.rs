@@ -6,7 +6,7 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     lookup::{
-        inline::{InlineHandle, InlineWorker, share_next_task},
+        inline::{InlineHandle, InlineWorker},
         pending::Waiter,
         queue::{Admission, Batch, BatchOutcome, Limits, Queue, RequestDigests},
         runner::BatchRunner,
@@ -174,20 +174,17 @@ impl<L: SessionLookup> BatchWorker<L> {
         self.finish();
     }
 
-    /// Sends the first batch only. The next batch has the lookups of others.
-    async fn run_first(mut self) {
-        if let Some(batch) = self.first.take() {
-            let next = self.send(batch).await;
-            let runtime = Handle::current();
-            if let Some(next) = next {
-                Self::new(Arc::clone(&self.queue), next).spawn(&runtime);
-            }
-            // The next batch is a new task, and the end of this query may have woken another task.
-            if !self.queue.state().queue.is_idle() {
-                share_next_task(&runtime);
-            }
+    /// Sends the first batch only. The next batch has the lookups of others, and is a new task.
+    /// Returns whether other batches are in flight.
+    async fn run_first(mut self) -> bool {
+        if let Some(batch) = self.first.take()
+            && let Some(next) = self.send(batch).await
+        {
+            Self::new(Arc::clone(&self.queue), next).spawn(&Handle::current());
         }
+        let others = !self.queue.state().queue.is_idle();
         self.finish();
+        others
     }
 
     /// Sends a batch. Returns the batch to send next.

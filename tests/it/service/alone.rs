@@ -93,10 +93,14 @@ async fn a_caller_that_stops_polling_delays_no_other() {
 enum Begins {
     /// While the caller waits.
     WhileWaiting,
+    /// While the caller polls its query, which is not the last time.
+    InAPoll,
     /// While the caller polls its query for the last time.
     InTheLastPoll,
     /// The same, and its query is sent. The last poll wakes it.
     SentInTheLastPoll,
+    /// While the caller polls its query, which then panics.
+    InAPollThatPanics,
     /// After the caller dropped its lookup.
     AfterTheDrop,
 }
@@ -105,7 +109,14 @@ enum Begins {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_blocks_its_thread_delays_no_other() {
     use Begins::*;
-    for begins in [WhileWaiting, InTheLastPoll, SentInTheLastPoll, AfterTheDrop] {
+    for begins in [
+        WhileWaiting,
+        InAPoll,
+        InTheLastPoll,
+        SentInTheLastPoll,
+        InAPollThatPanics,
+        AfterTheDrop,
+    ] {
         let steps: Arc<Steps> = Arc::default();
         let sessions = scripted({
             let steps = Arc::clone(&steps);
@@ -127,13 +138,17 @@ async fn a_caller_that_blocks_its_thread_delays_no_other() {
             async move {
                 let token = token();
                 let mut lookup = Box::pin(sessions.user(&token));
-                if matches!(begins, AfterTheDrop) {
-                    assert!(poll_once(lookup.as_mut()).is_pending());
-                } else {
-                    assert!(lookup.as_mut().await.unwrap().is_some());
+                match begins {
+                    InAPoll | AfterTheDrop => {
+                        assert!(poll_once(lookup.as_mut()).is_pending());
+                    }
+                    InAPollThatPanics => assert!(lookup.as_mut().await.is_err()),
+                    _ => assert!(lookup.as_mut().await.unwrap().is_some()),
                 }
-                drop(lookup);
-                steps.dropped.store(true, SeqCst);
+                if matches!(begins, AfterTheDrop) {
+                    drop(lookup);
+                    steps.dropped.store(true, SeqCst);
+                }
                 wait.recv_timeout(PATIENCE).is_ok()
             }
         });
@@ -141,7 +156,8 @@ async fn a_caller_that_blocks_its_thread_delays_no_other() {
         match begins {
             WhileWaiting => {}
             AfterTheDrop => until(|| steps.dropped.load(SeqCst)).await,
-            InTheLastPoll | SentInTheLastPoll => {
+            InAPoll => until(|| steps.polled.load(SeqCst)).await,
+            InTheLastPoll | SentInTheLastPoll | InAPollThatPanics => {
                 steps.release.notify_one();
                 until(|| steps.polled.load(SeqCst)).await;
             }
@@ -181,17 +197,24 @@ struct Steps {
 
 impl Steps {
     async fn first_query(&self, begins: Begins) {
-        self.release.notified().await;
+        if !matches!(begins, Begins::InAPoll) {
+            self.release.notified().await;
+        }
         self.polled.store(true, SeqCst);
         let ready = match begins {
-            Begins::InTheLastPoll => &self.joined,
+            Begins::WhileWaiting | Begins::AfterTheDrop => return,
             Begins::SentInTheLastPoll => &self.second_sent,
-            _ => return,
+            _ => &self.joined,
         };
         while !ready.load(SeqCst) {
             std::thread::yield_now();
         }
-        self.second.notify_one();
+        match begins {
+            // The caller has polled once.
+            Begins::InAPoll => yield_now().await,
+            Begins::InAPollThatPanics => panic!("the store panics"),
+            _ => self.second.notify_one(),
+        }
     }
 
     async fn second_query(&self) {
