@@ -139,9 +139,9 @@ async fn a_caller_that_blocks_its_thread_delays_no_other() {
                 let token = token();
                 let mut lookup = Box::pin(sessions.user(&token));
                 match begins {
-                    InAPoll | AfterTheDrop => {
-                        assert!(poll_once(lookup.as_mut()).is_pending());
-                    }
+                    // The query may already have ended on the other thread.
+                    InAPoll => drop(poll_once(lookup.as_mut())),
+                    AfterTheDrop => assert!(poll_once(lookup.as_mut()).is_pending()),
                     InAPollThatPanics => assert!(lookup.as_mut().await.is_err()),
                     _ => assert!(lookup.as_mut().await.unwrap().is_some()),
                 }
