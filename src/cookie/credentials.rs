@@ -3,7 +3,7 @@
 use http::{HeaderMap, header};
 
 use crate::{
-    cookie::{MAX_PRESENTED, PresentedToken, SessionCookie},
+    cookie::{PresentedToken, SessionCookie, read::MAX_PRESENTED},
     session::{SessionToken, TokenDigest},
 };
 

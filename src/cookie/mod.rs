@@ -21,28 +21,20 @@
 pub(crate) mod credentials;
 mod domain;
 mod name;
+mod read;
+pub(crate) mod vary;
+mod write;
 
-use std::time::Duration;
+use cookie::SameSite;
 
-use cookie::{Cookie, SameSite, time};
-use http::{
-    HeaderMap, HeaderValue,
-    header::{self, Entry},
-};
-use smallvec::SmallVec;
-
+pub use self::read::PresentedToken;
 use crate::{
-    cookie::name::{Name, trim},
+    cookie::name::Name,
     error::{Error, ErrorKind},
-    session::{Session, SessionToken},
 };
 
 /// The default name of the cookie.
 const DEFAULT_NAME: &str = "__Host-session";
-/// Maximum age of a cookie: 400 days, as in browsers (RFC 6265bis §5.5).
-const MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
-/// Maximum number of values that are read from a request. An honest client sends fewer.
-pub(crate) const MAX_PRESENTED: usize = 8;
 
 /// The session cookie's name and attributes. The same value reads, sets and removes the cookie.
 ///
@@ -99,25 +91,6 @@ pub struct SessionCookie {
     same_site: SameSite,
     secure: bool,
     partitioned: bool,
-}
-
-/// The result of reading the session cookie of a request.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum PresentedToken {
-    /// The request has no cookie of this name.
-    Nothing,
-    /// One token. Its session may not exist.
-    Token(SessionToken),
-    /// A value that cannot be a token.
-    Malformed,
-    /// Several tokens. The request is accepted only if exactly one of their sessions is live.
-    ///
-    /// This variant does not occur under a name with `__Host-`, unless the cookie is
-    /// [partitioned](SessionCookie::partitioned).
-    Several(Vec<SessionToken>),
-    /// Several different values. No rule prefers one of them.
-    Ambiguous,
 }
 
 impl Default for SessionCookie {
@@ -298,217 +271,4 @@ impl SessionCookie {
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
-
-    /// Reads the cookie of a request. See [How a request is read](#how-a-request-is-read).
-    pub fn read(&self, headers: &HeaderMap) -> PresentedToken {
-        let mut first: Option<&[u8]> = None;
-        for line in headers.get_all(header::COOKIE) {
-            for value in self.name.values(line.as_bytes()) {
-                match first {
-                    None => first = Some(value),
-                    Some(first) if first == value => {}
-                    Some(_) => return self.read_several(headers),
-                }
-            }
-        }
-        match first.map(SessionToken::parse) {
-            None => PresentedToken::Nothing,
-            Some(None) => PresentedToken::Malformed,
-            Some(Some(token)) => PresentedToken::Token(token),
-        }
-    }
-
-    /// Reads the cookie of a request that has more than one value.
-    fn read_several(&self, headers: &HeaderMap) -> PresentedToken {
-        if !self.may_be_several() {
-            return PresentedToken::Ambiguous;
-        }
-        let mut distinct = SmallVec::<[&[u8]; MAX_PRESENTED]>::new();
-        for value in self.values(headers) {
-            if distinct.contains(&value) {
-                continue;
-            }
-            if distinct.len() == MAX_PRESENTED {
-                return PresentedToken::Ambiguous;
-            }
-            distinct.push(value);
-        }
-        let mut tokens: Vec<_> = distinct
-            .into_iter()
-            .filter_map(SessionToken::parse)
-            .collect();
-        match tokens.len() {
-            0 => PresentedToken::Malformed,
-            1 => tokens
-                .pop()
-                .map_or(PresentedToken::Malformed, PresentedToken::Token),
-            _ => PresentedToken::Several(tokens),
-        }
-    }
-
-    /// Returns whether a browser can have several cookies of this name from this application.
-    fn may_be_several(&self) -> bool {
-        self.partitioned || !self.name().starts_with("__Host-")
-    }
-
-    fn values<'a>(&'a self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a [u8]> + 'a {
-        let lines = headers.get_all(header::COOKIE).iter();
-        lines.flat_map(|line| self.name.values(line.as_bytes()))
-    }
-
-    /// Returns the tokens of a request, for a sign-out: at most [`MAX_PRESENTED`].
-    pub(crate) fn tokens<'a>(
-        &'a self,
-        headers: &'a HeaderMap,
-    ) -> impl Iterator<Item = SessionToken> + 'a {
-        self.values(headers)
-            .filter_map(SessionToken::parse)
-            .take(MAX_PRESENTED)
-    }
-
-    /// Sets the cookie with this token, `Cache-Control: no-store` and `Vary: Cookie`.
-    pub(crate) fn set(
-        &self,
-        headers: &mut HeaderMap,
-        token: &SessionToken,
-        session: &Session,
-        remembered: bool,
-    ) {
-        let mut cookie = self.cookie(token.expose());
-        if remembered {
-            // The time is rounded down to seconds. The cookie therefore never outlives the session.
-            let life = session.remaining().min(MAX_AGE).as_secs();
-            let life = i64::try_from(life).unwrap_or(i64::MAX).max(1);
-            cookie.set_max_age(time::Duration::seconds(life));
-        }
-        self.write(headers, &cookie);
-    }
-
-    /// Returns the other cookies of this name that the browser may have, each with the attributes
-    /// with which it was set.
-    fn earlier_cookies(&self) -> impl Iterator<Item = Self> + '_ {
-        let unpartitioned = self.partitioned.then(|| Self {
-            partitioned: false,
-            ..self.clone()
-        });
-        let elsewhere = self.former_domains.iter().map(|domain| Self {
-            domain: Some(domain.clone()),
-            ..self.clone()
-        });
-        unpartitioned.into_iter().chain(elsewhere)
-    }
-
-    fn removal(&self) -> Cookie<'_> {
-        let mut cookie = self.cookie(String::new());
-        cookie.set_max_age(time::Duration::ZERO);
-        cookie.set_expires(time::OffsetDateTime::UNIX_EPOCH);
-        cookie
-    }
-
-    /// Removes the cookie. The removal has the same attributes, because a browser applies the rules
-    /// of the prefix to the removal, too (RFC 6265bis §5.7).
-    pub(crate) fn clear(&self, headers: &mut HeaderMap) {
-        self.write(headers, &self.removal());
-    }
-
-    fn cookie(&self, value: String) -> Cookie<'_> {
-        let mut cookie = Cookie::build((self.name(), value))
-            .path("/")
-            .http_only(true)
-            .secure(self.secure)
-            .same_site(self.same_site)
-            .partitioned(self.partitioned);
-        if let Some(domain) = &self.domain {
-            cookie = cookie.domain(domain);
-        }
-        cookie.build()
-    }
-
-    /// Writes the removals of earlier cookies, then this cookie. If a browser treats two of these
-    /// cookies as one, it keeps the last one.
-    fn write(&self, headers: &mut HeaderMap, cookie: &Cookie<'_>) {
-        self.remove_earlier(headers);
-        // `no-store` is set before any cookie is appended. If it cannot be set, no cookie is
-        // written, because a cache could store the response.
-        let no_store = HeaderValue::from_static("no-store");
-        if headers.try_insert(header::CACHE_CONTROL, no_store).is_err() {
-            return report_full();
-        }
-        for earlier in self.earlier_cookies() {
-            append(headers, &earlier.removal());
-        }
-        append(headers, cookie);
-        vary_by(headers, &VARY_COOKIE);
-    }
-
-    /// Removes earlier `Set-Cookie` fields of this name: a response must not set one cookie twice
-    /// (RFC 6265bis §4.1.1).
-    fn remove_earlier(&self, headers: &mut HeaderMap) {
-        // The name is parsed as a browser parses it (RFC 6265bis §5.6).
-        let ours = |value: &HeaderValue| {
-            let value = value.as_bytes();
-            memchr::memchr(b'=', value)
-                .is_some_and(|equals| trim(&value[..equals]) == self.name().as_bytes())
-        };
-        if headers.get_all(header::SET_COOKIE).iter().any(ours) {
-            let others: Vec<_> = headers
-                .get_all(header::SET_COOKIE)
-                .iter()
-                .filter(|value| !ours(value))
-                .cloned()
-                .collect();
-            headers.remove(header::SET_COOKIE);
-            for other in others {
-                // This cannot fail, because at least as many fields have just been removed.
-                let _ = headers.try_append(header::SET_COOKIE, other);
-            }
-        }
-    }
-}
-
-/// The names of the header fields with credentials, for `Vary`.
-pub(crate) static VARY_COOKIE: HeaderValue = HeaderValue::from_static("cookie");
-pub(crate) static VARY_AUTHORIZATION: HeaderValue = HeaderValue::from_static("authorization");
-
-/// Adds a header's name, in lower case, to `Vary`, unless `Vary` has the name or `*`.
-pub(crate) fn vary_by(headers: &mut HeaderMap, name: &'static HeaderValue) {
-    // This fails if the map is full. A response with so many fields is not cached, because no
-    // server or proxy passes it on.
-    match headers.try_entry(header::VARY) {
-        Ok(Entry::Vacant(entry)) => {
-            let _ = entry.try_insert(name.clone());
-        }
-        Ok(Entry::Occupied(mut entry)) if !entry.iter().any(|value| lists(value, name)) => {
-            entry.append(name.clone());
-        }
-        Ok(Entry::Occupied(_)) | Err(_) => {}
-    }
-}
-
-/// Returns whether this value of `Vary` lists the name or `*`.
-fn lists(value: &HeaderValue, name: &HeaderValue) -> bool {
-    value.as_bytes().split(|&byte| byte == b',').any(|field| {
-        let field = field.trim_ascii();
-        field == b"*" || field.eq_ignore_ascii_case(name.as_bytes())
-    })
-}
-
-fn append(headers: &mut HeaderMap, cookie: &Cookie<'_>) {
-    // This cannot fail: the name was validated, and the value is base64url or empty.
-    let Ok(mut value) = HeaderValue::try_from(cookie.to_string()) else {
-        return;
-    };
-    // HPACK does not index a sensitive value, and `Debug` does not print it.
-    value.set_sensitive(true);
-    if headers.try_append(header::SET_COOKIE, value).is_err() {
-        report_full();
-    }
-}
-
-fn report_full() {
-    tracing::error!(
-        target: "tower_user_session",
-        event = "cookie_not_written",
-        "writing the session cookie failed: the response has too many header fields"
-    );
 }

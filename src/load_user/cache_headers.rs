@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use crate::cookie::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by};
+use crate::cookie::vary::{VARY_AUTHORIZATION, VARY_COOKIE, vary_by};
 
 /// The responses to which the layer adds cache headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
