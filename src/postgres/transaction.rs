@@ -73,11 +73,12 @@ impl<U: PgUser> SignIn<PgSessionStore<U>> {
 ///
 /// The methods whose names end in `_in_transaction` are part of the application's transaction, at
 /// the isolation level `READ COMMITTED`. Their effect becomes permanent when the transaction is
-/// committed. With the cache, this process may accept a session that was ended in this way until the
-/// notification arrives: normally milliseconds, never more than the lease. Until the transaction ends, other sign-ins and revocations of this user wait. No
-/// deadline applies to the methods. The methods reject a transaction at a level above
-/// `READ COMMITTED` with [`ErrorKind::Configuration`](crate::ErrorKind::Configuration). The
-/// snapshot of such a transaction may be older than a sign-in that the call has waited for.
+/// committed. With the cache, this process may accept a session that was ended in this way until
+/// the notification arrives: normally milliseconds, never more than the lease. Until the
+/// transaction ends, other sign-ins and revocations of this user wait. No deadline applies to the
+/// methods. The methods reject a transaction at a level above `READ COMMITTED` with
+/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration). The snapshot of such a
+/// transaction may be older than a sign-in that the call has waited for.
 ///
 /// A transaction of another driver calls an SQL function instead:
 /// `SELECT sessions_revoke_others($1, $2)`. See
